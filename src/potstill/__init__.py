@@ -1,0 +1,33 @@
+"""Potstill turns a large text encoder into a small, fast one and shows what was kept.
+
+Everything is imported on first use, so that `import potstill` and `potstill --help` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from potstill.api import benchmark, distill, evaluate, finetune
+    from potstill.pipeline import run
+    from potstill.runtime import predict
+    from potstill.students import make_student
+
+_PLACES = {
+    "make_student": "students",
+    "predict": "runtime",
+    "run": "pipeline",
+    "benchmark": "api",
+    "distill": "api",
+    "evaluate": "api",
+    "finetune": "api",
+}
+
+__all__ = ["benchmark", "distill", "evaluate", "finetune", "make_student", "predict", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'potstill' has no attribute '{name}'")
+    return getattr(import_module(f"potstill.{_PLACES[name]}"), name)

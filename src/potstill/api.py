@@ -1,0 +1,208 @@
+"""The stages as plain functions, for use from Python: folders and files in, a folder or a result out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.benchmarking import benchmark as measure_models
+from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.models import load_model, task_of
+from potstill.pipeline import cache_folder, rebuild
+from potstill.recipe import (
+    Benchmark,
+    Corpus,
+    Distill,
+    Evaluate,
+    Finetune,
+    HardTargets,
+    HiddenCosine,
+    InBatch,
+    Masking,
+    Objective,
+    SoftTargets,
+    Task,
+    Training,
+)
+from potstill.data import tokenize_corpus
+from potstill.masking import make_masker
+from potstill.stages import Context, Silent, run_stage
+from potstill.text import read_records
+
+Text = Corpus | str | Sequence[str]
+Folder = str | os.PathLike[str]
+
+
+def distill(
+    student: Folder,
+    teacher: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    training: Training,
+    objectives: Sequence[Objective] | None = None,
+    in_batch: InBatch | None = None,
+    masking: Masking | None = None,
+    seed: int = 1,
+) -> Path:
+    """Train a student to follow a teacher; the same call again resumes.
+
+    Args:
+        student, teacher: model folders of one task, with the same tokenizer.
+        text: files (paths or globs) or a Corpus.
+        output: a folder for log, checkpoints and the trained model.
+        objectives: None: the triple loss, 5 soft (T = 2) : 2 hard : 1 cosine.
+
+    Returns:
+        The trained student's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input. TrainingFailed, Interrupted: see training.
+    """
+    task = task_of(Path(teacher))
+    hard = HardTargets(weight=2.0, target="gold" if task == "masked_lm" else "teacher")
+    triple: list[Objective] = [SoftTargets(weight=5.0), hard, HiddenCosine()]
+    stage = Distill(
+        objectives=list(objectives) if objectives is not None else triple,
+        in_batch=in_batch or InBatch(),
+        masking=masking or Masking(),
+        training=training,
+    )
+    return _train(stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed)
+
+
+def finetune(
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    training: Training,
+    train: str = "all",
+    masking: Masking | None = None,
+    seed: int = 1,
+) -> Path:
+    """Train a model on masked LM without a teacher, for example to give a headless encoder a head.
+
+    Args:
+        train: "all" weights, or the "head" alone.
+
+    Returns:
+        The trained model's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input. TrainingFailed, Interrupted: see training.
+    """
+    stage = Finetune.model_validate(
+        {"train": train, "masking": masking or Masking(), "training": training}
+    )
+    return _train(stage, "masked_lm", {"teacher": Path(model)}, text, output, seed)
+
+
+def evaluate(
+    models: Sequence[Folder],
+    baseline: Folder,
+    text: Text,
+    *,
+    query: str | None = None,
+    passage: str = "text",
+    label: str | None = None,
+    unit: str = "line",
+    seed: int = 1,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Score models on text beside a baseline, as the evaluate stage does.
+
+    Args:
+        query, passage, label: columns, for sentence encoders; see recipe.Evaluate.
+        unit: of .txt files: line, paragraph or document.
+
+    Returns:
+        What the stage writes as result.json; models are called by their paths.
+
+    Raises:
+        ValueError: bad input.
+    """
+    folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
+    task = task_of(Path(baseline))
+    columns = [column for column in (query, passage, label) if column] if task == "sentence_embedding" else [passage]
+    corpus = _corpus(text, columns=columns, unit=unit)
+    settings = Evaluate(
+        models=None, query=query, passage=passage, label=label
+    ).model_copy(update={"baseline": os.fspath(baseline)})
+    if task == "sentence_embedding":
+        records = list(read_records(corpus.sources, corpus.columns))
+        return evaluate_embeddings(folders, records, settings, seed, progress)
+    tokenizer = load_model(baseline, task).tokenizer
+    everything = tokenize_corpus(
+        corpus.model_copy(update={"heldout": 0.0}), tokenizer, cache_folder() / "tokens", seed
+    ).train
+    masker = make_masker(Masking(), tokenizer, everything.token_counts)
+    return evaluate_masked_lm(
+        folders, everything, everything.token_counts, masker, settings, seed, progress
+    )
+
+
+def benchmark(
+    models: Sequence[Folder] | Mapping[str, Folder],
+    settings: Benchmark | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Measure size and speed of model folders, interleaved; ratios are to the first.
+
+    Raises:
+        ValueError: a folder without a model, or a length that a model can't take.
+    """
+    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
+    folders = {name: Path(folder) for name, folder in named.items()}
+    chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
+    return measure_models(folders, chosen, progress)
+
+
+def bench(
+    models: Sequence[Folder],
+    threads: int,
+    lengths: Sequence[int],
+    rounds: int,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """`benchmark` with the command line's arguments."""
+    return benchmark(models, Benchmark(threads=threads, lengths=list(lengths), rounds=rounds), progress)
+
+
+def rebuild_report(run: Folder) -> Path:
+    """Write metrics.json, report.html and the model card of a run folder anew.
+
+    Raises:
+        ValueError: not a run folder.
+    """
+    return rebuild(Path(run))
+
+
+def _train(
+    stage: Distill | Finetune, task: Task, models: dict[str, Path], text: Text, output: Folder, seed: int
+) -> Path:
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = Context(
+        task=task,
+        seed=seed,
+        corpus_settings=_corpus(text),
+        run=folder,
+        cache=cache_folder() / "tokens",
+        models=models,
+        reporter=Silent(),
+        fingerprint=stage.model_dump_json(),
+    )
+    run_stage(stage, folder, context)
+    return folder / "model"
+
+
+def _corpus(text: Text, columns: Sequence[str] = ("text",), unit: str = "line") -> Corpus:
+    if isinstance(text, Corpus):
+        return text
+    paths = [text] if isinstance(text, str) else list(text)
+    source = {"kind": "files", "paths": paths, "unit": unit}
+    return Corpus.model_validate({"sources": [source], "columns": list(columns), "min_length": 4})

@@ -1,0 +1,303 @@
+"""The `potstill` command. No logic lives here: it reads arguments, calls, prints, and picks the exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+app = typer.Typer(
+    name="potstill",
+    help="Turn a large text encoder into a small, fast one, and show what was kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to change in the recipe.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The run folder; by default runs/<name of the recipe>.")
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Show stages, cost and one decoded batch; start nothing.")
+]
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 failed run or gate, 2 bad usage or input, 130/143 stopped with the work saved."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = _say("stopped", 128 + signal.SIGINT)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")],
+    overrides: Overrides = None,
+    output: Output = None,
+    plan: Plan = False,
+) -> None:
+    """Run a recipe; the same command again goes on where it stopped."""
+    _run(recipe, overrides or [], output, plan)
+
+
+@app.command()
+def quickstart(overrides: Overrides = None, output: Output = None, plan: Plan = False) -> None:
+    """Distil a real sentence encoder on real text, offline: the recipe 'quickstart'."""
+    _run("quickstart", overrides or [], output, plan)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from potstill.recipe import load_recipe, shipped_recipes
+
+    table = _table("recipe", "task", "what it does")
+    for name in shipped_recipes():
+        loaded = load_recipe(name)
+        table.add_row(name, loaded.task, " ".join(loaded.description.split()))
+    out.print(table)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders to score.")],
+    baseline: Annotated[str, typer.Option(help="The model they are compared with.")],
+    text: Annotated[list[str], typer.Option(help="Files to score on (paths or globs); repeatable.")],
+    query: Annotated[str | None, typer.Option(help="Sentence encoders: column of the queries.")] = None,
+    passage: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str | None, typer.Option(help="Sentence encoders: column of the topics.")] = None,
+    unit: Annotated[str, typer.Option(help="Of .txt files: line, paragraph or document.")] = "line",
+) -> None:
+    """Score models on your own text beside a baseline."""
+    from potstill.api import evaluate as score
+    from potstill.tables import evaluation_table
+
+    reporter = _Reporter()
+    with reporter.live():
+        reporter.stage(1, 1, "evaluate", False)
+        result = score(
+            models,
+            baseline,
+            text,
+            query=query,
+            passage=passage,
+            label=label,
+            unit=unit,
+            progress=reporter.progress,
+        )
+    out.print(evaluation_table(result))
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders; the first is the baseline.")],
+    threads: Annotated[int, typer.Option(help="Threads of each process.", min=1)] = 1,
+    length: Annotated[list[int] | None, typer.Option(help="Tokens of a text; repeatable.")] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=3)] = 10,
+) -> None:
+    """Measure size and speed of models, in interleaved rounds."""
+    from potstill.api import bench as measure
+    from potstill.tables import benchmark_table
+
+    reporter = _Reporter()
+    with reporter.live():
+        reporter.stage(1, 1, "benchmark", False)
+        result = measure(models, threads, length or [16, 128], rounds, reporter.progress)
+    out.print(benchmark_table(result))
+    if result["noise"]["message"]:
+        out.print(f"note: {result['noise']['message']}", style="yellow")
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Write metrics.json, report.html and the model card of a run anew."""
+    from potstill.api import rebuild_report
+
+    out.print(f"wrote {rebuild_report(run_folder)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, CPU, memory, disk, GPU and offline state, and what would be slow here."""
+    from potstill.doctor import diagnose
+
+    colours = {"ok": "green", "slow": "yellow", "problem": "red"}
+    table = _table("", "check", "found", "advice")
+    problems = 0
+    for check in diagnose():
+        problems += check.status == "problem"
+        mark = Text(check.status, style=colours[check.status])
+        table.add_row(mark, check.name, str(check.value), check.advice or "")
+    out.print(table)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> None:
+    from potstill.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    if plan:
+        from potstill.planning import plan_run
+
+        for line in plan_run(loaded, output):
+            out.print(line, markup=False, highlight=False)
+        return
+    from potstill.pipeline import run as run_recipe
+
+    start = time.monotonic()
+    reporter = _Reporter()
+    with reporter.live():
+        reporter.say(f"{loaded.name}: {len(loaded.stages)} stages")
+        folder = run_recipe(loaded, output=output, reporter=reporter)
+    if reporter.quiet:
+        return
+    _summary(folder, time.monotonic() - start)
+
+
+def _summary(folder: Path, seconds: float) -> None:
+    from potstill.tables import metrics_table
+
+    if (folder / "metrics.json").is_file():
+        out.print(metrics_table(folder / "metrics.json"))
+    minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+    out.print(f"Done in {minutes}.")
+    for name, what in (("model", "student"), ("report.html", "report"), ("metrics.json", "figures")):
+        if (folder / name).exists():
+            out.print(f"  {what + ':':9}{folder / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Reporter:
+    """One line a stage: a bar in a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        import os
+
+        self.quiet = os.environ.get("RANK", "0") != "0"
+        self._title = ""
+        self._start = time.monotonic()
+        self._first: float | None = None
+        self._printed = 0.0
+        self._live: Live | None = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        if not out.is_terminal or self.quiet:
+            yield
+            self._close()
+            return
+        with Live(Text(""), console=out, refresh_per_second=4, transient=True) as self._live:
+            yield
+            self._close()
+        self._live = None
+
+    def say(self, message: str) -> None:
+        if not self.quiet:
+            out.print(f"      {message}", markup=False, highlight=False, soft_wrap=True)
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None:
+        self._close()
+        self._title, self._start, self._first = f"{number}/{total} {kind}", time.monotonic(), None
+        self._printed = self._start
+        if self.quiet:
+            return
+        if skipped:
+            out.print(f"  ✓ {self._title}: done before, skipped", highlight=False)
+            self._title = ""
+        elif self._live is None:
+            out.print(f"  … {self._title}", highlight=False)
+        else:
+            self._live.update(Text(f"  … {self._title}"))
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start_measured = fraction, now
+        done = fraction - self._first
+        left = (now - self._start_measured) * (1 - fraction) / done if done > 0 else None
+        remaining = "" if left is None or now - self._start < 3 else f", {_clock(left)} left"
+        line = f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}{'  ' + note if note else ''}"
+        if self._live is not None:
+            width = 24
+            filled = round(width * fraction)
+            self._live.update(Text(f"  … {self._title:16} {'━' * filled}{'╌' * (width - filled)} {line}"))
+        elif now - self._printed > 20 and not self.quiet:
+            self._printed = now
+            out.print(f"    {self._title} {line}", markup=False, highlight=False)
+
+    def _close(self) -> None:
+        if self._title and not self.quiet:
+            out.print(f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}", highlight=False)
+        self._title = ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _terminate(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _explain(error: Exception) -> int:
+    """Print one sentence; the exit code says whose fault it is."""
+    # typer carries its own click, under a private name: know its errors by what they can do
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        return _say("stopped", 128 + signal.SIGINT)
+    name = type(error).__name__
+    if name == "Interrupted":
+        return _say(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
+    if name == "TrainingFailed":
+        return _say(f"error: {error}", 1)
+    if isinstance(error, ValueError):
+        return _say(f"error: {error}", 2)
+    if isinstance(error, OSError) and error.filename:
+        return _say(f"error: {error.filename}: {error.strerror}", 2 if _is_input(error) else 1)
+    raise error
+
+
+def _is_input(error: OSError) -> bool:
+    return isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+
+
+def _say(message: str, code: int) -> int:
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""What a run's numbers say, for people: the verdict, and the rows of the comparison table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from potstill.results import Results, finite
+
+LABELS = {
+    "retrieval.mrr": "Retrieval MRR",
+    "retrieval.recall_at_1": "Retrieval recall@1",
+    "topic_probe.accuracy": "Topic accuracy, linear probe",
+    "similarity.pearson": "Similarity matrix, correlation",
+    "hidden.cosine": "Hidden cosine",
+    "masked_lm.loss": "Masked-LM loss",
+    "masked_lm.perplexity": "Masked-LM perplexity",
+    "masked_lm.top1": "Masked-LM top-1 accuracy",
+    "agreement.top1": "Agreement of top-1 predictions",
+    "agreement.kl": "KL divergence of predictions",
+    "loss": "Total: the weighted sum",
+    "soft_targets": "Soft targets",
+    "hard_targets": "Hard targets",
+    "hidden_cosine": "Hidden cosine",
+}
+# What the verdict speaks of: the first of these that was scored, else the first retention there is.
+HEADLINES = {
+    "retrieval.mrr": "MRR",
+    "masked_lm.top1": "masked-LM top-1 accuracy",
+    "topic_probe.accuracy": "topic accuracy",
+}
+REFERENCES = {"tfidf": "TF-IDF", "unigram": "unigram"}
+
+
+def verdict(results: Results, metrics: Mapping[str, Any]) -> str:
+    """One sentence written from the numbers of metrics.json, whatever they say."""
+    student, baseline = results.student, results.baseline
+    if student not in metrics["models"]:
+        return "This run has measured no student yet."
+    compared = metrics["comparisons"].get(student, {})
+    whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
+    kept = _kept(results, metrics, whose)
+    size = _ratio(metrics, str(student), baseline, "parameters")
+    clauses = [kept] if kept else []
+    if size is not None:
+        share = f"{size:.2f} of"
+        clauses.append(
+            f"with {share} its parameters" if kept else f"has {share} {whose} parameters"
+        )
+    sentence = " ".join(clauses)
+    speedup = compared.get("speedup", {})
+    if speedup:
+        length = max(speedup, key=int)
+        fast = speedup[length]
+        verb = "runs only" if fast < 1 else "runs"
+        speed = f"{verb} {fast:.2f} times as fast at {length} tokens"
+        if metrics["settings"].get("noisy"):
+            speed += " (measured on a noisy machine)"
+        sentence = f"{sentence} and {speed}" if sentence else speed
+    who = "The student" if student == "student" else f"The model {student}"
+    return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
+
+
+def _kept(results: Results, metrics: Mapping[str, Any], whose: str) -> str | None:
+    key, kept = headline_retention(metrics, str(results.student))
+    if kept is None:
+        return None
+    what = f"{whose} {HEADLINES.get(key, label_of(key))}"
+    verb = "reaches" if kept > 1 else "keeps" if kept >= 0.9 else "keeps only"
+    text = f"{verb} {kept:.1%} of {what}"
+    before = metrics["comparisons"].get(results.untrained, {}).get("retention", {}).get(key)
+    if before is None:
+        return text
+    lost = "" if kept > before else "; training it did not help"
+    return f"{text} ({before:.1%} before training{lost})"
+
+
+def headline_retention(metrics: Mapping[str, Any], name: str) -> tuple[str, float | None]:
+    """The retention that a model is judged by: its key, such as `retrieval.mrr`, and its value."""
+    retention = metrics["comparisons"].get(name, {}).get("retention", {})
+    for key in [*HEADLINES, *retention]:
+        if retention.get(key) is not None:
+            return key, float(retention[key])
+    return "", None
+
+
+def _ratio(metrics: Mapping[str, Any], name: str, baseline: str, key: str) -> float | None:
+    mine, other = (metrics["models"].get(n, {}).get(key) for n in (name, baseline))
+    return mine / other if mine and other else None
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is shown, its exact value, and what stands small beside it."""
+
+    value: float | None
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the comparison: a cell for each column that has a value."""
+
+    group: str
+    label: str
+    cells: dict[str, Cell]
+
+
+def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
+    """The rows of the comparison table; columns are the names of models and references."""
+    rows = [*_measurements(metrics), *_scores(results, metrics), *_ratios(results, metrics)]
+    return [row for row in rows if row.cells]
+
+
+def _measurements(metrics: Mapping[str, Any]) -> Iterator[Row]:
+    models, settings = metrics["models"], metrics["settings"]
+
+    def row(group: str, label: str, key: str, scale: float = 1.0) -> Row:
+        found = {name: model[key] for name, model in models.items() if model.get(key) is not None}
+        cells = {name: Cell(value, number(value / scale)) for name, value in found.items()}
+        return Row(group, label, cells)
+
+    yield row("Size", "Parameters (millions)", "parameters", 1e6)
+    yield row("Size", "Weights (MB)", "weight_bytes", 1e6)
+    threads = settings.get("threads", 1)
+    group = f"Speed on {threads} thread{'s' if threads != 1 else ''}"
+    lengths = {length: None for model in models.values() for length in model.get("latency_ms", {})}
+    for length in sorted(lengths, key=int):
+        cells = {}
+        for name, model in models.items():
+            found = model.get("latency_ms", {}).get(length)
+            if found:
+                cells[name] = Cell(
+                    found["p50"], number(found["p50"]), f"p95 {number(found['p95'])}"
+                )
+        yield Row(group, f"Latency of one text of {length} tokens (ms)", cells)
+    shape = (
+        f"{settings.get('throughput_batch')} texts of {settings.get('throughput_length')} tokens"
+    )
+    yield row(group, f"Throughput, {shape} at once (texts/s)", "throughput_per_s")
+    yield row(group, "Peak memory of the process (MB)", "peak_memory_bytes", 1e6)
+
+
+def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
+    columns = {
+        name: flat_scores(model.get("scores", {})) for name, model in metrics["models"].items()
+    }
+    references = results.evaluation.get("references", {})
+    columns |= {name: flat_scores(finite(scores)) for name, scores in references.items()}
+    records = metrics["settings"].get("records")
+    group = f"Scores on {records:,} held-out records" if records else "Scores"
+    for key in dict.fromkeys(key for scores in columns.values() for key in scores):
+        cells = {name: score_cell(scores[key]) for name, scores in columns.items() if key in scores}
+        yield Row(group, label_of(key), cells)
+
+
+def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
+    compared = metrics["comparisons"]
+    group = f"Against {'the teacher' if results.baseline == 'teacher' else results.baseline}"
+    intervals = results.evaluation.get("intervals", {})
+    for key in dict.fromkeys(
+        key for entry in compared.values() for key in entry.get("retention", {})
+    ):
+        cells = {}
+        for name, entry in compared.items():
+            value = entry.get("retention", {}).get(key)
+            if value is not None:
+                interval = intervals.get(name, {}).get(key)
+                note = "" if interval is None else _span(100 * interval[0], 100 * interval[1], 1)
+                cells[name] = Cell(value, f"{value:.1%}", note)
+        yield Row(group, f"Kept: {label_of(key)}", cells)
+    measured = results.benchmark.get("ratios", {})
+    speeds = {length: None for entry in compared.values() for length in entry.get("speedup", {})}
+    for length in sorted(speeds, key=int):
+        cells = {
+            name: _speed_cell(measured[name]["speedup"][length])
+            for name, entry in compared.items()
+            if length in entry.get("speedup", {})
+        }
+        yield Row(group, f"Speedup at {length} tokens", cells)
+    cells = {
+        name: _speed_cell(measured[name]["throughput"]) for name in compared if name in measured
+    }
+    yield Row(group, "Throughput, times as high", cells)
+    cells = {
+        name: Cell(entry["size_ratio"], f"{entry['size_ratio']:.2f}")
+        for name, entry in compared.items()
+        if "size_ratio" in entry
+    }
+    yield Row(group, "Weights, share of the bytes", cells)
+
+
+def _speed_cell(speed: Mapping[str, float]) -> Cell:
+    text = f"{speed['median']:.2f}\N{MULTIPLICATION SIGN}"
+    return Cell(speed["median"], text, _span(speed["low"], speed["high"], 2))
+
+
+def _span(low: float, high: float, digits: int) -> str:
+    return f"{low:.{digits}f}\N{EN DASH}{high:.{digits}f}"
+
+
+def flat_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """`{task: {metric: value}}` as `{"task.metric": value}`, without lists (values by seed)."""
+    return {
+        f"{task}.{metric}": value
+        for task, found in scores.items()
+        for metric, value in found.items()
+        if not isinstance(value, list)
+    }
+
+
+def score_cell(value: float | None) -> Cell:
+    if value is None:
+        return Cell(None, "not finite")
+    return Cell(value, f"{value:.3f}" if abs(value) < 10 else number(value))
+
+
+def label_of(key: str) -> str:
+    """What a score, a loss or a reference is called."""
+    return LABELS.get(key) or REFERENCES.get(key) or key.replace("_", " ").replace(".", ": ")
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent: 22.7, 0.0512, 1,234."""
+    if not math.isfinite(value):
+        return "not finite"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{max(digits, 0)}f}"
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def objective_note(objective: Mapping[str, Any]) -> str:
+    """Weight and temperature of an objective, as a recipe has them; empty if it has none."""
+    parts = [f"weight {objective['weight']:g}"] if "weight" in objective else []
+    if "temperature" in objective:
+        parts.append(f"T = {objective['temperature']:g}")
+    return ", ".join(parts)
+
+
+def effort(result: Mapping[str, Any]) -> str:
+    """Steps, tokens and minutes of a training's result."""
+    parts = []
+    if result.get("steps"):
+        parts.append(f"{result['steps']:,} steps")
+    if result.get("tokens"):
+        parts.append(f"{result['tokens']:,} tokens")
+    if result.get("seconds"):
+        parts.append(f"{result['seconds'] / 60:.1f} minutes")
+    stopped = ["stopped early"] if result.get("stopped_early") else []
+    return ", ".join([*parts, *stopped])
+
+
+def warnings_of(results: Results) -> list[str]:
+    """The warnings of all stages, each once."""
+    found: dict[str, None] = {}
+    for stage in results.stages:
+        corpus = stage.result.get("corpus", {}).get("warnings", [])
+        found |= dict.fromkeys([*stage.result.get("warnings", []), *corpus])
+    return list(found)
+
+
+def title_of(results: Results) -> str:
+    """What a run is called where its report has no title of its own."""
+    return str(results.recipe.get("name") or results.run.resolve().name)

@@ -1,0 +1,545 @@
+"""Corpora as token sequences: tokenised once, kept on disk, memory-mapped, and cut into batches.
+
+What grows in memory with the corpus is 8 bytes a sequence (its offset) and 8 bytes a text (a hash
+that finds duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes a text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from potstill.masking import IGNORED, Masker, make_masker
+from potstill.recipe import Corpus
+from potstill.text import Record, heldout_side, read_records, sources_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = [
+    "Batch",
+    "Masker",
+    "TokenizedCorpus",
+    "Tokens",
+    "collate",
+    "epoch_batches",
+    "make_masker",
+    "plan_steps",
+    "tokenize_corpus",
+]
+
+_VERSION = 1  # of the cache's format and of how text becomes sequences
+_TEXTS = 500  # tokenised at a time, or
+_CHARACTERS = 1 << 20  # so many of them: an encoding takes some 100 bytes a token
+_WINDOW = 50  # batches within which sequences are sorted by length
+_ORDER = 0x0DE5  # keeps the order's random stream apart from the masks'
+_COUNTS = (
+    *("records", "sequences_train", "sequences_heldout", "tokens_train", "tokens_heldout"),
+    *("split", "dropped_short", "dropped_unknown", "duplicates", "leaked"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The token sequences of one side of a corpus, special tokens included, memory-mapped."""
+
+    ids: np.ndarray  # uint16 or int32, all sequences end to end
+    offsets: np.ndarray  # int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]]
+    lengths: np.ndarray  # int32 [N]
+    token_counts: np.ndarray  # int64 [V]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Sequence `index`: int32 [L]."""
+        start, end = self.offsets[index], self.offsets[index + 1]
+        return np.array(self.ids[start:end], dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedCorpus:
+    """Both sides of a corpus and what became of its records.
+
+    `counts`: records; sequences and tokens (special ones included) of each side; split (texts);
+    dropped_short (texts); dropped_unknown (sequences that are mostly unknown tokens); duplicates
+    (texts that occur earlier on the same side; with `drop_duplicates` on either side, and they
+    are dropped); leaked (held-out texts that are also in the training text). `warnings` says in
+    sentences what of it matters.
+    """
+
+    train: Tokens
+    heldout: Tokens
+    counts: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences padded to the longest of them."""
+
+    input_ids_BL: Tensor  # int64, masked where there is masking
+    attention_mask_BL: Tensor  # int64: 1 at real tokens
+    gold_BL: Tensor  # int64: the original token at chosen positions, -100 elsewhere
+    real_BL: Tensor  # bool: the attention mask
+    index_B: Tensor  # int64: the sequences' indices
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def counts(self) -> dict[str, int]:
+        """Real tokens, chosen ("masked") tokens and texts."""
+        return {
+            "tokens": int(self.real_BL.sum()),
+            "masked": int((self.gold_BL != IGNORED).sum()),
+            "texts": len(self.index_B),
+        }
+
+
+# --- tokenising -----------------------------------------------------------------------------------
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> TokenizedCorpus:
+    """Token sequences of both sides, from the cache or by reading the corpus.
+
+    Texts over `max_length` are split into nearly equal pieces, none of which is too short. The
+    cache is keyed by what the sources hold, the tokenizer, the corpus settings and the seed; one
+    that is damaged or half written is built again. Several processes may do this at once: the
+    first to finish wins.
+
+    Args:
+        progress: called with the number of records read so far.
+
+    Raises:
+        ValueError: bad input (see `read_records`), no training sequence left, lengths that exclude
+            each other, a tokenizer that isn't a fast one, or a cache that can't be written.
+    """
+    cutter = _Cutter(corpus, tokenizer)
+    key = _key(corpus, cutter, seed)
+    folder = cache / key
+    opened = _open(folder)
+    if opened is not None:
+        return opened
+    # Renamed when it is complete, so that no other process ever sees half of it.
+    building = cache / f".{key}-{uuid.uuid4().hex[:8]}"
+    try:
+        building.mkdir(parents=True)
+        _build(corpus, cutter, building, seed, progress)
+        return _publish(building, folder)
+    except OSError as error:  # sources turn theirs into ValueError
+        raise ValueError(
+            f"{cache}: the token cache can't be written ({error.strerror or error}): make room or "
+            "choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+class _Cutter:
+    """Texts to token sequences."""
+
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError("the tokenizer has no tokenizer.json: a fast tokenizer is needed")
+        if corpus.min_length > corpus.max_length:
+            raise ValueError(
+                f"corpus.min_length {corpus.min_length} is above max_length {corpus.max_length}: "
+                "lower it"
+            )
+        self.tokenizer = tokenizer
+        self.settings = corpus
+        self.prefix, self.suffix = self._wrapping()
+        self.limit = corpus.max_length - len(self.prefix) - len(self.suffix)
+        if self.limit < 1:
+            raise ValueError(f"corpus.max_length {corpus.max_length} leaves no room for text")
+        self.vocabulary_size = max(tokenizer.get_vocab().values()) + 1
+        self.dtype = np.uint16 if self.vocabulary_size <= 65536 else np.int32
+
+    def encode(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Ids of whole texts, whatever truncation and padding tokenizer.json asks for."""
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=special,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # "longer than the maximum": splitting is our part
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _wrapping(self) -> tuple[list[int], list[int]]:
+        """Special tokens before and after a text, as the tokenizer itself puts them."""
+        special = self.encode([""], special=True)[0]
+        probe = next((p for p in ("a", "the", "A", "1", ".") if self.encode([p])[0]), "")
+        content, whole = self.encode([probe])[0], self.encode([probe], special=True)[0]
+        for cut in range(len(special) + 1):
+            if content and whole == special[:cut] + content + special[cut:]:
+                return special[:cut], special[cut:]
+        raise ValueError(
+            "the tokenizer doesn't put fixed special tokens before and after a text, so "
+            "long texts can't be split for it: take another teacher"
+        )
+
+    def cut(self, ids: list[int], counts: Counter[str]) -> list[np.ndarray]:
+        """The sequences of one text: at most `max_length` tokens each, special tokens included."""
+        wrapped = len(ids) + len(self.prefix) + len(self.suffix)
+        if not ids or wrapped < self.settings.min_length:
+            counts["dropped_short"] += 1
+            return []
+        number = math.ceil(len(ids) / self.limit)
+        counts["split"] += number > 1
+        pieces = np.array_split(np.array(ids, dtype=self.dtype), number)
+        known = [piece for piece in pieces if not self._unknown(piece)]
+        counts["dropped_unknown"] += number - len(known)
+        prefix, suffix = (np.array(part, dtype=self.dtype) for part in (self.prefix, self.suffix))
+        return [np.concatenate([prefix, piece, suffix]) for piece in known]
+
+    def _unknown(self, piece: np.ndarray) -> bool:
+        unknown = self.tokenizer.unk_token_id
+        return unknown is not None and bool(np.mean(piece == unknown) > self.settings.max_unknown)
+
+
+def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
+    backend = json.loads(cutter.tokenizer.backend_tokenizer.to_str())
+    # Calls set these two, and encode() overrides them: they are not what the tokenizer is.
+    del backend["truncation"], backend["padding"]
+    parts = [
+        *(_VERSION, seed, sources_fingerprint(corpus.sources)),
+        None if corpus.heldout_sources is None else sources_fingerprint(corpus.heldout_sources),
+        corpus.model_dump(exclude={"sources", "heldout_sources"}),
+        *(backend, cutter.prefix, cutter.suffix, cutter.tokenizer.unk_token_id),
+    ]
+    content = json.dumps(parts, sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class _Side:
+    """Writes one side."""
+
+    def __init__(self, folder: Path, cutter: _Cutter) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.stream = (folder / "tokens.bin").open("wb")
+        self.offsets = array("q", [0])
+        self.hashes = array("Q")
+        self.token_counts_V = np.zeros(cutter.vocabulary_size, dtype=np.int64)
+
+    def add(self, sequences: Sequence[np.ndarray]) -> None:
+        for ids in sequences:
+            self.stream.write(ids.tobytes())
+            self.offsets.append(self.offsets[-1] + len(ids))
+            np.add.at(self.token_counts_V, ids, 1)
+
+    def close(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())  # its checksum is never taken, so it must be there
+        self.stream.close()
+        np.save(self.folder / "offsets.npy", np.frombuffer(self.offsets, dtype=np.int64))
+        np.save(self.folder / "token_counts.npy", self.token_counts_V)
+
+
+def _build(
+    corpus: Corpus,
+    cutter: _Cutter,
+    folder: Path,
+    seed: int,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Read, tokenise and write both sides and meta.json into an empty folder."""
+    counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
+    train, heldout = _Side(folder / "train", cutter), _Side(folder / "heldout", cutter)
+    seen: set[int] | None = set() if corpus.drop_duplicates else None
+    for batch in _batches(_texts(corpus, seed, counts)):
+        encoded = cutter.encode([text for text, _ in batch])
+        for (text, held), ids in zip(batch, encoded, strict=True):
+            sequences = cutter.cut(ids, counts)
+            if not sequences:
+                continue
+            side = heldout if held else train
+            code = _text_hash(text)
+            if seen is not None:
+                if code in seen:
+                    counts["duplicates"] += 1
+                    continue
+                seen.add(code)
+            side.hashes.append(code)
+            side.add(sequences)
+        if progress is not None:
+            progress(counts["records"])
+    for name, side in (("train", train), ("heldout", heldout)):
+        side.close()
+        counts[f"sequences_{name}"] = len(side.offsets) - 1
+        counts[f"tokens_{name}"] = side.offsets[-1]
+    _count_repeats(train.hashes, heldout.hashes, counts)
+    if counts["sequences_train"] == 0:
+        raise ValueError(_nothing_left(corpus, counts))
+    _write_meta(folder, {"counts": dict(counts), "warnings": _warnings(corpus, counts)})
+
+
+def _texts(corpus: Corpus, seed: int, counts: Counter[str]) -> Iterator[tuple[str, bool]]:
+    """Every text of every record, and whether it is held out."""
+
+    def texts(record: Record) -> Iterator[str]:
+        counts["records"] += 1
+        return (record.columns[name] for name in corpus.columns if name in record.columns)
+
+    own = corpus.heldout_sources is not None
+    for record in read_records(corpus.sources, corpus.columns):
+        held = not own and heldout_side(
+            record, corpus.columns, corpus.group_by, corpus.heldout, seed
+        )
+        yield from ((text, held) for text in texts(record))
+    if corpus.heldout_sources is not None:
+        for record in read_records(corpus.heldout_sources, corpus.columns):
+            yield from ((text, True) for text in texts(record))
+
+
+def _batches(texts: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    characters = 0
+    for item in texts:
+        batch.append(item)
+        characters += len(item[0])
+        if len(batch) == _TEXTS or characters >= _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _text_hash(text: str) -> int:
+    content = " ".join(text.split()).encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _count_repeats(train: array[int], heldout: array[int], counts: Counter[str]) -> None:
+    sides = [np.frombuffer(hashes, dtype=np.uint64) for hashes in (train, heldout)]
+    for hashes in sides:
+        counts["duplicates"] += len(hashes) - len(np.unique(hashes))
+    counts["leaked"] = int(np.isin(sides[1], sides[0]).sum())
+
+
+def _nothing_left(corpus: Corpus, counts: Counter[str]) -> str:
+    return (
+        f"the corpus leaves nothing to train on: of {counts['records']} records, "
+        f"{counts['dropped_short']} texts are shorter than min_length {corpus.min_length}, "
+        f"{counts['dropped_unknown']} sequences are mostly unknown tokens and "
+        f"{counts['sequences_heldout']} are held out: give more text or lower corpus.min_length"
+    )
+
+
+def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
+    found = []
+    kept = counts["sequences_train"] + counts["sequences_heldout"]
+    if counts["duplicates"]:
+        what = "were dropped" if corpus.drop_duplicates else "stay in (drop_duplicates drops them)"
+        found.append(f"{counts['duplicates']} texts are duplicates of earlier ones; they {what}")
+    if counts["leaked"]:
+        found.append(
+            f"{counts['leaked']} held-out texts are also in the training text, so held-out scores "
+            "are too good: drop_duplicates removes them"
+        )
+    for name, why in (
+        ("dropped_short", f"texts are shorter than min_length {corpus.min_length}"),
+        ("dropped_unknown", "sequences are mostly tokens that the tokenizer doesn't know"),
+    ):
+        if counts[name] > 0.2 * (kept + counts[name]):
+            found.append(f"{counts[name]} {why} and were dropped; {kept} sequences are left")
+    if counts["sequences_heldout"] == 0 and (corpus.heldout or corpus.heldout_sources):
+        found.append("no held-out text is left: give more of it, or a larger corpus.heldout")
+    return found
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    meta["files"] = {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
+        for path in sorted(folder.glob("*/*"))
+    }
+    content = {"meta": meta, "checksum": _json_checksum(meta)}
+    (folder / "meta.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _checksum(path: Path) -> str | None:
+    """Of the small files; a token file may be huge, and its size is checked."""
+    if path.suffix == ".bin":
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _json_checksum(value: object) -> str:
+    content = json.dumps(value, sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _open(folder: Path) -> TokenizedCorpus | None:
+    """What a cache folder holds; None if it isn't there or not as it was written."""
+    try:
+        content = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = content["meta"]
+        if content["checksum"] != _json_checksum(meta):
+            return None
+        for name, (size, checksum) in meta["files"].items():
+            path = folder / name
+            if path.stat().st_size != size or _checksum(path) != checksum:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return TokenizedCorpus(
+        _open_side(folder, "train"),
+        _open_side(folder, "heldout"),
+        counts=meta["counts"],
+        warnings=meta["warnings"],
+    )
+
+
+def _open_side(folder: Path, name: str) -> Tokens:
+    offsets = np.load(folder / name / "offsets.npy", mmap_mode="r")
+    token_counts = np.load(folder / name / "token_counts.npy")
+    dtype = np.uint16 if len(token_counts) <= 65536 else np.int32
+    ids: np.ndarray = np.zeros(0, dtype=dtype)
+    if len(offsets) > 1:  # an empty file can't be mapped
+        ids = np.memmap(folder / name / "tokens.bin", dtype=dtype, mode="r")
+    lengths = np.diff(offsets).astype(np.int32)
+    return Tokens(ids, offsets, lengths, token_counts, fingerprint=f"{folder.name}-{name}")
+
+
+def _publish(building: Path, folder: Path) -> TokenizedCorpus:
+    """Rename a finished cache to its place, or take the one that another process put there."""
+    while True:
+        try:
+            building.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            opened = _open(folder)
+            if opened is not None:
+                return opened
+            # Damaged. Moved first, so that the place is free at once.
+            damaged = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+            with suppress(FileNotFoundError):  # another process was quicker
+                folder.rename(damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        else:
+            opened = _open(folder)
+            assert opened is not None, "a cache that was just written does not open"
+            return opened
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The global batches of an epoch: every index once, as int64 [B].
+
+    A pure function of its arguments. Shuffled, sorted by length within windows of 50 batches so
+    that little is padded, cut, and the batches shuffled again. What is left over, drawn like the
+    rest, is the last batch.
+    """
+    rng = np.random.default_rng([seed, epoch, _ORDER])
+    order = rng.permutation(len(lengths))
+    full = len(order) - len(order) % batch_size
+    window = _WINDOW * batch_size
+    rest = order[full:]
+    batches: list[np.ndarray] = []
+    for start in range(0, full, window):
+        part = order[start : min(start + window, full)]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches.extend(part.reshape(-1, batch_size))
+    shuffled = [batches[i] for i in rng.permutation(len(batches))]
+    return [*shuffled, rest] if len(rest) else shuffled
+
+
+def plan_steps(
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+    *,
+    epochs: float | None = None,
+    max_steps: int | None = None,
+    max_tokens: int | None = None,
+) -> tuple[int, int]:
+    """Optimizer steps until the first of the limits is reached, and the real tokens in them.
+
+    A part of an epoch is rounded up to whole steps; the step that reaches `max_tokens` counts.
+    """
+    assert len(lengths) > 0, "no sequences"
+    assert any(limit is not None for limit in (epochs, max_steps, max_tokens)), "no limit"
+    per_epoch = math.ceil(len(lengths) / batch_size)
+    epoch_tokens = int(lengths.sum(dtype=np.int64))
+    step_limits = [] if max_steps is None else [max_steps]
+    if epochs is not None:
+        step_limits.append(max(1, math.ceil(round(epochs * per_epoch, 6))))
+    # Whole epochs by arithmetic, the batches only of the one within which the end is.
+    whole_epochs = [limit // per_epoch for limit in step_limits]
+    whole_epochs += [] if max_tokens is None else [max_tokens // epoch_tokens]
+    whole = min(whole_epochs)
+    steps, tokens = whole * per_epoch, whole * epoch_tokens
+
+    def ended() -> bool:
+        return any(steps >= limit for limit in step_limits) or (
+            max_tokens is not None and tokens >= max_tokens
+        )
+
+    for batch in epoch_batches(lengths, batch_size, seed, whole):
+        if ended():
+            break
+        steps, tokens = steps + 1, tokens + int(lengths[batch].sum())
+    return steps, tokens
+
+
+def collate(
+    tokens: Tokens,
+    indices: np.ndarray,
+    pad_id: int,
+    masker: Masker | None,
+    seed: int,
+    epoch: int,
+) -> Batch:
+    """A batch of sequences, masked by each one's own random stream and padded on the right."""
+    longest = int(tokens.lengths[indices].max())
+    ids_BL = np.full((len(indices), longest), pad_id, dtype=np.int64)
+    gold_BL = np.full((len(indices), longest), IGNORED, dtype=np.int64)
+    for row, index in enumerate(indices.tolist()):
+        ids = tokens[index]
+        if masker is None:
+            ids_BL[row, : len(ids)] = ids
+        else:
+            masked = masker(ids, seed, epoch, index)
+            ids_BL[row, : len(ids)], gold_BL[row, : len(ids)] = masked
+    real_BL = np.arange(longest) < tokens.lengths[indices][:, None]
+    return Batch(
+        input_ids_BL=torch.from_numpy(ids_BL),
+        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
+        gold_BL=torch.from_numpy(gold_BL),
+        real_BL=torch.from_numpy(real_BL),
+        index_B=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
+    )

@@ -1,0 +1,264 @@
+"""Scores of models on held-out text, each beside the baseline: what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from potstill import metrics
+from potstill.recipe import Evaluate
+from potstill.runtime import Runtime
+from potstill.text import Record
+
+SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
+HIDDEN_TEXTS = 96  # texts whose token vectors are compared with the baseline's
+
+Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One model's answers to the retrieval questions."""
+
+    embeddings_PD: np.ndarray
+    scores_QP: np.ndarray
+    ranks_Q: np.ndarray
+
+
+def evaluate_embeddings(
+    models: Mapping[str, Path],
+    records: Sequence[Record],
+    settings: Evaluate,
+    seed: int,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Retrieval of passages by their queries, similarity to the baseline's space, topics; as result.json.
+
+    Args:
+        models: name -> folder; the baseline (`settings.baseline`) must be among them.
+        records: held-out records; exact duplicates of a passage are left out.
+
+    Raises:
+        ValueError: too few records, or a record without one of the columns.
+    """
+    records = _distinct(records, settings)
+    text = _Texts.of(records, settings)
+    order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    found: dict[str, _Found] = {}
+    work = sum(2 if text.queries else 1 for _ in order) * len(text.passages) + 1
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / work)
+
+    hidden = _hidden_cosines(models, order, text.passages[:HIDDEN_TEXTS], settings.max_length)
+    for name in order:
+        runtime = Runtime.open(models[name], "sentence_embedding")
+        found[name] = _answers(runtime, text, settings.max_length, advance)
+    base = found[settings.baseline]
+    scores: dict[str, Scores] = {}
+    correct: dict[str, np.ndarray] = {}
+    for name in order:
+        scores[name], topics = _embedding_scores(found[name], base, text, seed)
+        scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
+        if topics is not None:
+            correct[name] = topics
+    retention, intervals = metrics.retentions(_per_item(found, correct), settings.baseline, seed)
+    return {
+        "task": "sentence_embedding",
+        "records": len(text.passages),
+        "baseline": settings.baseline,
+        "models": scores,
+        "references": {"tfidf": _tfidf(text, seed)},
+        "retention": retention,
+        "intervals": intervals,
+        "softened": _softened(found, text, settings.baseline, order[-1]),
+        "examples": _examples(found, text, settings.baseline, order[-1]),
+    }
+
+
+@dataclass(frozen=True)
+class _Texts:
+    passages: list[str]
+    queries: list[str] | None
+    labels: list[str] | None
+
+    @staticmethod
+    def of(records: Sequence[Record], settings: Evaluate) -> _Texts:
+        def column(name: str | None) -> list[str] | None:
+            return None if name is None else [_value(record, name) for record in records]
+
+        passages = column(settings.passage or "text")
+        assert passages is not None
+        return _Texts(passages, column(settings.query), column(settings.label))
+
+
+def _value(record: Record, column: str) -> str:
+    if column not in record.columns:
+        raise ValueError(
+            f"{record.origin}: no column '{column}' (there are: {', '.join(record.columns)})"
+        )
+    return record.columns[column]
+
+
+def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
+    """Each passage once: a duplicate would make the right answer ambiguous."""
+    column = settings.passage or "text"
+    by_text: dict[str, Record] = {}
+    for record in records:
+        by_text.setdefault(" ".join(_value(record, column).split()), record)
+    distinct = [record for text, record in by_text.items() if text][: settings.max_records]
+    if len(distinct) < 10:
+        raise ValueError(
+            f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are needed; "
+            "raise corpus.heldout or give corpus.heldout_sources"
+        )
+    return distinct
+
+
+def _answers(
+    runtime: Runtime, text: _Texts, max_length: int | None, advance: Callable[[int], None]
+) -> _Found:
+    passages_PD = runtime.embed(text.passages, max_length=max_length, progress=advance)
+    if text.queries is None:
+        empty = np.zeros((0, len(text.passages)), dtype=np.float32)
+        return _Found(passages_PD, empty, np.zeros(0))
+    queries_QD = runtime.embed(text.queries, max_length=max_length, progress=advance)
+    scores_QP = _unit(queries_QD) @ _unit(passages_PD).T
+    return _Found(
+        passages_PD, scores_QP, metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
+    )
+
+
+def _unit(vectors_ND: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit: np.ndarray = vectors_ND / np.maximum(norms, 1e-12)
+    return unit
+
+
+def _embedding_scores(
+    found: _Found, base: _Found, text: _Texts, seed: int
+) -> tuple[Scores, np.ndarray | None]:
+    scores: Scores = {}
+    if text.queries is not None:
+        scores["retrieval"] = {
+            "mrr": metrics.mean_reciprocal_rank(found.ranks_Q),
+            "recall_at_1": metrics.recall_at_k(found.ranks_Q, 1),
+        }
+    scores["similarity"] = {
+        "pearson": metrics.similarity_correlation(found.embeddings_PD, base.embeddings_PD)
+    }
+    correct = None
+    if text.labels is not None and len(set(text.labels)) > 1:
+        correct = metrics.probe_correct(found.embeddings_PD, np.array(text.labels), seed=seed)
+        scores["topic_probe"] = {"accuracy": float(correct.mean())}
+    return scores, correct
+
+
+def _tfidf(text: _Texts, seed: int) -> Scores:
+    scores: Scores = {}
+    if text.queries is not None:
+        scores_QP = metrics.tfidf_retrieval(text.queries, text.passages)
+        ranks = metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
+        scores["retrieval"] = {
+            "mrr": metrics.mean_reciprocal_rank(ranks),
+            "recall_at_1": metrics.recall_at_k(ranks, 1),
+        }
+    if text.labels is not None and len(set(text.labels)) > 1:
+        correct = metrics.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
+        scores["topic_probe"] = {"accuracy": float(correct.mean())}
+    return scores
+
+
+def _per_item(
+    found: Mapping[str, _Found], correct: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """score name -> model -> one value an item, whose mean is the score."""
+    items: dict[str, dict[str, np.ndarray]] = {}
+    if all(len(answer.ranks_Q) for answer in found.values()):
+        items["retrieval.mrr"] = {name: 1 / answer.ranks_Q for name, answer in found.items()}
+        items["retrieval.recall_at_1"] = {
+            name: (answer.ranks_Q <= 1).astype(float) for name, answer in found.items()
+        }
+    if correct:
+        items["topic_probe.accuracy"] = {name: c.astype(float) for name, c in correct.items()}
+    return items
+
+
+def _hidden_cosines(
+    models: Mapping[str, Path], order: Sequence[str], texts: Sequence[str], max_length: int | None
+) -> dict[str, float]:
+    """Mean cosine of last hidden states with the baseline's, over the tokens that both see alike."""
+    base = Runtime.open(models[order[0]], "sentence_embedding")
+    result = {order[0]: 1.0}
+    for name in order[1:]:
+        other = Runtime.open(models[name], "sentence_embedding")
+        same_width = other.loaded.model.config.hidden_size == base.loaded.model.config.hidden_size
+        same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
+        if not (same_width and same_tokens):
+            continue
+        cosines = []
+        limit = min(
+            other.loaded.max_length, base.loaded.max_length, max_length or base.loaded.max_length
+        )
+        both = zip(base.hidden(texts, 32, limit), other.hidden(texts, 32, limit), strict=True)
+        for (_, hidden_b, mask), (_, hidden_o, _) in both:
+            real = mask.bool()
+            cosines.append(torch.cosine_similarity(hidden_b[real], hidden_o[real], dim=-1).cpu())
+        result[name] = float(torch.cat(cosines).mean())
+    return result
+
+
+# --- examples ---------------------------------------------------------------------------------------
+
+
+def _softened(
+    found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
+) -> dict[str, Any] | None:
+    """One real question's distribution over its eight nearest passages, at several temperatures."""
+    base = found[baseline]
+    if text.queries is None:
+        return None
+    # the least certain question that the baseline still answers: there is something to see
+    top8_Q8 = np.sort(base.scores_QP, axis=1)[:, ::-1][:, :8]
+    certainty_Q = metrics.softmax(top8_Q8 * SCALE, 1.0)[:, 0]
+    query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
+    shown = np.argsort(-base.scores_QP[query], kind="stable")[:8]
+    logits = base.scores_QP[query, shown] * SCALE
+    student_logits = found[student].scores_QP[query, shown] * SCALE
+    return {
+        "text": text.queries[query],
+        "candidates": [text.queries[p] for p in shown],
+        "temperatures": {
+            f"{t:g}": metrics.softmax(logits, t).tolist() for t in metrics.TEMPERATURES
+        },
+        "student": {"1": metrics.softmax(student_logits, 1.0).tolist()},
+    }
+
+
+def _examples(
+    found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
+) -> list[dict[str, Any]]:
+    """Questions that baseline and student answer differently, the largest difference of rank first."""
+    if text.queries is None:
+        return []
+    ranks_t, ranks_s = found[baseline].ranks_Q, found[student].ranks_Q
+    tops_t, tops_s = (found[name].scores_QP.argmax(1) for name in (baseline, student))
+    differing = [q for q in range(len(ranks_t)) if tops_t[q] != tops_s[q]]
+    differing.sort(key=lambda q: -abs(np.log(ranks_t[q]) - np.log(ranks_s[q])))
+    return [
+        {
+            "query": text.queries[q],
+            "expected": text.queries[q],
+            "teacher": {"rank": int(ranks_t[q]), "top": text.queries[int(tops_t[q])]},
+            "student": {"rank": int(ranks_s[q]), "top": text.queries[int(tops_s[q])]},
+        }
+        for q in differing[:50]
+    ]

@@ -1,0 +1,248 @@
+"""Masked-LM models on held-out text: how well they predict, and how alike they are to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from potstill import metrics
+from potstill.data import Batch, Tokens, collate
+from potstill.masking import Masker
+from potstill.models import LoadedModel, load_model, masked_lm_signals
+from potstill.recipe import Evaluate
+from potstill.training import EVALUATION_EPOCH
+
+BATCH = 32
+CHUNK = 256  # rows of logits that exist at a time, per model
+
+
+@dataclass
+class _Tally:
+    """Sums of one model, and right answers by sequence for the intervals."""
+
+    loss: float = 0.0
+    kl: float = 0.0
+    agree: int = 0
+    cosine: float = 0.0
+    right_S: list[float] = field(default_factory=list)
+
+
+def evaluate_masked_lm(
+    models: Mapping[str, Path],
+    heldout: Tokens,
+    train_counts: np.ndarray,
+    masker: Masker,
+    settings: Evaluate,
+    seed: int,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as result.json.
+
+    All models see the same masks, which never change. T = 1.
+
+    Args:
+        models: name -> folder; the baseline (`settings.baseline`) must be among them.
+        train_counts: how often each token stands in the training text: the unigram reference.
+
+    Raises:
+        ValueError: no held-out text, or models of different vocabularies.
+    """
+    if len(heldout) == 0:
+        raise ValueError(
+            "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
+        )
+    order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    loaded = {name: load_model(models[name], "masked_lm") for name in order}
+    _check_vocabularies(loaded, settings.baseline)
+    pad_id = loaded[settings.baseline].tokenizer.pad_token_id
+    chosen = np.arange(len(heldout))[: settings.max_records]
+    chosen = chosen[np.argsort(heldout.lengths[chosen], kind="stable")]
+    tallies = {name: _Tally() for name in order}
+    masked_S: list[int] = []
+    tokens, gold_all = 0, []
+    example = _Example(settings.baseline, order[-1])
+    for start in range(0, len(chosen), BATCH):
+        batch = collate(
+            heldout, chosen[start : start + BATCH], pad_id, masker, seed, EVALUATION_EPOCH
+        )
+        tokens += int(batch.attention_mask_BL.sum())
+        masked_S += (batch.gold_BL >= 0).sum(1).tolist()
+        gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
+        _one_batch(loaded, batch, tallies, example, settings.baseline)
+        progress(min(start + BATCH, len(chosen)) / len(chosen))
+    masked = sum(masked_S)
+    scores = {
+        name: _scores(tally, masked, tokens, name == settings.baseline)
+        for name, tally in tallies.items()
+    }
+    rates = {
+        "masked_lm.top1": {name: np.array(tally.right_S) for name, tally in tallies.items()},
+    }
+    retention, intervals = metrics.retentions(rates, settings.baseline, seed)
+    return {
+        "task": "masked_lm",
+        "records": len(chosen),
+        "masked_positions": masked,
+        "baseline": settings.baseline,
+        "models": scores,
+        "references": {"unigram": _unigram(train_counts, np.concatenate(gold_all))},
+        "retention": retention,
+        "intervals": intervals,
+        "softened": example.softened,
+        "examples": example.differing[:50],
+    }
+
+
+def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:
+    base = loaded[baseline]
+    for name, other in loaded.items():
+        if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+            raise ValueError(
+                f"models {name} and {baseline} have different vocabularies: their predictions can't be compared"
+            )
+
+
+def _one_batch(
+    loaded: Mapping[str, LoadedModel],
+    batch: Batch,
+    tallies: Mapping[str, _Tally],
+    example: _Example,
+    baseline: str,
+) -> None:
+    rows_BL = batch.gold_BL >= 0
+    gold_K = batch.gold_BL[rows_BL]
+    sequence_K = rows_BL.nonzero()[:, 0]
+    real_BL = batch.attention_mask_BL.bool()
+    with torch.inference_mode():
+        signals = {
+            name: masked_lm_signals(one.model, batch.input_ids_BL, batch.attention_mask_BL, rows_BL)
+            for name, one in loaded.items()
+        }
+        base_hidden = signals[baseline].hidden_BLD
+        right = {name: torch.zeros(len(batch.gold_BL)) for name in loaded}
+        for start in range(0, len(gold_K), CHUNK):
+            chunk = slice(start, min(start + CHUNK, len(gold_K)))
+            logs = {}
+            for name, signal in signals.items():
+                assert signal.features_KD is not None and signal.readout is not None
+                logs[name] = F.log_softmax(
+                    signal.readout.logits(signal.features_KD[chunk], chunk), -1
+                )
+            for name, log_kV in logs.items():
+                hit_k = _add(tallies[name], log_kV, logs[baseline], gold_K[chunk])
+                right[name].index_add_(0, sequence_K[chunk], hit_k.float())
+            example.look(loaded, logs, batch, rows_BL, chunk)
+        for name, signal in signals.items():
+            tallies[name].right_S += right[name].tolist()
+            if signal.hidden_BLD.shape == base_hidden.shape:
+                cosine = F.cosine_similarity(
+                    signal.hidden_BLD[real_BL], base_hidden[real_BL], dim=-1
+                )
+                tallies[name].cosine += float(cosine.sum())
+            else:
+                tallies[name].cosine = float("nan")
+
+
+def _add(tally: _Tally, log_kV: Tensor, base_kV: Tensor, gold_k: Tensor) -> Tensor:
+    """Add one chunk to a model's tally; returns which rows it got right."""
+    top_k = log_kV.argmax(-1)
+    tally.loss -= float(log_kV.gather(1, gold_k[:, None]).sum())
+    tally.kl += float((base_kV.exp() * (base_kV - log_kV)).sum())
+    tally.agree += int((top_k == base_kV.argmax(-1)).sum())
+    return top_k == gold_k
+
+
+def _scores(
+    tally: _Tally, masked: int, tokens: int, is_baseline: bool
+) -> dict[str, dict[str, float]]:
+    loss = tally.loss / masked
+    scores = {
+        "masked_lm": {
+            "loss": loss,
+            "perplexity": float(np.exp(loss)),
+            "top1": sum(tally.right_S) / masked,
+        }
+    }
+    if not is_baseline:
+        scores["agreement"] = {"top1": tally.agree / masked, "kl": tally.kl / masked}
+        if not np.isnan(tally.cosine):
+            scores["hidden"] = {"cosine": tally.cosine / tokens}
+    return scores
+
+
+def _unigram(train_counts: np.ndarray, gold_K: np.ndarray) -> dict[str, dict[str, float]]:
+    """Always predicting by the tokens' frequencies in the training text (add-one smoothed)."""
+    smoothed = train_counts + 1.0
+    loss = float(-np.log(smoothed[gold_K] / smoothed.sum()).mean())
+    top1 = float((gold_K == int(train_counts.argmax())).mean())
+    return {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
+
+
+class _Example:
+    """Collects what the report shows: one softened distribution, and positions answered differently."""
+
+    def __init__(self, baseline: str, student: str) -> None:
+        self.baseline, self.student = baseline, student
+        self.softened: dict[str, Any] | None = None
+        self.differing: list[dict[str, Any]] = []
+
+    def look(
+        self,
+        loaded: Mapping[str, LoadedModel],
+        logs: Mapping[str, Tensor],
+        batch: Batch,
+        rows_BL: Tensor,
+        chunk: slice,
+    ) -> None:
+        if len(self.differing) >= 50 and self.softened is not None:
+            return
+        tokenizer = loaded[self.baseline].tokenizer
+        base_kV, student_kV = logs[self.baseline], logs[self.student]
+        places = rows_BL.nonzero()[chunk]
+        for row, (b, position) in enumerate(places.tolist()):
+            probability, top = (float(v) for v in base_kV[row].exp().max(-1))
+            other_probability, other = (float(v) for v in student_kV[row].exp().max(-1))
+            gold = int(batch.gold_BL[b, position])
+            text = _around(tokenizer, batch.input_ids_BL[b], position)
+            if self.softened is None and 0.3 < probability < 0.7:
+                self.softened = _soften(tokenizer, base_kV[row], student_kV[row], text)
+            if int(top) != int(other) and len(self.differing) < 50:
+                expected, first, second = tokenizer.convert_ids_to_tokens(
+                    [gold, int(top), int(other)]
+                )
+                self.differing.append(
+                    {
+                        "query": text,
+                        "expected": expected,
+                        "teacher": {"top": first, "p": probability},
+                        "student": {"top": second, "p": other_probability},
+                    }
+                )
+
+
+def _around(tokenizer: Any, ids_L: Tensor, position: int, width: int = 14) -> str:
+    """The words around a masked position."""
+    near = ids_L[max(position - width, 1) : position + width].tolist()
+    kept = [i for i in near if i not in tokenizer.all_special_ids or i == tokenizer.mask_token_id]
+    return str(tokenizer.decode(kept))
+
+
+def _soften(tokenizer: Any, base_V: Tensor, student_V: Tensor, text: str) -> dict[str, Any]:
+    shown = base_V.topk(8).indices
+    whole = base_V.numpy(), student_V.numpy()
+    return {
+        "text": text,
+        "candidates": tokenizer.convert_ids_to_tokens(shown.tolist()),
+        "temperatures": {
+            f"{t:g}": metrics.softmax(whole[0], t)[shown.numpy()].tolist()
+            for t in metrics.TEMPERATURES
+        },
+        "student": {"1": metrics.softmax(whole[1], 1.0)[shown.numpy()].tolist()},
+    }

@@ -1,0 +1,161 @@
+"""Dynamic masking: which tokens of a sequence a masked LM has to predict, and what it sees there.
+
+Devlin et al. 2019 (arXiv 1810.04805): 15% of the tokens, of which 80% become the mask token, 10% a
+random token and 10% stay. Liu et al. 2019 (arXiv 1907.11692): a new mask every epoch. Choosing rare
+tokens more often, with weight count ** -0.7, is of the DistilBERT reference implementation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.recipe import Masking
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
+
+
+@dataclass(frozen=True, eq=False)
+class Masker:
+    """Masks one sequence at a time; made by `make_masker`.
+
+    A mask is a pure function of (seed, epoch, example index): neither the batch, nor the process,
+    nor what was masked before has a say in it.
+    """
+
+    settings: Masking
+    mask_id: int
+    special_V: np.ndarray  # bool: never chosen
+    ordinary_R: np.ndarray  # the ids that a random token is drawn from
+    weights_V: np.ndarray  # float64: how readily a token is chosen, relative to the others
+    continues_V: np.ndarray | None  # bool: goes on with the word before it; None: tokens one by one
+
+    def __call__(
+        self, ids: np.ndarray, seed: int, epoch: int, index: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the model sees and what it has to predict.
+
+        Args:
+            ids: int32 [L], special tokens included.
+
+        Returns:
+            Masked ids and gold, both int64 [L]; gold is the original id at the chosen positions and
+            IGNORED elsewhere. round(probability * tokens) positions are chosen, at least one;
+            whole words until there are so many. A sequence of special tokens alone has none.
+        """
+        masked_ids = ids.astype(np.int64)
+        gold = np.full(len(ids), IGNORED, dtype=np.int64)
+        maskable = np.flatnonzero(~self.special_V[ids])
+        if len(maskable) == 0:
+            return masked_ids, gold
+        rng = np.random.default_rng([seed, epoch, index])
+        wanted = max(1, int(self.settings.probability * len(maskable) + 0.5))
+        if self.continues_V is None:
+            order = _weighted_order(rng, self.weights_V[ids[maskable]])
+            chosen = np.sort(maskable[order[:wanted]])
+        else:
+            chosen = maskable[self._in_chosen_words(rng, ids, maskable, wanted)]
+        gold[chosen] = masked_ids[chosen]
+        fate = rng.random(len(chosen))
+        strangers = rng.choice(self.ordinary_R, size=len(chosen))
+        hidden = fate < self.settings.mask
+        replaced = ~hidden & (fate < self.settings.mask + self.settings.random)
+        masked_ids[chosen[hidden]] = self.mask_id
+        masked_ids[chosen[replaced]] = strangers[replaced]
+        return masked_ids, gold
+
+    def _in_chosen_words(
+        self, rng: np.random.Generator, ids: np.ndarray, maskable: np.ndarray, wanted: int
+    ) -> np.ndarray:
+        """bool over the maskable positions: in a chosen word. A word weighs its tokens' mean."""
+        assert self.continues_V is not None
+        # A special token ends a word, and so does the beginning of a piece of a split text.
+        after_gap = np.diff(maskable, prepend=-1) > 1
+        starts = ~self.continues_V[ids[maskable]] | after_gap
+        starts[0] = True
+        word_of = np.cumsum(starts) - 1
+        sizes = np.bincount(word_of)
+        weights = np.bincount(word_of, weights=self.weights_V[ids[maskable]]) / sizes
+        order = _weighted_order(rng, weights)
+        enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1
+        taken = np.zeros(len(sizes), dtype=bool)
+        taken[order[:enough]] = True
+        result: np.ndarray = taken[word_of]
+        return result
+
+
+def make_masker(
+    masking: Masking, tokenizer: PreTrainedTokenizerFast, token_counts: np.ndarray
+) -> Masker:
+    """The masker of a tokenizer; `token_counts` [V] (of the training text) serves smoothing.
+
+    Raises:
+        ValueError: the tokenizer has no mask token, or whole_word is asked for and its words
+            can't be told from its tokens.
+    """
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            "the tokenizer has no mask token, so its model can't be trained on masked LM: take the "
+            "tokenizer of a masked-LM encoder, or the task sentence_embedding"
+        )
+    vocabulary = tokenizer.get_vocab()
+    size = len(token_counts)
+    assert max(vocabulary.values()) < size, "token counts of another tokenizer"
+    special_V = np.zeros(size, dtype=bool)
+    special_V[tokenizer.all_special_ids] = True
+    special_V[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special]] = True
+    known = np.array(sorted(vocabulary.values()))
+    return Masker(
+        settings=masking,
+        mask_id=int(tokenizer.mask_token_id),
+        special_V=special_V,
+        ordinary_R=known[~special_V[known]],
+        weights_V=np.maximum(token_counts, 1).astype(np.float64) ** -masking.smoothing,
+        continues_V=_continuations(tokenizer, size) if masking.whole_word else None,
+    )
+
+
+def _weighted_order(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
+    """An order of drawing without replacement, each draw in proportion to the weights left.
+
+    The first of exponential clocks to ring (Efraimidis and Spirakis 2006, in logarithms).
+    """
+    return np.argsort(rng.exponential(size=len(weights)) / weights)
+
+
+def _continuations(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray:
+    """bool [V]: which tokens go on with the word before them."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = backend["model"]
+    kinds = _kinds(backend["pre_tokenizer"])
+    prefix = model.get("continuing_subword_prefix")
+    continues = np.zeros(size, dtype=bool)
+    if model["type"] == "WordPiece" and prefix:
+        ids = [i for token, i in tokenizer.get_vocab().items() if token.startswith(prefix)]
+    elif "ByteLevel" in kinds or "Metaspace" in kinds:
+        start = "Ġ" if "ByteLevel" in kinds else kinds["Metaspace"]["replacement"]
+        ids = [i for token, i in tokenizer.get_vocab().items() if not token.startswith(start)]
+    else:
+        raise ValueError(
+            f"masking.whole_word is not available for this tokenizer ({model['type']}, neither "
+            "WordPiece with a continuation prefix, byte-level nor Metaspace): set whole_word: false"
+        )
+    continues[ids] = True
+    return continues
+
+
+def _kinds(pre_tokenizer: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The parts of a pre-tokenizer by type, sequences unfolded."""
+    if pre_tokenizer is None:
+        return {}
+    found = {str(pre_tokenizer["type"]): pre_tokenizer}
+    for part in pre_tokenizer.get("pretokenizers", []):
+        found |= _kinds(part)
+    return found

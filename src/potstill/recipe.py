@@ -1,0 +1,607 @@
+"""The recipe: what a run does, as data. Pydantic models of the YAML; nothing here imports torch.
+
+A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this file, so
+the resolved recipe that a run stores says all that was decided.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+Task = Literal["masked_lm", "sentence_embedding"]
+LayerRule = Literal["alternate", "uniform", "first", "last"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class Config(BaseModel):
+    """Base of every part of a recipe: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+class Files(Config):
+    """Files on this machine: paths or globs; `package:NAME/...` points inside an installed package."""
+
+    kind: Literal["files"] = "files"
+    paths: Annotated[list[str], Field(min_length=1)]
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    # What one record of a .txt file is. A document also has the columns title (its first line),
+    # body (the rest) and label (the name of its folder).
+    unit: Literal["line", "paragraph", "document"] = "line"
+    # Tried in order; a file that fits none is an error.
+    encodings: Annotated[list[str], Field(min_length=1)] = ["utf-8"]
+
+
+class DatasetFolder(Config):
+    """A folder written by `datasets`' save_to_disk (a Dataset or a DatasetDict)."""
+
+    kind: Literal["dataset_folder"] = "dataset_folder"
+    path: str
+    split: str | None = None
+
+
+class HubDataset(Config):
+    """A data set of the hub, by name; only its Parquet form is read, no loading script ever runs."""
+
+    kind: Literal["hub"] = "hub"
+    name: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+def _as_source(value: Any) -> Any:
+    return {"kind": "files", "paths": [value]} if isinstance(value, str) else value
+
+
+def _as_sources(value: Any) -> Any:
+    return [value] if isinstance(value, (str, dict)) else value
+
+
+Source = Annotated[
+    Files | DatasetFolder | HubDataset, Field(discriminator="kind"), BeforeValidator(_as_source)
+]
+
+
+class Corpus(Config):
+    """Text, how it becomes token sequences, and which part of it is never trained on."""
+
+    sources: Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
+    # The columns that hold text; each becomes sequences of its own.
+    columns: Annotated[list[str], Field(min_length=1)] = ["text"]
+    max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
+    min_length: Annotated[int, Field(ge=1)] = (
+        12  # shorter sequences are dropped (special tokens included)
+    )
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = (
+        0.5  # share of unknown tokens above which one is dropped
+    )
+    # The share of records held out, chosen by a hash of their text, so that exact duplicates always
+    # fall on the same side; or sources of their own.
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    heldout_sources: Annotated[list[Source], BeforeValidator(_as_sources)] | None = None
+    # The column whose text decides the side; by default all text columns together.
+    group_by: str | None = None
+    drop_duplicates: bool = False
+
+
+class Masking(Config):
+    """Dynamic masking of masked-LM training (Devlin et al. 2019; Liu et al. 2019): a new mask every epoch."""
+
+    probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask: Annotated[float, Field(ge=0, le=1)] = 0.8  # of the chosen: replaced by the mask token
+    random: Annotated[float, Field(ge=0, le=1)] = (
+        0.1  # replaced by a random token; the rest is kept
+    )
+    whole_word: bool = False
+    # Chance of a token to be chosen ~ count ** -smoothing (0: all alike; the reference uses 0.7).
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _shares(self) -> Masking:
+        if self.mask + self.random > 1 + 1e-9:
+            raise ValueError(f"mask + random is {self.mask + self.random:g}: it must be at most 1")
+        return self
+
+
+# --- objectives -----------------------------------------------------------------------------------
+
+
+class SoftTargets(Config):
+    kind: Literal["soft_targets"] = "soft_targets"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    divergence: Literal["kl", "cross_entropy"] = "kl"
+    positions: Literal["all", "masked"] = (
+        "all"  # masked LM only: all real tokens, or the masked ones
+    )
+
+
+class HardTargets(Config):
+    kind: Literal["hard_targets"] = "hard_targets"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    target: Literal["gold", "teacher"] = "gold"
+
+
+class HiddenCosine(Config):
+    kind: Literal["hidden_cosine"] = "hidden_cosine"
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+
+Objective = Annotated[SoftTargets | HardTargets | HiddenCosine, Field(discriminator="kind")]
+
+
+class InBatch(Config):
+    """Sentence embeddings: each text's distribution over the other texts of its group."""
+
+    scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
+    # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the whole batch.
+    group: Annotated[int, Field(ge=2)] | None = None
+
+
+class Training(Config):
+    """The one training loop's settings."""
+
+    # Whichever of the three ends first ends the training.
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = (
+        32  # sequences of one optimizer step, over all processes
+    )
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = (
+        None  # sequences of one forward pass; null: batch_size
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.98,
+    )
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
+    clip: Annotated[float, Field(gt=0)] | None = 5.0
+    dropout: bool = True  # false: train with the student's dropout off
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    chunk_size: Annotated[int, Field(ge=1)] = 512  # rows of logits that exist at a time
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
+    evaluate_sequences: Annotated[int, Field(ge=1)] = (
+        256  # held-out sequences of such an evaluation
+    )
+    patience: Annotated[int, Field(ge=1)] | None = (
+        None  # evaluations without improvement before stopping
+    )
+    keep: Literal["best", "last"] = "last"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    log_every: Annotated[int, Field(ge=1)] = 10
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+
+    @model_validator(mode="after")
+    def _ends(self) -> Training:
+        if self.epochs is None and self.max_steps is None and self.max_tokens is None:
+            raise ValueError("no end is given: set epochs, max_steps or max_tokens")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+class Finetune(Config):
+    """Train a model on the task without a teacher (masked LM is a task)."""
+
+    kind: Literal["finetune"] = "finetune"
+    model: Name = "teacher"
+    writes: Name | None = None  # null: the same name
+    train: Literal["all", "head"] = "all"
+    masking: Masking = Masking()
+    training: Training
+
+
+class MakeStudent(Config):
+    """Build a shallower student from a teacher's own layers."""
+
+    kind: Literal["make_student"] = "make_student"
+    teacher: Name = "teacher"
+    writes: Name = "student"
+    layers: LayerRule | list[Annotated[int, Field(ge=0)]] = "alternate"
+    depth: Annotated[int, Field(ge=1)] | None = (
+        None  # number of layers for a rule; null: half, rounded up
+    )
+    family: Literal["bert", "distilbert"] | None = None
+    pairs: bool = False  # the teacher reads text pairs, so token types must stay
+
+
+class Distill(Config):
+    """Train a student to follow a teacher."""
+
+    kind: Literal["distill"] = "distill"
+    model: Name = "student"
+    teacher: Name = "teacher"
+    writes: Name | None = None
+    objectives: Annotated[list[Objective], Field(min_length=1)]
+    in_batch: InBatch = InBatch()
+    masking: Masking = Masking()
+    training: Training
+
+    @model_validator(mode="after")
+    def _objectives(self) -> Distill:
+        kinds = [objective.kind for objective in self.objectives]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"objective {kind} is listed twice: merge the two")
+        if sum(objective.weight for objective in self.objectives) <= 0:
+            raise ValueError(
+                "the weights of the objectives sum to 0: give at least one a weight above 0"
+            )
+        group, micro = (
+            self.in_batch.group,
+            self.training.micro_batch_size or self.training.batch_size,
+        )
+        if group is not None and micro % group:
+            raise ValueError(
+                f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
+            )
+        return self
+
+
+class Evaluate(Config):
+    """Score models on held-out text against the first of them."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    models: list[Name] | None = None  # null: every model there is
+    baseline: Name = "teacher"
+    # Sentence embeddings: the columns of the held-out records that are a query, its passage and its topic.
+    query: str | None = None
+    passage: str | None = None
+    label: str | None = None
+    max_length: Annotated[int, Field(ge=8)] | None = None  # tokens; null: the model's own limit
+    max_records: Annotated[int, Field(ge=2)] | None = None  # the first so many; null: all
+    masking: Masking = Masking()  # masked LM
+
+
+class Benchmark(Config):
+    """Measure size and speed, each model in a process of its own, in interleaved rounds."""
+
+    kind: Literal["benchmark"] = "benchmark"
+    models: list[Name] | None = None
+    baseline: Name = "teacher"
+    threads: Annotated[int, Field(ge=1)] = 1
+    lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)] = [16, 128]
+    rounds: Annotated[int, Field(ge=3)] = 10
+    repeats: Annotated[int, Field(ge=1)] = 10  # timed passes a round and length
+    throughput_batch: Annotated[int, Field(ge=1)] = 32
+
+
+class Report(Config):
+    """Write metrics.json, report.html and the model card."""
+
+    kind: Literal["report"] = "report"
+    title: str | None = None
+    examples: Annotated[int, Field(ge=0)] = 8
+    language: str | None = None
+    license: str | None = None
+
+
+Stage = Annotated[
+    Finetune | MakeStudent | Distill | Evaluate | Benchmark | Report, Field(discriminator="kind")
+]
+
+
+class Teacher(Config):
+    """A path, `package:NAME/...` inside an installed package, or org/name on the hub."""
+
+    model: str
+    revision: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class Recipe(Config):
+    name: Name
+    description: str = ""
+    task: Task
+    seed: Annotated[int, Field(ge=0)] = 1
+    threads: Annotated[int, Field(ge=1)] | None = (
+        None  # of training and evaluation; null: torch's own choice
+    )
+    teacher: Teacher
+    corpus: Corpus
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        known = {"teacher"}
+        for number, stage in enumerate(self.stages, start=1):
+            for name in stage_reads(stage):
+                if name not in known:
+                    raise ValueError(
+                        f"stage {number} ({stage.kind}) reads the model '{name}', which no stage before it writes"
+                    )
+            known.update(stage_writes(stage))
+        return self
+
+    @model_validator(mode="after")
+    def _task(self) -> Recipe:
+        for number, stage in enumerate(self.stages, start=1):
+            problem = _unfit(stage, self.task)
+            if problem:
+                raise ValueError(f"stage {number} ({stage.kind}): {problem}")
+        return self
+
+
+def _unfit(stage: Stage, task: Task) -> str | None:
+    """Why a stage can't do the recipe's task, or None."""
+    if task != "sentence_embedding":
+        return None
+    if isinstance(stage, Finetune):
+        return "unlabelled text gives a sentence encoder nothing to be fine-tuned on; use task masked_lm"
+    if not isinstance(stage, Distill):
+        return None
+    for objective in stage.objectives:
+        if isinstance(objective, HardTargets) and objective.target == "gold":
+            return "unlabelled text has no gold target; set hard_targets.target=teacher"
+        if isinstance(objective, SoftTargets) and objective.positions == "masked":
+            return "no token of a sentence-embedding task is masked; set soft_targets.positions=all"
+    micro = stage.training.micro_batch_size or stage.training.batch_size
+    if stage.in_batch.group is None and micro != stage.training.batch_size:
+        return (
+            "with micro-batches, in_batch.group must say how many texts are compared with each other "
+            f"(at most micro_batch_size, {micro})"
+        )
+    return None
+
+
+def stage_reads(stage: Stage) -> list[str]:
+    """Names of the models that a stage reads by name (null `models` of evaluate and benchmark: all there are)."""
+    match stage:
+        case Finetune():
+            return [stage.model]
+        case MakeStudent():
+            return [stage.teacher]
+        case Distill():
+            return [stage.model, stage.teacher]
+        case Evaluate() | Benchmark():
+            return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
+        case Report():
+            return []
+
+
+def stage_writes(stage: Stage) -> list[str]:
+    """Names of the models that a stage writes: none or one."""
+    match stage:
+        case Finetune() | Distill():
+            return [stage.writes or stage.model]
+        case MakeStudent():
+            return [stage.writes]
+        case Evaluate() | Benchmark() | Report():
+            return []
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be read or run; the message is one sentence a user can act on."""
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with Potstill."""
+    folder = Path(str(resources.files("potstill"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or a YAML file by path, apply `KEY=VALUE` overrides and check it.
+
+    Raises:
+        RecipeError: no such recipe, YAML that does not parse, an unknown key or a value that does not fit.
+    """
+    text, origin = _read(name_or_path)
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{origin}:{mark.line + 1}" if mark else origin
+        problem = getattr(error, "problem", None) or "it does not parse"
+        raise RecipeError(f"{where}: not valid YAML ({problem})") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"{origin}: a recipe is a mapping of keys to values, this is {_kind_of(tree)}"
+        )
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, origin)
+
+
+def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
+    """Check a mapping against the recipe's models; `origin` is how errors call it.
+
+    Raises:
+        RecipeError: the first thing that is wrong, with the nearest valid name for an unknown key.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {explain(error, Recipe)}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def _read(name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
+    shipped = shipped_recipes()
+    name = os.fspath(name_or_path)
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"shipped recipes: {', '.join(shipped)}"
+        raise RecipeError(f"recipe '{name}' is neither a file nor a shipped recipe; {hint}")
+    try:
+        return path.read_text(encoding="utf-8"), name
+    except UnicodeDecodeError:
+        raise RecipeError(f"{name}: not a UTF-8 text file, so not a recipe") from None
+    except OSError as error:
+        raise RecipeError(f"{name}: can't be read ({error.strerror})") from None
+
+
+def _kind_of(value: Any) -> str:
+    return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Apply `a.b.c=value` in place; a list is entered by index, a list of stages or objectives also by kind."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            f"'{text}' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100"
+        )
+    try:
+        value = yaml.safe_load(raw) if raw else None
+    except yaml.YAMLError:
+        raise RecipeError(
+            f"the value of {key} does not parse: quote it, for example {key}='\"text\"'"
+        ) from None
+    path = key.split(".")
+    if path[0] not in tree and path[0] not in Recipe.model_fields:
+        path = ["stages", *path]  # distill.training… is short for stages.distill.training…
+    node: Any = tree
+    for done, part in enumerate(path[:-1], start=1):
+        node = _enter(node, part, ".".join(path[:done]), text)
+    last = path[-1]
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"{text}: '{'.'.join(path[:-1])}' has no keys below it")
+
+
+def _enter(node: Any, part: str, where: str, text: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, where)]
+    if not isinstance(node, dict):
+        raise RecipeError(f"{text}: '{where}' is not a key of this recipe that has keys below it")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _index(items: list[Any], part: str, where: str) -> int:
+    kinds = [item.get("kind") if isinstance(item, dict) else None for item in items]
+    if part.isdigit():
+        if int(part) >= len(items):
+            raise RecipeError(f"{where}: there are {len(items)} entries, counted from 0")
+        return int(part)
+    if kinds.count(part) == 1:
+        return kinds.index(part)
+    if part in kinds:
+        raise RecipeError(
+            f"{where}: {kinds.count(part)} entries are of kind {part}; name one by its number, counted from 0"
+        )
+    names = [kind for kind in kinds if kind] + list(Recipe.model_fields)
+    near = difflib.get_close_matches(part, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}"
+    raise RecipeError(f"unknown key '{part}' in the override {where}; {hint}")
+
+
+# --- explaining -----------------------------------------------------------------------------------
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """One sentence for the first thing pydantic found wrong: the key, what is wrong, what would fit."""
+    first = error.errors()[0]
+    loc = [part for part in first["loc"] if not _is_tag(part)]
+    where = ".".join(str(part) for part in loc) or "the recipe"
+    kind, given = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        parent = ".".join(str(part) for part in loc[:-1])
+        names = _fields_at(root, first["loc"][:-1])
+        near = difflib.get_close_matches(str(loc[-1]), names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(names)}"
+        return f"unknown key '{loc[-1]}'{f' in {parent}' if parent else ''}; {hint}"
+    if kind == "missing":
+        return f"{where} is not set: give it in the recipe or as {where}=VALUE"
+    if kind == "union_tag_invalid":
+        expected = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(str(first["ctx"]["tag"]), expected, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(expected)}"
+        return f"{where}: unknown kind '{first['ctx']['tag']}'; {hint}"
+    if kind == "union_tag_not_found":
+        return f"{where}: no kind is given"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    shown = (
+        "" if kind == "value_error" or isinstance(given, (dict, list)) else f" (given: {given!r})"
+    )
+    return f"{where}: {message}{shown}"
+
+
+_TAGS = frozenset(
+    get_args(model.model_fields["kind"].annotation)[0]
+    for model in (
+        *(Files, DatasetFolder, HubDataset),
+        *(SoftTargets, HardTargets, HiddenCosine),
+        *(Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
+    )
+)
+
+
+def _is_tag(part: str | int) -> bool:
+    # pydantic puts the discriminator's value, and the arms of plain unions, into the location
+    return isinstance(part, str) and (
+        part in _TAGS or "[" in part or part in {"str", "int", "list"}
+    )
+
+
+def _fields_at(root: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names of the keys that are valid at a location of pydantic's error."""
+    candidates = [root]
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        below = [
+            model
+            for candidate in candidates
+            for name, field in candidate.model_fields.items()
+            if name == part or part in _TAGS
+            for model in _models_in(field.annotation)
+        ]
+        tagged = [
+            m
+            for m in [*below, *candidates]
+            if "kind" in m.model_fields and get_args(m.model_fields["kind"].annotation) == (part,)
+        ]
+        candidates = tagged or below or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

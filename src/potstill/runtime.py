@@ -1,0 +1,127 @@
+"""One way to ask a saved model: texts in, predictions out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from potstill.models import LoadedModel, load_model, pool
+from potstill.recipe import Task
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The most likely tokens at one mask, most likely first, with their probabilities (T = 1)."""
+
+    tokens: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+class Runtime:
+    """A model that answers; PyTorch, evaluation mode, T = 1."""
+
+    def __init__(self, loaded: LoadedModel, device: torch.device | str = "cpu") -> None:
+        self.loaded = loaded
+        self.device = torch.device(device)
+        loaded.model.to(self.device).eval()
+
+    @staticmethod
+    def open(
+        folder: str | os.PathLike[str], task: Task, device: torch.device | str = "cpu"
+    ) -> Runtime:
+        """Load a model folder (see `models.load_model` for what is raised)."""
+        return Runtime(load_model(folder, task), device)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> np.ndarray:
+        """Sentence embeddings, float32 [N x D], pooled and normalised as the model folder says.
+
+        Args:
+            max_length: tokens; longer texts are cut. None: the model's own limit.
+            progress: called with the number of texts done since the last call.
+        """
+        sentence = self.loaded.sentence
+        assert sentence is not None
+        result = np.zeros((len(texts), self.loaded.model.config.hidden_size), dtype=np.float32)
+        for indices, hidden_BLD, mask_BL in self.hidden(texts, batch_size, max_length):
+            vectors_BD = pool(hidden_BLD, mask_BL, sentence.pooling)
+            if sentence.normalize:
+                vectors_BD = F.normalize(vectors_BD, dim=-1)
+            result[indices] = vectors_BD.float().cpu().numpy()
+            progress(len(indices))
+        return result
+
+    def hidden(
+        self, texts: Sequence[str], batch_size: int = 32, max_length: int | None = None
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Batches by length of (indices, last hidden states [B x L x D], attention mask [B x L])."""
+        order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            inputs = self.tokenize([texts[i] for i in indices], max_length)
+            with torch.inference_mode():
+                output = self.loaded.model.base_model(**inputs)
+            yield indices, output.last_hidden_state, inputs["attention_mask"]
+
+    def fill_mask(self, texts: Sequence[str], top: int = 5) -> list[list[Filled]]:
+        """For each text, the most likely tokens at each of its masks.
+
+        Raises:
+            ValueError: a text without the tokenizer's mask token.
+        """
+        tokenizer = self.loaded.tokenizer
+        answers = []
+        for text in texts:
+            inputs = self.tokenize([text], None)
+            masked_L = inputs["input_ids"][0] == tokenizer.mask_token_id
+            if not bool(masked_L.any()):
+                raise ValueError(f"{text[:60]!r} has no {tokenizer.mask_token} to fill")
+            with torch.inference_mode():
+                logits_KV = self.loaded.model(**inputs).logits[0, masked_L]
+            best = torch.softmax(logits_KV, -1).topk(top)
+            answers.append(
+                [self._filled(p, i) for p, i in zip(best.values, best.indices, strict=True)]
+            )
+        return answers
+
+    def _filled(self, probabilities: Tensor, ids: Tensor) -> Filled:
+        tokens = self.loaded.tokenizer.convert_ids_to_tokens(ids.tolist())
+        return Filled(tuple(tokens), tuple(probabilities.tolist()))
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
+        limit = min(max_length or self.loaded.max_length, self.loaded.max_length)
+        inputs = self.loaded.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+
+def predict(
+    model: str | os.PathLike[str], texts: Sequence[str], task: Task, **options: Any
+) -> np.ndarray | list[list[Filled]]:
+    """Embeddings [N x D] of a sentence encoder, or the tokens a masked-LM model fills in.
+
+    Args:
+        model: a model folder.
+        options: of `Runtime.embed` or `Runtime.fill_mask`.
+
+    Raises:
+        ValueError: as `models.load_model` and `Runtime.fill_mask`.
+    """
+    runtime = Runtime.open(model, task)
+    if task == "sentence_embedding":
+        return runtime.embed(texts, **options)
+    return runtime.fill_mask(texts, **options)

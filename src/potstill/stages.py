@@ -1,0 +1,309 @@
+"""What each stage does: models and text in, a model or a result out, in the stage's own folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, assert_never
+
+from transformers import PreTrainedTokenizerFast
+
+from potstill import models as model_folders
+from potstill.benchmarking import benchmark
+from potstill.data import TokenizedCorpus, tokenize_corpus
+from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.families import is_lm_head
+from potstill.masking import Masker, make_masker
+from potstill.models import LoadedModel, load_model, save_model
+from potstill.recipe import (
+    Benchmark,
+    Corpus,
+    Distill,
+    Evaluate,
+    Finetune,
+    HardTargets,
+    HiddenCosine,
+    InBatch,
+    MakeStudent,
+    Masking,
+    Objective,
+    Report,
+    Stage,
+    Task,
+    Training,
+)
+from potstill.cards import write_card
+from potstill.report import write_report
+from potstill.runfolder import write_json
+from potstill.students import layer_map, make_student
+from potstill.teachers import LiveTeacher, Reading
+from potstill.text import Record, heldout_side, read_records
+from potstill.training import Job, Progress, Trainee, train
+
+
+class Reporter(Protocol):
+    """Where a run tells how far it is; the command line draws bars, the API says nothing."""
+
+    def say(self, message: str) -> None: ...
+
+    def progress(self, fraction: float, note: str = "") -> None: ...
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
+
+
+class Silent:
+    """A reporter that reports nothing."""
+
+    def say(self, message: str) -> None: ...
+
+    def progress(self, fraction: float, note: str = "") -> None: ...
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
+
+
+@dataclass
+class Context:
+    """What the stages of one run share."""
+
+    task: Task
+    seed: int
+    corpus_settings: Corpus
+    run: Path
+    cache: Path
+    models: dict[str, Path]
+    reporter: Reporter
+    fingerprint: str = ""
+    is_main: bool = True
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_model(self.models["teacher"], self.task, untrained_head=True).tokenizer
+
+    @cached_property
+    def corpus(self) -> TokenizedCorpus:
+        self.reporter.say("reading and tokenising the corpus (cached for the next time)")
+        corpus = tokenize_corpus(self.corpus_settings, self.tokenizer, self.cache, self.seed)
+        for warning in corpus.warnings:
+            self.reporter.say(f"note: {warning}")
+        return corpus
+
+    def masker(self, masking: Masking) -> Masker:
+        return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
+
+    def heldout_records(self) -> list[Record]:
+        """Held-out records with all their columns, for scores that need more than token sequences."""
+        corpus = self.corpus_settings
+        if corpus.heldout_sources is not None:
+            return list(read_records(corpus.heldout_sources, corpus.columns))
+        return [
+            record
+            for record in read_records(corpus.sources, corpus.columns)
+            if heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, self.seed)
+        ]
+
+
+def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
+    """Run one stage into its folder, which has a result.json afterwards.
+
+    Returns:
+        name -> path below the folder, of the model it wrote (empty if none).
+    """
+    match stage:
+        case MakeStudent():
+            result, writes = _make_student(stage, folder, context)
+        case Finetune():
+            result, writes = _finetune(stage, folder, context)
+        case Distill():
+            result, writes = _distill(stage, folder, context)
+        case Evaluate():
+            result, writes = _evaluate(stage, context), {}
+        case Benchmark():
+            chosen = _chosen(stage.models, stage.baseline, context)
+            result, writes = benchmark(chosen, stage, context.reporter.progress), {}
+        case Report():
+            result, writes = _report(stage, context), {}
+        case _:
+            assert_never(stage)
+    if context.is_main:
+        write_json(folder / "result.json", result)
+    return writes
+
+
+def trains(stage: Stage) -> bool:
+    """Whether every process of a distributed run takes part in the stage; the first alone does the others."""
+    return isinstance(stage, (Finetune, Distill))
+
+
+# --- surgery ---
+
+
+def _make_student(
+    stage: MakeStudent, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    teacher = load_model(context.models[stage.teacher], context.task)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        student = make_student(
+            teacher.model, stage.layers, depth=stage.depth, family=stage.family, pairs=stage.pairs
+        )
+    notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    for note in notes:
+        context.reporter.say(f"note: {note}")
+    save_model(model_folders.with_model(teacher, student, stage.writes), folder / "model")
+    depth = teacher.model.config.num_hidden_layers
+    result = {
+        "teacher_layers": depth,
+        "layers": layer_map(stage.layers, depth, stage.depth),
+        "rule": stage.layers if isinstance(stage.layers, str) else "list",
+        "from_type": teacher.model.config.model_type,
+        "to_type": student.config.model_type,
+        "parameters": {
+            "teacher": teacher.model.num_parameters(),
+            "student": student.num_parameters(),
+        },
+        "warnings": notes,
+    }
+    return result, {stage.writes: "model"}
+
+
+# --- training ---
+
+
+def _finetune(
+    stage: Finetune, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    loaded = load_model(context.models[stage.model], "masked_lm", untrained_head=True)
+    if stage.train == "head":
+        for name, parameter in loaded.model.named_parameters():
+            parameter.requires_grad_(is_lm_head(name, loaded.model.config))
+    objectives: list[Objective] = [HardTargets(weight=1.0, target="gold")]
+    masker = context.masker(stage.masking)
+    result = _train(loaded, None, objectives, InBatch(), stage.training, masker, folder, context)
+    return result, {stage.writes or stage.model: "model"}
+
+
+def _distill(
+    stage: Distill, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    student = load_model(context.models[stage.model], context.task)
+    teacher = load_model(context.models[stage.teacher], context.task)
+    _check_pair(student, teacher, stage.objectives)
+    if context.task == "masked_lm" and all(isinstance(o, HiddenCosine) for o in stage.objectives):
+        # Parameters without a gradient would stall data-parallel training.
+        for name, parameter in student.model.named_parameters():
+            parameter.requires_grad_(not is_lm_head(name, student.model.config))
+    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    result = _train(
+        student, teacher, stage.objectives, stage.in_batch, stage.training, masker, folder, context
+    )
+    return result, {stage.writes or stage.model: "model"}
+
+
+def _check_pair(
+    student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]
+) -> None:
+    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+        raise ValueError(
+            f"student {student.name} and teacher {teacher.name} have different vocabularies: "
+            "distillation needs the same tokenizer for both"
+        )
+    widths = student.model.config.hidden_size, teacher.model.config.hidden_size
+    if widths[0] != widths[1] and any(isinstance(o, HiddenCosine) for o in objectives):
+        raise ValueError(
+            f"hidden_cosine compares hidden states of one width: the student's is {widths[0]}, "
+            f"the teacher's {widths[1]}; leave it out"
+        )
+
+
+def _train(
+    loaded: LoadedModel,
+    teacher: LoadedModel | None,
+    objectives: Sequence[Objective],
+    in_batch: InBatch,
+    settings: Training,
+    masker: Masker | None,
+    folder: Path,
+    context: Context,
+) -> dict[str, Any]:
+    corpus = context.corpus
+    # An objective without weight would cost its share of the time for nothing.
+    weighted = [objective for objective in objectives if objective.weight > 0]
+    reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
+    live = LiveTeacher(teacher, reading) if teacher is not None else None
+    job = Job(
+        trainee=Trainee(loaded, live, reading, settings.chunk_size),
+        train=corpus.train,
+        heldout=corpus.heldout,
+        masker=masker,
+        pad_id=int(loaded.tokenizer.pad_token_id or 0),
+        settings=settings,
+        seed=context.seed,
+        folder=folder,
+        fingerprint=context.fingerprint,
+        progress=lambda state: context.reporter.progress(_fraction(state), _note(state)),
+        say=context.reporter.say,
+    )
+    result = train(job)
+    loaded.model.to("cpu")
+    if context.is_main:
+        save_model(loaded, folder / "model")
+        _drop_checkpoints(folder)
+    return {
+        **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
+        "objectives": [objective.model_dump() for objective in weighted],
+        "corpus": {"counts": corpus.counts, "warnings": corpus.warnings},
+    }
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Checkpoints are three times the model; a finished stage needs none."""
+    for name in ("checkpoints", "checkpoints-best"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _fraction(state: Progress) -> float:
+    return min(state.tokens / max(state.total_tokens, 1), 1.0)
+
+
+def _note(state: Progress) -> str:
+    loss = "" if state.loss is None else f", loss {state.loss:.4f}"
+    return f"step {state.step} of {state.steps}{loss}"
+
+
+# --- proof ---
+
+
+def _chosen(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:
+    wanted = list(dict.fromkeys([baseline, *(names if names is not None else context.models)]))
+    return {name: context.models[name] for name in wanted}
+
+
+def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
+    chosen = _chosen(stage.models, stage.baseline, context)
+    progress = context.reporter.progress
+    if context.task == "sentence_embedding":
+        return evaluate_embeddings(chosen, context.heldout_records(), stage, context.seed, progress)
+    corpus = context.corpus
+    masker = context.masker(stage.masking)
+    return evaluate_masked_lm(
+        chosen, corpus.heldout, corpus.train.token_counts, masker, stage, context.seed, progress
+    )
+
+
+def _report(stage: Report, context: Context) -> dict[str, Any]:
+    return {"report": os.path.relpath(write_results(context.run, stage), context.run)}
+
+
+def write_results(run: Path, settings: Report) -> Path:
+    """metrics.json, report.html and, where a model is published, its card; returns the report's path."""
+    path = write_report(run, settings)
+    published = run / "model"
+    if published.is_dir():
+        write_card(run, published, settings)
+    return path

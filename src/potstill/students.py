@@ -1,0 +1,231 @@
+"""Students made from a teacher's own layers: layer maps, and the surgery that applies them."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill import families
+from potstill.recipe import LayerRule
+
+StudentFamily = Literal["bert", "distilbert"]
+
+
+def layer_map(
+    rule: LayerRule | Sequence[int], teacher_depth: int, depth: int | None = None
+) -> list[int]:
+    """Which teacher layer each student layer starts as.
+
+    Args:
+        rule: `alternate` spreads over the whole depth, ends included (of 12 the [0, 2, 4, 7, 9, 11] of the
+            DistilBERT reference); `uniform` takes the last layer of each of `depth` equal blocks (PKD's skip,
+            Sun et al. 2019); `first`, `last`; or the numbers themselves, counted from 0.
+        depth: layers of the student, for a rule; None: half of the teacher's, rounded up.
+
+    Raises:
+        ValueError: a depth or a number out of range, or a layer named twice.
+    """
+    if not isinstance(rule, str):
+        layers = list(rule)
+        wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
+        if wrong:
+            raise ValueError(
+                f"layers: {wrong[0]} is out of range: the teacher's {teacher_depth} layers are 0 to {teacher_depth - 1}"
+            )
+        if not layers or len(set(layers)) < len(layers):
+            raise ValueError(f"layers: {layers} must name at least one layer and none twice")
+        if depth is not None and depth != len(layers):
+            raise ValueError(
+                f"depth is {depth}, but layers names {len(layers)}: leave one of them out"
+            )
+        return layers
+    depth = (teacher_depth + 1) // 2 if depth is None else depth
+    if not 1 <= depth <= teacher_depth:
+        raise ValueError(f"depth: {depth} is out of range: the teacher has {teacher_depth} layers")
+    match rule:
+        case "first":
+            return list(range(depth))
+        case "last":
+            return list(range(teacher_depth - depth, teacher_depth))
+        case "uniform":
+            return [(i + 1) * teacher_depth // depth - 1 for i in range(depth)]
+        case "alternate":
+            if depth == 1:
+                return [0]
+            # Python rounds halves to even, which gives [0, 2, 5] of 6
+            return [round(i * (teacher_depth - 1) / (depth - 1)) for i in range(depth)]
+
+
+def make_student(
+    teacher: PreTrainedModel,
+    layers: LayerRule | Sequence[int] = "alternate",
+    *,
+    depth: int | None = None,
+    family: StudentFamily | None = None,
+    pairs: bool = False,
+) -> PreTrainedModel:
+    """A student with some of the teacher's layers, every weight copied from the teacher.
+
+    A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a headless
+    DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types are folded into
+    the positions (row 0), so single texts get what the teacher's layers would give; pairs do not.
+
+    Args:
+        teacher: a transformers encoder; it is not changed.
+        layers, depth: see `layer_map`.
+        family: the student's family; None chooses.
+        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT (with a warning).
+
+    Returns:
+        A transformers model in eval mode, in the teacher's dtype.
+
+    Raises:
+        ValueError: layers out of range, a family that can't express the teacher.
+    """
+    model_type = families.family_of(teacher.config, type(teacher).__name__).model_type
+    chosen = layer_map(layers, teacher.config.num_hidden_layers, depth)
+    if _to_distilbert(teacher, model_type, family, pairs):
+        student = _distilbert_from_bert(teacher, chosen)
+    else:
+        student = _slice(teacher, chosen)
+    return student.to(teacher.dtype).eval()
+
+
+def _to_distilbert(
+    teacher: PreTrainedModel, model_type: str, family: StudentFamily | None, pairs: bool
+) -> bool:
+    """Whether to convert BERT to DistilBERT; complains where it was asked for and can't be."""
+    if model_type == "distilbert" and family == "bert":
+        raise ValueError("family: a DistilBERT teacher can't give a BERT student; leave family out")
+    if model_type != "bert" or family == "bert":
+        return False
+    problem = _not_expressible(teacher)
+    if problem is not None:
+        if family == "distilbert":
+            raise ValueError(
+                f"family: DistilBERT can't express this teacher: {problem}; use family bert"
+            )
+        return False
+    if pairs:
+        warnings.warn(
+            "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: the student stays BERT",
+            stacklevel=3,
+        )
+        return False
+    task_head = type(teacher).__name__ not in ("BertModel", "BertForMaskedLM", "BertForPreTraining")
+    return family == "distilbert" or not task_head
+
+
+def _not_expressible(teacher: PreTrainedModel) -> str | None:
+    config = teacher.config
+    if config.layer_norm_eps != families.DISTILBERT_EPS:
+        return f"its layer_norm_eps is {config.layer_norm_eps:g}, DistilBERT's is fixed at 1e-12"
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return f"its positions are {config.position_embedding_type}, DistilBERT's are absolute"
+    if type(teacher).__name__ not in families.DISTILBERT_CLASS:
+        return f"the head of {type(teacher).__name__} is another function there"
+    return None
+
+
+def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """The same class with fewer layers."""
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    extra = _constructor_options(teacher)
+    student = type(teacher)(config, **extra)
+    _load(student, _renumber(_state(teacher), families.layer_prefix(teacher), layers))
+    return student
+
+
+def _constructor_options(teacher: PreTrainedModel) -> dict[str, Any]:
+    has_pooler = families.FAMILIES[teacher.config.model_type].has_pooler
+    if teacher.base_model is teacher and has_pooler and getattr(teacher, "pooler", None) is None:
+        return {"add_pooling_layer": False}
+    return {}
+
+
+def _distilbert_from_bert(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    state = _state(teacher)
+    if teacher.base_model is teacher:
+        state = {f"bert.{name}": value for name, value in state.items()}
+    state = _renumber(state, "bert.encoder.layer.", layers)
+    # A single text's token types are all 0: position + type vector 0 is one table.
+    state[families.POSITIONS] = state[families.POSITIONS] + state[families.TOKEN_TYPES][0]
+    student_class = getattr(transformers, families.DISTILBERT_CLASS[type(teacher).__name__])
+    student: PreTrainedModel = student_class(_distilbert_config(teacher.config, len(layers)))
+    prefix = "distilbert." if student.base_model is student else ""
+    _load(
+        student,
+        {_renamed(name).removeprefix(prefix): v for name, v in state.items() if _has_place(name)},
+    )
+    return student
+
+
+def _distilbert_config(config: Any, depth: int) -> transformers.DistilBertConfig:
+    kept = {
+        name: getattr(config, name)
+        for name in (
+            "id2label",
+            "label2id",
+            "problem_type",
+            "tie_word_embeddings",
+            "initializer_range",
+        )
+        if getattr(config, name, None) is not None
+    }
+    return transformers.DistilBertConfig(
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        n_layers=depth,
+        n_heads=config.num_attention_heads,
+        dim=config.hidden_size,
+        hidden_dim=config.intermediate_size,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        activation=config.hidden_act,
+        pad_token_id=config.pad_token_id,
+        **kept,
+    )
+
+
+def _has_place(name: str) -> bool:
+    return not name.startswith(families.NOT_IN_DISTILBERT)
+
+
+def _renamed(name: str) -> str:
+    for old, new in families.DISTILBERT_FROM_BERT:
+        name = name.replace(old, new)
+    return name
+
+
+def _state(model: PreTrainedModel) -> dict[str, Tensor]:
+    # Clones: a student must not share storage with its teacher, nor train it.
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _renumber(state: dict[str, Tensor], prefix: str, layers: list[int]) -> dict[str, Tensor]:
+    """Keep the layers of a state dict that are in the map, under their new numbers."""
+    numbered = re.compile(re.escape(prefix) + r"(\d+)\.(.*)", re.DOTALL)
+    kept = {}
+    for name, value in state.items():
+        match = numbered.fullmatch(name)
+        if match is None:
+            kept[name] = value
+        elif int(match[1]) in layers:
+            kept[f"{prefix}{layers.index(int(match[1]))}.{match[2]}"] = value
+    return kept
+
+
+def _load(student: PreTrainedModel, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        missing, unexpected = student.load_state_dict(state, strict=False)
+    assert not missing and not unexpected, (missing, unexpected)
+    student.tie_weights()

@@ -1,0 +1,119 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+_NAMES = {
+    "retrieval.mrr": "retrieval MRR",
+    "retrieval.recall_at_1": "retrieval recall@1",
+    "topic_probe.accuracy": "topic accuracy (probe)",
+    "similarity.pearson": "similarity to the baseline's space",
+    "hidden.cosine": "hidden cosine",
+    "masked_lm.loss": "masked-LM loss",
+    "masked_lm.perplexity": "masked-LM perplexity",
+    "masked_lm.top1": "masked-LM top-1",
+    "agreement.top1": "agreement, top-1",
+    "agreement.kl": "agreement, KL",
+}
+
+
+def metrics_table(path: Path) -> Table:
+    """The comparison of a run's metrics.json, a column a model."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    models, comparisons = metrics["models"], metrics["comparisons"]
+    table = _columns(models)
+    _row(table, "parameters", models, lambda m: f"{m['parameters'] / 1e6:.1f} M")
+    _row(table, "weights", models, lambda m: f"{m['weight_bytes'] / 1e6:.1f} MB")
+    lengths = sorted({n for m in models.values() for n in m.get("latency_ms", {})}, key=int)
+    for length in lengths:
+        _row(
+            table,
+            f"latency at {length} tokens, p50",
+            models,
+            lambda m, n=length: f"{m['latency_ms'][n]['p50']:.2f} ms",
+        )
+    _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+    _score_rows(table, {name: model.get("scores", {}) for name, model in models.items()})
+    for length in lengths:
+        _row(
+            table,
+            f"times as fast, {length} tokens",
+            {name: comparisons.get(name, {}) for name in models},
+            lambda c, n=length: f"{c['speedup'][n]:.2f}",
+        )
+    kept = {name: comparisons.get(name, {}).get("retention", {}) for name in models}
+    for key in dict.fromkeys(key for values in kept.values() for key in values):
+        _row(table, f"kept of {_NAMES.get(key, key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
+    return table
+
+
+def evaluation_table(result: Mapping[str, Any]) -> Table:
+    """An evaluation result, a column a model, references last."""
+    models = {**result["models"], **result.get("references", {})}
+    table = _columns(models)
+    _score_rows(table, models)
+    return table
+
+
+def benchmark_table(result: Mapping[str, Any]) -> Table:
+    """A benchmark result, a column a model."""
+    models, ratios = result["models"], result["ratios"]
+    table = _columns(models)
+    _row(table, "parameters", models, lambda m: f"{m['parameters'] / 1e6:.1f} M")
+    _row(table, "weights", models, lambda m: f"{m['weight_bytes'] / 1e6:.1f} MB")
+    _row(table, "peak memory", models, lambda m: f"{m['peak_memory_bytes'] / 1e6:.0f} MB")
+    for length in next(iter(models.values()))["latency_ms"]:
+        for point in ("p50", "p95"):
+            _row(
+                table,
+                f"latency at {length} tokens, {point}",
+                models,
+                lambda m, n=length, p=point: f"{m['latency_ms'][n][p]:.2f} ms",
+            )
+        _row(
+            table,
+            f"times as fast, {length} tokens",
+            {name: ratios.get(name, {}) for name in models},
+            lambda r, n=length: "{median:.2f} ({low:.2f} to {high:.2f})".format(**r["speedup"][n]),
+        )
+    _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+    return table
+
+
+def _columns(models: Mapping[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in models:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    keys = dict.fromkeys(
+        (task, metric)
+        for tasks in scores.values()
+        for task, values in tasks.items()
+        for metric, value in values.items()
+        if isinstance(value, (int, float))
+    )
+    for task, metric in keys:
+        label = _NAMES.get(f"{task}.{metric}", f"{task} {metric}")
+        _row(table, label, scores, lambda s, t=task, m=metric: f"{s[t][m]:.3f}")
+
+
+def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:
+    """One row; a model that lacks the value gets an empty cell, a row without values is left out."""
+    cells = []
+    for model in models.values():
+        try:
+            cells.append(show(model))
+        except (KeyError, TypeError):
+            cells.append("")
+    if any(cells):
+        table.add_row(label, *cells)

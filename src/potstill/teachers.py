@@ -1,0 +1,103 @@
+"""Teachers, and how a model is read for a task: the same signals from teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
+from potstill.objectives import IGNORED, Rows
+from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Task
+from potstill.signals import Signals
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the distributions of a run are over, and at which rows: the task's side of distillation.
+
+    Attributes:
+        group: texts compared with each other (sentence embeddings).
+    """
+
+    task: Task
+    objectives: tuple[Objective, ...]
+    scale: float
+    group: int
+
+    @staticmethod
+    def of(
+        task: Task, objectives: Sequence[Objective], in_batch: InBatch, batch_size: int
+    ) -> Reading:
+        return Reading(task, tuple(objectives), in_batch.scale, in_batch.group or batch_size)
+
+    @property
+    def all_positions(self) -> bool:
+        """Whether a masked-LM distribution is wanted at every real token."""
+        return any(isinstance(o, SoftTargets) and o.positions == "all" for o in self.objectives)
+
+    def signals(
+        self, loaded: LoadedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor
+    ) -> Signals:
+        """One model's signals of one micro-batch. Gradients as the caller's mode says."""
+        if self.task == "masked_lm":
+            rows_BL = self._positions(attention_mask_BL, gold_BL)
+            return masked_lm_signals(loaded.model, input_ids_BL, attention_mask_BL, rows_BL)
+        assert loaded.sentence is not None
+        return embedding_signals(
+            loaded.model,
+            loaded.sentence.pooling,
+            input_ids_BL,
+            attention_mask_BL,
+            scale=self.scale,
+            group=self.group,
+        )
+
+    def rows(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> Rows:
+        """Which rows each loss is over, in the order of `signals`' features."""
+        if self.task == "masked_lm":
+            gold_K = gold_BL[self._positions(attention_mask_BL, gold_BL)]
+            everywhere = torch.ones_like(gold_K, dtype=torch.bool)
+            return Rows(everywhere if self.all_positions else gold_K != IGNORED, gold_K)
+        compared_K = self._compared(len(gold_BL), gold_BL.device)
+        # Any class will do for gold: hard targets of embeddings are the teacher's.
+        return Rows(compared_K, torch.where(compared_K, 0, IGNORED))
+
+    def counts(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> dict[str, int]:
+        """Rows of each objective in one micro-batch: what its sum is to be divided by, once summed up."""
+        tokens = int(attention_mask_BL.sum())
+        if self.task == "masked_lm":
+            hard = int((gold_BL != IGNORED).sum())
+            soft = tokens if self.all_positions else hard
+        else:
+            hard = soft = int(self._compared(len(gold_BL), gold_BL.device).sum())
+        by_kind: dict[type, int] = {SoftTargets: soft, HardTargets: hard, HiddenCosine: tokens}
+        return {o.kind: by_kind[type(o)] for o in self.objectives}
+
+    def _positions(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> Tensor:
+        return attention_mask_BL.bool() if self.all_positions else gold_BL != IGNORED
+
+    def _compared(self, texts: int, device: torch.device) -> Tensor:
+        """Texts that have another one in their group (only the last group can be a single text)."""
+        compared = torch.ones(texts, dtype=torch.bool, device=device)
+        if texts % self.group == 1:
+            compared[-1] = False
+        return compared
+
+
+class LiveTeacher:
+    """A frozen model that is asked anew for every batch."""
+
+    def __init__(self, loaded: LoadedModel, reading: Reading) -> None:
+        self.loaded = loaded
+        self.reading = reading
+        loaded.model.eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        self.loaded.model.to(device)
+
+    def signals(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor) -> Signals:
+        with torch.no_grad():
+            return self.reading.signals(self.loaded, input_ids_BL, attention_mask_BL, gold_BL)

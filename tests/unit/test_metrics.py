@@ -1,0 +1,207 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from potstill import metrics
+
+
+def test_target_ranks_count_ties_and_nan_against_the_model() -> None:
+    nan = np.nan
+    scores_QP = np.array(
+        [
+            [0.9, 0.1, 0.5],  # the target is best
+            [0.9, 0.1, 0.5],  # second: 0.5 after 0.9
+            [0.5, 0.5, 0.1],  # a tie for the first place is the second
+            [0.3, 0.3, 0.3],  # all alike: last
+            [0.1, nan, 0.2],  # NaN beside the target may be better
+            [nan, 0.1, 0.2],  # a target of NaN is last
+        ]
+    )
+    ranks_Q = metrics.target_ranks(scores_QP, np.array([0, 2, 1, 1, 2, 0]))
+    assert ranks_Q.tolist() == [1, 2, 2, 3, 2, 3]
+
+
+def test_mean_reciprocal_rank_and_recall() -> None:
+    ranks_Q = np.array([1, 2, 4, 10])
+    assert metrics.mean_reciprocal_rank(ranks_Q) == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
+    assert metrics.recall_at_k(ranks_Q, 1) == 0.25
+    assert metrics.recall_at_k(ranks_Q, 4) == 0.75
+    assert metrics.recall_at_k(ranks_Q, 3) == 0.5
+
+
+def test_tfidf_retrieval_equals_the_formula() -> None:
+    passages = ["apple apple banana", "banana cherry", "cherry cherry date"]
+    scores_QP = metrics.tfidf_retrieval(["apple cherry", "nothing known"], passages)
+    words = ["apple", "banana", "cherry", "date"]
+    count = np.array([[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 2, 1]])
+    # scikit-learn's documented weights: (1 + log tf) * (log((1 + n) / (1 + df)) + 1), unit length
+    idf = np.log(4 / (1 + (count > 0).sum(0))) + 1
+
+    def unit(counts: np.ndarray) -> np.ndarray:
+        weights = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) * idf
+        return weights / np.linalg.norm(weights, axis=-1, keepdims=True)
+
+    query = unit(np.array([float(word in {"apple", "cherry"}) for word in words]))
+    assert scores_QP.shape == (2, 3)
+    np.testing.assert_allclose(scores_QP[0], unit(count) @ query, rtol=1e-12)
+    assert scores_QP[1].tolist() == [0, 0, 0]
+
+
+def test_similarity_correlation_equals_scipy_on_torch_cosines() -> None:
+    generator = np.random.default_rng(0)
+    a_ND = generator.normal(size=(7, 5)).astype(np.float32)
+    b_ND = a_ND[:, :3] + generator.normal(size=(7, 3))
+    cosines = [
+        torch.cosine_similarity(x[:, None], x[None], dim=-1).numpy()
+        for x in (torch.from_numpy(a_ND).double(), torch.from_numpy(b_ND))
+    ]
+    pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
+    a, b = ([c[i, j] for i, j in pairs] for c in cosines)
+    assert metrics.similarity_correlation(a_ND, b_ND) == pytest.approx(pearsonr(a, b).statistic)
+
+
+def test_similarity_correlation_sees_relations_not_coordinates() -> None:
+    generator = np.random.default_rng(0)
+    a_ND = generator.normal(size=(20, 6))
+    rotation, _ = np.linalg.qr(generator.normal(size=(6, 6)))
+    scale_N1 = generator.uniform(0.1, 9, size=(20, 1))
+    assert metrics.similarity_correlation(a_ND, a_ND @ rotation * scale_N1) == pytest.approx(1)
+    other_ND = generator.normal(size=(20, 6))
+    assert abs(metrics.similarity_correlation(a_ND, other_ND)) < 0.5
+
+
+@pytest.mark.parametrize("collapsed", [np.ones((5, 3)), np.zeros((5, 3))])
+def test_similarity_correlation_of_a_collapsed_space_is_zero(collapsed: np.ndarray) -> None:
+    a_ND = np.random.default_rng(0).normal(size=(5, 3))
+    assert metrics.similarity_correlation(a_ND, collapsed) == 0
+    assert metrics.similarity_correlation(collapsed, a_ND) == 0
+
+
+# --- probes ---------------------------------------------------------------------------------------
+
+
+def clusters(spread: float) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels_N = np.array(["sport", "tech", "art"] * 10)
+    centres = {"sport": (0, 9), "tech": (9, 0), "art": (-9, -9)}
+    features_ND = np.array([centres[label] for label in labels_N], dtype=float)
+    return features_ND + spread * generator.normal(size=features_ND.shape), labels_N
+
+
+def test_probe_separates_clusters_and_not_noise() -> None:
+    features_ND, labels_N = clusters(spread=0.5)
+    correct_N = metrics.probe_correct(features_ND, labels_N, seed=0)
+    assert correct_N.dtype == bool
+    assert correct_N.all()
+    noise_ND = np.random.default_rng(1).normal(size=features_ND.shape)
+    assert metrics.probe_correct(noise_ND, labels_N, seed=0).mean() < 0.7
+
+
+def test_probe_equals_a_loop_over_its_folds() -> None:
+    features_ND, labels_N = clusters(spread=8.0)
+    correct_N = metrics.probe_correct(features_ND, labels_N, folds=10, seed=3)
+    again_N = metrics.probe_correct(features_ND, labels_N, folds=10, seed=3)
+    assert (correct_N == again_N).all()
+
+    expected_N = np.zeros(30, dtype=bool)
+    for train, test in StratifiedKFold(10, shuffle=True, random_state=3).split(
+        features_ND, labels_N
+    ):
+        mean, deviation = features_ND[train].mean(0), features_ND[train].std(0)
+        model = LogisticRegression(max_iter=1000)
+        model.fit((features_ND[train] - mean) / deviation, labels_N[train])
+        expected_N[test] = model.predict((features_ND[test] - mean) / deviation) == labels_N[test]
+    assert (correct_N == expected_N).all()
+    assert 0 < correct_N.sum() < 30  # else the comparison would say little
+
+
+def test_tfidf_probe_fits_inside_the_folds() -> None:
+    topics = {"sport": "ball goal match", "tech": "chip code data"}
+    texts = [f"{words} unique{i}" for i in range(10) for words in topics.values()]
+    labels_N = np.array(list(topics) * 10)
+    assert metrics.tfidf_probe(texts, labels_N, seed=0).all()
+
+    # each text's only word occurs nowhere else, so whatever is held out is unknown to an honest
+    # probe: it can but guess one label for a whole fold, right for half of it
+    alone = [f"word{i}" for i in range(20)]
+    assert metrics.tfidf_probe(alone, labels_N, seed=0).sum() == 10
+
+
+@pytest.mark.parametrize("labels", ["aaaaaabbc", "aaaabbbbb", "aaaaaaabb"])
+def test_probe_accepts_rare_labels_in_silence(labels: str) -> None:
+    features_ND = np.random.default_rng(0).normal(size=(9, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(metrics.probe_correct(features_ND, np.array(list(labels)), seed=0)) == 9
+
+
+@pytest.mark.parametrize("labels", ["aaaaaaaaa", "aaaaaaaab", "aaaabbbb", "abcdefghi"])
+def test_probe_refuses_too_few_of_a_label(labels: str) -> None:
+    features_ND = np.random.default_rng(0).normal(size=(len(labels), 2))
+    with pytest.raises(ValueError, match="in 5 folds needs 5 records of one label and 2"):
+        metrics.probe_correct(features_ND, np.array(list(labels)), seed=0)
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", metrics.TEMPERATURES)
+def test_softmax_equals_torch(temperature: float) -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 5)) * 100
+    expected = torch.softmax(torch.from_numpy(logits) / temperature, dim=-1).numpy()
+    np.testing.assert_allclose(metrics.softmax(logits, temperature), expected, rtol=1e-12)
+
+
+def test_softmax_by_hand() -> None:
+    # at T = 2, logits 2 ln 3 and 0 are as 3 to 1
+    np.testing.assert_allclose(metrics.softmax([2 * np.log(3), 0.0], 2.0), [0.75, 0.25])
+
+
+# --- retention ------------------------------------------------------------------------------------
+
+
+def test_retentions_by_hand() -> None:
+    items = {
+        "retrieval.mrr": {
+            "teacher": np.array([1, 1, 0.5, 0.5]),
+            "student": np.array([1, 0.5, 0.5, 0.25]),
+            "plain": np.array([0.5, 0.5, 0.25, 0.25]),
+        },
+        "probe.accuracy": {"teacher": np.zeros(4), "student": np.ones(4), "plain": np.ones(4)},
+    }
+    retention, intervals = metrics.retentions(items, "teacher", seed=0)
+    assert retention == {"student": {"retrieval.mrr": 0.75}, "plain": {"retrieval.mrr": 0.5}}
+    # each item of the plain one is half the teacher's, so that every resample's ratio is 0.5
+    assert intervals["plain"] == {"retrieval.mrr": [0.5, 0.5]}
+    low, high = intervals["student"]["retrieval.mrr"]
+    assert 0.5 <= low < 0.75 < high <= 1
+
+
+def test_retention_interval_agrees_with_the_delta_method() -> None:
+    generator = np.random.default_rng(0)
+    teacher_N = generator.uniform(0.5, 1, size=2000)
+    student_N = 0.9 * teacher_N + generator.normal(0, 0.1, size=2000)
+    interval = metrics.retention_interval(student_N, teacher_N, seed=1)
+    assert interval == metrics.retention_interval(student_N, teacher_N, seed=1)
+    ratio = student_N.mean() / teacher_N.mean()
+    # the ratio's error is that of the residuals student - ratio * teacher (delta method); were
+    # the items not resampled in pairs, the interval would be about twice as wide
+    half = 1.96 * (student_N - ratio * teacher_N).std() / teacher_N.mean() / np.sqrt(2000)
+    assert interval is not None
+    assert interval[0] == pytest.approx(ratio - half, abs=0.15 * half)
+    assert interval[1] == pytest.approx(ratio + half, abs=0.15 * half)
+
+
+def test_retention_interval_is_none_where_the_teacher_may_have_nothing() -> None:
+    teacher_N = np.array([1.0, 0, 0, 0])
+    assert metrics.retention_interval(np.ones(4), teacher_N, seed=0) is None
+    retention, intervals = metrics.retentions(
+        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", seed=0
+    )
+    assert retention == {"student": {"top1": 4.0}}
+    assert intervals == {}
