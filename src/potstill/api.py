@@ -71,7 +71,9 @@ def distill(
         masking=masking or Masking(),
         training=training,
     )
-    return _train(stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed)
+    return _train(
+        stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed
+    )
 
 
 def finetune(
@@ -127,11 +129,15 @@ def evaluate(
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
     task = task_of(Path(baseline))
-    columns = [column for column in (query, passage, label) if column] if task == "sentence_embedding" else [passage]
+    columns = (
+        [column for column in (query, passage, label) if column]
+        if task == "sentence_embedding"
+        else [passage]
+    )
     corpus = _corpus(text, columns=columns, unit=unit)
-    settings = Evaluate(
-        models=None, query=query, passage=passage, label=label
-    ).model_copy(update={"baseline": os.fspath(baseline)})
+    settings = Evaluate(models=None, query=query, passage=passage, label=label).model_copy(
+        update={"baseline": os.fspath(baseline)}
+    )
     if task == "sentence_embedding":
         records = list(read_records(corpus.sources, corpus.columns))
         return evaluate_embeddings(folders, records, settings, seed, progress)
@@ -169,7 +175,9 @@ def bench(
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """`benchmark` with the command line's arguments."""
-    return benchmark(models, Benchmark(threads=threads, lengths=list(lengths), rounds=rounds), progress)
+    return benchmark(
+        models, Benchmark(threads=threads, lengths=list(lengths), rounds=rounds), progress
+    )
 
 
 def rebuild_report(run: Folder) -> Path:
@@ -182,7 +190,12 @@ def rebuild_report(run: Folder) -> Path:
 
 
 def _train(
-    stage: Distill | Finetune, task: Task, models: dict[str, Path], text: Text, output: Folder, seed: int
+    stage: Distill | Finetune,
+    task: Task,
+    models: dict[str, Path],
+    text: Text,
+    output: Folder,
+    seed: int,
 ) -> Path:
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

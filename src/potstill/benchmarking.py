@@ -391,6 +391,7 @@ def peak_memory_bytes() -> int | None:
 
 def _answers(folder: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     import torch
+    from transformers import AutoModel  # noqa: F401  (so that load_s does not hold the import)
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)

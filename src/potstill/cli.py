@@ -27,10 +27,12 @@ out = Console()
 err = Console(stderr=True)
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to change in the recipe.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Values to change in the recipe."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The run folder; by default runs/<name of the recipe>.")
+    Path | None,
+    typer.Option("--output", "-o", help="The run folder; by default runs/<name of the recipe>."),
 ]
 Plan = Annotated[
     bool, typer.Option("--plan", help="Show stages, cost and one decoded batch; start nothing.")
@@ -53,7 +55,9 @@ def main() -> None:
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe's name, or the path of a YAML file.")
+    ],
     overrides: Overrides = None,
     output: Output = None,
     plan: Plan = False,
@@ -82,12 +86,20 @@ def recipes() -> None:
 
 @app.command()
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders to score.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Model folders to score.")
+    ],
     baseline: Annotated[str, typer.Option(help="The model they are compared with.")],
-    text: Annotated[list[str], typer.Option(help="Files to score on (paths or globs); repeatable.")],
-    query: Annotated[str | None, typer.Option(help="Sentence encoders: column of the queries.")] = None,
+    text: Annotated[
+        list[str], typer.Option(help="Files to score on (paths or globs); repeatable.")
+    ],
+    query: Annotated[
+        str | None, typer.Option(help="Sentence encoders: column of the queries.")
+    ] = None,
     passage: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
-    label: Annotated[str | None, typer.Option(help="Sentence encoders: column of the topics.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Sentence encoders: column of the topics.")
+    ] = None,
     unit: Annotated[str, typer.Option(help="Of .txt files: line, paragraph or document.")] = "line",
 ) -> None:
     """Score models on your own text beside a baseline."""
@@ -112,7 +124,10 @@ def evaluate(
 
 @app.command()
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders; the first is the baseline.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Model folders; the first is the baseline."),
+    ],
     threads: Annotated[int, typer.Option(help="Threads of each process.", min=1)] = 1,
     length: Annotated[list[int] | None, typer.Option(help="Tokens of a text; repeatable.")] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=3)] = 10,
@@ -131,7 +146,9 @@ def bench(
 
 
 @app.command()
-def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
     """Write metrics.json, report.html and the model card of a run anew."""
     from potstill.api import rebuild_report
 
@@ -184,9 +201,15 @@ def _summary(folder: Path, seconds: float) -> None:
         out.print(metrics_table(folder / "metrics.json"))
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
     out.print(f"Done in {minutes}.")
-    for name, what in (("model", "student"), ("report.html", "report"), ("metrics.json", "figures")):
+    for name, what in (
+        ("model", "student"),
+        ("report.html", "report"),
+        ("metrics.json", "figures"),
+    ):
         if (folder / name).exists():
-            out.print(f"  {what + ':':9}{folder / name}", markup=False, highlight=False, soft_wrap=True)
+            out.print(
+                f"  {what + ':':9}{folder / name}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 class _Reporter:
@@ -238,18 +261,24 @@ class _Reporter:
         done = fraction - self._first
         left = (now - self._start_measured) * (1 - fraction) / done if done > 0 else None
         remaining = "" if left is None or now - self._start < 3 else f", {_clock(left)} left"
-        line = f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}{'  ' + note if note else ''}"
+        line = (
+            f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}{'  ' + note if note else ''}"
+        )
         if self._live is not None:
             width = 24
             filled = round(width * fraction)
-            self._live.update(Text(f"  … {self._title:16} {'━' * filled}{'╌' * (width - filled)} {line}"))
+            self._live.update(
+                Text(f"  … {self._title:16} {'━' * filled}{'╌' * (width - filled)} {line}")
+            )
         elif now - self._printed > 20 and not self.quiet:
             self._printed = now
             out.print(f"    {self._title} {line}", markup=False, highlight=False)
 
     def _close(self) -> None:
         if self._title and not self.quiet:
-            out.print(f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}", highlight=False)
+            out.print(
+                f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}", highlight=False
+            )
         self._title = ""
 
 
@@ -291,7 +320,9 @@ def _explain(error: Exception) -> int:
 
 
 def _is_input(error: OSError) -> bool:
-    return isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError))
+    return isinstance(
+        error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    )
 
 
 def _say(message: str, code: int) -> int:

@@ -232,7 +232,8 @@ def number(value: float) -> str:
         return "not finite"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    rounded = abs(float(f"{value:.2e}"))  # 9.996 is 10.0, not 10.00
+    digits = 2 - math.floor(math.log10(rounded)) if rounded else 0
     return f"{value:.{max(digits, 0)}f}"
 
 

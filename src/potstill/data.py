@@ -15,7 +15,7 @@ import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +201,7 @@ class _Cutter:
             if content and whole == special[:cut] + content + special[cut:]:
                 return special[:cut], special[cut:]
         raise ValueError(
-            "the tokenizer doesn't put fixed special tokens before and after a text, so "
+            "the special tokens that the tokenizer puts before and after a text can't be told, so "
             "long texts can't be split for it: take another teacher"
         )
 
@@ -225,9 +225,8 @@ class _Cutter:
 
 
 def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
+    # Without truncation and padding: the cutter has switched both off.
     backend = json.loads(cutter.tokenizer.backend_tokenizer.to_str())
-    # Calls set these two, and encode() overrides them: they are not what the tokenizer is.
-    del backend["truncation"], backend["padding"]
     parts = [
         *(_VERSION, seed, sources_fingerprint(corpus.sources)),
         None if corpus.heldout_sources is None else sources_fingerprint(corpus.heldout_sources),
@@ -256,9 +255,11 @@ class _Side:
             np.add.at(self.token_counts_V, ids, 1)
 
     def close(self) -> None:
+        self.stream.close()
+
+    def finish(self) -> None:
         self.stream.flush()
         os.fsync(self.stream.fileno())  # its checksum is never taken, so it must be there
-        self.stream.close()
         np.save(self.folder / "offsets.npy", np.frombuffer(self.offsets, dtype=np.int64))
         np.save(self.folder / "token_counts.npy", self.token_counts_V)
 
@@ -272,33 +273,48 @@ def _build(
 ) -> None:
     """Read, tokenise and write both sides and meta.json into an empty folder."""
     counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
-    train, heldout = _Side(folder / "train", cutter), _Side(folder / "heldout", cutter)
     seen: set[int] | None = set() if corpus.drop_duplicates else None
-    for batch in _batches(_texts(corpus, seed, counts)):
-        encoded = cutter.encode([text for text, _ in batch])
-        for (text, held), ids in zip(batch, encoded, strict=True):
-            sequences = cutter.cut(ids, counts)
-            if not sequences:
-                continue
-            side = heldout if held else train
-            code = _text_hash(text)
-            if seen is not None:
-                if code in seen:
-                    counts["duplicates"] += 1
-                    continue
-                seen.add(code)
-            side.hashes.append(code)
-            side.add(sequences)
-        if progress is not None:
-            progress(counts["records"])
-    for name, side in (("train", train), ("heldout", heldout)):
-        side.close()
-        counts[f"sequences_{name}"] = len(side.offsets) - 1
-        counts[f"tokens_{name}"] = side.offsets[-1]
+    with (
+        closing(_Side(folder / "train", cutter)) as train,
+        closing(_Side(folder / "heldout", cutter)) as heldout,
+    ):
+        for batch in _batches(_texts(corpus, seed, counts)):
+            _add(batch, cutter, train, heldout, seen, counts)
+            if progress is not None:
+                progress(counts["records"])
+        for name, side in (("train", train), ("heldout", heldout)):
+            side.finish()
+            counts[f"sequences_{name}"] = len(side.offsets) - 1
+            counts[f"tokens_{name}"] = side.offsets[-1]
     _count_repeats(train.hashes, heldout.hashes, counts)
     if counts["sequences_train"] == 0:
         raise ValueError(_nothing_left(corpus, counts))
     _write_meta(folder, {"counts": dict(counts), "warnings": _warnings(corpus, counts)})
+
+
+def _add(
+    batch: list[tuple[str, bool]],
+    cutter: _Cutter,
+    train: _Side,
+    heldout: _Side,
+    seen: set[int] | None,
+    counts: Counter[str],
+) -> None:
+    """Tokenise a batch of texts, each to its side; `seen`: hashes of the earlier ones."""
+    encoded = cutter.encode([text for text, _ in batch])
+    for (text, held), ids in zip(batch, encoded, strict=True):
+        sequences = cutter.cut(ids, counts)
+        if not sequences:
+            continue
+        code = _text_hash(text)
+        if seen is not None:
+            if code in seen:
+                counts["duplicates"] += 1
+                continue
+            seen.add(code)
+        side = heldout if held else train
+        side.hashes.append(code)
+        side.add(sequences)
 
 
 def _texts(corpus: Corpus, seed: int, counts: Counter[str]) -> Iterator[tuple[str, bool]]:

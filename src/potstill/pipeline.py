@@ -18,6 +18,7 @@ from potstill.recipe import (
     Distill,
     MakeStudent,
     Recipe,
+    Report,
     Stage,
     dump_recipe,
     load_recipe,
@@ -164,6 +165,8 @@ class _Run:
                 writes = done["writes"]
             else:
                 if self.is_main:
+                    if folder in run.damage:
+                        self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
                     self._clear(run, folder, done)
                     write_json(folder / "config.json", {"stage": stage.model_dump(mode="json")})
                 self._wait()

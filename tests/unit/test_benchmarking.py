@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_summary_follows_from_the_raw_samples(measured):
     raw, throughput = result["raw"], result["raw_throughput_per_s"]
     for name, length in itertools.product(("teacher", "student"), ("8", "40")):
         shown = result["models"][name]["latency_ms"][length]
-        samples = sorted(sum(raw[name][length], []))
+        samples = sorted(itertools.chain.from_iterable(raw[name][length]))
         assert shown["p50"] == pytest.approx((samples[2] + samples[3]) / 2, abs=1e-4)
         # 0.95 of the way over 5 gaps is 4.75: three quarters between the two largest
         assert shown["p95"] == pytest.approx(0.25 * samples[4] + 0.75 * samples[5], abs=1e-4)
@@ -222,7 +223,13 @@ def test_errors_name_the_thing(folders, tmp_path):
         benchmarking.benchmark({**folders, "student": tmp_path}, settings)
 
 
-def test_length_beyond_the_positions(folders):
+def test_length_beyond_the_positions(folders, monkeypatch):
+    def started(child):
+        child.ready = {"positions": POSITIONS}
+        return child
+
+    monkeypatch.setattr(benchmarking._Child, "__enter__", started)
+    monkeypatch.setattr(benchmarking._Child, "_end", lambda child: None)
     with pytest.raises(
         ValueError, match=r"41 tokens .* 40 positions of the model 'teacher' \(max_position_emb"
     ):
@@ -239,17 +246,25 @@ def test_child_that_cannot_load_shows_its_last_line(folders, tmp_path):
         benchmarking.benchmark({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
 
 
-def test_child_ends_with_its_context_and_a_dead_one_is_an_error_in_one_sentence(folders):
-    with pytest.raises(RuntimeError, match=r"model 'x' .* was ended by signal 9"):  # noqa: SIM117
-        with benchmarking._Child("x", folders["student"], 1) as child:
-            assert child._process.poll() is None
-            answer = child.run(8, 1, 2, seed=0)
-            assert len(answer["wall_s"]) == len(answer["cpu_s"]) == 2
-            child._process.kill()
+def test_child_that_dies_is_an_error_in_one_sentence(folders):
+    with benchmarking._Child("x", folders["student"], 1) as child:
+        answer = child.run(8, 1, 2, seed=0)
+        assert len(answer["wall_s"]) == len(answer["cpu_s"]) == 2
+        child._process.kill()
+        with pytest.raises(RuntimeError, match=r"model 'x' .* was ended by signal 9"):
             child.run(8, 1, 1, seed=0)
-    with pytest.raises(KeyboardInterrupt), benchmarking._Child("y", folders["student"], 1) as child:
+
+
+def test_child_is_ended_when_the_parent_is_interrupted(folders, monkeypatch):
+    def interrupted(child):
+        assert child._process.poll() is None
         raise KeyboardInterrupt
-    assert child._process.returncode is not None
+
+    monkeypatch.setattr(benchmarking._Child, "_answer", interrupted)
+    child = benchmarking._Child("y", folders["student"], 1)
+    with pytest.raises(KeyboardInterrupt):
+        child.__enter__()
+    assert child._process.returncode == -signal.SIGTERM
 
 
 def test_peak_memory_is_not_inherited_from_the_parent():

@@ -50,7 +50,8 @@ IDS = np.array([2, *range(5, 105), 3], dtype=np.int32)
 
 def test_shares_are_those_asked_for() -> None:
     mask = masker(WORDS)
-    masked, gold = (np.stack(part) for part in zip(*(mask(IDS, 1, 0, i) for i in range(400))))
+    results = [mask(IDS, 1, 0, i) for i in range(400)]
+    masked, gold = np.stack([m for m, _ in results]), np.stack([g for _, g in results])
     chosen = gold != IGNORED
     assert (chosen.sum(1) == 15).all()
     assert (gold[chosen] == np.broadcast_to(IDS, gold.shape)[chosen]).all()
@@ -131,10 +132,9 @@ def test_smoothing_draws_without_replacement() -> None:
 
 def test_whole_words() -> None:
     mask = masker(["un", "##believ", "##able", "is", "it"], whole_word=True, probability=0.3)
-    # un ##believ ##able | is | ##able at the start of a piece is a word of its own
+    # ##able | un ##believ ##able | is | it | ...: the first token begins a word, whatever it is
     ids = np.array([2, 7, 5, 6, 7, 8, 9, 8, 9, 8, 9, 3], dtype=np.int32)
     words = [[1], [2, 3, 4], [5], [6], [7], [8], [9], [10]]
-    # unlike the vocabulary's order: 5 un, 6 ##believ, 7 ##able, 8 is, 9 it
     seen = Counter[tuple[int, ...]]()
     for index in range(300):
         chosen = set(np.flatnonzero(mask(ids, 1, 0, index)[1] != IGNORED).tolist())
@@ -145,6 +145,13 @@ def test_whole_words() -> None:
         assert min(len(chosen) - len(word) for word in taken) < 3
         seen.update(tuple(word) for word in taken)
     assert set(seen) == {tuple(word) for word in words}
+
+
+def test_a_long_word_is_as_likely_as_a_short_one() -> None:
+    mask = masker(["a", "##b", "c"], whole_word=True, probability=0.1)
+    ids = np.array([2, 5, 6, 6, 7, 3], dtype=np.int32)  # a ##b ##b | c
+    long = sum(int(mask(ids, 1, 0, index)[1][1] != IGNORED) for index in range(2000))
+    assert within(long, 2000, 0.5)
 
 
 def test_a_special_token_ends_a_word() -> None:

@@ -32,7 +32,10 @@ def plain_soft(student: np.ndarray, teacher: np.ndarray, temperature: float, kl:
     """T² · mean over rows of sum p_t (log p_t - log p_s), or of -sum p_t log p_s."""
     total = 0.0
     for student_row, teacher_row in zip(student, teacher, strict=True):
-        p_s, p_t = plain_softmax(student_row / temperature), plain_softmax(teacher_row / temperature)
+        p_s, p_t = (
+            plain_softmax(student_row / temperature),
+            plain_softmax(teacher_row / temperature),
+        )
         for s, t in zip(p_s, p_t, strict=True):
             total += t * (np.log(t) - np.log(s)) if kl else -t * np.log(s)
     return temperature**2 * total / len(student)
@@ -204,9 +207,7 @@ def test_a_frozen_readout_gets_no_gradient_but_the_features_do() -> None:
     total, _ = objective_sums(
         OBJECTIVES["hard"], frozen, None, rows, tokens, {"hard_targets": 1.0}, chunk_size=4
     )
-    grad_hidden, grad_bias = torch.autograd.grad(
-        total, [student.hidden_BLD, student.readout.bias]
-    )
+    grad_hidden, grad_bias = torch.autograd.grad(total, [student.hidden_BLD, student.readout.bias])
     assert grad_hidden.abs().sum() > 0
     assert grad_bias.abs().sum() > 0
 

@@ -104,7 +104,9 @@ def test_headless_teacher_gives_headless_student(pooler: bool) -> None:
     student = make_student(teacher, [0, 3, 5])
     assert type(student).__name__ == "DistilBertModel"
     expected = outputs(sliced(teacher, [0, 3, 5]))["last_hidden_state"]
-    torch.testing.assert_close(outputs(student)["last_hidden_state"], expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(
+        outputs(student)["last_hidden_state"], expected, rtol=1e-5, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,9 @@ def test_distilbert_teacher_is_sliced(layers: list[int]) -> None:
     )
     teacher = perturbed(DistilBertForMaskedLM(tiny))
     student = make_student(teacher, layers)
-    torch.testing.assert_close(outputs(student)["logits"], outputs(sliced(teacher, layers))["logits"])
+    torch.testing.assert_close(
+        outputs(student)["logits"], outputs(sliced(teacher, layers))["logits"]
+    )
 
 
 def test_task_teachers_keep_their_family_unless_asked() -> None:
@@ -197,7 +201,9 @@ def test_bert_base_gives_the_papers_size() -> None:
     before, after = teacher.num_parameters(), student.num_parameters()
     # embeddings (30522 + 512) x 768 and a norm; six layers of 7,087,872 (Devlin et al. 2019's shapes)
     assert after == (30522 + 512 + 2) * 768 + 6 * 7_087_872
-    assert before == after + 2 * 768 + 6 * 7_087_872 + 768 * 768 + 768  # token types, layers, pooler
+    assert (
+        before == after + 2 * 768 + 6 * 7_087_872 + 768 * 768 + 768
+    )  # token types, layers, pooler
     assert after / before == pytest.approx(0.60, abs=0.01)
 
 

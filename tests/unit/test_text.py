@@ -169,14 +169,14 @@ def test_encodings_are_tried_in_order() -> None:
     assert texts("latin.txt", encodings=["utf-8", "latin-1"]) == [("Zoë", "latin.txt:1")]
 
 
-@pytest.mark.parametrize("padding", [0, (1 << 20) - 3])  # the character lies across two chunks
+@pytest.mark.parametrize("padding", [0, (1 << 20) - 9])  # or the character lies across two chunks
 def test_the_first_byte_that_does_not_decode_is_named(padding: int) -> None:
     good = "é" * 2 + "\n" + "x" * padding + "\n"
     write("a.txt", good.encode() + b"ab\xe2\x82(")
     where = len(good.encode()) + 2
     with pytest.raises(
         ValueError,
-        match=rf"^a.txt: not utf-8 at byte {where} \(line 3\) \(nor ascii\): name .*\[utf-8, latin-1\]$",
+        match=rf"^a.txt: not utf-8 at byte {where} \(line 3\) \(nor ascii\): name the .*latin-1\]$",
     ):
         read("a.txt", encodings=["utf-8", "ascii"])
 

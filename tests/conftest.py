@@ -1,0 +1,104 @@
+"""Tiny models and text that the tests share. Nothing here needs a network."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
+
+WORDS = [
+    "still", "pot", "copper", "malt", "barley", "water", "fire", "spirit", "heart", "head", "tail", "cask",
+    "oak", "peat", "smoke", "grain", "yeast", "wash", "low", "wine", "the", "a", "runs", "boils", "keeps",
+    "and", "slowly", "never", "always", "warm",
+]  # fmt: skip
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + list(
+    "abcdefghijklmnopqrstuvwxyz"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS, *PIECES])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def tiny_config(layers: int = 4, **changes: object) -> BertConfig:
+    return BertConfig(
+        **{
+            "vocab_size": len(SPECIAL) + len(WORDS) + len(PIECES),
+            "hidden_size": 32,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+            "hidden_dropout_prob": 0.1,
+            **changes,
+        }
+    )
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Random sentences of 6 to 30 words with some order in them: a word is often followed by its neighbour."""
+    rng = random.Random(seed)
+    result = []
+    for _ in range(count):
+        words = [rng.randrange(len(WORDS))]
+        for _ in range(rng.randint(5, 29)):
+            words.append(
+                (words[-1] + 1) % len(WORDS) if rng.random() < 0.8 else rng.randrange(len(WORDS))
+            )
+        result.append(" ".join(WORDS[i] for i in words))
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def masked_lm_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked_lm_teacher")
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_config(initializer_range=0.2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A headless encoder; without modules.json it gets mean pooling and normalisation."""
+    folder = tmp_path_factory.mktemp("sentence_teacher")
+    torch.manual_seed(1)
+    BertModel(tiny_config(initializer_range=0.2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(sentences(300)), encoding="utf-8")
+    return path

@@ -1,0 +1,191 @@
+"""What must not change the numbers: micro-batches, processes, a stop in between, a cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from potstill import training
+from potstill.pipeline import run
+from potstill.recipe import Recipe
+from safetensors.torch import load_file
+
+TRIPLE = [
+    {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0},
+    {"kind": "hard_targets", "weight": 2.0, "target": "gold"},
+    {"kind": "hidden_cosine", "weight": 1.0},
+]
+
+
+def recipe(teacher: Path, text: Path, task: str = "masked_lm", **settings: Any) -> Recipe:
+    objectives = json.loads(json.dumps(TRIPLE))
+    if task == "sentence_embedding":
+        objectives[1]["target"] = "teacher"
+    stage = {
+        "kind": "distill",
+        "objectives": objectives,
+        "in_batch": {"group": 2},
+        "training": {"max_steps": 6, "batch_size": 8, "log_every": 1, "dropout": False, **settings},
+    }
+    return Recipe.model_validate(
+        {
+            "name": "invariant",
+            "task": task,
+            "teacher": str(teacher),
+            "corpus": {"sources": [str(text)], "min_length": 4, "max_length": 24, "heldout": 0.1},
+            "stages": [{"kind": "make_student"}, stage],
+        }
+    )
+
+
+def losses(folder: Path) -> dict[int, dict[str, Any]]:
+    lines = (folder / "stages/02-distill/log.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return {line["step"]: line for line in found if line["event"] == "train"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = losses(one), losses(other)
+    assert a.keys() == b.keys()
+    assert len(a) >= 6
+    for step, line in a.items():
+        assert b[step]["loss"] == pytest.approx(line["loss"], rel=1e-5)
+        assert b[step]["components"] == pytest.approx(line["components"], rel=1e-5)
+        assert b[step]["tokens"] == line["tokens"]
+    for name, value in weights(one).items():
+        # AdamW's first steps divide by tiny second moments, which widens rounding
+        torch.testing.assert_close(weights(other)[name], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "sentence_embedding"])
+def test_eight_is_four_times_two_is_two_times_four(
+    task: str, masked_lm_teacher: Path, sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    teacher = masked_lm_teacher if task == "masked_lm" else sentence_teacher
+    folders = [
+        run(recipe(teacher, text_file, task, micro_batch_size=micro), output=tmp_path / str(micro))
+        for micro in (8, 4, 2)
+    ]
+    assert_same_run(folders[0], folders[1])
+    assert_same_run(folders[0], folders[2])
+
+
+def test_chunk_size_changes_nothing(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    folders = [
+        run(recipe(masked_lm_teacher, text_file, chunk_size=size), output=tmp_path / str(size))
+        for size in (7, 1000)
+    ]
+    assert_same_run(*folders)
+
+
+def test_gradient_checkpointing_changes_nothing(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    folders = [
+        run(
+            recipe(masked_lm_teacher, text_file, gradient_checkpointing=on, dropout=True),
+            output=tmp_path / str(on),
+        )
+        for on in (False, True)
+    ]
+    assert_same_run(*folders)
+
+
+class StopAt(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout and masking on, and the stop in the middle of the second epoch."""
+    settings = {"max_steps": 50, "dropout": True, "checkpoint_steps": 10}
+    whole = run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "whole")
+
+    step = training._Loop._step
+
+    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+        if number == 43:
+            raise StopAt
+        step(loop, number, batches)
+
+    monkeypatch.setattr(training._Loop, "_step", stop)
+    with pytest.raises(StopAt):
+        run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "parts")
+    monkeypatch.undo()
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "another-cache"))
+    parts = run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "parts")
+
+    events = [
+        json.loads(x) for x in (parts / "stages/02-distill/log.jsonl").read_text().splitlines()
+    ]
+    assert [e["event"] for e in events if e["event"] in ("start", "resume")] == ["start", "resume"]
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value), name
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    plan = recipe(masked_lm_teacher, text_file, max_steps=100_000, log_every=1)
+    path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    command = [sys.executable, "-m", "potstill", "run", str(path), "-o", str(tmp_path / "run")]
+    log = tmp_path / "run/stages/02-distill/log.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not (log.exists() and '"step": 3' in log.read_text()):
+        pass
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, printed
+    assert "the same command goes on from there" in printed
+    stopped = max(losses(tmp_path / "run"))
+    shorter = subprocess.run(
+        [*command, f"distill.training.max_steps={stopped + 2}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # another number of steps is another configuration: trained anew, and said so
+    assert "starting anew" in shorter.stdout
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    plan = recipe(masked_lm_teacher, text_file, micro_batch_size=2, dropout=True, max_steps=6)
+    path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    one = run(plan, output=tmp_path / "one")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    for number, launcher in enumerate(
+        (
+            ["torch.distributed.run", "--nproc-per-node=2", "--master-port=0"],
+            ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"],
+        )
+    ):
+        output = tmp_path / f"two-{number}"
+        arguments = ["-m", *launcher, "-m", "potstill", "run", str(path), "-o", str(output)]
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_same_run(one, output)

@@ -1,0 +1,161 @@
+"""The model card: front matter that the hub reads, a body in which names stay text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_run import RECIPE, fake_run
+from huggingface_hub import ModelCard
+
+from potstill import cards, recipe
+from potstill.recipe import Report
+
+
+def model_folder(run: Path) -> Path:
+    folder = run / "model"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    modules = [
+        {"type": f"sentence_transformers.models.{name}"} for name in ("Pooling", "Normalize")
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+def test_front_matter(tmp_path):
+    folder = model_folder(fake_run(tmp_path))
+    path = cards.write_card(tmp_path, folder, Report(language="en", license="apache-2.0"))
+    assert path == folder / "README.md"
+    data = ModelCard.load(path).data
+    assert data.base_model == "example-org/all-MiniLM-L6-v2"
+    assert data.base_model_relation == "finetune"
+    assert (data.language, data.license) == ("en", "apache-2.0")
+    assert (data.library_name, data.pipeline_tag) == (
+        "sentence-transformers",
+        "sentence-similarity",
+    )
+    assert {"potstill", "knowledge-distillation"} <= set(data.tags)
+    assert data.datasets is None
+    assert data.metrics == ["mrr", "recall_at_1", "accuracy"]
+    assert data.model_name == "fake-news"
+    # likeness to the teacher (similarity, hidden cosine) is no result of the model alone
+    assert [(r.task_type, r.metric_type, r.metric_value) for r in data.eval_results] == [
+        ("information-retrieval", "mrr", 0.8645),
+        ("information-retrieval", "recall_at_1", 0.7905),
+        ("text-classification", "accuracy", 0.9743),
+    ]
+
+
+def test_body(tmp_path):
+    folder = model_folder(fake_run(tmp_path))
+    text = ModelCard.load(cards.write_card(tmp_path, folder, Report())).text
+    assert "\n# fake-news\n" in text
+    assert "The student keeps 98.1% of the teacher's MRR" in text
+    assert (
+        "3 of the teacher's 6 layers, numbers 0, 2, 5 counted from 0 (bert to distilbert)" in text
+    )
+    assert (
+        "soft targets (weight 5, T = 2); hard targets (weight 2); hidden cosine (weight 1). "
+        "400 steps, 812,345 tokens, 6.1 minutes." in text
+    )
+    lines = text.splitlines()
+    start = lines.index("| | teacher | student |")
+    assert lines[start + 1] == "| :-- | --: | --: |"
+    assert lines[start + 2] == "| Parameters (millions) | 22.7 | 17.2 |"
+    table = lines[start : lines.index("", start)]
+    assert len(table) == 20
+    assert all(line.count("|") == 4 for line in table)
+    assert "SentenceTransformer(" in text
+    assert "embeddings = (hidden * mask).sum(1) / mask.sum(1)" in text
+    assert "torch.nn.functional.normalize(embeddings, dim=-1)" in text
+    assert "No license was stated" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "max"}, None),
+    ],
+)
+def test_plain_example_pools_as_the_model_does(tmp_path, config, pooling):
+    folder = model_folder(fake_run(tmp_path))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    text = cards.write_card(tmp_path, folder, Report()).read_text()
+    assert ("mask.sum(1)" in text) is (pooling == "mean")
+    assert ("hidden[:, 0]" in text) is (pooling == "cls")
+    for block in text.split("```python\n")[1:]:
+        compile(block.partition("```")[0], "card", "exec")
+
+
+def test_masked_lm_folder(tmp_path):
+    folder = fake_run(tmp_path) / "model"
+    folder.mkdir()
+    card = ModelCard.load(cards.write_card(tmp_path, folder, Report()))
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "fill-mask")
+    assert 'pipeline("fill-mask"' in card.text
+    assert "SentenceTransformer" not in card.text
+    compile(card.text.split("```python\n")[1].partition("```")[0], "card", "exec")
+
+
+def test_hub_data_sets_are_named_and_paths_are_not(tmp_path):
+    run = fake_run(tmp_path)
+    home = tmp_path / "private" / "teacher-model"
+    tree = {
+        **RECIPE,
+        "teacher": {"model": str(home)},
+        "corpus": {
+            "sources": [
+                {"kind": "hub", "name": "example-org/words"},
+                str(tmp_path / "private" / "notes.txt"),
+            ]
+        },
+    }
+    (run / "recipe.yaml").write_text(recipe.dump_recipe(recipe.parse_recipe(tree, "test")))
+    card = ModelCard.load(cards.write_card(run, model_folder(run), Report()))
+    assert card.data.base_model is None
+    assert "base_model_relation" not in card.data.to_dict()
+    assert card.data.datasets == ["example-org/words"]
+    assert str(tmp_path) not in card.content
+    assert "distilled with Potstill from teacher-model." in card.text
+    assert "- Text: example-org/words, notes.txt." in card.text
+
+
+def test_names_with_markup_stay_text(tmp_path):
+    run = fake_run(tmp_path)
+    evil = "<img src=x onerror=alert(1)>|`a` [b](c)\n\n# d\n---\n"
+    config = run / "stages" / "02-distill" / "config.json"
+    stored = json.loads(config.read_text())
+    stored["stage"]["writes"] = evil
+    config.write_text(json.dumps(stored))
+    for number in ("03-evaluate", "04-benchmark"):
+        path = run / "stages" / number / "result.json"
+        path.write_text(path.read_text().replace('"student"', json.dumps(evil)))
+    card = ModelCard.load(cards.write_card(run, model_folder(run), Report(title=evil)))
+    assert "<img" not in card.text
+    assert "`a`" not in card.text
+    assert "[b](c)" not in card.text
+    escaped = "&lt;img src=x onerror=alert(1)&gt;\\|\\`a\\` \\[b\\](c) \\# d ---"
+    assert f"\n# {escaped}\n" in card.text
+    assert f"| | teacher | {escaped} |" in card.text
+    # and the front matter is still one block of YAML
+    front = yaml.safe_load(card.content.split("\n---\n")[0])
+    assert front["model-index"][0]["name"] == " ".join(evil.split())
+    assert len(front["model-index"][0]["results"]) == 2
+
+
+def test_escape_markdown():
+    assert cards.escape_markdown("a_b*c & <d>") == "a\\_b\\*c &amp; &lt;d&gt;"
+    assert cards.escape_markdown("one\ntwo|") == "one two\\|"
+    assert cards.escape_markdown(3) == "3"
+
+
+def test_missing_folder(tmp_path):
+    run = fake_run(tmp_path)
+    with pytest.raises(ValueError, match=r"nowhere is not a model folder"):
+        cards.write_card(run, tmp_path / "nowhere", Report())

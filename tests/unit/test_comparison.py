@@ -1,0 +1,182 @@
+"""The verdict and the rows of the table, against sentences and numbers written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_run import fake_run, make_student_result, stage
+
+from potstill import comparison
+from potstill.results import metrics_of, read_results
+
+
+def change(run, name, edit):
+    path = run / "stages" / name / "result.json"
+    result = json.loads(path.read_text())
+    edit(result)
+    path.write_text(json.dumps(result))
+
+
+def say(run) -> str:
+    results = read_results(run)
+    return comparison.verdict(results, metrics_of(results))
+
+
+def test_verdict(tmp_path):
+    # 17241216 / 22713216 = 0.7591
+    assert say(fake_run(tmp_path)) == (
+        "The student keeps 98.1% of the teacher's MRR (84.0% before training) with 0.76 of its "
+        "parameters and runs 1.92 times as fast at 128 tokens."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (1.0123, "reaches 101.2% of the teacher's MRR (84.0% before training)"),
+        (0.8712, "keeps only 87.1% of the teacher's MRR (84.0% before training)"),
+        (
+            0.8012,
+            "keeps only 80.1% of the teacher's MRR "
+            "(84.0% before training; training it did not help)",
+        ),
+    ],
+)
+def test_verdict_is_honest(tmp_path, kept, sentence):
+    run = fake_run(tmp_path)
+
+    def worse(result):
+        result["retention"]["student"]["retrieval.mrr"] = kept
+
+    def slower(result):
+        result["ratios"]["student"]["speedup"]["128"]["median"] = 0.874
+        result["noise"]["noisy"] = True
+
+    change(run, "03-evaluate", worse)
+    change(run, "04-benchmark", slower)
+    assert say(run) == (
+        f"The student {sentence} with 0.76 of its parameters and runs only 0.87 times as fast "
+        "at 128 tokens (measured on a noisy machine)."
+    )
+
+
+def test_verdict_without_some_of_the_stages(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "stages" / "03-evaluate" / "result.json").unlink()
+    assert say(run) == (
+        "The student has 0.76 of the teacher's parameters and runs 1.92 times as fast "
+        "at 128 tokens."
+    )
+    (run / "stages" / "04-benchmark" / "result.json").unlink()
+    assert say(run) == "The student has 0.76 of the teacher's parameters."
+    for number in ("01-make_student", "02-distill"):
+        (run / "stages" / number / "result.json").unlink()
+    stage(run, "05-finetune", {"model": "teacher"}, {})
+    assert say(run) == "This run has measured no student yet."
+
+
+def test_verdict_names_models_of_other_names(tmp_path):
+    result = make_student_result()
+    stage(tmp_path, "01-make_student", {"teacher": "teacher", "writes": "tiny"}, result)
+    assert say(tmp_path) == "The model tiny has 0.76 of the teacher's parameters."
+
+
+def test_verdict_falls_back_to_another_score(tmp_path):
+    run = fake_run(tmp_path)
+
+    def masked(result):
+        result["retention"] = {"student": {"masked_lm.top1": 0.9512, "agreement.top1": 0.5}}
+
+    change(run, "03-evaluate", masked)
+    assert "keeps 95.1% of the teacher's masked-LM top-1 accuracy with" in say(run)
+    change(run, "03-evaluate", lambda r: r.update(retention={"student": {"my.own_score": 0.93}}))
+    assert "keeps 93.0% of the teacher's my: own score with" in say(run)
+
+
+def test_rows_in_order_with_their_numbers(tmp_path):
+    results = read_results(fake_run(tmp_path))
+    rows = comparison.comparison_rows(results, metrics_of(results))
+    shown = [(row.label, {n: (c.text, c.note) for n, c in row.cells.items()}) for row in rows]
+    assert [label for label, _ in shown] == [
+        "Parameters (millions)",
+        "Weights (MB)",
+        "Latency of one text of 16 tokens (ms)",
+        "Latency of one text of 128 tokens (ms)",
+        "Throughput, 32 texts of 128 tokens at once (texts/s)",
+        "Peak memory of the process (MB)",
+        "Retrieval MRR",
+        "Retrieval recall@1",
+        "Topic accuracy, linear probe",
+        "Similarity matrix, correlation",
+        "Hidden cosine",
+        "Kept: Retrieval MRR",
+        "Kept: Retrieval recall@1",
+        "Kept: Topic accuracy, linear probe",
+        "Speedup at 16 tokens",
+        "Speedup at 128 tokens",
+        "Throughput, times as high",
+        "Weights, share of the bytes",
+    ]
+    cells = dict(shown)
+    assert cells["Parameters (millions)"] == {
+        "teacher": ("22.7", ""),
+        "student": ("17.2", ""),
+        "untrained": ("17.2", ""),
+    }
+    # 5.126 * 0.52 = 2.66552, 6.871 * 0.52 = 3.57292
+    assert cells["Latency of one text of 16 tokens (ms)"] == {
+        "teacher": ("5.13", "p95 6.87"),
+        "student": ("2.67", "p95 3.57"),
+    }
+    assert cells["Retrieval MRR"]["tfidf"] == ("0.802", "")
+    assert "tfidf" not in cells["Hidden cosine"]
+    dash, times = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+    assert cells["Kept: Retrieval MRR"] == {
+        "student": ("98.1%", f"96.8{dash}99.3"),
+        "untrained": ("84.0%", f"81.0{dash}86.9"),
+    }
+    assert cells["Kept: Retrieval recall@1"]["untrained"] == ("78.6%", "")
+    assert cells["Speedup at 128 tokens"] == {"student": (f"1.92{times}", f"1.90{dash}1.95")}
+    assert cells["Weights, share of the bytes"] == {"student": ("0.76", "")}
+    assert {row.group for row in rows} == {
+        "Size",
+        "Speed on 1 thread",
+        "Scores on 506 held-out records",
+        "Against the teacher",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.05123, "0.0512"),
+        (1.0, "1.00"),
+        (9.996, "10.0"),
+        (24.618, "24.6"),
+        (123.4, "123"),
+        (1234.5, "1,234"),
+        (-2.5, "-2.50"),
+        (float("inf"), "not finite"),
+    ],
+)
+def test_number(value, text):
+    assert comparison.number(value) == text
+
+
+def test_scores_of_single_seeds_are_no_rows():
+    scores = {"retrieval": {"mrr": 0.5, "seeds": [0.4, 0.6]}}
+    assert comparison.flat_scores(scores) == {"retrieval.mrr": 0.5}
+
+
+def test_a_score_that_is_not_finite_is_said():
+    assert comparison.score_cell(None).text == "not finite"
+    assert comparison.score_cell(23.456).text == "23.5"
+    assert comparison.score_cell(0.98765).text == "0.988"
+
+
+def test_effort():
+    result = {"steps": 1234, "tokens": 812345, "seconds": 90, "stopped_early": True}
+    assert comparison.effort(result) == "1,234 steps, 812,345 tokens, 1.5 minutes, stopped early"
+    assert comparison.effort({}) == ""

@@ -1,0 +1,294 @@
+"""The page: opens offline, escapes what comes from outside, shows the numbers of metrics.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import distill_result, fake_run, make_student_result, stage, write_log
+
+from potstill import recipe, report
+from potstill.recipe import Report
+from potstill.results import read_results
+
+EVIL = '<script>alert("x")</script>'
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "base"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and the text inside; checks that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[dict[str, Any]] = []
+        self._open: list[dict[str, Any]] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        element = {
+            "tag": tag,
+            "attrs": dict(attrs),
+            "text": "",
+            "in": [e["tag"] for e in self._open],
+        }
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append({"tag": tag, "attrs": dict(attrs), "text": "", "in": []})
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, tag: str) -> list[dict[str, Any]]:
+        return [element for element in self.elements if element["tag"] == tag]
+
+    def texts(self, tag: str) -> list[str]:
+        return [" ".join(element["text"].split()) for element in self.all(tag)]
+
+
+def write(run: Path, **settings: Any) -> Page:
+    path = report.write_report(run, Report(**settings))
+    assert path == run / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return write(run)
+
+
+def test_sections_come_in_order(page):
+    assert page.texts("h2") == [
+        "Comparison",
+        "Layer map",
+        "Training loss",
+        "Temperature",
+        "Where they differ",
+        "Data",
+        "Environment",
+        "Repeat it",
+    ]
+    assert page.texts("h1") == ["fake-news"]
+    assert page.texts("p")[0].startswith("The student keeps 98.1% of the teacher's MRR")
+
+
+def test_nothing_is_fetched_and_nothing_runs(page, run):
+    html = (run / "report.html").read_text()
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "@import" not in html
+    tags = {element["tag"] for element in page.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    for element in page.elements:
+        for name, value in element["attrs"].items():
+            assert not name.startswith("on")
+            assert name not in {"src", "srcset", "action", "data", "poster", "xlink:href"}
+            if name == "href" or "url(" in (value or ""):
+                assert re.fullmatch(r"(url\()?#[\w.-]+\)?", value)
+    policies = [
+        element["attrs"]["content"]
+        for element in page.all("meta")
+        if element["attrs"].get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+
+
+def test_page_can_be_read_by_everybody(page):
+    assert page.all("html")[0]["attrs"]["lang"] == "en"
+    ids = [e["attrs"]["id"] for e in page.elements if "id" in e["attrs"]]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        for label in element["attrs"].get("aria-labelledby", "").split():
+            assert label in ids
+    assert all(th["attrs"].get("scope") in {"col", "row", "rowgroup"} for th in page.all("th"))
+    # every table scrolls in a box of its own that the keyboard reaches
+    boxes = [div for div in page.all("div") if div["attrs"].get("class") == "scroll"]
+    assert len(boxes) == len(page.all("table"))
+    assert all(box["attrs"]["tabindex"] == "0" for box in boxes)
+    figures = page.all("figure")
+    assert len(figures) == len(page.all("figcaption")) == 3
+
+
+def test_all_figures_are_there_with_titles(page):
+    svgs = page.all("svg")
+    assert all(svg["attrs"]["role"] == "img" for svg in svgs)
+    titles = [e["text"] for e in page.all("title") if "svg" in e["in"]]
+    assert titles == [
+        "Layer map: 6 teacher layers, 3 student layers",
+        "Total: the weighted sum over the steps",
+        "Soft targets over the steps",
+        "Hard targets over the steps",
+        "Hidden cosine over the steps",
+        "Softened distribution at T = 0.5",
+        "Softened distribution at T = 1",
+        "Softened distribution at T = 2",
+        "Softened distribution at T = 4",
+    ]
+    assert len(page.all("desc")) == len(svgs) == len(titles)
+
+
+def test_numbers_shown_are_those_of_metrics_json(page, run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics == report.build_metrics(run)
+    shown = [(float(e["attrs"]["value"]), e["text"]) for e in page.all("data")]
+    expected = {}
+    for model in metrics["models"].values():
+        expected[model["parameters"]] = f"{model['parameters'] / 1e6:.1f}"
+        for scores in model["scores"].values():
+            expected |= {value: f"{value:.3f}" for value in scores.values()}
+        for latency in model.get("latency_ms", {}).values():
+            expected[latency["p50"]] = f"{latency['p50']:.3g}"
+    for compared in metrics["comparisons"].values():
+        expected |= {value: f"{value:.1%}" for value in compared["retention"].values()}
+        for value in compared.get("speedup", {}).values():
+            expected[value] = f"{value:.2f}\N{MULTIPLICATION SIGN}"
+    assert expected.items() <= dict(shown).items()
+    heads = [e["text"] for e in page.all("th") if e["attrs"]["scope"] == "col"]
+    assert heads[:5] == ["Measure", "teacher", "student", "untrained", "TF-IDF"]
+
+
+def test_softened_table_shows_every_temperature(page):
+    cells = page.texts("td")
+    # softmax([6.1, 5.6, ...] / T) * 0.97, the rest is 0.03 at every temperature
+    assert cells.count("0.030") == 4
+    assert "1. Mobile games come of age as phones get faster" in page.texts("th")
+
+
+def test_what_comes_from_outside_is_escaped(tmp_path):
+    run = fake_run(tmp_path)
+    for path in [*run.glob("stages/*/result.json"), *run.glob("stages/*/config.json")]:
+        text = path.read_text()
+        escaped = json.dumps(EVIL)[1:-1]
+        text = text.replace("Mobile games", f"{escaped} games")
+        if "teacher_layers" not in text:  # there "student" is a role, not a name
+            text = text.replace('"student"', f'"{escaped}"')
+        text = text.replace("12 held-out", f"{escaped} held-out").replace("distilbert", escaped)
+        path.write_text(text.replace("sequences", escaped).replace("hidden_cosine", escaped))
+    environment = {"cpu": {EVIL: EVIL}}
+    (run / "environment.json").write_text(json.dumps(environment))
+    with (run / "recipe.yaml").open("a") as stream:
+        stream.write(f"# {EVIL}\n")
+    page = write(run, title=EVIL)
+    html = (run / "report.html").read_text()
+    assert "<script" not in html
+    assert page.texts("h1") == [EVIL]
+    assert EVIL in page.texts("th")
+    assert f"{EVIL} held-out texts are also in the training text." in page.texts("p")
+    assert any(EVIL in text for text in page.texts("pre"))
+    assert any(EVIL in text for text in page.texts("figcaption"))
+
+
+def test_noise_is_said(tmp_path, page):
+    noisy = write(fake_run(tmp_path, noisy=True))
+    message = "Noisy machine: the timed passes took 1.42 times their CPU time. Measure again."
+    assert message in noisy.texts("p")
+    assert not any("Noisy" in text for text in page.texts("p"))
+
+
+def test_stages_that_did_not_run_leave_out_their_sections(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "stages" / "03-evaluate" / "result.json").unlink()
+    (run / "environment.json").unlink()
+    page = write(run)
+    assert page.texts("h2") == ["Comparison", "Layer map", "Training loss", "Data", "Repeat it"]
+    (run / "stages" / "04-benchmark" / "result.json").unlink()
+    (run / "stages" / "02-distill" / "result.json").unlink()
+    assert write(run).texts("h2") == ["Comparison", "Layer map", "Repeat it"]
+
+
+def test_masked_lm_run(tmp_path):
+    stage(tmp_path, "01-make_student", {"writes": "student"}, make_student_result())
+    log = stage(tmp_path, "02-distill", {"model": "student"}, distill_result())
+    write_log(log, steps=20)
+    result = {
+        "task": "masked_lm",
+        "records": 402,
+        "baseline": "teacher",
+        "models": {
+            "teacher": {"masked_lm": {"loss": 2.1, "perplexity": 8.1662, "top1": 0.55}},
+            "student": {
+                "masked_lm": {"loss": 2.5, "perplexity": 12.1825, "top1": 0.49},
+                "agreement": {"top1": 0.7, "kl": 0.3},
+            },
+        },
+        "references": {"unigram": {"masked_lm": {"loss": 7.0, "top1": 0.05}}},
+        "retention": {"student": {"masked_lm.top1": 0.8909}},
+        "softened": {
+            "text": "a [MASK] day",
+            "candidates": ["good", "fine"],
+            "temperatures": {"1": [0.25, 0.5], "2": [0.3, 0.4]},
+        },
+        "examples": [
+            {
+                "query": "a [MASK] day",
+                "expected": "sunny",
+                "teacher": {"top": "fine", "p": 0.5},
+                "student": {"top": "good", "p": 0.4},
+            }
+        ],
+    }
+    stage(tmp_path, "03-evaluate", {}, result)
+    page = write(tmp_path)
+    assert page.texts("p")[0] == (
+        "The student keeps only 89.1% of the teacher's masked-LM top-1 accuracy "
+        "with 0.76 of its parameters."
+    )
+    assert "Speedup at 128 tokens" not in page.texts("th")
+    assert [th for th in page.texts("th") if th in ("Text", "Expected", "unigram")] == [
+        "unigram",
+        "Text",
+        "Expected",
+    ]
+    assert "fine p = 0.50" in [re.sub(r"(?<=fine)", " ", td) for td in page.texts("td")]
+    # the likeliest first, and what the two leave to all others
+    rows = [th for th in page.texts("th") if th in ("1. fine", "2. good", "all others")]
+    assert rows == ["1. fine", "2. good", "all others"]
+    assert page.texts("td").count("0.250") == 2
+
+
+def test_number_of_examples_is_the_settings(run, tmp_path):
+    page = write(fake_run(tmp_path), examples=2)
+    notes = [text for text in page.texts("small") if text.startswith("expected one at rank")]
+    assert notes == ["expected one at rank 7", "expected one at rank 6"]
+    assert "Where they differ" not in write(tmp_path, examples=0).texts("h2")
+
+
+def test_command_names_a_shipped_recipe_only_if_nothing_was_changed(tmp_path, page):
+    assert "potstill run recipe.yaml --output again" in page.texts("pre")
+
+    def command(*overrides: str) -> str:
+        text = recipe.dump_recipe(recipe.load_recipe(name, overrides))
+        (run / "recipe.yaml").write_text(text)
+        return report._command(read_results(run))
+
+    run, name = fake_run(tmp_path), next(iter(recipe.shipped_recipes()))
+    assert command() == f"potstill run {name}"
+    assert command("seed=7") == "potstill run recipe.yaml --output again"
+
+
+def test_missing_matplotlib_is_one_sentence_and_writes_nothing(tmp_path, monkeypatch):
+    run = fake_run(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"potstill\[report\]"):
+        report.write_report(run, Report())
+    assert not (run / "metrics.json").exists()

@@ -1,0 +1,161 @@
+"""What is read from a run folder, and metrics.json, against the numbers that were put in."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from fake_run import benchmark_result, evaluate_result, fake_run, stage
+
+from potstill.results import build_metrics, loss_curves, read_results
+
+
+def test_metrics_hold_what_the_stages_measured(tmp_path):
+    metrics = build_metrics(fake_run(tmp_path))
+    assert list(metrics) == ["models", "comparisons", "settings"]
+    assert list(metrics["models"]) == ["teacher", "student", "untrained"]
+    assert metrics["models"]["student"] == {
+        "parameters": 17241216,
+        "weight_bytes": 17241216 * 4 + 11000,
+        "latency_ms": {
+            "16": {"p50": 5.126 * 0.52, "p95": 6.871 * 0.52},
+            "128": {"p50": 24.618 * 0.52, "p95": 29.994 * 0.52},
+        },
+        "throughput_per_s": 51.37 / 0.52,
+        "peak_memory_bytes": 400_000_000 + 17241216 * 4,
+        "scores": {
+            "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905},
+            "topic_probe": {"accuracy": 0.9743},
+            "similarity": {"pearson": 0.9419},
+            "hidden": {"cosine": 0.8867},
+        },
+    }
+    # never timed, so no more than its count and its scores
+    assert set(metrics["models"]["untrained"]) == {"parameters", "scores"}
+    assert metrics["models"]["untrained"]["parameters"] == 17241216
+    assert metrics["comparisons"] == {
+        "student": {
+            "retention": {
+                "retrieval.mrr": 0.98105,
+                "retrieval.recall_at_1": 0.9709,
+                "topic_probe.accuracy": 0.9959,
+            },
+            "speedup": {"16": 1.8814, "128": 1.9227},
+            "size_ratio": 0.7592,
+        },
+        "untrained": {
+            "retention": {
+                "retrieval.mrr": 0.8399,
+                "retrieval.recall_at_1": 0.7864,
+                "topic_probe.accuracy": 0.9818,
+            }
+        },
+    }
+    assert metrics["settings"] == {
+        "recipe": "fake-news",
+        "task": "sentence_embedding",
+        "seed": 1,
+        "baseline": "teacher",
+        "records": 506,
+        "threads": 1,
+        "batch": 1,
+        "rounds": 10,
+        "repeats": 10,
+        "throughput_batch": 32,
+        "throughput_length": 128,
+        "noisy": False,
+    }
+
+
+def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
+    run = fake_run(tmp_path)
+    later, slower = evaluate_result(), benchmark_result()
+    later["models"]["student"]["retrieval"]["mrr"] = 0.5
+    slower["ratios"]["student"]["size_ratio"] = 0.25
+    # 10 comes after 4, although not in the order of letters
+    stage(run, "10-evaluate", {}, later)
+    stage(run, "11-benchmark", {}, slower)
+    metrics = build_metrics(run)
+    assert metrics["models"]["student"]["scores"]["retrieval"]["mrr"] == 0.5
+    assert metrics["comparisons"]["student"]["size_ratio"] == 0.25
+    assert [one.name for one in read_results(run).stages][-2:] == ["10-evaluate", "11-benchmark"]
+
+
+def test_the_kind_is_that_of_the_configuration_not_of_the_folder(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "stages" / "03-evaluate").rename(run / "stages" / "03-other")
+    assert "scores" in build_metrics(run)["models"]["student"]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    run = fake_run(tmp_path)
+    path = run / "stages" / "03-evaluate" / "result.json"
+    result = json.loads(path.read_text())
+    result["models"]["student"]["hidden"]["cosine"] = math.nan
+    path.write_text(json.dumps(result))
+    metrics = build_metrics(run)
+    assert metrics["models"]["student"]["scores"]["hidden"]["cosine"] is None
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_unfinished_stages_are_left_out(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "stages" / "03-evaluate" / "result.json").unlink()
+    (run / "stages" / "04-benchmark" / "result.json").unlink()
+    metrics = build_metrics(run)
+    # counted by make_student; distillation trains the untrained one and keeps its size
+    assert metrics["models"] == {
+        "teacher": {"parameters": 22713216},
+        "student": {"parameters": 17241216},
+        "untrained": {"parameters": 17241216},
+    }
+    assert metrics["comparisons"] == {}
+
+
+def test_the_student_is_the_last_one_distilled(tmp_path):
+    run = fake_run(tmp_path)
+    assert read_results(run).student == "student"
+    stage(run, "05-finetune", {"model": "untrained", "writes": "plain"}, {})
+    assert read_results(run).student == "student"
+    stage(run, "06-distill", {"model": "student", "writes": "again"}, {})
+    assert read_results(run).student == "again"
+
+
+def test_loss_curves_take_the_later_of_two_lines_and_skip_a_broken_one(tmp_path):
+    lines = [
+        {"event": "start"},
+        {"event": "train", "step": 2, "loss": 9.0, "components": {"a": 4.0, "b": 1.0}},
+        {"event": "train", "step": 1, "loss": 7.0, "components": {"a": 3.0, "b": 1.0}},
+        {"event": "resume", "step": 1},
+        {"event": "train", "step": 2, "loss": 5.0, "components": {"a": 2.0, "b": 1.0}},
+        {"event": "evaluate", "step": 2, "loss": 6.0, "components": {"a": 2.5, "b": 1.0}},
+    ]
+    folder = stage(tmp_path, "01-distill", {"model": "student"}, {})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "log.jsonl").write_text(text + '{"event": "train", "st')
+    curves = loss_curves(read_results(tmp_path).stages[0])
+    assert [(curve.key, curve.train, curve.evaluated) for curve in curves] == [
+        ("loss", [(1, 7.0), (2, 5.0)], [(2, 6.0)]),
+        ("a", [(1, 3.0), (2, 2.0)], [(2, 2.5)]),
+        ("b", [(1, 1.0), (2, 1.0)], [(2, 1.0)]),
+    ]
+
+
+def test_a_single_component_is_shown_once(tmp_path):
+    folder = stage(tmp_path, "01-distill", {"model": "student"}, {})
+    line = {"event": "train", "step": 1, "loss": 3.0, "components": {"hard_targets": 3.0}}
+    (folder / "log.jsonl").write_text(json.dumps(line))
+    curves = loss_curves(read_results(tmp_path).stages[0])
+    assert [curve.key for curve in curves] == ["hard_targets"]
+
+
+def test_errors_name_the_thing(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is not a run folder"):
+        read_results(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no finished stage"):
+        read_results(tmp_path)
+    run = fake_run(tmp_path)
+    (run / "stages" / "03-evaluate" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"03-evaluate/result\.json"):
+        read_results(run)
