@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmarking import benchmark as measure_models
+from potstill.data import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.masking import make_masker
 from potstill.models import load_model, task_of
 from potstill.pipeline import cache_folder, rebuild
 from potstill.recipe import (
@@ -27,8 +29,6 @@ from potstill.recipe import (
     Task,
     Training,
 )
-from potstill.data import tokenize_corpus
-from potstill.masking import make_masker
 from potstill.stages import Context, Silent, run_stage
 from potstill.text import read_records
 

@@ -1,11 +1,11 @@
-"""The `potstill` command. No logic lives here: it reads arguments, calls, prints, and picks the exit code."""
+"""The `potstill` command: it reads arguments, calls, prints, and picks the exit code. No logic."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ Plan = Annotated[
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 failed run or gate, 2 bad usage or input, 130/143 stopped with the work saved."""
+    """Exit codes: 0 done, 1 failed run, 2 bad usage or input, 130 or 143 stopped, work saved."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
@@ -180,7 +180,7 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
         from potstill.planning import plan_run
 
         for line in plan_run(loaded, output):
-            out.print(line, markup=False, highlight=False)
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     from potstill.pipeline import run as run_recipe
 

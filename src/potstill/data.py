@@ -37,6 +37,7 @@ __all__ = [
     "TokenizedCorpus",
     "Tokens",
     "collate",
+    "cut_texts",
     "epoch_batches",
     "make_masker",
     "plan_steps",
@@ -156,6 +157,19 @@ def tokenize_corpus(
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def cut_texts(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> list[np.ndarray]:
+    """The sequences that texts become in a tokenised corpus: each uint16 or int32 [L].
+
+    Raises:
+        ValueError: as `tokenize_corpus`, of the tokenizer and the lengths.
+    """
+    cutter = _Cutter(corpus, tokenizer)
+    counts: Counter[str] = Counter()
+    return [piece for ids in cutter.encode(texts) for piece in cutter.cut(ids, counts)]
 
 
 class _Cutter:

@@ -74,6 +74,7 @@ def load_model(
     *,
     revision: str | None = None,
     untrained_head: bool = False,
+    weights: bool = True,
 ) -> LoadedModel:
     """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is local).
 
@@ -81,6 +82,7 @@ def load_model(
 
     Args:
         untrained_head: accept a checkpoint that has no trained masked-LM head.
+        weights: False leaves the parameters on the meta device: shapes and checks without the memory.
 
     Raises:
         ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, or a sentence
@@ -95,6 +97,8 @@ def load_model(
     kwargs: dict[str, Any] = (
         {} if task == "masked_lm" or not family.has_pooler else {"add_pooling_layer": False}
     )
+    if not weights:
+        kwargs["device_map"] = "meta"
     auto: Any = AutoModelForMaskedLM if task == "masked_lm" else AutoModel
     with _quiet(), _one_sentence(name):
         model, info = auto.from_pretrained(

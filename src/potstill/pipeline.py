@@ -1,4 +1,4 @@
-"""A recipe's stages in order: what is done is skipped, what changed runs again with all that follows."""
+"""A recipe's stages in order: what is done is skipped, what changed runs again with the rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,28 @@ from potstill.recipe import (
     load_recipe,
     stage_writes,
 )
+from potstill.rehearsal import rehearse
 from potstill.runfolder import (
     RunFolder,
+    check_run,
     environment,
     manifest,
     manifest_digest,
     open_run,
+    read_json,
+    verify_manifest,
     write_json,
     write_text,
 )
-from potstill.stages import Context, Reporter, Silent, run_stage, trains, write_results
+from potstill.stages import (
+    Context,
+    Reporter,
+    Silent,
+    has_results,
+    run_stage,
+    trains,
+    write_results,
+)
 from potstill.text import resolve_path, sources_fingerprint
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.
@@ -75,17 +88,21 @@ def run(
     return _Run(recipe, folder, reporter or Silent()).run()
 
 
-def teacher_folder(recipe: Recipe) -> Path:
-    """The teacher's folder on this machine; a hub name is fetched (safetensors, configs and tokenizer only).
+def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
+    """The teacher's folder here; a hub name is fetched (safetensors, configs, tokenizer only).
+
+    Args:
+        fetch: False takes from the hub's cache alone, and writes nothing.
 
     Raises:
         ValueError: no such folder or package, or the hub can't be reached.
     """
     name = recipe.teacher.model
-    if name.startswith("package:"):
-        return resolve_path(name)
-    local = Path(name).expanduser()
-    if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    packaged = name.startswith("package:")
+    local = resolve_path(name) if packaged else Path(name).expanduser()
+    if packaged or local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if not local.exists():
+            raise ValueError(f"teacher.model: {name}: no such folder")
         if not (local / "config.json").is_file():
             raise ValueError(f"teacher.model: {name} is not a model folder (it has no config.json)")
         return local
@@ -96,11 +113,14 @@ def teacher_folder(recipe: Recipe) -> Path:
                 revision=recipe.teacher.revision,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
                 ignore_patterns=["onnx/*", "openvino/*"],
+                local_files_only=not fetch,
             )
         )
     except LocalEntryNotFoundError:
         problem = (
             "it is no folder here, and the hub can't be reached or is switched off (HF_HUB_OFFLINE)"
+            if fetch
+            else "it is no folder here and not in the hub's cache, and a plan fetches nothing"
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         problem = str(error).strip().splitlines()[0]
@@ -126,17 +146,23 @@ class _Run:
             torch.set_num_threads(self.recipe.threads)
         if not self.is_main:
             self._wait()  # until the first process has opened the folder
-            self._stages(RunFolder(self.folder))
+            teacher = teacher_folder(self.recipe)
+            self._stages(RunFolder(self.folder), teacher, stage_fingerprints(self.recipe, teacher))
             return self.folder
+        check_run(self.folder, self.recipe.name)
+        teacher = teacher_folder(self.recipe)
+        # What is wrong with the input shows before anything is written, let alone replaced.
+        rehearse(self.recipe, teacher)
+        fingerprints = stage_fingerprints(self.recipe, teacher)
         run = open_run(self.folder, self.recipe.name)
         with run.lock():
             write_text(self.folder / "recipe.yaml", dump_recipe(self.recipe))
             write_json(self.folder / "environment.json", environment())
             self._wait()
-            self._stages(run)
+            self._stages(run, teacher, fingerprints)
         return self.folder
 
-    def _stages(self, run: RunFolder) -> None:
+    def _stages(self, run: RunFolder, teacher: Path, fingerprints: Sequence[str]) -> None:
         recipe = self.recipe
         context = Context(
             task=recipe.task,
@@ -144,37 +170,40 @@ class _Run:
             corpus_settings=recipe.corpus,
             run=self.folder,
             cache=cache_folder() / "tokens",
-            models={"teacher": teacher_folder(recipe)},
+            models={"teacher": teacher},
             reporter=self.reporter,
             is_main=self.is_main,
         )
-        fingerprint = self._first_fingerprint(context)
         if self.is_main:
             self._set_aside_strangers(run)
+        ran = False
         for number, stage in enumerate(recipe.stages, start=1):
             folder = run.stage_folder(number, stage.kind)
-            fingerprint = _digest(
-                fingerprint, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")
-            )
+            context.fingerprint = fingerprints[number - 1]
             done = run.done(folder)
+            skipped = done is not None and done["fingerprint"] == context.fingerprint
+            if isinstance(stage, Report):
+                # What it writes lies outside its folder, and tells what the stages before it found.
+                skipped = skipped and not ran and has_results(run.path)
             self._wait()  # all have looked before the first one writes
-            skipped = done is not None and done["fingerprint"] == fingerprint
             self.reporter.stage(number, len(recipe.stages), stage.kind, skipped)
             if skipped:
                 assert done is not None
                 writes = done["writes"]
             else:
+                ran = True
                 if self.is_main:
-                    if folder in run.damage:
-                        self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
-                    self._clear(run, folder, done)
-                    write_json(folder / "config.json", {"stage": stage.model_dump(mode="json")})
+                    self._clear(run, folder, done, context.fingerprint)
+                    config = {
+                        "stage": stage.model_dump(mode="json"),
+                        "fingerprint": context.fingerprint,
+                    }
+                    write_json(folder / "config.json", config)
                 self._wait()
-                context.fingerprint = fingerprint
                 writes = self._one(stage, folder, context, run)
             context.models |= {name: folder / path for name, path in writes.items()}
-            if self.is_main and self._publishes(number):
-                self._publish(run, folder / "model", skipped)
+            if self.is_main and writes:
+                self._publish(run, number, skipped)
             self._wait()
 
     def _one(self, stage: Stage, folder: Path, context: Context, run: RunFolder) -> dict[str, str]:
@@ -187,22 +216,18 @@ class _Run:
         self._wait()
         return writes
 
-    def _first_fingerprint(self, context: Context) -> str:
-        corpus = self.recipe.corpus
-        sources = [*corpus.sources, *(corpus.heldout_sources or [])]
-        return _digest(
-            self.recipe.task,
-            self.recipe.seed,
-            corpus.model_dump(mode="json"),
-            sources_fingerprint(sources),
-            manifest_digest(manifest(context.models["teacher"])),
-        )
-
-    def _clear(self, run: RunFolder, folder: Path, done: dict[str, Any] | None) -> None:
-        """Make room for a stage that runs (again); finished work of another configuration is kept aside."""
-        if done is not None:
-            self._set_aside(run, folder, done["fingerprint"])
+    def _clear(
+        self, run: RunFolder, folder: Path, done: dict[str, Any] | None, fingerprint: str
+    ) -> None:
+        """Make room for a stage that runs (again); work of another configuration is kept aside."""
+        if folder in run.damage:
+            self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
+        former = done["fingerprint"] if done is not None else _begun(folder)
+        if former is not None and former != fingerprint:
+            self._set_aside(run, folder, former)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("DONE", "result.json"):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "model", ignore_errors=True)
 
     def _set_aside(self, run: RunFolder, folder: Path, fingerprint: str) -> None:
@@ -223,25 +248,70 @@ class _Run:
         for folder in sorted((run.path / "stages").glob("*")):
             if folder.is_dir() and folder.name not in expected:
                 done = run.done(folder)
-                self._set_aside(run, folder, done["fingerprint"] if done else "unfinished")
+                former = done["fingerprint"] if done else _begun(folder)
+                self._set_aside(run, folder, former or "unfinished")
 
-    def _publishes(self, number: int) -> bool:
-        """Whether a stage's model is (so far) the run's result: students first, else any written model."""
+    def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
+        """Publish a stage's model if it is (so far) the run's result: students before other models.
+
+        Until the last one is there, an earlier one only fills an empty place, or takes that of an
+        earlier training: a student not trained yet never replaces a trained one.
+        """
         stages = self.recipe.stages
         students = [i for i, s in enumerate(stages, 1) if isinstance(s, (MakeStudent, Distill))]
         written = students or [i for i, s in enumerate(stages, 1) if stage_writes(s)]
-        return number in written
-
-    def _publish(self, run: RunFolder, model: Path, skipped: bool) -> None:
-        if skipped and (run.path / "model").is_dir():
+        if number not in written:
             return
-        run.publish(model)
+        stage, model = (
+            stages[number - 1],
+            run.stage_folder(number, stages[number - 1].kind) / "model",
+        )
+        if not run.model.is_dir():
+            run.publish(model)
+        elif number == written[-1]:
+            if not skipped or verify_manifest(run.model, manifest(model)):
+                run.publish(model)
+        elif not skipped and trains(stage):
+            run.publish(model)
 
     def _wait(self) -> None:
         if self.world > 1:
             from accelerate import PartialState
 
-            PartialState().wait_for_everyone()
+            # The others wait while the first one evaluates: the usual ten minutes would end them.
+            PartialState(timeout=timedelta(hours=24)).wait_for_everyone()
+
+
+def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:
+    """One a stage, of all that decides what it does: teacher, text, and the stages up to it.
+
+    Raises:
+        ValueError: a source can't be found or read.
+    """
+    corpus = recipe.corpus
+    sources = [*corpus.sources, *(corpus.heldout_sources or [])]
+    found = [
+        _digest(
+            recipe.task,
+            recipe.seed,
+            corpus.model_dump(mode="json"),
+            sources_fingerprint(sources),
+            manifest_digest(manifest(teacher)),
+        )
+    ]
+    for stage in recipe.stages:
+        version = STAGE_VERSIONS[stage.kind]
+        found.append(_digest(found[-1], version, stage.model_dump(mode="json")))
+    return found[1:]
+
+
+def _begun(folder: Path) -> str | None:
+    """The fingerprint of what a stage's folder was last used for; None if that isn't told."""
+    try:
+        config = read_json(folder / "config.json")
+    except ValueError:
+        return None
+    return config.get("fingerprint") if isinstance(config, dict) else None
 
 
 def _digest(*parts: Any) -> str:

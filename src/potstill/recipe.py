@@ -90,10 +90,20 @@ class Corpus(Config):
     # The share of records held out, chosen by a hash of their text, so that exact duplicates always
     # fall on the same side; or sources of their own.
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    heldout_sources: Annotated[list[Source], BeforeValidator(_as_sources)] | None = None
+    heldout_sources: (
+        Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)] | None
+    ) = None
     # The column whose text decides the side; by default all text columns together.
     group_by: str | None = None
     drop_duplicates: bool = False
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Corpus:
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length} is above max_length {self.max_length}: no text would be left"
+            )
+        return self
 
 
 class Masking(Config):

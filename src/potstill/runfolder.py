@@ -268,6 +268,20 @@ def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
     `RunFolder.lock` is the next step: it also repairs what an interrupted `publish` left.
 
     Raises:
+        ValueError: as `check_run`.
+    """
+    folder = check_run(path, recipe_name).path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    return RunFolder(folder)
+
+
+def check_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
+    """Whether a folder can hold the run of the recipe of that name; creates nothing.
+
+    Raises:
         ValueError: the path is a file, holds something else than a run or another recipe's run, or
             can't be written.
     """
@@ -275,15 +289,16 @@ def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
     try:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file, not a folder: choose another --output")
-        folder.mkdir(parents=True, exist_ok=True)
+        # what there is of the path decides whether the rest can be made
+        base = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         # .lock alone is a run that was stopped before it wrote its recipe
-        entries = {entry.name for entry in folder.iterdir()} - {".lock"}
+        entries = {entry.name for entry in base.iterdir()} - {".lock"}
     except OSError as error:
-        raise ValueError(
-            f"{folder} can't be used ({error.strerror}): choose another --output"
-        ) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unusable(folder, error) from None
+    if not os.access(base, os.W_OK | os.X_OK):
         raise ValueError(f"{folder} can't be written: choose another --output")
+    if base != folder:
+        return RunFolder(folder)
     if "recipe.yaml" in entries:
         _check_name(folder, recipe_name)
     elif any(not _is_temporary(name) for name in entries):
@@ -291,6 +306,10 @@ def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
             f"{folder} is not empty and no run (it has no recipe.yaml): choose another --output"
         )
     return RunFolder(folder)
+
+
+def _unusable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(f"{folder} can't be used ({error.strerror}): choose another --output")
 
 
 def _is_temporary(name: str) -> bool:

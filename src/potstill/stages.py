@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill import models as model_folders
 from potstill.benchmarking import benchmark
+from potstill.cards import write_card
 from potstill.data import TokenizedCorpus, tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -38,7 +39,6 @@ from potstill.recipe import (
     Task,
     Training,
 )
-from potstill.cards import write_card
 from potstill.report import write_report
 from potstill.runfolder import write_json
 from potstill.students import layer_map, make_student
@@ -97,7 +97,7 @@ class Context:
         return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
 
     def heldout_records(self) -> list[Record]:
-        """Held-out records with all their columns, for scores that need more than token sequences."""
+        """Held-out records with all columns, for scores that need more than token sequences."""
         corpus = self.corpus_settings
         if corpus.heldout_sources is not None:
             return list(read_records(corpus.heldout_sources, corpus.columns))
@@ -136,11 +136,18 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
 
 
 def trains(stage: Stage) -> bool:
-    """Whether every process of a distributed run takes part in the stage; the first alone does the others."""
+    """Whether all processes of a distributed run take part; the first alone does other stages."""
     return isinstance(stage, (Finetune, Distill))
 
 
 # --- surgery ---
+
+
+def student_of(stage: MakeStudent, teacher: LoadedModel) -> PreTrainedModel:
+    """What `make_student` makes of a teacher, with or without its weights."""
+    return make_student(
+        teacher.model, stage.layers, depth=stage.depth, family=stage.family, pairs=stage.pairs
+    )
 
 
 def _make_student(
@@ -149,9 +156,7 @@ def _make_student(
     teacher = load_model(context.models[stage.teacher], context.task)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        student = make_student(
-            teacher.model, stage.layers, depth=stage.depth, family=stage.family, pairs=stage.pairs
-        )
+        student = student_of(stage, teacher)
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:
         context.reporter.say(f"note: {note}")
@@ -179,9 +184,7 @@ def _finetune(
     stage: Finetune, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     loaded = load_model(context.models[stage.model], "masked_lm", untrained_head=True)
-    if stage.train == "head":
-        for name, parameter in loaded.model.named_parameters():
-            parameter.requires_grad_(is_lm_head(name, loaded.model.config))
+    _freeze(stage, loaded)
     objectives: list[Objective] = [HardTargets(weight=1.0, target="gold")]
     masker = context.masker(stage.masking)
     result = _train(loaded, None, objectives, InBatch(), stage.training, masker, folder, context)
@@ -193,11 +196,8 @@ def _distill(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     student = load_model(context.models[stage.model], context.task)
     teacher = load_model(context.models[stage.teacher], context.task)
-    _check_pair(student, teacher, stage.objectives)
-    if context.task == "masked_lm" and all(isinstance(o, HiddenCosine) for o in stage.objectives):
-        # Parameters without a gradient would stall data-parallel training.
-        for name, parameter in student.model.named_parameters():
-            parameter.requires_grad_(not is_lm_head(name, student.model.config))
+    check_pair(student, teacher, stage.objectives)
+    _freeze(stage, student)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     result = _train(
         student, teacher, stage.objectives, stage.in_batch, stage.training, masker, folder, context
@@ -205,9 +205,42 @@ def _distill(
     return result, {stage.writes or stage.model: "model"}
 
 
-def _check_pair(
-    student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]
-) -> None:
+def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
+    """Whether a stage trains a parameter of its model."""
+    if loaded.task != "masked_lm":
+        return True
+    if isinstance(stage, Finetune):
+        return stage.train == "all" or is_lm_head(parameter, loaded.model.config)
+    # Parameters without a gradient would stall data-parallel training.
+    only_hidden = all(isinstance(o, HiddenCosine) for o in stage.objectives if o.weight > 0)
+    return not (only_hidden and is_lm_head(parameter, loaded.model.config))
+
+
+def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(is_trained(stage, loaded, name))
+
+
+def check_length(corpus: Corpus, loaded: LoadedModel) -> None:
+    """Refuse sequences that a model has no positions for.
+
+    Raises:
+        ValueError: corpus.max_length is too large.
+    """
+    positions = loaded.model.config.max_position_embeddings
+    if corpus.max_length > positions:
+        raise ValueError(
+            f"corpus.max_length: {corpus.max_length} tokens are more than the {positions} "
+            f"positions of {loaded.name}: set {positions} at most"
+        )
+
+
+def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:
+    """Refuse a student that can't follow the teacher.
+
+    Raises:
+        ValueError: different vocabularies, or hidden states of different widths to be compared.
+    """
     if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise ValueError(
             f"student {student.name} and teacher {teacher.name} have different vocabularies: "
@@ -231,6 +264,7 @@ def _train(
     folder: Path,
     context: Context,
 ) -> dict[str, Any]:
+    check_length(context.corpus_settings, loaded)
     corpus = context.corpus
     # An objective without weight would cost its share of the time for nothing.
     weighted = [objective for objective in objectives if objective.weight > 0]
@@ -300,8 +334,16 @@ def _report(stage: Report, context: Context) -> dict[str, Any]:
     return {"report": os.path.relpath(write_results(context.run, stage), context.run)}
 
 
+def has_results(run: Path) -> bool:
+    """Whether all is there that `write_results` writes."""
+    published = run / "model"
+    wanted = [run / "metrics.json", run / "report.html"]
+    wanted += [published / "README.md"] if published.is_dir() else []
+    return all(path.is_file() for path in wanted)
+
+
 def write_results(run: Path, settings: Report) -> Path:
-    """metrics.json, report.html and, where a model is published, its card; returns the report's path."""
+    """metrics.json, report.html and the published model's card; returns the report's path."""
     path = write_report(run, settings)
     published = run / "model"
     if published.is_dir():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, assert_never
+from typing import IO, Any, Literal, assert_never
 
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
 
@@ -71,11 +71,9 @@ def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[
     found = False
     # Opened before the first is read: a typing error in the last source is found at once.
     opened = [_open_source(source, columns) for source in sources]
-    for row, origin in chain.from_iterable(opened):
-        record = _record(row, columns, origin)
-        if record is not None:
-            found = True
-            yield record
+    for record in _records(chain.from_iterable(opened), columns):
+        found = True
+        yield record
     if not found:
         names = ", ".join(_describe(source) for source in sources)
         raise ValueError(f"the corpus is empty: there is no text in {names}")
@@ -135,7 +133,53 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of a source that can be read by itself: a file, or a data set."""
+
+    source: Source
+    name: str
+    size: int | None  # None: not known without reading all of it
+    unit: Literal["bytes", "records"]
+    path: Path | None = None  # of a file whose size is in bytes
+
+    def records(self, columns: Sequence[str]) -> Iterator[Record]:
+        """Its records, as `read_records` gives them; there may be none."""
+        return _records(_open_source(self.source, columns), columns)
+
+
+def source_parts(source: Source) -> list[Part]:
+    """What a source consists of, and how large it is, without reading its text.
+
+    Raises:
+        ValueError: the source can't be found or opened.
+    """
+    match source:
+        case Files():
+            return [_file_part(file, source) for file in _expand(source)]
+        case DatasetFolder():
+            return [Part(source, _describe(source), len(_load_folder(source)), "records")]
+        case HubDataset():
+            return [Part(source, _describe(source), None, "records")]
+        case _ as never:
+            assert_never(never)
+
+
+def _file_part(file: _File, source: Files) -> Part:
+    alone = source.model_copy(update={"paths": [file.name], "format": file.format})
+    if file.format == "parquet":
+        return Part(alone, file.name, _parquet_rows(file), "records")
+    return Part(alone, file.name, file.path.stat().st_size, "bytes", file.path)
+
+
 # --- records --------------------------------------------------------------------------------------
+
+
+def _records(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Record]:
+    for row, origin in rows:
+        record = _record(row, columns, origin)
+        if record is not None:
+            yield record
 
 
 def _open_source(source: Source, columns: Sequence[str]) -> Iterator[Row]:
@@ -436,6 +480,17 @@ def _parquet(file: _File, columns: Sequence[str]) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     yield row, f"{file.name}[{number}]"
                     number += 1
+    except pa.ArrowException as error:
+        raise ValueError(f"{file.name}: not a readable Parquet file ({_brief(error)})") from None
+
+
+def _parquet_rows(file: _File) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file.open().close()
+    try:
+        return int(pq.read_metadata(file.path).num_rows)
     except pa.ArrowException as error:
         raise ValueError(f"{file.name}: not a readable Parquet file ({_brief(error)})") from None
 

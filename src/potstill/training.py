@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from datetime import timedelta
 from torch import Tensor, nn
 
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
@@ -33,6 +33,7 @@ from potstill.models import LoadedModel
 from potstill.objectives import objective_sums
 from potstill.precision import autocast_dtype
 from potstill.recipe import Training
+from potstill.runfolder import write_text
 from potstill.teachers import LiveTeacher, Reading
 
 # Masks of evaluation are those of an epoch that training never reaches.
@@ -261,6 +262,7 @@ class _Loop:
     # --- the loop ---
 
     def run(self) -> Result:
+        self._begin_log()
         self._log(
             "resume" if self.resumed_from is not None else "start",
             steps=self.steps,
@@ -519,6 +521,21 @@ class _Loop:
     def _track(self, values: dict[str, float]) -> None:
         if self.settings.trackers:
             self.accelerator.log(values, step=self.state.step)
+
+    def _begin_log(self) -> None:
+        """Drop the lines of steps that will be done (again): the log tells of one training."""
+        if not self.accelerator.is_main_process or not self.log_path.is_file():
+            return
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if self.resumed_from is not None and self._is_past(line)]
+        write_text(self.log_path, "".join(kept))
+
+    def _is_past(self, line: str) -> bool:
+        try:
+            event = json.loads(line)
+        except ValueError:  # cut off when the process was killed
+            return False
+        return event["event"] in ("start", "resume") or event.get("step", 0) <= self.state.step
 
     def _log(self, event: str, **values: Any) -> None:
         if self.accelerator.is_main_process:

@@ -496,8 +496,8 @@ def test_plan_steps_at_the_end_of_an_epoch() -> None:
     lengths = np.full(16, 5, dtype=np.int32)
     for most, expected in ((80, (2, 80)), (81, (3, 120)), (79, (2, 80)), (40, (1, 40))):
         assert plan_steps(lengths, 8, 1, max_tokens=most) == expected
-    # 1.1 x 10 is a little more than 11 in floating point
-    assert plan_steps(np.full(80, 5, dtype=np.int32), 8, 1, epochs=1.1) == (11, 440)
+    # 0.07 x 100 is a little more than 7 in floating point
+    assert plan_steps(np.full(800, 5, dtype=np.int32), 8, 1, epochs=0.07) == (7, 280)
 
 
 def test_collate(corpus: Callable[..., Corpus], cache: Path) -> None:

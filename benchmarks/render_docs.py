@@ -1,0 +1,243 @@
+"""Numbers in README and docs come from committed JSON: this collects them from a run, and renders them.
+
+    python benchmarks/render_docs.py collect runs/quickstart quickstart   # -> benchmarks/results/quickstart.json
+    python benchmarks/render_docs.py render                               # -> README.md, docs/*.md, docs/images/
+
+`render --check` changes nothing and fails where a text differs from its JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+TEXTS = ("README.md", "docs/masked-lm.md", "docs/LOG.md")
+MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def collect(run: Path, name: str) -> Path:
+    """One JSON of what a run measured and on what machine; examples and raw samples stay behind."""
+    stages = []
+    for folder in sorted((run / "stages").iterdir()):
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        done = json.loads((folder / "DONE").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["stage"]
+        for key in ("examples", "softened", "raw", "raw_throughput_per_s"):
+            result.pop(key, None)
+        stages.append(
+            {
+                "kind": config["kind"],
+                "writes": config.get("writes"),
+                "seconds": round(done["seconds"], 1),
+                "result": result,
+            }
+        )
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    value = {"environment": environment, "stages": stages}
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def render(check: bool) -> list[str]:
+    """Fill the marked tables and draw the picture; returns the names of texts that differed."""
+    changed = []
+    for name in TEXTS:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = MARKER.sub(lambda match: f"{match[1]}{_table(match[2])}{match[3]}", before)
+        if after != before:
+            changed.append(name)
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    if not check:
+        _draw(ROOT / "docs" / "images" / "quickstart.svg")
+    return changed
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _table(name: str) -> str:
+    return {
+        "quickstart": quickstart,
+        "masked_lm_ablation": masked_lm_ablation,
+        "distill_step": distill_step,
+    }[name]()
+
+
+def _stage(result: dict[str, Any], kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = [s["result"] for s in result["stages"] if s["kind"] == kind][-1]
+    return found
+
+
+def quickstart() -> str:
+    """Teacher, student, and the student before training."""
+    result = _load("quickstart")
+    scores, speed = _stage(result, "evaluate"), _stage(result, "benchmark")
+    models = ("teacher", "student", "untrained")
+    rows = [["", "teacher", "student", "student before training", "TF-IDF"]]
+
+    def row(label: str, cells: list[str], reference: str = "") -> None:
+        rows.append([label, *cells, reference])
+
+    row("layers", [str(_stage(result, "make_student")["teacher_layers"]), *["3", "3"]])
+    row("parameters", [f"{speed['models'][m]['parameters'] / 1e6:.1f} M" for m in models])
+    row("weights", [f"{speed['models'][m]['weight_bytes'] / 1e6:.1f} MB" for m in models])
+    tfidf = scores["references"]["tfidf"]
+    for label, task, metric in (
+        ("finds an article by its title, MRR", "retrieval", "mrr"),
+        ("the same, recall@1", "retrieval", "recall_at_1"),
+        ("topic accuracy of a linear probe", "topic_probe", "accuracy"),
+        ("correlation of similarity matrices", "similarity", "pearson"),
+    ):
+        cells = [f"{scores['models'][m][task][metric]:.3f}" for m in models]
+        reference = tfidf.get(task, {}).get(metric)
+        row(label, cells, "" if reference is None else f"{reference:.3f}")
+    kept = [_kept(scores, name) for name in models[1:]]
+    row("**MRR kept**", ["", *kept])
+    for length in speed["models"]["teacher"]["latency_ms"]:
+        cells = ["1", *(_speed(speed, name, length) for name in models[1:])]
+        row(f"**times as fast**, one text of {length} tokens", cells)
+    count = scores["records"]
+    note = (
+        f"\n{count} held-out articles. In parentheses: 95% intervals. Speed on 1 thread, in float32, interleaved; "
+        f"{_machine(result)}. The whole job took {sum(s['seconds'] for s in result['stages']) / 60:.1f} minutes.\n"
+    )
+    return _markdown(rows) + note
+
+
+def _kept(scores: dict[str, Any], name: str) -> str:
+    low, high = scores["intervals"][name]["retrieval.mrr"]
+    return f"{scores['retention'][name]['retrieval.mrr']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _speed(speed: dict[str, Any], name: str, length: str) -> str:
+    ratio = speed["ratios"][name]["speedup"][length]
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def masked_lm_ablation() -> str:
+    """The arms of benchmarks/masked_lm_ablation.yaml."""
+    result = _load("masked_lm_ablation")
+    scores = _stage(result, "evaluate")
+    labels = {
+        "adapted": "teacher: all-MiniLM-L6-v2, all of it trained on masked LM",
+        "untrained": "its half, untrained",
+        "plain": "its half, trained without a teacher",
+        "triple": "triple loss",
+        "without-soft": "without soft targets",
+        "without-cosine": "without hidden cosine",
+        "without-hard": "without hard targets",
+    }
+    rows = [["", "loss", "top-1", "top-1 kept", "agrees with the teacher", "KL from the teacher"]]
+    for name, label in labels.items():
+        model = scores["models"][name]
+        kept, agreement = scores["retention"].get(name, {}), model.get("agreement", {})
+        rows.append(
+            [
+                label,
+                f"{model['masked_lm']['loss']:.3f}",
+                f"{model['masked_lm']['top1']:.1%}",
+                f"{kept['masked_lm.top1']:.1%}" if kept else "",
+                f"{agreement['top1']:.1%}" if agreement else "",
+                f"{agreement['kl']:.3f}" if agreement else "",
+            ]
+        )
+    unigram = scores["references"]["unigram"]["masked_lm"]
+    rows.append(["unigram", f"{unigram['loss']:.3f}", f"{unigram['top1']:.1%}", "", "", ""])
+    tokens = {s["writes"]: s["result"]["tokens"] for s in result["stages"] if "tokens" in s["result"]}
+    note = (
+        f"\nThe teacher saw {tokens['adapted']:,} tokens, every student {tokens['triple']:,}; scored on "
+        f"{scores['masked_positions']:,} masked positions of {scores['records']:,} held-out sequences. "
+        "One seed.\n"
+    )
+    return _markdown(rows) + note
+
+
+def distill_step() -> str:
+    """Potstill's step beside a plain one."""
+    result = _load("distill_step")
+    rows = [["", "tokens/s, times the plain step's", "peak memory, share of the plain step's"]]
+    for positions, label in (("all", "soft targets on all tokens"), ("masked", "on masked positions")):
+        speed = result["ratios"]["tokens_per_s"][positions]
+        memory = result["ratios"]["peak_memory"][positions]
+        spread = f"({speed['min']:.2f} to {speed['max']:.2f})"
+        rows.append([label, f"{speed['median']:.2f} {spread}", f"{memory:.2f}"])
+    return _markdown(rows)
+
+
+def _machine(result: dict[str, Any]) -> str:
+    cpu = result["environment"]["cpu"]
+    flags = ", ".join(flag.upper().replace("_", " ") for flag in cpu["flags"])
+    return f"{cpu['model']}, {cpu['logical_cores']} cores, {flags}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in body]
+    return "\n".join(lines) + "\n"
+
+
+def _draw(path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "potstill"
+    from matplotlib import pyplot
+
+    result = _load("quickstart")
+    scores, speed = _stage(result, "evaluate"), _stage(result, "benchmark")
+    kept = {m: scores["retention"][m]["retrieval.mrr"] for m in ("untrained", "student")}
+    fast = speed["ratios"]["student"]["speedup"]
+    bars = [
+        ("MRR kept,\nbefore training", kept["untrained"], f"{kept['untrained']:.0%}"),
+        ("MRR kept,\ndistilled", kept["student"], f"{kept['student']:.0%}"),
+        ("weights", speed["ratios"]["student"]["size_ratio"], None),
+        *((f"time for a text\nof {n} tokens", 1 / r["median"], None) for n, r in fast.items()),
+    ]
+    figure, axes = pyplot.subplots(figsize=(8, 2.8))
+    for number, (_, value, text) in enumerate(bars):
+        axes.bar(number, value, color="#2f6fb3" if number < 2 else "#c8642b", width=0.6)
+        shown = text or f"{value:.0%}"
+        axes.text(number, value + 0.02, shown, ha="center", color="#777777")
+    axes.axhline(1, color="#999999", linewidth=1, linestyle="--")
+    axes.set_xticks(range(len(bars)), [label for label, _, _ in bars], color="#777777")
+    axes.set_yticks([0, 0.5, 1], ["0", "50%", "teacher"], color="#777777")
+    axes.set_ylim(0, 1.15)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect")
+    collecting.add_argument("run", type=Path)
+    collecting.add_argument("name")
+    rendering = commands.add_parser("render")
+    rendering.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.command == "collect":
+        print(collect(arguments.run, arguments.name))
+        return 0
+    changed = render(arguments.check)
+    print("\n".join(changed) or "nothing differs")
+    return int(arguments.check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

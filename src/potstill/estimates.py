@@ -1,0 +1,299 @@
+"""What a training costs, before it starts: tokens from a sample, time and memory by arithmetic.
+
+No weights are read: models are on the meta device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from potstill.data import cut_texts
+from potstill.families import layer_prefix
+from potstill.models import LoadedModel
+from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, SoftTargets, Training
+from potstill.rehearsal import Cast
+from potstill.stages import is_trained
+from potstill.text import Part, Record, source_parts
+
+SAMPLE = 500  # records
+LIBRARIES = 400e6  # bytes that Python, torch and transformers take before any model
+# Training's floating-point operations a second, as a share of a large matrix product's. Measured
+# on two CPU cores with MiniLM: sentence distillation from 6 to 3 layers and masked-LM training of 6
+# layers both give 0.57.
+EFFICIENCY = 0.57
+# Copies of a chunk's logits alive at once, counted, with soft targets and without.
+LOGIT_COPIES = {True: 7, False: 5}
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the training side of a corpus holds, from a sample of it."""
+
+    records: int  # sampled
+    sequences: list[np.ndarray]  # of the sample, each int [L], special tokens included
+    per_epoch: float | None  # sequences of the training side; None: a source doesn't tell its size
+    whole: bool  # the sample is all there is
+    seconds: float  # to tokenise the sample
+    share: float | None  # of the whole that the sample is, held-out text included
+    unsized: list[str]  # sources that don't tell their size
+
+    @property
+    def mean(self) -> float:
+        """Tokens a sequence."""
+        return sum(len(ids) for ids in self.sequences) / len(self.sequences)
+
+    @property
+    def longest(self) -> int:
+        return max(len(ids) for ids in self.sequences)
+
+
+def sample_text(corpus: Corpus, loaded: LoadedModel) -> Text:
+    """Read and tokenise about `SAMPLE` records spread over all sources, and scale by their sizes.
+
+    Files are scaled by bytes, Parquet files and data set folders by records; duplicates are not
+    looked for.
+
+    Raises:
+        ValueError: a source can't be read, or the sample leaves nothing to train on.
+    """
+    parts = [part for source in corpus.sources for part in source_parts(source)]
+    chosen = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, SAMPLE).astype(int))]
+    start = time.perf_counter()
+    pieces = [_take(part, corpus, math.ceil(SAMPLE / len(chosen))) for part in chosen]
+    sequences: list[np.ndarray] = []
+    total: float | None = 0.0
+    for unit in ("bytes", "records"):
+        own = [piece for piece in pieces if piece.part.unit == unit]
+        texts = [text for piece in own for text in piece.texts]
+        found = cut_texts(corpus, loaded.tokenizer, texts) if texts else []
+        sequences += found
+        factor = _factor([part for part in parts if part.unit == unit], own)
+        total = None if total is None or factor is None else total + factor * len(found)
+    seconds = time.perf_counter() - start
+    records = sum(piece.records for piece in pieces)
+    if not sequences:
+        raise ValueError(
+            f"a sample of {records} records leaves nothing to train on: give longer texts or "
+            f"lower corpus.min_length ({corpus.min_length})"
+        )
+    trained = 1 - (corpus.heldout if corpus.heldout_sources is None else 0)
+    return Text(
+        records=records,
+        sequences=sequences,
+        per_epoch=None if total is None else total * trained,
+        whole=len(chosen) == len(parts) and all(piece.whole for piece in pieces),
+        seconds=seconds,
+        share=None if total is None else len(sequences) / total,
+        unsized=[part.name for part in parts if part.size is None],
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The first records of a part."""
+
+    part: Part
+    records: int
+    texts: list[str]
+    covered: float  # of the part's size
+    whole: bool
+
+
+def _take(part: Part, corpus: Corpus, quota: int) -> _Piece:
+    stream = part.records(corpus.columns)
+    records = list(islice(stream, quota))
+    following = next(stream, None)
+    covered = float(part.size or 0) if following is None else _before(part, following, len(records))
+    texts = [r.columns[name] for r in records for name in corpus.columns if name in r.columns]
+    return _Piece(part, len(records), texts, covered, whole=following is None)
+
+
+def _before(part: Part, record: Record, number: int) -> float:
+    """How much of the part lies before a record, the one with this number."""
+    if part.path is None:
+        return float(number)
+    line = int(record.origin.rsplit(":", 1)[1])
+    with part.path.open("rb") as stream:
+        return float(sum(len(content) for content in islice(stream, line - 1)))
+
+
+def _factor(parts: Sequence[Part], pieces: Sequence[_Piece]) -> float | None:
+    """How many times what was sampled all of it is; None where a part doesn't tell its size."""
+    covered = sum(piece.covered for piece in pieces)
+    if any(part.size is None for part in parts):
+        return None
+    return sum(part.size or 0 for part in parts) / covered if covered else 0.0
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training stage takes."""
+
+    steps: int | None  # None: not known
+    tokens: float | None  # real ones
+    tokens_per_second: float
+    memory: dict[str, float]  # bytes at the peak, by what they are for
+    checkpoints: float  # bytes on disk while it runs
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.tokens is None else self.tokens / self.tokens_per_second
+
+
+def cost_of(cast: Cast, text: Text, matmul: float) -> Cost:
+    """The cost of a training stage; `matmul`: operations a second of a large matrix product."""
+    stage = cast.stage
+    assert isinstance(stage, (Finetune, Distill))
+    steps, tokens = steps_and_tokens(stage.training, text.per_epoch, text.mean)
+    return Cost(
+        steps=steps,
+        tokens=tokens,
+        tokens_per_second=EFFICIENCY * matmul / flops_per_token(cast),
+        memory=memory_bytes(cast, text.longest),
+        # weights and two moments of the optimizer; two are kept, and the best where it is wanted
+        checkpoints=12.0 * trained_parameters(cast) * (3 if stage.training.keep == "best" else 2),
+    )
+
+
+def steps_and_tokens(
+    training: Training, per_epoch: float | None, mean: float
+) -> tuple[int | None, float | None]:
+    """Optimizer steps and real tokens until the first limit.
+
+    None where only the size of the corpus could tell; without it, the steps are an upper bound.
+    """
+    steps = [training.max_steps] if training.max_steps is not None else []
+    if training.max_tokens is not None:
+        steps.append(math.ceil(training.max_tokens / (training.batch_size * mean)))
+    if per_epoch is None:
+        return (min(steps), min(steps) * training.batch_size * mean) if steps else (None, None)
+    batches = max(math.ceil(per_epoch / training.batch_size), 1)
+    sequences = min(per_epoch / batches, training.batch_size)  # the last batch is a smaller one
+    if training.max_tokens is not None:
+        steps[-1] = math.ceil(training.max_tokens / (sequences * mean))
+    if training.epochs is not None:
+        steps.append(max(math.ceil(training.epochs * batches), 1))
+    return min(steps), min(steps) * sequences * mean
+
+
+def flops_per_token(cast: Cast) -> float:
+    """Floating-point operations of a training step for each real token.
+
+    2 a weight and token for a forward pass, and twice that for a backward one; the vocabulary head
+    at the rows that the objectives read. Attention's own products are within EFFICIENCY.
+    """
+    stage, student = cast.stage, cast.model
+    assert isinstance(stage, (Finetune, Distill))
+    assert student is not None
+    passes = 4 if stage.training.gradient_checkpointing else 3
+    layers = 2 * _layer_weights(student) * (1 if _head_only(stage) else passes)
+    if cast.teacher is not None:
+        layers += 2 * _layer_weights(cast.teacher)
+    rows = _head_rows(stage, student)
+    heads = 3 * _head_weights(student)
+    heads += _head_weights(cast.teacher) if cast.teacher is not None else 0
+    return float(layers + rows * 2 * heads)
+
+
+def _head_only(stage: Finetune | Distill) -> bool:
+    return isinstance(stage, Finetune) and stage.train == "head"
+
+
+def _head_rows(stage: Finetune | Distill, student: LoadedModel) -> float:
+    """Share of the tokens at which the vocabulary head is computed."""
+    if student.task != "masked_lm":
+        return 0.0
+    weighted = [o for o in stage.objectives if o.weight > 0] if isinstance(stage, Distill) else []
+    if weighted and all(isinstance(o, HiddenCosine) for o in weighted):
+        return 0.0
+    everywhere = any(isinstance(o, SoftTargets) and o.positions == "all" for o in weighted)
+    return 1.0 if everywhere else stage.masking.probability
+
+
+def _layer_weights(loaded: LoadedModel) -> int:
+    prefix = layer_prefix(loaded.model)
+    named = loaded.model.named_parameters()
+    return sum(p.numel() for name, p in named if name.startswith(prefix))
+
+
+def _head_weights(loaded: LoadedModel) -> int:
+    config = loaded.model.config
+    return int(config.hidden_size * (config.vocab_size + config.hidden_size))
+
+
+def memory_bytes(cast: Cast, longest: int) -> dict[str, float]:
+    """Memory at its peak, by what it is for; `longest`: tokens of the longest sequence."""
+    stage, student = cast.stage, cast.model
+    assert isinstance(stage, (Finetune, Distill))
+    assert student is not None
+    settings = stage.training
+    tokens = (settings.micro_batch_size or settings.batch_size) * longest
+    trained = trained_parameters(cast)
+    frozen = student.model.num_parameters() - trained
+    teacher = cast.teacher.model.num_parameters() if cast.teacher is not None else 0
+    found = {
+        "libraries": LIBRARIES,
+        "teacher's weights": 4.0 * teacher,
+        "student's weights, gradients and optimizer": 16.0 * trained + 4.0 * frozen,
+        "activations": 0.0
+        if _head_only(stage)
+        else tokens * _activation_bytes(student, settings, longest),
+    }
+    rows = min(settings.chunk_size, tokens * _head_rows(stage, student))
+    if rows:
+        soft = isinstance(stage, Distill) and any(
+            isinstance(o, SoftTargets) and o.weight > 0 for o in stage.objectives
+        )
+        found["logits of a chunk"] = rows * student.model.config.vocab_size * 4 * LOGIT_COPIES[soft]
+    return found
+
+
+def _activation_bytes(loaded: LoadedModel, settings: Training, length: int) -> float:
+    """What backward needs of one token, as counted in what autograd keeps: float32."""
+    config = loaded.model.config
+    width, inner = config.hidden_size, _inner(loaded)
+    layer = 8 * width + 2 * inner
+    if settings.dropout:  # masks, and attention's probabilities, which are not kept without it
+        layer = 10 * width + 2 * inner + 3 * config.num_attention_heads * length
+    layers = config.num_hidden_layers
+    kept = layers * width + layer if settings.gradient_checkpointing else layers * layer
+    return float(4 * (kept + 2 * width))
+
+
+def _inner(loaded: LoadedModel) -> int:
+    config = loaded.model.config
+    return int(getattr(config, "intermediate_size", None) or config.hidden_dim)
+
+
+def trained_parameters(cast: Cast) -> int:
+    """How many parameters of its model a training changes."""
+    assert isinstance(cast.stage, (Finetune, Distill))
+    assert cast.model is not None
+    stage, loaded = cast.stage, cast.model
+    named = loaded.model.named_parameters()
+    return sum(p.numel() for name, p in named if is_trained(stage, loaded, name))
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product: the best in half a second."""
+    left = torch.ones(1024, 1024, device=device, dtype=dtype)
+    best, spent = math.inf, 0.0
+    while spent < 0.5:
+        start = time.perf_counter()
+        (left @ left).sum().item()  # the number waits for a GPU to be done
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+    return 2 * 1024**3 / best

@@ -1,0 +1,163 @@
+"""A run without its weights: wrong models, columns and lengths show before anything starts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+import torch
+
+from potstill.figures import require_matplotlib
+from potstill.masking import make_masker
+from potstill.models import LoadedModel, load_model
+from potstill.recipe import (
+    Benchmark,
+    Distill,
+    Evaluate,
+    Finetune,
+    MakeStudent,
+    Recipe,
+    Report,
+    Stage,
+    Task,
+    stage_writes,
+)
+from potstill.stages import check_length, check_pair, student_of
+from potstill.text import read_records
+
+_FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The models of one stage without their weights: shapes and names, on the meta device."""
+
+    stage: Stage
+    model: LoadedModel | None = None  # what it makes or trains
+    teacher: LoadedModel | None = None
+
+
+def rehearse(recipe: Recipe, teacher_folder: Path) -> list[Cast]:
+    """Go through the stages without weights, so that mistakes show before anything starts.
+
+    Nothing is written.
+
+    Returns:
+        One cast a stage, in order.
+
+    Raises:
+        ValueError: what a stage would find wrong with its models, columns or lengths.
+    """
+    rehearsal = _Rehearsal(recipe, teacher_folder)
+    return [rehearsal.stage(n, stage) for n, stage in enumerate(recipe.stages, start=1)]
+
+
+class _Rehearsal:
+    def __init__(self, recipe: Recipe, teacher_folder: Path) -> None:
+        self.recipe, self.teacher_folder = recipe, teacher_folder
+        self.columns = _seen_columns(recipe)
+        self.written: dict[str, LoadedModel] = {}
+        self.teachers: dict[tuple[Task, bool], LoadedModel] = {}
+
+    def stage(self, number: int, stage: Stage) -> Cast:
+        cast = self._cast(stage)
+        if isinstance(stage, Evaluate):
+            _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)
+        self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
+        return cast
+
+    def _cast(self, stage: Stage) -> Cast:
+        task = self.recipe.task
+        match stage:
+            case Finetune():
+                cast = Cast(stage, self._model(stage.model, "masked_lm", untrained_head=True))
+                _check_training(stage, self.recipe, cast)
+                return cast
+            case MakeStudent():
+                teacher = self._model(stage.teacher, task)
+                return Cast(stage, _student(stage, teacher), teacher)
+            case Distill():
+                cast = Cast(stage, self._model(stage.model, task), self._model(stage.teacher, task))
+                _check_training(stage, self.recipe, cast)
+                return cast
+            case Evaluate():
+                for name in [*(stage.models or ["teacher", *self.written]), stage.baseline]:
+                    self._model(name, task)
+            case Benchmark():
+                _check_lengths(stage, self._model("teacher", task, untrained_head=True))
+            case Report():
+                require_matplotlib()
+            case _:
+                assert_never(stage)
+        return Cast(stage)
+
+    def _model(self, name: str, task: Task, untrained_head: bool = False) -> LoadedModel:
+        if name in self.written:
+            return self.written[name]
+        assert name == "teacher", "a model is read before it is written"
+        key = task, untrained_head
+        if key not in self.teachers:
+            self.teachers[key] = load_model(
+                self.teacher_folder, task, untrained_head=untrained_head, weights=False
+            )
+        return self.teachers[key]
+
+
+def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
+        student = student_of(stage, teacher)
+    return replace(teacher, model=student, name=stage.writes)
+
+
+def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
+    assert cast.model is not None
+    check_length(recipe.corpus, cast.model)
+    if isinstance(stage, Distill):
+        assert cast.teacher is not None
+        check_pair(cast.model, cast.teacher, stage.objectives)
+        check_length(recipe.corpus, cast.teacher)
+    if recipe.task == "masked_lm":
+        tokenizer = cast.model.tokenizer
+        any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
+        make_masker(stage.masking, tokenizer, any_counts)
+
+
+def _seen_columns(recipe: Recipe) -> list[str]:
+    """Columns of the first records; fails as reading the corpus would."""
+    corpus = recipe.corpus
+    seen: dict[str, None] = {}
+    for sources in (corpus.sources, corpus.heldout_sources):
+        if sources is not None:
+            seen = {}  # scores are on the held-out sources where there are some
+            for record in islice(read_records(sources, corpus.columns), _FIRST_RECORDS):
+                seen |= dict.fromkeys(record.columns)
+    return list(seen)
+
+
+def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequence[str]) -> None:
+    if recipe.corpus.heldout == 0 and recipe.corpus.heldout_sources is None:
+        raise ValueError(
+            f"{where}: no text is held out to evaluate on: raise corpus.heldout or give "
+            "corpus.heldout_sources"
+        )
+    if recipe.task == "masked_lm":
+        return
+    wanted = {"passage": stage.passage or "text", "query": stage.query, "label": stage.label}
+    for key, name in wanted.items():
+        if name is not None and name not in columns:
+            raise ValueError(f"{where}: {key}: no column '{name}'; there are: {', '.join(columns)}")
+
+
+def _check_lengths(stage: Benchmark, teacher: LoadedModel) -> None:
+    positions = teacher.model.config.max_position_embeddings
+    if max(stage.lengths) > positions:
+        raise ValueError(
+            f"benchmark.lengths: {max(stage.lengths)} tokens are more than the {positions} "
+            f"positions of the teacher: ask for {positions} at most"
+        )

@@ -1,0 +1,185 @@
+"""The loop: its schedule, what it reports, when it stops, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from potstill import training
+from potstill.pipeline import run
+from potstill.recipe import Recipe
+from safetensors.torch import load_file
+
+
+def recipe(teacher: Path, text: Path, *stages: dict[str, Any], **corpus: Any) -> Recipe:
+    settings = {"sources": [str(text)], "min_length": 4, "max_length": 24, "heldout": 0.1, **corpus}
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "task": "masked_lm",
+            "teacher": str(teacher),
+            "corpus": settings,
+            "stages": list(stages),
+        }
+    )
+
+
+def finetune(**settings: Any) -> dict[str, Any]:
+    training_settings = {"batch_size": 8, "log_every": 1, "dropout": False, **settings}
+    return {"kind": "finetune", "training": training_settings}
+
+
+def events(folder: Path, stage: str, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "stages" / stage / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["event"] == kind]
+
+
+def test_schedule_is_warmup_then_linear_decay() -> None:
+    factors = [training._schedule(step, steps=20, warmup=0.2) for step in range(20)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert factors[4:] == pytest.approx([(20 - step) / 16 for step in range(4, 20)])
+    assert training._schedule(0, steps=10, warmup=0.0) == 1.0
+
+
+def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> None:
+    from potstill.models import load_model
+    from potstill.recipe import HardTargets, InBatch, Training
+    from potstill.teachers import Reading
+    from potstill.training import Trainee
+
+    loaded = load_model(masked_lm_teacher, "masked_lm")
+    reading = Reading.of("masked_lm", [HardTargets()], InBatch(), 8)
+    settings = Training(epochs=1, weight_decay=0.1)
+    optimizer = training._optimizer(Trainee(loaded, None, reading, 8), settings)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in loaded.model.named_parameters():
+        plain = "bias" in name or "LayerNorm" in name
+        assert decay[id(parameter)] == (0.0 if plain else 0.1), name
+
+
+def test_masked_lm_training_learns_the_order_of_words(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=150, learning_rate=3e-3))
+    folder = run(plan, output=tmp_path / "run")
+    heldout = [e["loss"] for e in events(folder, "01-finetune", "evaluate")]
+    assert len(heldout) == 10
+    # 30 words, equally likely: log 30 = 3.4 for who knows the words but not their order
+    assert heldout[-1] < 3.2
+    assert heldout[-1] < heldout[0]
+
+
+def test_train_head_moves_nothing_but_the_head(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    stage = {**finetune(max_steps=3), "train": "head"}
+    folder = run(recipe(masked_lm_teacher, text_file, stage), output=tmp_path / "run")
+    before = load_file(masked_lm_teacher / "model.safetensors")
+    after = load_file(folder / "model" / "model.safetensors")
+    moved = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    assert moved
+    assert all(name.startswith("cls.predictions.") for name in moved)
+
+
+def test_early_stop_keeps_the_best_weights(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.6, 1.0])
+    evaluated: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(loop: training._Loop) -> dict[str, Any]:
+        evaluated.append({k: v.clone() for k, v in loop.job.trainee.model.state_dict().items()})
+        return {"loss": next(losses), "components": {}}
+
+    monkeypatch.setattr(training._Loop, "evaluate", evaluate)
+    settings = {"max_steps": 50, "evaluate_every": 2, "patience": 2, "keep": "best"}
+    folder = run(recipe(masked_lm_teacher, text_file, finetune(**settings)), output=tmp_path / "run")
+    result = json.loads((folder / "stages/01-finetune/result.json").read_text())
+    assert result["stopped_early"] is True
+    assert result["steps"] == 8
+    assert result["best"] == {"loss": 2.0, "step": 4}
+    after = load_file(folder / "model" / "model.safetensors")
+    for name, value in after.items():
+        assert torch.equal(value, evaluated[1][name]), name
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    plan = recipe(
+        masked_lm_teacher,
+        text_file,
+        finetune(max_steps=40, learning_rate=1e30, warmup=0, checkpoint_steps=1, clip=None),
+    )
+    with pytest.raises(training.TrainingFailed, match=r"not finite at step \d+: lower learning_rate"):
+        run(plan, output=tmp_path / "run")
+    assert list((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_trackers_get_the_curves(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is in the test extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=3, trackers=["tensorboard"]))
+    folder = run(plan, output=tmp_path / "run")
+    written = next((folder / "stages/01-finetune").rglob("events.out.tfevents*"))
+    curves = EventAccumulator(str(written.parent)).Reload()
+    logged = [e["loss"] for e in events(folder, "01-finetune", "train")]
+    assert [s.value for s in curves.Scalars("train/loss")] == pytest.approx(logged, rel=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_gives_the_same_losses(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    found = []
+    for compiled in (False, True):
+        plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=3, compile=compiled))
+        folder = run(plan, output=tmp_path / str(compiled))
+        found.append([e["loss"] for e in events(folder, "01-finetune", "train")])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_more_processes_than_micro_batches_is_refused(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two:
+        num_processes, process_index, is_main_process = 2, 0, True
+        device = torch.device("cpu")
+
+    monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
+    with pytest.raises(ValueError, match="set micro_batch_size to at most 4"):
+        run(recipe(masked_lm_teacher, text_file, finetune(max_steps=3)), output=tmp_path / "run")
+
+
+def test_the_unmasked_positions_never_reach_the_hard_loss(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """The logged hard loss of step 1 is transformers' own masked-LM loss on the same batch."""
+    from potstill.data import collate, epoch_batches, tokenize_corpus
+    from potstill.masking import make_masker
+    from potstill.models import load_model
+    from potstill.recipe import Masking
+
+    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1))
+    folder = run(plan, output=tmp_path / "run")
+    loaded = load_model(masked_lm_teacher, "masked_lm")
+    corpus = tokenize_corpus(plan.corpus, loaded.tokenizer, tmp_path / "cache", plan.seed)
+    indices = epoch_batches(corpus.train.lengths, 8, plan.seed, 0)[0]
+    masker = make_masker(Masking(), loaded.tokenizer, corpus.train.token_counts)
+    batch = collate(corpus.train, indices, 0, masker, plan.seed, 0)
+    with torch.no_grad():
+        expected = loaded.model(
+            input_ids=batch.input_ids_BL,
+            attention_mask=batch.attention_mask_BL,
+            labels=batch.gold_BL,
+        ).loss
+    logged = events(folder, "01-finetune", "train")[0]["components"]["hard_targets"]
+    assert logged == pytest.approx(expected.item(), rel=1e-5)
