@@ -155,7 +155,9 @@ def masked_lm_ablation() -> str:
         )
     unigram = scores["references"]["unigram"]["masked_lm"]
     rows.append(["unigram", f"{unigram['loss']:.3f}", f"{unigram['top1']:.1%}", "", "", ""])
-    tokens = {s["writes"]: s["result"]["tokens"] for s in result["stages"] if "tokens" in s["result"]}
+    tokens = {
+        s["writes"]: s["result"]["tokens"] for s in result["stages"] if "tokens" in s["result"]
+    }
     note = (
         f"\nThe teacher saw {tokens['adapted']:,} tokens, every student {tokens['triple']:,}; scored on "
         f"{scores['masked_positions']:,} masked positions of {scores['records']:,} held-out sequences. "
@@ -168,7 +170,10 @@ def distill_step() -> str:
     """Potstill's step beside a plain one."""
     result = _load("distill_step")
     rows = [["", "tokens/s, times the plain step's", "peak memory, share of the plain step's"]]
-    for positions, label in (("all", "soft targets on all tokens"), ("masked", "on masked positions")):
+    for positions, label in (
+        ("all", "soft targets on all tokens"),
+        ("masked", "on masked positions"),
+    ):
         speed = result["ratios"]["tokens_per_s"][positions]
         memory = result["ratios"]["peak_memory"][positions]
         spread = f"({speed['min']:.2f} to {speed['max']:.2f})"

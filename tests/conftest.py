@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,34 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(sentences(300)), encoding="utf-8")
     return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def potstill(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Finished]]:
+    """The `potstill` command in this process: potstill("run", "recipe.yaml", ...)."""
+    from potstill import cli
+
+    def command(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["potstill", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return Finished(code, out, err)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield command
+    signal.signal(signal.SIGTERM, before)

@@ -44,10 +44,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
+        if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+            _say("stopped", code)
     except KeyboardInterrupt:
         code = _say("stopped", 128 + signal.SIGINT)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+        if code == 128 + signal.SIGTERM:
+            _say("stopped", code)
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -75,12 +79,15 @@ def quickstart(overrides: Overrides = None, output: Output = None, plan: Plan = 
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from potstill.recipe import load_recipe, shipped_recipes
+    import yaml
+
+    from potstill.recipe import shipped_recipes
 
     table = _table("recipe", "task", "what it does")
-    for name in shipped_recipes():
-        loaded = load_recipe(name)
-        table.add_row(name, loaded.task, " ".join(loaded.description.split()))
+    for name, path in shipped_recipes().items():
+        # as it is written: one that leaves the teacher to its user is no whole recipe yet
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table.add_row(name, tree["task"], " ".join(tree["description"].split()))
     out.print(table)
 
 
@@ -314,8 +321,9 @@ def _explain(error: Exception) -> int:
         return _say(f"error: {error}", 1)
     if isinstance(error, ValueError):
         return _say(f"error: {error}", 2)
-    if isinstance(error, OSError) and error.filename:
-        return _say(f"error: {error.filename}: {error.strerror}", 2 if _is_input(error) else 1)
+    if isinstance(error, OSError) and error.strerror:  # a full disk names no file
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"error: {where}{error.strerror}", 2 if _is_input(error) else 1)
     raise error
 
 

@@ -170,7 +170,8 @@ def retention_interval(student_N: Array, teacher_N: Array, seed: int) -> tuple[f
     None where a resample holds no success of the teacher, so that the ratio has no bound.
     """
     assert len(student_N) == len(teacher_N) >= 2, "the same two items at least"
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told by the None
         result = stats.bootstrap(
             (student_N, teacher_N),
             _ratio_of_means,

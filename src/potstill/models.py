@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -108,6 +109,7 @@ def load_model(
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # _check_loaded names them
             **kwargs,
         )
         tokenizer = AutoTokenizer.from_pretrained(
@@ -118,6 +120,7 @@ def load_model(
         raise ValueError(
             f"{name}: Potstill needs a fast tokenizer (tokenizer.json), this one has none"
         )
+    _check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
     if task == "sentence_embedding":
         sentence = _sentence_modules(
@@ -257,6 +260,18 @@ def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: 
         )
 
 
+def _check_vocabulary(name: str, tokenizer: Any, size: int) -> None:
+    """transformers makes a tokenizer that knows no word where a folder holds none."""
+    vocabulary = tokenizer.get_vocab()
+    if set(vocabulary) <= {"", *tokenizer.all_special_tokens}:
+        raise ValueError(f"{name}: there is no tokenizer (no tokenizer.json or vocab.txt)")
+    if max(vocabulary.values()) >= size:
+        raise ValueError(
+            f"{name}: the tokenizer has {max(vocabulary.values()) + 1} tokens, but the model only "
+            f"{size}: they don't belong together"
+        )
+
+
 def _sentence_modules(
     path: str, revision: str | None, name: str, positions: int, width: int
 ) -> SentenceModules:
@@ -363,8 +378,12 @@ def _one_sentence(name: str) -> Iterator[None]:
     """Turn the loaders' errors into one sentence that names the model."""
     try:
         yield
-    except (OSError, HFValidationError, ValueError, KeyError) as error:
+    except (OSError, HFValidationError, SafetensorError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "safetensors" in str(error):
+        if isinstance(error, SafetensorError):
+            first = f"its safetensors file is damaged ({first})"
+        elif "couldn't connect" in first:
+            first = "it is no folder here, and the hub can't be reached or is switched off"
+        elif "safetensors" in str(error):
             first = "it has no model.safetensors (pickled .bin weights are not read)"
         raise ValueError(f"{name}: the model can't be loaded: {first}") from None

@@ -222,7 +222,7 @@ class _Run:
         """Make room for a stage that runs (again); work of another configuration is kept aside."""
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
-        former = done["fingerprint"] if done is not None else _begun(folder)
+        former = done["fingerprint"] if done is not None else begun_as(folder)
         if former is not None and former != fingerprint:
             self._set_aside(run, folder, former)
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ class _Run:
         for folder in sorted((run.path / "stages").glob("*")):
             if folder.is_dir() and folder.name not in expected:
                 done = run.done(folder)
-                former = done["fingerprint"] if done else _begun(folder)
+                former = done["fingerprint"] if done else begun_as(folder)
                 self._set_aside(run, folder, former or "unfinished")
 
     def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
@@ -305,7 +305,7 @@ def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:
     return found[1:]
 
 
-def _begun(folder: Path) -> str | None:
+def begun_as(folder: Path) -> str | None:
     """The fingerprint of what a stage's folder was last used for; None if that isn't told."""
     try:
         config = read_json(folder / "config.json")

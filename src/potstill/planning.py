@@ -23,7 +23,7 @@ from potstill.estimates import (
 )
 from potstill.masking import make_masker
 from potstill.models import LoadedModel
-from potstill.pipeline import cache_folder, stage_fingerprints, teacher_folder
+from potstill.pipeline import begun_as, cache_folder, stage_fingerprints, teacher_folder
 from potstill.precision import autocast_dtype
 from potstill.recipe import (
     Distill,
@@ -100,7 +100,7 @@ def _states(recipe: Recipe, run: RunFolder, teacher: Path) -> list[str]:
     for folder, fingerprint in zip(folders, stage_fingerprints(recipe, teacher), strict=True):
         done = run.done(folder)
         if done is None:
-            state = _unfinished(run, folder)
+            state = _unfinished(run, folder, fingerprint)
         elif done["fingerprint"] != fingerprint:
             state = "to do again: the recipe, the text or the teacher changed"
         else:
@@ -112,11 +112,11 @@ def _states(recipe: Recipe, run: RunFolder, teacher: Path) -> list[str]:
     return states
 
 
-def _unfinished(run: RunFolder, folder: Path) -> str:
+def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
     if folder in run.damage:
         return f"to do again: {run.damage[folder]}"
-    if any((folder / "checkpoints").glob("step-*")):
-        return "begun: goes on from its checkpoint if nothing it depends on changed"
+    if begun_as(folder) == fingerprint and any((folder / "checkpoints").glob("step-*")):
+        return "begun, goes on from its checkpoint"
     return "to do"
 
 
@@ -312,4 +312,4 @@ def _duration(seconds: float) -> str:
                 if seconds < 10 * size
                 else f"{seconds / size:,.0f} {unit}"
             )
-    return f"{max(seconds, 1):.0f} seconds"
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

@@ -284,6 +284,9 @@ def test_command_names_a_shipped_recipe_only_if_nothing_was_changed(tmp_path, pa
     run, name = fake_run(tmp_path), next(iter(recipe.shipped_recipes()))
     assert command() == f"potstill run {name}"
     assert command("seed=7") == "potstill run recipe.yaml --output again"
+    name = "embedding"  # has no teacher until its user names one
+    changed = command("teacher=./teacher", "corpus.sources=text.txt")
+    assert changed == "potstill run recipe.yaml --output again"
 
 
 def test_missing_matplotlib_is_one_sentence_and_writes_nothing(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-from potstill.students import layer_map, make_student
 from torch import nn
 from transformers import (
     BertConfig,
@@ -22,6 +21,8 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedModel,
 )
+
+from potstill.students import layer_map, make_student
 
 
 def config(layers: int = 6, **changes: object) -> BertConfig:

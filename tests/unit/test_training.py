@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from potstill import training
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from safetensors.torch import load_file
 
 
 def recipe(teacher: Path, text: Path, *stages: dict[str, Any], **corpus: Any) -> Recipe:
@@ -64,7 +65,9 @@ def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> No
 def test_masked_lm_training_learns_the_order_of_words(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=150, learning_rate=3e-3))
+    plan = recipe(
+        masked_lm_teacher, text_file, finetune(max_steps=400, batch_size=16, learning_rate=3e-3)
+    )
     folder = run(plan, output=tmp_path / "run")
     heldout = [e["loss"] for e in events(folder, "01-finetune", "evaluate")]
     assert len(heldout) == 10
@@ -97,7 +100,9 @@ def test_early_stop_keeps_the_best_weights(
 
     monkeypatch.setattr(training._Loop, "evaluate", evaluate)
     settings = {"max_steps": 50, "evaluate_every": 2, "patience": 2, "keep": "best"}
-    folder = run(recipe(masked_lm_teacher, text_file, finetune(**settings)), output=tmp_path / "run")
+    folder = run(
+        recipe(masked_lm_teacher, text_file, finetune(**settings)), output=tmp_path / "run"
+    )
     result = json.loads((folder / "stages/01-finetune/result.json").read_text())
     assert result["stopped_early"] is True
     assert result["steps"] == 8
@@ -115,15 +120,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         text_file,
         finetune(max_steps=40, learning_rate=1e30, warmup=0, checkpoint_steps=1, clip=None),
     )
-    with pytest.raises(training.TrainingFailed, match=r"not finite at step \d+: lower learning_rate"):
+    with pytest.raises(
+        training.TrainingFailed, match=r"not finite at step \d+: lower learning_rate"
+    ):
         run(plan, output=tmp_path / "run")
     assert list((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
     assert not (tmp_path / "run/model").exists()
 
 
-def test_trackers_get_the_curves(
-    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
-) -> None:
+def test_trackers_get_the_curves(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is in the test extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,0 +1,405 @@
+"""Bad input: exit code 2, one sentence that names the thing, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import (
+    BartConfig,
+    BartModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5Model,
+)
+
+from conftest import Finished, sentences, tiny_config, tiny_tokenizer
+
+Potstill = Callable[..., Finished]
+
+
+def tree(teacher: object, *sources: object, **changes: Any) -> dict[str, Any]:
+    """A recipe that would run."""
+    return {
+        "name": "bad",
+        "task": "masked_lm",
+        "teacher": str(teacher),
+        "corpus": {"sources": [str(s) for s in sources], "max_length": 32, "min_length": 4},
+        "stages": [
+            {"kind": "make_student"},
+            {
+                "kind": "distill",
+                "objectives": [{"kind": "soft_targets"}, {"kind": "hard_targets"}],
+                "training": {"max_steps": 2, "batch_size": 4},
+            },
+        ],
+        **changes,
+    }
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(finished: Finished, *parts: str) -> str:
+    """One sentence on stderr, exit code 2, at most a headline before it; returns the sentence."""
+    assert finished.code == 2, finished
+    assert finished.out.count("\n") <= 1, finished.out
+    assert finished.err.startswith("error: "), finished.err
+    assert finished.err.count("\n") == 1, finished.err
+    assert "Traceback" not in finished.err
+    for part in parts:
+        assert part in finished.err, finished.err
+    return finished.err
+
+
+def run(potstill: Potstill, recipe: dict[str, Any], *arguments: object) -> Finished:
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return potstill("run", "recipe.yaml", *arguments)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("text.txt", None, ["text.txt: no such file"]),
+        ("text.txt", b"", ["the corpus is empty", "text.txt"]),
+        ("text.txt", b"\n \n", ["the corpus is empty", "text.txt"]),
+        ("text.txt", b"\x7fELF\0\0\1\2", ["text.txt: a binary file"]),
+        ("text.txt", "malt\ncafé\n".encode("latin-1"), ["text.txt: not utf-8", "line 2"]),
+        ("text.jsonl", b'{"text": "malt"}\n{"text": \n', ["text.jsonl:2: not valid JSON"]),
+        (
+            "text.jsonl",
+            b'{"title": "malt"}\n',
+            ["text.jsonl:1: no column 'text'; there are: title"],
+        ),
+        ("text.csv", b"title,body\nmalt,oak\n", ["no column 'text'; there are: ", "title", "body"]),
+        ("text.csv", b"text\nmalt,oak\n", ["text.csv:2: 2 fields, but the header has 1"]),
+        ("text.parquet", b"malt", ["text.parquet: not a readable Parquet file"]),
+        ("text.docx", b"malt", ["text.docx: unknown suffix '.docx'"]),
+        ("text.txt", b"malt\n" * 9, ["leaves nothing to train on", "min_length 4"]),
+    ],
+)
+def test_text(
+    potstill: Potstill,
+    masked_lm_teacher: Path,
+    work: Path,
+    name: str,
+    content: bytes | None,
+    parts: list[str],
+) -> None:
+    if content is not None:
+        (work / name).write_bytes(content)
+    finished = run(potstill, tree(masked_lm_teacher, name))
+    if "leaves nothing" in parts[0]:  # only found once all of it is tokenised
+        assert finished.code == 2
+        assert finished.err.count("\n") == 1
+        assert all(part in finished.err for part in parts)
+        return
+    refused(finished, *parts)
+    assert not (work / "runs").exists()
+
+
+def test_a_line_beyond_the_first_records(
+    potstill: Potstill, masked_lm_teacher: Path, work: Path
+) -> None:
+    lines = [json.dumps({"text": text}) for text in sentences(150)]
+    (work / "text.jsonl").write_text("\n".join([*lines, "{oak}"]))
+    finished = run(potstill, tree(masked_lm_teacher, "text.jsonl"))
+    assert finished.code == 2
+    assert finished.err.count("\n") == 1
+    assert "text.jsonl:151: not valid JSON" in finished.err
+
+
+# --- teachers -------------------------------------------------------------------------------------
+
+
+def small(kind: str) -> Any:
+    vocabulary = tiny_config().vocab_size
+    match kind:
+        case "gpt2":
+            config = GPT2Config(
+                vocab_size=vocabulary, n_positions=64, n_embd=16, n_layer=2, n_head=2
+            )
+            return GPT2LMHeadModel(config)
+        case "t5":
+            config = T5Config(vocab_size=vocabulary, d_model=16, d_ff=16, num_layers=1, num_heads=2)
+            return T5Model(config)
+        case _:
+            widths = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+            layers = {"encoder_layers": 1, "decoder_layers": 1}
+            heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+            return BartModel(BartConfig(vocab_size=vocabulary, **widths, **layers, **heads))
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "sentence_embedding"])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("gpt2", "is a decoder (gpt2), not an encoder"),
+        ("t5", "is an encoder-decoder (t5)"),
+        ("bart", "is an encoder-decoder (bart)"),
+    ],
+)
+def test_a_teacher_that_is_no_encoder(
+    potstill: Potstill, work: Path, text_file: Path, kind: str, what: str, task: str
+) -> None:
+    small(kind).save_pretrained("teacher")
+    tiny_tokenizer().save_pretrained("teacher")
+    recipe = tree("./teacher", text_file, task=task, stages=[{"kind": "make_student"}])
+    refused(run(potstill, recipe), "teacher", what, "Potstill distils encoders")
+
+
+def test_a_headless_teacher_of_masked_lm(
+    potstill: Potstill, sentence_teacher: Path, text_file: Path, work: Path
+) -> None:
+    error = refused(
+        run(potstill, tree(sentence_teacher, text_file)),
+        "holds no trained masked-LM head",
+        "finetune stage of task masked_lm",
+    )
+    assert str(sentence_teacher) in error
+
+
+def _no_folder(_: Path) -> None: ...
+
+
+def _empty(folder: Path) -> None:
+    folder.mkdir()
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def _other_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (_no_folder, "no such folder"),
+        (_empty, "is not a model folder (it has no config.json)"),
+        (_no_weights, "no model.safetensors"),
+        (_cut_weights, "its safetensors file is damaged"),
+        (_broken_config, "can't be loaded"),
+        (_no_tokenizer, "tokenizer"),
+        (_other_shape, "has another shape than config.json says"),
+    ],
+)
+def test_a_folder_that_is_no_whole_teacher(
+    potstill: Potstill,
+    masked_lm_teacher: Path,
+    text_file: Path,
+    work: Path,
+    damage: Callable[[Path], None],
+    what: str,
+) -> None:
+    if damage not in (_no_folder, _empty):
+        shutil.copytree(masked_lm_teacher, "teacher")
+    damage(work / "teacher")
+    refused(run(potstill, tree("./teacher", text_file)), "teacher", what)
+
+
+def test_a_teacher_of_a_package_or_the_hub(potstill: Potstill, text_file: Path, work: Path) -> None:
+    refused(
+        run(potstill, tree("package:no_such_package/model", text_file)),
+        "the package 'no_such_package' is not installed",
+    )
+    refused(run(potstill, tree("org/model", text_file)), "teacher.model: org/model can't be had")
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("make_student.layers=[0,9]", ["layers: 9 is out of range", "0 to 3"]),
+        ("make_student.depth=7", ["depth: 7 is out of range", "4 layers"]),
+        ("distill.objectives.soft_targets.temperature=0", ["temperature", "greater than 0"]),
+        ("distill.objectives.soft_targets.temperature=-1", ["temperature", "greater than 0"]),
+        ("distill.objectives.soft_targets.wieght=1", ["'wieght'", "did you mean 'weight'?"]),
+        ("distil.model=student", ["unknown key 'distil'", "did you mean 'distill'?"]),
+        ("corpus.max_lenght=9", ["'max_lenght'", "did you mean 'max_length'?"]),
+        ("corpus.max_length=500", ["corpus.max_length: 500", "64 positions"]),
+        ("corpus.columns=[body]", ["no column 'body'; there are: text"]),
+        ("seed=malt", ["seed", "given: 'malt'"]),
+        ("seed", ["'seed' is not KEY=VALUE"]),
+        ("distill.training.max_steps=null", ["no end is given"]),
+        ("distill.training.precision=fp16", ["precision", "'fp16'"]),
+        ("task=translation", ["task", "'translation'"]),
+        ("make_student.kind=make_studnet", ["make_studnet", "did you mean 'make_student'?"]),
+        ("distill.model=pupil", ["reads the model 'pupil', which no stage before it writes"]),
+    ],
+)
+def test_a_value_that_does_not_fit(
+    potstill: Potstill,
+    masked_lm_teacher: Path,
+    text_file: Path,
+    work: Path,
+    override: str,
+    parts: list[str],
+) -> None:
+    refused(run(potstill, tree(masked_lm_teacher, text_file), override), *parts)
+    assert not (work / "runs").exists()
+
+
+def test_weights_that_sum_to_0(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    finished = run(
+        potstill,
+        tree(masked_lm_teacher, text_file),
+        "distill.objectives.soft_targets.weight=0",
+        "distill.objectives.hard_targets.weight=0",
+    )
+    refused(finished, "the weights of the objectives sum to 0")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"name: [", ["recipe.yaml", "not valid YAML"]),
+        (b"- a\n", ["recipe.yaml", "a recipe is a mapping"]),
+        (b"", ["recipe.yaml", "this is empty"]),
+        (b"\xff\xfe\0", ["recipe.yaml: not a UTF-8 text file"]),
+        (b"name: bad\n", ["recipe.yaml", "task is not set"]),
+    ],
+)
+def test_a_file_that_is_no_recipe(
+    potstill: Potstill, work: Path, content: bytes, parts: list[str]
+) -> None:
+    (work / "recipe.yaml").write_bytes(content)
+    refused(potstill("run", "recipe.yaml"), *parts)
+
+
+def test_a_recipe_that_is_not_there(potstill: Potstill, work: Path) -> None:
+    refused(potstill("run", "quickstrat"), "'quickstrat'", "did you mean 'quickstart'?")
+    refused(potstill("run", "malt.yaml"), "'malt.yaml' is neither a file nor a shipped recipe")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rnu", "quickstart"], ["run", "--plna", "quickstart"], ["run"], ["bench"]]
+)
+def test_bad_usage(potstill: Potstill, work: Path, arguments: list[str]) -> None:
+    finished = potstill(*arguments)
+    assert finished.code == 2
+    assert "Traceback" not in finished.err
+    if arguments[0] == "rnu":
+        assert "No such command 'rnu'" in finished.err
+        assert "'run'" in finished.err
+    if "--plna" in arguments:
+        assert "--plan" in finished.err
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def test_a_path_below_a_file(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    (work / "file").write_text("malt")
+    recipe = tree(masked_lm_teacher, text_file)
+    refused(run(potstill, recipe, "--output", "file"), "file is a file, not a folder")
+    refused(run(potstill, recipe, "--output", "file/run"), "file/run can't be used")
+    assert (work / "file").read_text() == "malt"
+
+
+def test_a_folder_of_something_else(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    recipe = tree(masked_lm_teacher, text_file)
+    (work / "letters").mkdir()
+    (work / "letters" / "a.txt").write_text("malt")
+    refused(run(potstill, recipe, "-o", "letters"), "letters is not empty and no run")
+    (work / "other").mkdir()
+    (work / "other" / "recipe.yaml").write_text("name: another\n")
+    refused(
+        run(potstill, recipe, "-o", "other"), "other holds the run of recipe 'another'", "--output"
+    )
+    assert (work / "other" / "recipe.yaml").read_text() == "name: another\n"
+    assert [path.name for path in (work / "other").iterdir()] == ["recipe.yaml"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_nothing_of_a_finished_run_is_lost(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    """Whatever is wrong with the next command, the run is as it was, recipe.yaml included."""
+    recipe = tree(masked_lm_teacher, text_file)
+    assert run(potstill, recipe).code == 0
+    before = contents(work / "runs" / "bad")
+    assert "model/model.safetensors" in before
+    for override in (
+        "teacher=./nowhere",
+        "corpus.sources=nowhere.txt",
+        "corpus.columns=[body]",
+        "make_student.layers=[9]",
+        "distill.objectives.soft_targets.temperature=0",
+        "corpus.max_length=500",
+        "distill.masking={whole_word: maybe}",
+    ):
+        refused(run(potstill, recipe, override))
+        assert contents(work / "runs" / "bad") == before
+
+
+# --- other commands -------------------------------------------------------------------------------
+
+
+def test_other_commands(
+    potstill: Potstill, masked_lm_teacher: Path, sentence_teacher: Path, text_file: Path, work: Path
+) -> None:
+    (work / "folder").mkdir()
+    refused(potstill("report", "folder"), "folder is not a run folder")
+    refused(potstill("report", "nowhere"), "nowhere is not a run folder")
+    refused(potstill("bench", "folder"), "folder")
+    refused(potstill("bench", masked_lm_teacher, "--length", 65), "65 tokens", "64 positions")
+    refused(
+        potstill("evaluate", "nowhere", "--baseline", masked_lm_teacher, "--text", text_file),
+        "nowhere: the model can't be loaded: it is no folder here",
+    )
+    refused(
+        potstill("evaluate", sentence_teacher, "--baseline", "folder", "--text", text_file),
+        "folder",
+    )
+    refused(
+        potstill(
+            *("evaluate", masked_lm_teacher, "--baseline", masked_lm_teacher),
+            *("--text", "nowhere.txt"),
+        ),
+        "nowhere.txt: no such file",
+    )

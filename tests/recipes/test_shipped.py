@@ -1,0 +1,151 @@
+"""Each shipped recipe, shortened, on tiny models and a little text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForMaskedLM
+
+from conftest import Finished, sentences, tiny_config, tiny_tokenizer
+from potstill.recipe import Distill, HardTargets, load_recipe, shipped_recipes
+
+Potstill = Callable[..., Finished]
+SHORTER = (
+    "corpus.max_length=40",
+    "corpus.heldout=0.3",
+    "distill.training.max_steps=3",
+    "benchmark.lengths=[8,16]",
+    "benchmark.rounds=3",
+    "benchmark.repeats=1",
+    "benchmark.models=[]",  # the teacher alone: a process less to start
+)
+MASKED_LM = (
+    "distill.training.batch_size=8",
+    "distill.training.micro_batch_size=4",
+    "evaluate.max_records=40",
+)
+
+
+@pytest.fixture(scope="module")
+def deep_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked-LM BERT of BERT-base's depth."""
+    folder = tmp_path_factory.mktemp("deep_teacher")
+    torch.manual_seed(2)
+    BertForMaskedLM(tiny_config(layers=12, initializer_range=0.2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(recipe: str, stage: str) -> Any:
+    return json.loads(Path(f"runs/{recipe}/stages/{stage}/result.json").read_text())
+
+
+def finished_well(finished: Finished, recipe: str) -> None:
+    assert finished.code == 0, finished.err
+    assert finished.err == ""
+    folder = Path("runs") / recipe
+    assert (folder / "model" / "README.md").is_file()
+    assert (folder / "report.html").stat().st_size > 10_000
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"teacher", "student"} <= set(metrics["models"])
+    assert metrics["models"]["student"]["scores"]
+
+
+@pytest.mark.parametrize("name", ["distilbert", "distilbert-article"])
+def test_the_masked_lm_recipes(
+    potstill: Potstill, work: Path, deep_teacher: Path, text_file: Path, name: str
+) -> None:
+    finished = potstill(
+        *("run", name, f"teacher={deep_teacher}", f"corpus.sources={text_file}"),
+        *(*SHORTER, *MASKED_LM),
+    )
+    finished_well(finished, name)
+    made = result(name, "01-make_student")
+    assert made["layers"] == [0, 2, 4, 7, 9, 11]
+    assert (made["from_type"], made["to_type"]) == ("bert", "distilbert")
+    trained = result(name, "02-distill")
+    assert trained["steps"] == 3
+    assert {o["kind"] for o in trained["objectives"]} == {
+        "soft_targets",
+        "hard_targets",
+        "hidden_cosine",
+    }
+    assert result(name, "03-evaluate")["models"]["student"]["masked_lm"]["loss"] > 0
+
+
+def test_the_embedding_recipe(
+    potstill: Potstill, work: Path, sentence_teacher: Path, text_file: Path
+) -> None:
+    finished = potstill(
+        *("run", "embedding", f"teacher={sentence_teacher}", f"corpus.sources={text_file}"),
+        *SHORTER,
+    )
+    finished_well(finished, "embedding")
+    assert result("embedding", "01-make_student")["layers"] == [0, 3]
+    scores = result("embedding", "03-evaluate")["models"]
+    assert set(scores) == {"teacher", "untrained", "student"}
+    assert scores["student"]["similarity"]["pearson"] > 0
+    assert "retrieval" not in scores["student"]  # no query column is named
+    assert Path("runs/embedding/model/modules.json").is_file()
+
+
+def test_the_quickstart(potstill: Potstill, work: Path, sentence_teacher: Path) -> None:
+    for number, text in enumerate(sentences(120, seed=7)):
+        path = work / ("copper", "oak")[number % 2] / f"{number:03}.txt"
+        path.parent.mkdir(exist_ok=True)
+        words = text.split()
+        path.write_text(f"{' '.join(words[:5])}\n{text} {' '.join(reversed(words))}\n")
+    sources = "{kind: files, paths: ['*/*.txt'], unit: document, encodings: [utf-8, latin-1]}"
+    finished = potstill(
+        *("quickstart", f"teacher={sentence_teacher}", f"corpus.sources={sources}", *SHORTER)
+    )
+    finished_well(finished, "quickstart")
+    scores = result("quickstart", "03-evaluate")
+    assert set(scores["models"]["student"]) == {"retrieval", "topic_probe", "similarity", "hidden"}
+    assert set(scores["references"]) == {"tfidf"}
+
+
+def test_every_shipped_recipe_is_run_here() -> None:
+    tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
+    assert set(shipped_recipes()) == tested
+
+
+def test_distilbert_has_the_hyper_parameters_of_the_reference() -> None:
+    """huggingface/transformers v4, research_projects/distillation: README.md and train.py."""
+    for name, target in (("distilbert", "gold"), ("distilbert-article", "teacher")):
+        recipe = load_recipe(name)
+        stage = next(stage for stage in recipe.stages if isinstance(stage, Distill))
+        weights = {o.kind: o.weight for o in stage.objectives}
+        assert weights == {"soft_targets": 5.0, "hard_targets": 2.0, "hidden_cosine": 1.0}
+        assert [o.target for o in stage.objectives if isinstance(o, HardTargets)] == [target]
+        training = stage.training
+        assert (training.learning_rate, training.eps, training.warmup) == (5e-4, 1e-6, 0.05)
+        assert (training.epochs, training.clip, training.weight_decay) == (3, 5.0, 0.0)
+        assert training.betas == (0.9, 0.98)
+        assert training.batch_size == 4000
+        assert (stage.masking.probability, stage.masking.smoothing) == (0.15, 0.7)
+        assert (recipe.corpus.max_length, recipe.corpus.min_length) == (512, 12)
+
+
+@pytest.mark.parametrize("name", ["distilbert", "embedding"])
+def test_a_shipped_recipe_is_planned_or_says_what_is_missing(
+    potstill: Potstill, work: Path, name: str
+) -> None:
+    """As shipped, offline: the hub's teacher is not there, the embedding recipe wants one named."""
+    finished = potstill("run", name, "--plan")
+    assert finished.code == 2
+    assert finished.err.count("\n") == 1
+    what = "google-bert/bert-base-uncased can't be had" if name == "distilbert" else "is not set"
+    assert what in finished.err
+    assert list(work.iterdir()) == []

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from conftest import Finished
+from potstill import cli, pipeline
+from potstill.doctor import Check
+from potstill.training import Interrupted, TrainingFailed
+
+Potstill = Callable[..., Finished]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tree = {
+        "name": "little",
+        "task": "masked_lm",
+        "teacher": "./teacher",
+        "corpus": {"sources": "text.txt"},
+        "stages": [{"kind": "make_student"}],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture
+def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the pipeline do something else than run."""
+
+    def replace(action: Callable[..., Any]) -> None:
+        monkeypatch.setattr(pipeline, "run", lambda *_, **named: action(**named))
+
+    return replace
+
+
+# --- exit codes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("layers: 9 is out of range"), 2, "error: layers: 9 is out of range\n"),
+        (TrainingFailed("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (Interrupted(2, 7), 130, "stopped at step 7; the same command goes on from there\n"),
+        (Interrupted(15, 7), 143, "stopped at step 7; the same command goes on from there\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (SystemExit(143), 143, "stopped\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "a.txt"),
+            2,
+            "error: a.txt: No such file\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a"),
+            2,
+            "error: a: Permission denied\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
+        (OSError(errno.EIO, "Input/output error", "a"), 1, "error: a: Input/output error\n"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_code(
+    potstill: Potstill,
+    recipe_file: Path,
+    run_as: Callable[..., None],
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    def fail(**_: Any) -> None:
+        raise error
+
+    run_as(fail)
+    finished = potstill("run", recipe_file)
+    assert (finished.code, finished.err) == (code, message)
+
+
+def test_a_mistake_of_ours_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, recipe_file: Path, run_as: Callable[..., None]
+) -> None:
+    def fail(**_: Any) -> None:
+        raise AssertionError("an invariant")
+
+    run_as(fail)
+    monkeypatch.setattr("sys.argv", ["potstill", "run", str(recipe_file)])
+    with pytest.raises(AssertionError, match="an invariant"):
+        cli.main()
+
+
+def test_square_brackets_in_a_message_are_no_markup(
+    potstill: Potstill, recipe_file: Path, run_as: Callable[..., None]
+) -> None:
+    def fail(**_: Any) -> None:
+        raise ValueError("pip install potstill[report], or [red]nothing[/red]")
+
+    run_as(fail)
+    finished = potstill("run", recipe_file)
+    assert finished.err == "error: pip install potstill[report], or [red]nothing[/red]\n"
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def test_run_hands_recipe_overrides_and_output_on(
+    potstill: Potstill, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def run(recipe: Any, *, output: Path | None, reporter: Any) -> Path:
+        seen.append((recipe.name, recipe.seed, recipe.stages[0].depth, output))
+        return tmp_path
+
+    monkeypatch.setattr(pipeline, "run", run)
+    finished = potstill("run", recipe_file, "seed=7", "make_student.depth=2", "--output", "there")
+    assert finished.code == 0
+    assert seen == [("little", 7, 2, Path("there"))]
+    assert finished.out.startswith("      little: 1 stages\n")
+    assert "Done in 0 seconds." in finished.out
+
+
+def test_quickstart_is_the_recipe_of_that_name(
+    potstill: Potstill, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+
+    def run(recipe: Any, **named: Any) -> Path:
+        seen.append((recipe.name, recipe.teacher.model, named["output"]))
+        return tmp_path
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert potstill("quickstart", "teacher=./mine").code == 0
+    assert seen == [("quickstart", "./mine", None)]
+
+
+def test_recipes_lists_all_that_ship(potstill: Potstill) -> None:
+    finished = potstill("recipes")
+    assert finished.code == 0, finished.err
+    for name in ("distilbert", "distilbert-article", "embedding", "quickstart"):
+        assert name in finished.out
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("slow", 0), ("problem", 1)])
+def test_doctor_fails_on_a_problem(
+    potstill: Potstill, monkeypatch: pytest.MonkeyPatch, status: Any, code: int
+) -> None:
+    check = Check("disk", "3 GB", status, "make room")
+    monkeypatch.setattr("potstill.doctor.diagnose", lambda: [check])
+    finished = potstill("doctor")
+    assert finished.code == code
+    assert finished.out.split() == [
+        "check",
+        "found",
+        "advice",
+        status,
+        "disk",
+        "3",
+        "GB",
+        "make",
+        "room",
+    ]
+
+
+def test_no_command_shows_the_commands(potstill: Potstill) -> None:
+    finished = potstill()
+    assert finished.code == 2
+    assert "quickstart" in finished.out + finished.err
+
+
+# --- the reporter ---------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(cli.time, "monotonic", clock)
+    return clock
+
+
+def console(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:
+    stream = io.StringIO()
+    monkeypatch.setattr(
+        cli, "out", Console(file=stream, force_terminal=terminal, width=120, color_system=None)
+    )
+    return stream
+
+
+def test_a_log_has_a_line_a_stage_and_one_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    stream = console(monkeypatch, terminal=False)
+    reporter = cli._Reporter()
+    with reporter.live():
+        reporter.stage(1, 3, "make_student", True)
+        reporter.stage(2, 3, "distill", False)
+        reporter.say("a note with [brackets]")
+        for second in range(0, 61, 5):
+            clock.now = 100 + second
+            reporter.progress(second / 100, f"step {second}")
+        reporter.stage(3, 3, "report", False)
+        clock.now += 3
+    assert stream.getvalue().splitlines() == [
+        "  ✓ 1/3 make_student: done before, skipped",
+        "  … 2/3 distill",
+        "      a note with [brackets]",
+        "    2/3 distill  25%  0:25, 1:15 left  step 25",
+        "    2/3 distill  50%  0:50, 0:50 left  step 50",
+        "  ✓ 2/3 distill: 1:00",
+        "  … 3/3 report",
+        "  ✓ 3/3 report: 0:03",
+    ]
+
+
+def test_remaining_time_counts_from_where_a_resumed_training_begins(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    stream = console(monkeypatch, terminal=False)
+    reporter = cli._Reporter()
+    with reporter.live():
+        reporter.stage(1, 1, "distill", False)
+        reporter.progress(0.8)
+        clock.now += 30
+        reporter.progress(0.9)  # a tenth in 30 seconds
+    assert "    1/1 distill  90%  0:30, 0:30 left" in stream.getvalue().splitlines()
+
+
+def test_a_failed_stage_gets_no_tick(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    stream = console(monkeypatch, terminal=False)
+    reporter = cli._Reporter()
+
+    def fail() -> None:
+        with reporter.live():
+            reporter.stage(1, 1, "distill", False)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert "✓" not in stream.getvalue()
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    stream = console(monkeypatch, terminal=True)
+    reporter = cli._Reporter()
+    with reporter.live():
+        reporter.stage(1, 1, "distill", False)
+        for _ in range(11):
+            clock.now += 10
+            reporter.progress(0.5 + (clock.now - 110) / 400, "step 5")
+            assert reporter._live is not None
+            reporter._live.refresh()
+    assert "… 1/1 distill" in stream.getvalue()
+    assert "━" * 12 + "╌" * 12 in stream.getvalue()  # half of 24
+    assert "75%  1:50, 1:40 left  step 5" in stream.getvalue()
+    assert "✓ 1/1 distill: 1:50" in stream.getvalue()
+
+
+def test_only_the_first_process_of_several_speaks(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    stream = console(monkeypatch, terminal=False)
+    reporter = cli._Reporter()
+    with reporter.live():
+        reporter.stage(1, 1, "distill", False)
+        reporter.say("a note")
+        clock.now += 60
+        reporter.progress(0.5)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_clock(seconds: float, shown: str) -> None:
+    assert cli._clock(seconds) == shown

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from conftest import sentences
+from potstill import pipeline, stages
+from potstill.pipeline import cache_folder, rebuild, run, stage_fingerprints, teacher_folder
+from potstill.recipe import Recipe
+from potstill.runfolder import open_run
+from potstill.training import TrainingFailed
+
+MAKE = {"kind": "make_student", "writes": "untrained"}
+DISTILL = {
+    "kind": "distill",
+    "model": "untrained",
+    "writes": "student",
+    "objectives": [{"kind": "soft_targets"}, {"kind": "hard_targets"}],
+    "training": {"max_steps": 2, "batch_size": 4},
+}
+
+
+def recipe(teacher: Path | str, text: Path | str, *chosen: dict[str, Any], **more: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "little",
+            "task": "masked_lm",
+            "teacher": str(teacher),
+            "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
+            "stages": list(chosen) or [MAKE, DISTILL],
+            **more,
+        }
+    )
+
+
+class Recorder:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.stages: list[tuple[str, bool]] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        assert 0 <= fraction <= 1
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None:
+        assert 1 <= number <= total
+        self.stages.append((kind, skipped))
+
+
+def ran(settings: Recipe, folder: Path) -> tuple[list[str], list[str]]:
+    """Run; the kinds of stages that were not skipped, and what was said."""
+    reporter = Recorder()
+    assert run(settings, output=folder, reporter=reporter) == folder
+    return [kind for kind, skipped in reporter.stages if not skipped], reporter.said
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, masked_lm_teacher: Path, text_file: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return run(recipe(masked_lm_teacher, text_file), output=folder)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run of two stages."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+# --- what runs ------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_twice(masked_lm_teacher: Path, text_file: Path, folder: Path) -> None:
+    kinds, said = ran(recipe(masked_lm_teacher, text_file), folder)
+    assert (kinds, said) == ([], [])
+    # neither the description nor an added stage changes what is done
+    more = recipe(
+        masked_lm_teacher, text_file, MAKE, DISTILL, {"kind": "evaluate"}, description="new"
+    )
+    kinds, _ = ran(more, folder)
+    assert kinds == ["evaluate"]
+
+
+def test_a_change_runs_again_from_there(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    former = weights(folder / "stages/02-distill/model")
+    changed = {**DISTILL, "objectives": [{"kind": "soft_targets", "temperature": 4.0}]}
+    kinds, said = ran(recipe(masked_lm_teacher, text_file, MAKE, changed), folder)
+    assert kinds == ["distill"]
+    (kept,) = (folder / "replaced").iterdir()
+    assert weights(kept / "model") == former
+    assert f"02-distill runs again, its former result is in {kept}" in said[0]
+    assert weights(folder / "model") == weights(folder / "stages/02-distill/model") != former
+    kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)  # and back
+    assert kinds == ["distill"]
+    assert weights(folder / "model") == former
+    assert len(list((folder / "replaced").iterdir())) == 2
+
+
+def test_other_text_or_another_teacher_runs_all_again(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(sentences(50, seed=3)))
+    kinds, _ = ran(recipe(masked_lm_teacher, text), folder)
+    assert kinds == ["make_student", "distill"]
+    text.write_text("\n".join(sentences(51, seed=3)))
+    kinds, _ = ran(recipe(masked_lm_teacher, text), folder)
+    assert kinds == ["make_student", "distill"]
+
+
+def test_fingerprints_tell_what_depends_on_what(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    def prints(
+        *chosen: dict[str, Any], teacher: Path = masked_lm_teacher, **more: Any
+    ) -> list[str]:
+        return stage_fingerprints(recipe(teacher, text_file, *chosen, **more), teacher)
+
+    base = prints()
+    assert len(set(base)) == 2
+    assert prints(description="new", threads=1) == base
+    later = prints(MAKE, {**DISTILL, "masking": {"probability": 0.3}})
+    assert (later[0] == base[0], later[1] == base[1]) == (True, False)
+    first = prints({**MAKE, "depth": 3}, DISTILL)
+    assert not set(first) & set(base)
+    assert not set(prints(seed=2)) & set(base)
+    copy = Path(shutil.copytree(masked_lm_teacher, tmp_path / "copy"))
+    assert prints(teacher=copy) == base  # wherever it lies
+    (copy / "extra.json").write_text("{}")
+    assert not set(prints(teacher=copy)) & set(base)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_stage_runs_again(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, damage: str
+) -> None:
+    path = folder / "stages/01-make_student/model/model.safetensors"
+    published, whole = weights(folder / "model"), path.read_bytes()
+    path.write_bytes(whole[:-9]) if damage == "cut" else path.unlink()
+    kinds, said = ran(recipe(masked_lm_teacher, text_file), folder)
+    assert kinds == ["make_student"]
+    assert said == [f"01-make_student runs again: {path} is missing or changed"]
+    assert path.read_bytes() == whole
+    assert weights(folder / "model") == published
+    assert not (folder / "replaced").exists()
+
+
+def test_stages_that_the_recipe_no_longer_has_are_set_aside(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    kinds, _ = ran(recipe(masked_lm_teacher, text_file, MAKE), folder)
+    assert kinds == []
+    assert [path.name for path in (folder / "stages").iterdir()] == ["01-make_student"]
+    (kept,) = (folder / "replaced").iterdir()
+    assert kept.name.startswith("02-distill-")
+    assert weights(folder / "model") == weights(folder / "stages/01-make_student/model")
+
+
+def test_unfinished_work_of_another_recipe_is_set_aside(
+    masked_lm_teacher: Path,
+    text_file: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise TrainingFailed("the loss is not finite")
+
+    published = weights(folder / "model")
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "train", fail)
+        with pytest.raises(TrainingFailed):
+            ran(recipe(masked_lm_teacher, text_file, seed=5), folder)
+    assert weights(folder / "model") == published  # not the untrained student of seed 5
+    begun = folder / "stages/02-distill"
+    (begun / "log.jsonl").write_text('{"event": "start"}\n')
+    kinds, _ = ran(recipe(masked_lm_teacher, text_file, seed=6), folder)
+    assert kinds == ["make_student", "distill"]
+    logs = [path for path in (folder / "replaced").glob("02-distill-*/log.jsonl")]
+    assert '{"event": "start"}\n' in [path.read_text() for path in logs]
+    events = [json.loads(line)["event"] for line in (begun / "log.jsonl").read_text().splitlines()]
+    assert events.count("start") == 1
+
+
+# --- what is published ----------------------------------------------------------------------------
+
+
+def test_what_is_published_is_the_last_student(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    finetune = {"kind": "finetune", "training": {"max_steps": 1, "batch_size": 4}}
+    ran(recipe(masked_lm_teacher, text_file, finetune), tmp_path / "teacher")
+    tuned = tmp_path / "teacher/stages/01-finetune/model"
+    assert weights(tmp_path / "teacher/model") == weights(tuned)
+    ran(recipe(masked_lm_teacher, text_file, MAKE, finetune), tmp_path / "student")
+    made = tmp_path / "student/stages/01-make_student/model"
+    assert weights(tmp_path / "student/model") == weights(made)
+
+
+def test_a_student_not_trained_yet_fills_an_empty_place_only(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise TrainingFailed("the loss is not finite")
+
+    monkeypatch.setattr(stages, "train", fail)
+    changed = recipe(masked_lm_teacher, text_file, {**MAKE, "depth": 3}, DISTILL)
+    before = weights(folder / "model")
+    with pytest.raises(TrainingFailed):
+        ran(changed, folder)
+    assert weights(folder / "model") == before
+    shutil.rmtree(folder / "model")
+    with pytest.raises(TrainingFailed):
+        ran(changed, folder)
+    assert weights(folder / "model") == weights(folder / "stages/01-make_student/model")
+
+
+def test_a_published_model_that_was_changed_is_published_again(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    whole = weights(folder / "model")
+    (folder / "model/model.safetensors").write_bytes(b"malt")
+    (folder / "model/README.md").write_text("a card")  # what a stage's model has not may stay
+    kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)
+    assert kinds == []
+    assert weights(folder / "model") == whole
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_a_mistake_writes_nothing(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    for settings in (
+        recipe("./nowhere", text_file),
+        recipe(masked_lm_teacher, tmp_path / "nowhere.txt"),
+        recipe(masked_lm_teacher, text_file, {**MAKE, "layers": [9]}, DISTILL),
+        recipe(masked_lm_teacher, text_file, MAKE, {"kind": "benchmark", "lengths": [65]}),
+    ):
+        with pytest.raises(ValueError, match="nowhere|out of range|positions"):
+            ran(settings, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_leaves_a_finished_run_as_it_was(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match="no such folder"):
+        ran(recipe("./nowhere", text_file), folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_two_runs_at_once_are_refused(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    with open_run(folder, "little").lock(), pytest.raises(ValueError, match="another potstill"):
+        ran(recipe(masked_lm_teacher, text_file), folder)
+
+
+# --- teachers and folders -------------------------------------------------------------------------
+
+
+def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert teacher_folder(recipe(masked_lm_teacher, "a.txt")) == masked_lm_teacher
+    monkeypatch.chdir(masked_lm_teacher.parent)
+    assert teacher_folder(recipe(masked_lm_teacher.name, "a.txt")) == Path(masked_lm_teacher.name)
+    with pytest.raises(
+        ValueError, match=r"^teacher.model: package:torch/nn: no such folder$|is not"
+    ):
+        teacher_folder(recipe("package:torch/nn", "a.txt"))
+    with pytest.raises(ValueError, match=r"package:torch/nowhere: no such folder"):
+        teacher_folder(recipe("package:torch/nowhere", "a.txt"))
+
+
+def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(name: str, **settings: Any) -> str:
+        asked.append({"name": name, **settings})
+        return str(tmp_path)
+
+    monkeypatch.setattr(pipeline, "snapshot_download", download)
+    settings = recipe("org/model", "a.txt", teacher={"model": "org/model", "revision": "v2"})
+    assert teacher_folder(settings) == tmp_path
+    assert (asked[0]["name"], asked[0]["revision"]) == ("org/model", "v2")
+    assert "*.bin" not in asked[0]["allow_patterns"]
+    assert asked[0]["local_files_only"] is False
+    teacher_folder(settings, fetch=False)
+    assert asked[1]["local_files_only"] is True
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(pipeline, "snapshot_download", refuse)
+    with pytest.raises(
+        ValueError, match=r"^teacher.model: org/model can't be had: .*HF_HUB_OFFLINE"
+    ):
+        teacher_folder(settings)
+    with pytest.raises(ValueError, match=r"not in the hub's cache, and a plan fetches nothing$"):
+        teacher_folder(settings, fetch=False)
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POTSTILL_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("POTSTILL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/potstill")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("~/.cache/potstill").expanduser()
+
+
+def test_a_run_by_name_and_overrides(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(pipeline.dump_recipe(recipe(masked_lm_teacher, text_file, MAKE)))
+    assert run(path, ["make_student.depth=3"]) == Path("runs/little")
+    result = json.loads(Path("runs/little/stages/01-make_student/result.json").read_text())
+    assert result["layers"] == [0, 2, 3]
+
+
+def test_rebuild_writes_report_and_card_anew(folder: Path) -> None:
+    assert rebuild(folder) == folder / "report.html"
+    assert (folder / "metrics.json").is_file()
+    assert (folder / "model/README.md").is_file()
+    with pytest.raises(ValueError, match="is not a run folder"):
+        rebuild(folder / "stages")
