@@ -1,7 +1,10 @@
-"""Numbers in README and docs come from committed JSON: this collects them from a run, and renders them.
+"""Numbers in README and docs come from committed JSON: this collects them from a run, and renders
+them.
 
-    python benchmarks/render_docs.py collect runs/quickstart quickstart   # -> benchmarks/results/quickstart.json
-    python benchmarks/render_docs.py render                               # -> README.md, docs/*.md, docs/images/
+    python benchmarks/render_docs.py collect runs/quickstart quickstart   # ->
+    benchmarks/results/quickstart.json
+    python benchmarks/render_docs.py render                               # -> README.md,
+    docs/*.md, docs/images/
 
 `render --check` changes nothing and fails where a text differs from its JSON.
 """
@@ -110,8 +113,10 @@ def quickstart() -> str:
         row(f"**times as fast**, one text of {length} tokens", cells)
     count = scores["records"]
     note = (
-        f"\n{count} held-out articles. In parentheses: 95% intervals. Speed on 1 thread, in float32, interleaved; "
-        f"{_machine(result)}. The whole job took {sum(s['seconds'] for s in result['stages']) / 60:.1f} minutes.\n"
+        f"\n{count} held-out articles. In parentheses: 95% intervals. Speed on 1 thread, in "
+        "float32, interleaved; "
+        f"{_machine(result)}. The whole job took "
+        f"{sum(s['seconds'] for s in result['stages']) / 60:.1f} minutes.\n"
     )
     return _markdown(rows) + note
 
@@ -159,8 +164,10 @@ def masked_lm_ablation() -> str:
         s["writes"]: s["result"]["tokens"] for s in result["stages"] if "tokens" in s["result"]
     }
     note = (
-        f"\nThe teacher saw {tokens['adapted']:,} tokens, every student {tokens['triple']:,}; scored on "
-        f"{scores['masked_positions']:,} masked positions of {scores['records']:,} held-out sequences. "
+        f"\nThe teacher saw {tokens['adapted']:,} tokens, every student {tokens['triple']:,}; "
+        "scored on "
+        f"{scores['masked_positions']:,} masked positions of {scores['records']:,} held-out "
+        "sequences. "
         "One seed.\n"
     )
     return _markdown(rows) + note

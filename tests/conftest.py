@@ -14,11 +14,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
+# fmt: off
 WORDS = [
-    "still", "pot", "copper", "malt", "barley", "water", "fire", "spirit", "heart", "head", "tail", "cask",
-    "oak", "peat", "smoke", "grain", "yeast", "wash", "low", "wine", "the", "a", "runs", "boils", "keeps",
-    "and", "slowly", "never", "always", "warm",
-]  # fmt: skip
+    "still", "pot", "copper", "malt", "barley", "water", "fire", "spirit", "heart", "head",
+    "tail", "cask", "oak", "peat", "smoke", "grain", "yeast", "wash", "low", "wine",
+    "the", "a", "runs", "boils", "keeps", "and", "slowly", "never", "always", "warm",
+]
+# fmt: on
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + list(
     "abcdefghijklmnopqrstuvwxyz"
@@ -63,7 +65,9 @@ def tiny_config(layers: int = 4, **changes: object) -> BertConfig:
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    """Random sentences of 6 to 30 words with some order in them: a word is often followed by its neighbour."""
+    """Random sentences of 6 to 30 words with some order in them: a word is often followed by its
+    neighbour.
+    """
     rng = random.Random(seed)
     result = []
     for _ in range(count):

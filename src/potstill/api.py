@@ -1,4 +1,6 @@
-"""The stages as plain functions, for use from Python: folders and files in, a folder or a result out."""
+"""The stages as plain functions, for use from Python: folders and files in, a folder or a result
+out.
+"""
 
 from __future__ import annotations
 

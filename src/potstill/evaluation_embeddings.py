@@ -37,7 +37,8 @@ def evaluate_embeddings(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Retrieval of passages by their queries, similarity to the baseline's space, topics; as result.json.
+    """Retrieval of passages by their queries, similarity to the baseline's space, topics; as
+    result.json.
 
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.
@@ -117,7 +118,8 @@ def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
     distinct = [record for text, record in by_text.items() if text][: settings.max_records]
     if len(distinct) < 10:
         raise ValueError(
-            f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are needed; "
+            f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are "
+            "needed; "
             "raise corpus.heldout or give corpus.heldout_sources"
         )
     return distinct
@@ -195,7 +197,7 @@ def _per_item(
 def _hidden_cosines(
     models: Mapping[str, Path], order: Sequence[str], texts: Sequence[str], max_length: int | None
 ) -> dict[str, float]:
-    """Mean cosine of last hidden states with the baseline's, over the tokens that both see alike."""
+    """Mean cosine of last hidden states with the baseline's, over tokens that both see alike."""
     base = Runtime.open(models[order[0]], "sentence_embedding")
     result = {order[0]: 1.0}
     for name in order[1:]:
@@ -216,7 +218,8 @@ def _hidden_cosines(
     return result
 
 
-# --- examples ---------------------------------------------------------------------------------------
+# --- examples
+# ---------------------------------------------------------------------------------------
 
 
 def _softened(
@@ -246,7 +249,7 @@ def _softened(
 def _examples(
     found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
 ) -> list[dict[str, Any]]:
-    """Questions that baseline and student answer differently, the largest difference of rank first."""
+    """Questions that baseline and student answer differently, largest difference first."""
     if text.queries is None:
         return []
     ranks_t, ranks_s = found[baseline].ranks_Q, found[student].ranks_Q

@@ -1,4 +1,4 @@
-"""Masked-LM models on held-out text: how well they predict, and how alike they are to the baseline."""
+"""Masked-LM models on held-out text: how well they predict, how alike they are."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def evaluate_masked_lm(
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as result.json.
+    """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
+    result.json.
 
     All models see the same masks, which never change. T = 1.
 
@@ -105,7 +106,8 @@ def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> Non
     for name, other in loaded.items():
         if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
             raise ValueError(
-                f"models {name} and {baseline} have different vocabularies: their predictions can't be compared"
+                f"models {name} and {baseline} have different vocabularies: their predictions "
+                "can't be compared"
             )
 
 
@@ -131,7 +133,8 @@ def _one_batch(
             chunk = slice(start, min(start + CHUNK, len(gold_K)))
             logs = {}
             for name, signal in signals.items():
-                assert signal.features_KD is not None and signal.readout is not None
+                assert signal.features_KD is not None
+                assert signal.readout is not None
                 logs[name] = F.log_softmax(
                     signal.readout.logits(signal.features_KD[chunk], chunk), -1
                 )
@@ -186,7 +189,9 @@ def _unigram(train_counts: np.ndarray, gold_K: np.ndarray) -> dict[str, dict[str
 
 
 class _Example:
-    """Collects what the report shows: one softened distribution, and positions answered differently."""
+    """Collects what the report shows: one softened distribution, and positions answered
+    differently.
+    """
 
     def __init__(self, baseline: str, student: str) -> None:
         self.baseline, self.student = baseline, student
@@ -214,9 +219,8 @@ class _Example:
             if self.softened is None and 0.3 < probability < 0.7:
                 self.softened = _soften(tokenizer, base_kV[row], student_kV[row], text)
             if int(top) != int(other) and len(self.differing) < 50:
-                expected, first, second = tokenizer.convert_ids_to_tokens(
-                    [gold, int(top), int(other)]
-                )
+                names: list[str] = tokenizer.convert_ids_to_tokens([gold, int(top), int(other)])
+                expected, first, second = names
                 self.differing.append(
                     {
                         "query": text,

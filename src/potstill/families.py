@@ -1,4 +1,6 @@
-"""Where each architecture keeps its parts: one row a model type. The only file that knows their names."""
+"""Where each architecture keeps its parts: one row a model type. The only file that knows their
+names.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,8 @@ def family_of(config: PretrainedConfig, called: str) -> Family:
     """The row of a model's architecture.
 
     Raises:
-        ValueError: a decoder, an encoder-decoder, or a family that has no row; `called` names the model.
+        ValueError: a decoder, an encoder-decoder, or a family that has no row; `called` names the
+            model.
     """
     model_type = config.model_type
     family = FAMILIES.get(model_type)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError
@@ -39,7 +39,9 @@ EXCLUDED = -1e4
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """What turns token vectors into a sentence embedding: sentence-transformers' modules after the encoder."""
+    """What turns token vectors into a sentence embedding: sentence-transformers' modules after the
+    encoder.
+    """
 
     pooling: Pooling
     normalize: bool
@@ -77,16 +79,19 @@ def load_model(
     untrained_head: bool = False,
     weights: bool = True,
 ) -> LoadedModel:
-    """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is local).
+    """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is
+    local).
 
     Weights are read from safetensors alone, in float32; no remote code runs.
 
     Args:
         untrained_head: accept a checkpoint that has no trained masked-LM head.
-        weights: False leaves the parameters on the meta device: shapes and checks without the memory.
+        weights: False leaves the parameters on the meta device: shapes and checks without the
+            memory.
 
     Raises:
-        ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, or a sentence
+        ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, or a
+            sentence
             encoder whose modules Potstill does not know.
         UntrainedHead: task masked_lm and the checkpoint holds no masked-LM head.
     """
@@ -112,7 +117,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # _check_loaded names them
             **kwargs,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False, model_input_names=_inputs(family)
         )
     _check_loaded(name, config, info, untrained_head)
@@ -130,7 +135,8 @@ def load_model(
 
 
 def task_of(folder: Path) -> Task:
-    """The task that a model folder serves: sentence_embedding where modules.json is, else by its class.
+    """The task that a model folder serves: sentence_embedding where modules.json is, else by its
+    class.
 
     Raises:
         ValueError: a folder without a model, or a model with neither.
@@ -159,9 +165,9 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
 
 def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> LoadedModel:
-    """The same tokenizer and sentence modules around another model; inputs are those that it takes."""
+    """The same tokenizer and sentence modules around another model; with its inputs."""
     inputs = _inputs(family_of(model.config, name))
-    tokenizer = loaded.tokenizer
+    tokenizer: Any = loaded.tokenizer
     if list(tokenizer.model_input_names) != inputs:
         # Setting the attribute is not saved; passing it to from_pretrained is.
         with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -176,7 +182,7 @@ def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> Loaded
 def masked_lm_signals(
     model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, rows_BL: Tensor
 ) -> Signals:
-    """Hidden states, and one distribution over the vocabulary at each position of `rows_BL` (bool)."""
+    """Hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
     hidden_BLD = model.base_model(
         input_ids=input_ids_BL, attention_mask=attention_mask_BL
     ).last_hidden_state
@@ -192,7 +198,8 @@ def embedding_signals(
     scale: float,
     group: int,
 ) -> Signals:
-    """Hidden states, and each text's distribution over the other texts of its group of `group` texts.
+    """Hidden states, and each text's distribution over the other texts of its group of `group`
+    texts.
 
     Logits are scale * cosine similarity of the pooled embeddings; the text itself is left out.
     """
@@ -208,7 +215,9 @@ def embedding_signals(
 
 
 def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """Sentence vectors [B x D] from token vectors: mean or maximum over real tokens, or the first token."""
+    """Sentence vectors [B x D] from token vectors: mean or maximum over real tokens, or the first
+    token.
+    """
     if pooling == "cls":
         return hidden_BLD[:, 0]
     mask_BL1 = attention_mask_BL.bool().unsqueeze(-1)
@@ -256,7 +265,8 @@ def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: 
         )
     if info["mismatched_keys"]:
         raise ValueError(
-            f"{name}: {sorted(info['mismatched_keys'])[0][0]} has another shape than config.json says"
+            f"{name}: {sorted(info['mismatched_keys'])[0][0]} has another shape than config.json "
+            "says"
         )
 
 
@@ -336,20 +346,22 @@ _OLD_POOLING: dict[str, Pooling] = {
 
 
 def _pooling(config: dict[str, Any], name: str) -> Pooling:
-    """The pooling of 1_Pooling/config.json, in the flags of sentence-transformers up to 5 or the word of 6."""
+    """The pooling of 1_Pooling/config.json, in the flags of sentence-transformers up to 5 or the
+    word of 6.
+    """
     modes = [
         key for key, value in config.items() if key.startswith("pooling_mode_") and value is True
     ]
     word = config.get("pooling_mode")
     found = [_OLD_POOLING.get(mode) for mode in modes] or [word]
     if len(found) == 1 and found[0] in ("mean", "cls", "max"):
-        return cast(Pooling, found[0])
+        return found[0]
     raise ValueError(f"{name}: pooling {', '.join(modes) or word} is not one of mean, cls, max")
 
 
 def _json_of(path: str, relative: str, revision: str | None) -> Any:
     """A JSON file of a local folder or a hub repository; None where there is none."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     with _quiet():
         found = cached_file(

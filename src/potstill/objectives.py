@@ -1,7 +1,8 @@
 """The losses, as pure functions, and the one pass that computes several of them in chunks of rows.
 
-The public functions return means over rows. Inside, every loss is a sum over rows: the loop divides by the
-counts of the whole batch over all micro-batches and processes, so that accumulation changes nothing.
+The public functions return means over rows. Inside, every loss is a sum over rows: the loop divides
+by the counts of the whole batch over all micro-batches and processes, so that accumulation changes
+nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def soft_targets(
 ) -> Tensor:
     """Mean over rows of T² · D(softmax(teacher / T), softmax(student / T)).
 
-    Hinton et al. 2015 (arXiv 1503.02531) section 2: both are softened by the same T, and T² keeps the size
-    of the gradients when T changes. `divergence` "kl" is KL(teacher || student); "cross_entropy" is larger by
-    the entropy of the teacher, with the same gradient.
+    Hinton et al. 2015 (arXiv 1503.02531) section 2: both are softened by the same T, and T² keeps
+    the size of the gradients when T changes. `divergence` "kl" is KL(teacher || student);
+    "cross_entropy" is larger by the entropy of the teacher, with the same gradient.
 
     Args:
         student_logits_KV, teacher_logits_KV: K distributions over V classes.
@@ -53,8 +54,8 @@ def soft_targets(
 def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
     """Mean cross-entropy with one-hot targets, over the rows whose target is not -100.
 
-    The masked-LM loss of DistilBERT (arXiv 1910.01108, section 2) when targets are the original tokens; with
-    the teacher's most likely tokens it is the article's variant. T = 1.
+    The masked-LM loss of DistilBERT (arXiv 1910.01108, section 2) when targets are the original
+    tokens; with the teacher's most likely tokens it is the article's variant. T = 1.
 
     Args:
         student_logits_KV: K distributions over V classes.
@@ -68,10 +69,12 @@ def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
 
 
 def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tensor:
-    """Mean over rows of 1 - cos(student, teacher): DistilBERT's L_cos (arXiv 1910.01108, section 2).
+    """Mean over rows of 1 - cos(student, teacher): DistilBERT's L_cos (arXiv 1910.01108, section
+    2).
 
     Args:
-        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, of the same width D.
+        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, of the same width
+            D.
 
     Returns:
         A scalar from 0 to 2.
@@ -90,7 +93,8 @@ def _rows(values: Tensor) -> int:
 def _check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
-            f"{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape: "
+            f"{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
+            "in shape: "
             "this objective needs the same rows and the same width"
         )
 
@@ -113,7 +117,8 @@ def _cosine_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student_KD, teacher_KD, dim=-1)
 
 
-# --- the sum of several, in chunks ------------------------------------------------------------------
+# --- the sum of several, in chunks
+# ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,11 @@ def objective_sums(
             case _:
                 assert_never(objective)
     if on_logits:
-        assert student.features_KD is not None and student.readout is not None
+        assert student.features_KD is not None
+        assert student.readout is not None
         logit_pass = _LogitPass(on_logits, teacher, rows, scales, chunk_size)
         bias = student.readout.bias
-        logit_total, values = _ChunkedLogits.apply(
+        logit_total, values = _ChunkedLogits.apply(  # type: ignore[no-untyped-call]
             student.features_KD, student.readout.weight_VD, bias, logit_pass
         )
         total = total + logit_total
@@ -222,14 +228,15 @@ class _LogitPass:
 
 
 class _ChunkedLogits(torch.autograd.Function):
-    """Computes losses and their gradients chunk by chunk in forward; backward only scales what is there.
+    """Computes losses and their gradients chunk by chunk in forward; backward only scales what is
+    there.
 
-    The gradient of the readout's weight accumulates in place (addmm), so one buffer of its size is all that
-    stays; the logits of a chunk are freed before the next.
+    The gradient of the readout's weight accumulates in place (addmm), so one buffer of its size is
+    all that stays; the logits of a chunk are freed before the next.
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         features_KD: Tensor,
         weight_VD: Tensor,

@@ -13,7 +13,8 @@ def autocast_dtype(
 ) -> torch.dtype | None:
     """The dtype for autocast, or None for plain float32.
 
-    `auto` takes bfloat16 where the hardware has units for it and a measurement does not find it slower.
+    `auto` takes bfloat16 where the hardware has units for it and a measurement does not find it
+    slower.
 
     Raises:
         ValueError: bf16 was asked for on a GPU that has none.
@@ -37,7 +38,9 @@ def cpu_has_bf16() -> bool:
 
 
 def bf16_speedup() -> float:
-    """How many times faster a bfloat16 matrix product is than a float32 one here (best of three each)."""
+    """How many times faster a bfloat16 matrix product is than a float32 one here (best of three
+    each).
+    """
     return _seconds(torch.float32) / _seconds(torch.bfloat16)
 
 

@@ -1,7 +1,7 @@
 """The recipe: what a run does, as data. Pydantic models of the YAML; nothing here imports torch.
 
-A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this file, so
-the resolved recipe that a run stores says all that was decided.
+A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
+file, so the resolved recipe that a run stores says all that was decided.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Config(BaseModel):
 
 
 class Files(Config):
-    """Files on this machine: paths or globs; `package:NAME/...` points inside an installed package."""
+    """Files on this machine: paths or globs; `package:NAME/...` is in an installed package."""
 
     kind: Literal["files"] = "files"
     paths: Annotated[list[str], Field(min_length=1)]
@@ -52,7 +52,7 @@ class DatasetFolder(Config):
 
 
 class HubDataset(Config):
-    """A data set of the hub, by name; only its Parquet form is read, no loading script ever runs."""
+    """A data set of the hub, by name; only its Parquet form is read, no script ever runs."""
 
     kind: Literal["hub"] = "hub"
     name: str
@@ -101,13 +101,16 @@ class Corpus(Config):
     def _lengths(self) -> Corpus:
         if self.min_length > self.max_length:
             raise ValueError(
-                f"min_length {self.min_length} is above max_length {self.max_length}: no text would be left"
+                f"min_length {self.min_length} is above max_length {self.max_length}: no text "
+                "would be left"
             )
         return self
 
 
 class Masking(Config):
-    """Dynamic masking of masked-LM training (Devlin et al. 2019; Liu et al. 2019): a new mask every epoch."""
+    """Dynamic masking of masked-LM training (Devlin et al. 2019; Liu et al. 2019): a new mask every
+    epoch.
+    """
 
     probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     mask: Annotated[float, Field(ge=0, le=1)] = 0.8  # of the chosen: replaced by the mask token
@@ -156,7 +159,8 @@ class InBatch(Config):
     """Sentence embeddings: each text's distribution over the other texts of its group."""
 
     scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
-    # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the whole batch.
+    # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the
+    # whole batch.
     group: Annotated[int, Field(ge=2)] | None = None
 
 
@@ -206,7 +210,8 @@ class Training(Config):
             raise ValueError("no end is given: set epochs, max_steps or max_tokens")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
             )
         return self
 
@@ -278,7 +283,8 @@ class Evaluate(Config):
     kind: Literal["evaluate"] = "evaluate"
     models: list[Name] | None = None  # null: every model there is
     baseline: Name = "teacher"
-    # Sentence embeddings: the columns of the held-out records that are a query, its passage and its topic.
+    # Sentence embeddings: the columns of the held-out records that are a query, its passage and
+    # its topic.
     query: str | None = None
     passage: str | None = None
     label: str | None = None
@@ -346,7 +352,8 @@ class Recipe(Config):
             for name in stage_reads(stage):
                 if name not in known:
                     raise ValueError(
-                        f"stage {number} ({stage.kind}) reads the model '{name}', which no stage before it writes"
+                        f"stage {number} ({stage.kind}) reads the model '{name}', which no stage "
+                        "before it writes"
                     )
             known.update(stage_writes(stage))
         return self
@@ -365,7 +372,7 @@ def _unfit(stage: Stage, task: Task) -> str | None:
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):
-        return "unlabelled text gives a sentence encoder nothing to be fine-tuned on; use task masked_lm"
+        return "unlabelled text gives a sentence encoder nothing to learn from; use task masked_lm"
     if not isinstance(stage, Distill):
         return None
     for objective in stage.objectives:
@@ -376,14 +383,17 @@ def _unfit(stage: Stage, task: Task) -> str | None:
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (
-            "with micro-batches, in_batch.group must say how many texts are compared with each other "
+            "with micro-batches, in_batch.group must say how many texts are compared with each "
+            "other "
             f"(at most micro_batch_size, {micro})"
         )
     return None
 
 
 def stage_reads(stage: Stage) -> list[str]:
-    """Names of the models that a stage reads by name (null `models` of evaluate and benchmark: all there are)."""
+    """Names of the models that a stage reads by name (null `models` of evaluate and benchmark: all
+    there are).
+    """
     match stage:
         case Finetune():
             return [stage.model]
@@ -422,10 +432,12 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe by name or a YAML file by path, apply `KEY=VALUE` overrides and check it.
+    """Read a shipped recipe by name or a YAML file by path, apply `KEY=VALUE` overrides and check
+    it.
 
     Raises:
-        RecipeError: no such recipe, YAML that does not parse, an unknown key or a value that does not fit.
+        RecipeError: no such recipe, YAML that does not parse, an unknown key or a value that does
+            not fit.
     """
     text, origin = _read(name_or_path)
     try:
@@ -484,7 +496,9 @@ def _kind_of(value: Any) -> str:
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
-    """Apply `a.b.c=value` in place; a list is entered by index, a list of stages or objectives also by kind."""
+    """Apply `a.b.c=value` in place; a list is entered by index, a list of stages or objectives also
+    by kind.
+    """
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise RecipeError(
@@ -531,7 +545,8 @@ def _index(items: list[Any], part: str, where: str) -> int:
         return kinds.index(part)
     if part in kinds:
         raise RecipeError(
-            f"{where}: {kinds.count(part)} entries are of kind {part}; name one by its number, counted from 0"
+            f"{where}: {kinds.count(part)} entries are of kind {part}; name one by its number, "
+            "counted from 0"
         )
     names = [kind for kind in kinds if kind] + list(Recipe.model_fields)
     near = difflib.get_close_matches(part, names, n=1)
@@ -543,7 +558,9 @@ def _index(items: list[Any], part: str, where: str) -> int:
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One sentence for the first thing pydantic found wrong: the key, what is wrong, what would fit."""
+    """One sentence for the first thing pydantic found wrong: the key, what is wrong, what would
+    fit.
+    """
     first = error.errors()[0]
     loc = [part for part in first["loc"] if not _is_tag(part)]
     where = ".".join(str(part) for part in loc) or "the recipe"

@@ -30,7 +30,8 @@ class Runtime:
     def __init__(self, loaded: LoadedModel, device: torch.device | str = "cpu") -> None:
         self.loaded = loaded
         self.device = torch.device(device)
-        loaded.model.to(self.device).eval()
+        torch.nn.Module.to(loaded.model, self.device)
+        loaded.model.eval()
 
     @staticmethod
     def open(
@@ -67,7 +68,7 @@ class Runtime:
     def hidden(
         self, texts: Sequence[str], batch_size: int = 32, max_length: int | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        """Batches by length of (indices, last hidden states [B x L x D], attention mask [B x L])."""
+        """Batches by length of (indices, hidden states [B x L x D], attention mask [B x L])."""
         order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 class Readout:
     """The last linear map of a head, from features to logits.
 
-    Every head Potstill knows ends in one: the tied decoder of masked LM [V x D], a classifier [V x D], the
-    similarities to the other texts of a batch [K x D]. Keeping it apart lets objectives compute logits in
-    chunks of rows, so that [tokens x vocabulary] never exists.
+    Every head Potstill knows ends in one: the tied decoder of masked LM [V x D], a classifier [V x
+        D], the
+    similarities to the other texts of a batch [K x D]. Keeping it apart lets objectives compute
+    logits in chunks of rows, so that [tokens x vocabulary] never exists.
     """
 
     weight_VD: Tensor

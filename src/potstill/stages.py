@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
+from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill import models as model_folders
@@ -284,7 +285,7 @@ def _train(
         say=context.reporter.say,
     )
     result = train(job)
-    loaded.model.to("cpu")
+    Module.to(loaded.model, "cpu")
     if context.is_main:
         save_model(loaded, folder / "model")
         _drop_checkpoints(folder)

@@ -25,28 +25,17 @@ def layer_map(
     """Which teacher layer each student layer starts as.
 
     Args:
-        rule: `alternate` spreads over the whole depth, ends included (of 12 the [0, 2, 4, 7, 9, 11] of the
-            DistilBERT reference); `uniform` takes the last layer of each of `depth` equal blocks (PKD's skip,
-            Sun et al. 2019); `first`, `last`; or the numbers themselves, counted from 0.
+        rule: `alternate` spreads over the whole depth, ends included (of 12 the [0, 2, 4, 7, 9,
+            11] of the DistilBERT reference); `uniform` takes the last layer of each of `depth`
+            equal blocks (PKD's skip, Sun et al. 2019); `first`, `last`; or the numbers themselves,
+            counted from 0.
         depth: layers of the student, for a rule; None: half of the teacher's, rounded up.
 
     Raises:
         ValueError: a depth or a number out of range, or a layer named twice.
     """
     if not isinstance(rule, str):
-        layers = list(rule)
-        wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
-        if wrong:
-            raise ValueError(
-                f"layers: {wrong[0]} is out of range: the teacher's {teacher_depth} layers are 0 to {teacher_depth - 1}"
-            )
-        if not layers or len(set(layers)) < len(layers):
-            raise ValueError(f"layers: {layers} must name at least one layer and none twice")
-        if depth is not None and depth != len(layers):
-            raise ValueError(
-                f"depth is {depth}, but layers names {len(layers)}: leave one of them out"
-            )
-        return layers
+        return _checked(list(rule), teacher_depth, depth)
     depth = (teacher_depth + 1) // 2 if depth is None else depth
     if not 1 <= depth <= teacher_depth:
         raise ValueError(f"depth: {depth} is out of range: the teacher has {teacher_depth} layers")
@@ -58,10 +47,22 @@ def layer_map(
         case "uniform":
             return [(i + 1) * teacher_depth // depth - 1 for i in range(depth)]
         case "alternate":
-            if depth == 1:
-                return [0]
             # Python rounds halves to even, which gives [0, 2, 5] of 6
-            return [round(i * (teacher_depth - 1) / (depth - 1)) for i in range(depth)]
+            return [round(i * (teacher_depth - 1) / max(depth - 1, 1)) for i in range(depth)]
+
+
+def _checked(layers: list[int], teacher_depth: int, depth: int | None) -> list[int]:
+    wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
+    if wrong:
+        raise ValueError(
+            f"layers: {wrong[0]} is out of range: the teacher's {teacher_depth} layers are 0 "
+            f"to {teacher_depth - 1}"
+        )
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"layers: {layers} must name at least one layer and none twice")
+    if depth is not None and depth != len(layers):
+        raise ValueError(f"depth is {depth}, but layers names {len(layers)}: leave one of them out")
+    return layers
 
 
 def make_student(
@@ -74,15 +75,17 @@ def make_student(
 ) -> PreTrainedModel:
     """A student with some of the teacher's layers, every weight copied from the teacher.
 
-    A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a headless
-    DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types are folded into
-    the positions (row 0), so single texts get what the teacher's layers would give; pairs do not.
+    A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a
+    headless DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types
+    are folded into the positions (row 0), so single texts get what the teacher's layers would give;
+    pairs do not.
 
     Args:
         teacher: a transformers encoder; it is not changed.
         layers, depth: see `layer_map`.
         family: the student's family; None chooses.
-        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT (with a warning).
+        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT (with a
+            warning).
 
     Returns:
         A transformers model in eval mode, in the teacher's dtype.
@@ -96,7 +99,8 @@ def make_student(
         student = _distilbert_from_bert(teacher, chosen)
     else:
         student = _slice(teacher, chosen)
-    return student.to(teacher.dtype).eval()
+    torch.nn.Module.to(student, teacher.dtype)
+    return student.eval()
 
 
 def _to_distilbert(
@@ -116,7 +120,8 @@ def _to_distilbert(
         return False
     if pairs:
         warnings.warn(
-            "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: the student stays BERT",
+            "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: "
+            "the student stays BERT",
             stacklevel=3,
         )
         return False
@@ -227,5 +232,6 @@ def _renumber(state: dict[str, Tensor], prefix: str, layers: list[int]) -> dict[
 def _load(student: PreTrainedModel, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         missing, unexpected = student.load_state_dict(state, strict=False)
-    assert not missing and not unexpected, (missing, unexpected)
+    assert not missing, missing
+    assert not unexpected, unexpected
     student.tie_weights()

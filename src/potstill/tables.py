@@ -108,7 +108,7 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
 
 
 def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:
-    """One row; a model that lacks the value gets an empty cell, a row without values is left out."""
+    """One row; a model that lacks the value gets an empty cell, a row of none is left out."""
     cells = []
     for model in models.values():
         try:

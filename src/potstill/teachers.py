@@ -66,7 +66,9 @@ class Reading:
         return Rows(compared_K, torch.where(compared_K, 0, IGNORED))
 
     def counts(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> dict[str, int]:
-        """Rows of each objective in one micro-batch: what its sum is to be divided by, once summed up."""
+        """Rows of each objective in one micro-batch: what its sum is to be divided by, once summed
+        up.
+        """
         tokens = int(attention_mask_BL.sum())
         if self.task == "masked_lm":
             hard = int((gold_BL != IGNORED).sum())
@@ -96,7 +98,7 @@ class LiveTeacher:
         loaded.model.eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
-        self.loaded.model.to(device)
+        torch.nn.Module.to(self.loaded.model, device)
 
     def signals(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor) -> Signals:
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """The only training loop, on accelerate.
 
-Exactness comes from pure functions: the order of examples is one of (seed, epoch), a mask one of (seed, epoch,
-example), dropout one of (seed, step, micro-batch). So a resumed run, two processes, or other micro-batches
-give the same numbers, and a checkpoint holds no random state.
+Exactness comes from pure functions: the order of examples is one of (seed, epoch), a mask one of
+(seed, epoch, example), dropout one of (seed, step, micro-batch). So a resumed run, two processes,
+or other micro-batches give the same numbers, and a checkpoint holds no random state.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ class Job:
 
 
 def make_accelerator(settings: Training, folder: Path) -> Accelerator:
-    """accelerate launches, places and synchronises; accumulation and normalisation are ours (hence 1)."""
+    """accelerate launches, places and synchronises; accumulation and normalisation are ours (hence
+    1).
+    """
     return Accelerator(
         gradient_accumulation_steps=1,
         log_with=list(settings.trackers) or None,
@@ -159,7 +161,8 @@ def make_accelerator(settings: Training, folder: Path) -> Accelerator:
 
 
 def train(job: Job) -> Result:
-    """Train until the first of the job's limits, early stop, or a signal; resumes where a checkpoint is.
+    """Train until the first of the job's limits, early stop, or a signal; resumes where a
+    checkpoint is.
 
     Raises:
         ValueError: no text to train on, or fewer micro-batches than processes.
@@ -188,7 +191,7 @@ class _Loop:
         )
         self.batches_per_epoch = -(-len(job.train) // self.settings.batch_size)
         self.evaluate_every = self.settings.evaluate_every or max(self.steps // 10, 1)
-        self.weights = {o.kind: o.weight for o in job.trainee.reading.objectives}
+        self.weights: dict[str, float] = {o.kind: o.weight for o in job.trainee.reading.objectives}
         self.dtype = autocast_dtype(self.settings.precision, self.device)
         self.state = _State()
         self.resumed_from: int | None = None
@@ -202,8 +205,10 @@ class _Loop:
         batches = -(-self.settings.batch_size // self.micro)
         if batches < self.world:
             raise ValueError(
-                f"a batch of {self.settings.batch_size} is {batches} micro-batch(es) of {self.micro} for {self.world} "
-                f"processes: set micro_batch_size to at most {self.settings.batch_size // self.world}"
+                f"a batch of {self.settings.batch_size} is {batches} micro-batch(es) of "
+                f"{self.micro} for {self.world} "
+                "processes: set micro_batch_size to at most "
+                f"{self.settings.batch_size // self.world}"
             )
 
     def _prepare(self) -> None:
@@ -327,7 +332,8 @@ class _Loop:
         grad_norm = self._clip()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingFailed(
-                f"the {'loss' if not math.isfinite(loss) else 'gradient'} is not finite at step {step + 1}: "
+                f"the {'loss' if not math.isfinite(loss) else 'gradient'} is not finite at step "
+                f"{step + 1}: "
                 "lower learning_rate, or set precision=fp32; the last good checkpoint is kept"
             )
         rate = self.settings.learning_rate * _schedule(step, self.steps, self.settings.warmup)
@@ -378,7 +384,9 @@ class _Loop:
     # --- batches ---
 
     def _micro_batches(self, step: int) -> list[tuple[int, Batch]]:
-        """This process's micro-batches of a step, numbered within it; -1 marks one that only keeps step."""
+        """This process's micro-batches of a step, numbered within it; -1 marks one that only keeps
+        step.
+        """
         epoch, within = divmod(step, self.batches_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             batches = epoch_batches(
@@ -557,7 +565,9 @@ def _optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimizer:
 
 
 def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear from 0 to 1 over the warm-up, then linear to 0 at the end."""
+    """Factor of the learning rate: linear from 0 to 1 over the warm-up, then linear to 0 at the
+    end.
+    """
     warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / warm

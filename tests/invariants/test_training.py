@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+
 from potstill import training
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from safetensors.torch import load_file
 
 TRIPLE = [
     {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0},

@@ -94,7 +94,7 @@ def test_flops_of_recomputed_activations_and_of_a_head_alone(
 
 
 def test_efficiency_gives_the_measured_speeds_of_minilm() -> None:
-    """Two cores of about 150 GFLOP/s: 1,600 tokens/s distilling 6 to 3 layers, 1,150 of masked LM."""
+    """Two cores of about 150 GFLOP/s: 1,600 tokens/s distilling 6 to 3, 1,150 of masked LM."""
     distilling = _minilm(Distill, 6, 3, {"objectives": [SOFT_ALL]}, "sentence_embedding")
     training = _minilm(Finetune, None, 6, {}, "masked_lm")
     for cast, measured in ((distilling, 1600), (training, 1150)):

@@ -251,7 +251,7 @@ def test_a_mistake_writes_nothing(masked_lm_teacher: Path, text_file: Path, tmp_
         recipe(masked_lm_teacher, text_file, {**MAKE, "layers": [9]}, DISTILL),
         recipe(masked_lm_teacher, text_file, MAKE, {"kind": "benchmark", "lengths": [65]}),
     ):
-        with pytest.raises(ValueError, match="nowhere|out of range|positions"):
+        with pytest.raises(ValueError, match=r"nowhere|out of range|positions"):
             ran(settings, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -279,9 +279,7 @@ def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyP
     assert teacher_folder(recipe(masked_lm_teacher, "a.txt")) == masked_lm_teacher
     monkeypatch.chdir(masked_lm_teacher.parent)
     assert teacher_folder(recipe(masked_lm_teacher.name, "a.txt")) == Path(masked_lm_teacher.name)
-    with pytest.raises(
-        ValueError, match=r"^teacher.model: package:torch/nn: no such folder$|is not"
-    ):
+    with pytest.raises(ValueError, match=r"package:torch/nn is not a model folder"):
         teacher_folder(recipe("package:torch/nn", "a.txt"))
     with pytest.raises(ValueError, match=r"package:torch/nowhere: no such folder"):
         teacher_folder(recipe("package:torch/nowhere", "a.txt"))
@@ -295,7 +293,12 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         return str(tmp_path)
 
     monkeypatch.setattr(pipeline, "snapshot_download", download)
-    settings = recipe("org/model", "a.txt", teacher={"model": "org/model", "revision": "v2"})
+    settings = Recipe.model_validate(
+        {
+            **recipe("org/model", "a.txt").model_dump(mode="json"),
+            "teacher": {"model": "org/model", "revision": "v2"},
+        }
+    )
     assert teacher_folder(settings) == tmp_path
     assert (asked[0]["name"], asked[0]["revision"]) == ("org/model", "v2")
     assert "*.bin" not in asked[0]["allow_patterns"]

@@ -38,7 +38,7 @@ def config(layers: int = 6, **changes: object) -> BertConfig:
 
 
 def perturbed(model: PreTrainedModel) -> PreTrainedModel:
-    """Every parameter away from its initial value, so that a bias or norm that is not copied shows."""
+    """Every parameter away from its initial value, so that one that is not copied shows."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -200,7 +200,8 @@ def test_bert_base_gives_the_papers_size() -> None:
     teacher = BertModel(BertConfig())
     student = make_student(teacher)
     before, after = teacher.num_parameters(), student.num_parameters()
-    # embeddings (30522 + 512) x 768 and a norm; six layers of 7,087,872 (Devlin et al. 2019's shapes)
+    # embeddings (30522 + 512) x 768 and a norm; six layers of 7,087,872 (Devlin et al. 2019's
+    # shapes)
     assert after == (30522 + 512 + 2) * 768 + 6 * 7_087_872
     assert (
         before == after + 2 * 768 + 6 * 7_087_872 + 768 * 768 + 768

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from transformers import BertForMaskedLM
+
+from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill.models import LoadedModel, load_model
+from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, MakeStudent, SoftTargets, Stage
+from potstill.stages import Context, Silent, check_length, check_pair, is_trained, run_stage
+from potstill.text import heldout_side, read_records
+
+
+class Recorder(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def corpus(*paths: Path, **settings: Any) -> Corpus:
+    given = {"max_length": 40, "min_length": 4, "heldout": 0.2, **settings}
+    return Corpus.model_validate({"sources": [str(path) for path in paths], **given})
+
+
+@pytest.fixture
+def context(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> Context:
+    return Context(
+        task="masked_lm",
+        seed=1,
+        corpus_settings=corpus(text_file),
+        run=tmp_path,
+        cache=tmp_path / "cache",
+        models={"teacher": masked_lm_teacher},
+        reporter=Recorder(),
+        fingerprint="a",
+    )
+
+
+def stage(tree: dict[str, Any]) -> Stage:
+    parsed: Stage = TypeAdapter(Stage).validate_python(tree)
+    return parsed
+
+
+def done(tree: dict[str, Any], context: Context, name: str = "stage") -> dict[str, Any]:
+    """Run a stage; its result.json. What it wrote is in the context."""
+    folder = context.run / name
+    folder.mkdir()
+    writes = run_stage(stage(tree), folder, context)
+    context.models |= {model: folder / path for model, path in writes.items()}
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+# --- make_student ---------------------------------------------------------------------------------
+
+
+def test_make_student_tells_what_it_did(context: Context, masked_lm_teacher: Path) -> None:
+    result = done({"kind": "make_student", "writes": "half"}, context)
+    teacher, student = (
+        load_model(folder, "masked_lm").model
+        for folder in (masked_lm_teacher, context.models["half"])
+    )
+    assert result == {
+        "teacher_layers": 4,
+        "layers": [0, 3],
+        "rule": "alternate",
+        "from_type": "bert",
+        "to_type": "distilbert",
+        "parameters": {"teacher": teacher.num_parameters(), "student": student.num_parameters()},
+        "warnings": [],
+    }
+    assert done({"kind": "make_student", "layers": [3, 1, 0]}, context, "other")["rule"] == "list"
+
+
+def test_make_student_warns_of_pairs(context: Context) -> None:
+    result = done({"kind": "make_student", "pairs": True}, context)
+    (warning,) = result["warnings"]
+    assert "the student stays BERT" in warning
+    assert context.reporter.said == [f"note: {warning}"]  # type: ignore[attr-defined]
+    assert result["to_type"] == "bert"
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+def test_finetuning_a_head_leaves_the_rest(context: Context, masked_lm_teacher: Path) -> None:
+    training = {"max_steps": 2, "batch_size": 4, "warmup": 0}
+    result = done({"kind": "finetune", "train": "head", "training": training}, context)
+    names = changed(masked_lm_teacher, context.models["teacher"])
+    assert names
+    assert all(name.startswith("cls.predictions.") for name in names)
+    assert result["steps"] == 2
+    assert [o["kind"] for o in result["objectives"]] == ["hard_targets"]
+    done({"kind": "finetune", "training": training}, context, "all")
+    everything = changed(context.run / "stage/model", context.models["teacher"])
+    assert any(name.startswith("bert.encoder.layer.0.") for name in everything)
+
+
+def test_distilling_hidden_states_leaves_the_head(context: Context) -> None:
+    """Without a gradient it would only be decayed, and stall data-parallel training."""
+    done({"kind": "make_student"}, context, "made")
+    objectives = [{"kind": "hidden_cosine"}, {"kind": "soft_targets", "weight": 0}]
+    training = {"max_steps": 2, "batch_size": 4, "warmup": 0, "weight_decay": 0.1}
+    result = done({"kind": "distill", "objectives": objectives, "training": training}, context)
+    names = changed(context.run / "made/model", context.models["student"])
+    assert names
+    assert not any(name.startswith("vocab_") for name in names)
+    # an objective without weight is left out: it would cost its time for nothing
+    assert [o["kind"] for o in result["objectives"]] == ["hidden_cosine"]
+    assert set(result["final"]["components"]) == {"hidden_cosine"}
+
+
+def test_which_parameters_a_stage_trains(masked_lm_teacher: Path, sentence_teacher: Path) -> None:
+    masked = load_model(masked_lm_teacher, "masked_lm", weights=False)
+    sentence = load_model(sentence_teacher, "sentence_embedding", weights=False)
+    training = {"max_steps": 1}
+    both = stage(
+        {
+            "kind": "distill",
+            "objectives": [{"kind": "soft_targets"}, {"kind": "hidden_cosine"}],
+            "training": training,
+        }
+    )
+    assert isinstance(both, Distill)
+    cosine = both.model_copy(update={"objectives": [HiddenCosine()]})
+    head = Finetune.model_validate({"train": "head", "training": training})
+
+    def trained(stage: Finetune | Distill, loaded: LoadedModel) -> tuple[bool, bool]:
+        """The body's and the head's."""
+        names = "bert.encoder.layer.0.output.dense.weight", "cls.predictions.transform.dense.weight"
+        return is_trained(stage, loaded, names[0]), is_trained(stage, loaded, names[1])
+
+    assert trained(both, masked) == (True, True)
+    assert trained(cosine, masked) == (True, False)
+    assert trained(head, masked) == (False, True)
+    assert trained(head.model_copy(update={"train": "all"}), masked) == (True, True)
+    assert trained(cosine, sentence)[0]
+
+
+def test_finished_training_leaves_no_checkpoints(context: Context) -> None:
+    done({"kind": "make_student"}, context, "made")
+    training = {"max_steps": 4, "batch_size": 4, "checkpoint_steps": 1, "keep": "best"}
+    objectives = [{"kind": "hard_targets"}]
+    done({"kind": "distill", "objectives": objectives, "training": training}, context)
+    assert sorted(path.name for path in (context.run / "stage").iterdir()) == [
+        "log.jsonl",
+        "model",
+        "result.json",
+    ]
+
+
+# --- what doesn't go together ---------------------------------------------------------------------
+
+
+def other(tmp_path: Path, **changes: Any) -> LoadedModel:
+    torch.manual_seed(3)
+    BertForMaskedLM(tiny_config(2, **changes)).save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    return load_model(tmp_path / "other", "masked_lm")
+
+
+def test_a_student_that_can_not_follow_its_teacher(masked_lm_teacher: Path, tmp_path: Path) -> None:
+    teacher = load_model(masked_lm_teacher, "masked_lm")
+    narrow = other(tmp_path, hidden_size=16)
+    check_pair(narrow, teacher, [SoftTargets()])
+    with pytest.raises(ValueError, match="the student's is 16, the teacher's 32; leave it out"):
+        check_pair(narrow, teacher, [SoftTargets(), HiddenCosine()])
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["whisky"])
+    with pytest.raises(ValueError, match="different vocabularies"):
+        check_pair(replace(teacher, tokenizer=tokenizer), teacher, [SoftTargets()])
+
+
+def test_a_length_beyond_the_positions(masked_lm_teacher: Path, text_file: Path) -> None:
+    teacher = load_model(masked_lm_teacher, "masked_lm")
+    check_length(corpus(text_file, max_length=64), teacher)
+    with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
+        check_length(corpus(text_file, max_length=65), teacher)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def test_the_corpus_tells_its_warnings(context: Context, tmp_path: Path) -> None:
+    path = tmp_path / "twice.txt"
+    path.write_text("\n".join(sentences(20) * 2))
+    context.corpus_settings = corpus(path)
+    assert context.corpus.counts["duplicates"] == 20
+    notes = context.reporter.said  # type: ignore[attr-defined]
+    assert any(note.startswith("note: 20 texts are duplicates") for note in notes)
+
+
+def test_heldout_records(context: Context, tmp_path: Path, text_file: Path) -> None:
+    settings = context.corpus_settings
+    records = context.heldout_records()
+    assert 30 < len(records) < 90  # a fifth of 300
+    assert records == [
+        record
+        for record in read_records(settings.sources, ["text"])
+        if heldout_side(record, ["text"], None, 0.2, 1)
+    ]
+    own = tmp_path / "own.txt"
+    own.write_text("malt and oak\n")
+    context.corpus_settings = corpus(text_file, heldout_sources=[str(own)])
+    assert [record.columns["text"] for record in context.heldout_records()] == ["malt and oak"]
+
+
+def test_settings_of_a_made_student_reach_it(context: Context) -> None:
+    result = done({"kind": "make_student", "depth": 3, "layers": "last"}, context)
+    assert result["layers"] == [1, 2, 3]
+    family = MakeStudent(family="bert").model_dump()
+    assert done(family, context, "bert")["to_type"] == "bert"
