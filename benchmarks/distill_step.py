@@ -11,7 +11,7 @@ first batch must agree.
 
 Each variant is a child process, whose peak memory is its own. The parent makes them step in turn,
 so that none computes while another is timed; all four stay in memory, those at rest with weights,
-gradients and optimizer state. Full size needs about 12 GB and, on two cores, two minutes a round.
+gradients and optimizer state. Full size needs about 12 GB and, on two idle cores, a minute a round.
 """
 
 from __future__ import annotations

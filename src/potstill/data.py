@@ -178,11 +178,6 @@ class _Cutter:
     def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
         if not tokenizer.is_fast:
             raise ValueError("the tokenizer has no tokenizer.json: a fast tokenizer is needed")
-        if corpus.min_length > corpus.max_length:
-            raise ValueError(
-                f"corpus.min_length {corpus.min_length} is above max_length {corpus.max_length}: "
-                "lower it"
-            )
         self.tokenizer = tokenizer
         self.settings = corpus
         self.prefix, self.suffix = self._wrapping()

@@ -219,7 +219,9 @@ class _Example:
             if self.softened is None and 0.3 < probability < 0.7:
                 self.softened = _soften(tokenizer, base_kV[row], student_kV[row], text)
             if int(top) != int(other) and len(self.differing) < 50:
-                names: list[str] = tokenizer.convert_ids_to_tokens([gold, int(top), int(other)])
+                names = [
+                    str(tokenizer.convert_ids_to_tokens(i)) for i in (gold, int(top), int(other))
+                ]
                 expected, first, second = names
                 self.differing.append(
                     {

@@ -100,7 +100,8 @@ def make_student(
     else:
         student = _slice(teacher, chosen)
     torch.nn.Module.to(student, teacher.dtype)
-    return student.eval()
+    student.eval()
+    return student
 
 
 def _to_distilbert(

@@ -146,6 +146,8 @@ def test_which_parameters_a_stage_trains(masked_lm_teacher: Path, sentence_teach
 
     assert trained(both, masked) == (True, True)
     assert trained(cosine, masked) == (True, False)
+    weightless = both.model_copy(update={"objectives": [HiddenCosine(), SoftTargets(weight=0)]})
+    assert trained(weightless, masked) == (True, False)
     assert trained(head, masked) == (False, True)
     assert trained(head.model_copy(update={"train": "all"}), masked) == (True, True)
     assert trained(cosine, sentence)[0]
