@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from potstill.stages import (
     write_results,
 )
 from potstill.text import resolve_path, sources_fingerprint
+from potstill.training import wait_for_all
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.
 STAGE_VERSIONS = {
@@ -276,10 +276,7 @@ class _Run:
 
     def _wait(self) -> None:
         if self.world > 1:
-            from accelerate import PartialState
-
-            # The others wait while the first one evaluates: the usual ten minutes would end them.
-            PartialState(timeout=timedelta(hours=24)).wait_for_everyone()
+            wait_for_all()
 
 
 def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from torch import Tensor, nn
 
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
@@ -147,11 +147,20 @@ class Job:
     say: Callable[[str], None] = lambda _: None
 
 
+def wait_for_all() -> None:
+    """Wait until every process of a distributed run is here."""
+    # accelerate joins processes on CPUs only where told that it is CPUs. The others wait while the
+    # first one evaluates: the usual ten minutes would end them.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=24))
+    state.wait_for_everyone()
+
+
 def make_accelerator(settings: Training, folder: Path) -> Accelerator:
     """accelerate launches, places and synchronises; accumulation and normalisation are ours (hence
     1).
     """
     return Accelerator(
+        cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=1,
         log_with=list(settings.trackers) or None,
         project_dir=str(folder),

@@ -259,7 +259,7 @@ def test_nothing_left_to_train_on(corpus: Callable[..., Corpus], cache: Path) ->
 
 
 def test_lengths_that_exclude_each_other(corpus: Callable[..., Corpus], cache: Path) -> None:
-    with pytest.raises(ValueError, match=r"^corpus.min_length 9 is above max_length 8: lower it$"):
+    with pytest.raises(ValueError, match="min_length 9 is above max_length 8: no text"):
         tokenize_corpus(corpus(["a"], min_length=9), wordpiece(), cache, seed=1)
 
 

@@ -66,7 +66,7 @@ def test_masked_lm_training_learns_the_order_of_words(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
     plan = recipe(
-        masked_lm_teacher, text_file, finetune(max_steps=400, batch_size=16, learning_rate=3e-3)
+        masked_lm_teacher, text_file, finetune(max_steps=700, batch_size=16, learning_rate=3e-3)
     )
     folder = run(plan, output=tmp_path / "run")
     heldout = [e["loss"] for e in events(folder, "01-finetune", "evaluate")]
