@@ -24,7 +24,6 @@ class Family:
         layers: path of the list of layers, below the base model.
         lm_transform: modules of the masked-LM head before its decoder, applied in order.
         lm_head: prefixes of the parameters that belong to the masked-LM head alone.
-        lm_bias: the decoder's bias in a checkpoint; a head without it was never trained.
         takes_token_types: whether the model reads token_type_ids.
         has_pooler: whether the base model has a pooler that `add_pooling_layer=False` leaves out.
     """

@@ -117,8 +117,7 @@ def _cosine_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student_KD, teacher_KD, dim=-1)
 
 
-# --- the sum of several, in chunks
-# ------------------------------------------------------------------
+# --- the sum of several, in chunks ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
