@@ -451,6 +451,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
         raise RecipeError(
             f"{origin}: a recipe is a mapping of keys to values, this is {_kind_of(tree)}"
         )
+    tree = _unshared(tree)
     for override in overrides:
         _override(tree, override)
     return parse_recipe(tree, origin)
@@ -493,6 +494,13 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _kind_of(value: Any) -> str:
     return "empty" if value is None else f"a {type(value).__name__}"
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which YAML aliases are parts of their own: changing one leaves the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

@@ -1,0 +1,490 @@
+"""Recipes: what is read, what overrides do, and the sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from potstill.recipe import (
+    Distill,
+    Evaluate,
+    Files,
+    HardTargets,
+    HubDataset,
+    MakeStudent,
+    RecipeError,
+    Report,
+    SoftTargets,
+    dump_recipe,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+    stage_reads,
+    stage_writes,
+)
+
+EMBEDDING = ("teacher=model", "corpus.sources=text.txt")  # what its own recipe leaves open
+
+
+def tree(*stages: dict[str, Any], task: str = "masked_lm", **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "task": task,
+        "teacher": "folder",
+        "corpus": {"sources": "text.txt"},
+        "stages": list(stages) or [{"kind": "report"}],
+        **changes,
+    }
+
+
+def distill(**changes: Any) -> dict[str, Any]:
+    """A distillation of the teacher into itself: there is no student in these small recipes."""
+    return {
+        "kind": "distill",
+        "model": "teacher",
+        "objectives": [{"kind": "soft_targets"}],
+        "training": {"epochs": 1},
+        **changes,
+    }
+
+
+def finetune(**training: Any) -> dict[str, Any]:
+    return {"kind": "finetune", "training": {"epochs": 1, **training}}
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def sentence_of(action: Any, *arguments: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+def test_importing_the_recipe_imports_no_torch() -> None:
+    code = (
+        "import sys, potstill.recipe as r; r.load_recipe('distilbert'); "
+        "print([m for m in ('torch', 'transformers', 'numpy', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_all_shipped_recipes_load() -> None:
+    assert list(shipped_recipes()) == [
+        "distilbert-article",
+        "distilbert",
+        "embedding",
+        "quickstart",
+    ]
+    for name in shipped_recipes():
+        recipe = load_recipe(name, EMBEDDING if name == "embedding" else ())
+        assert recipe.name == name
+        assert recipe.description
+        assert [stage.kind for stage in recipe.stages] == [
+            *("make_student", "distill", "evaluate", "benchmark", "report")
+        ]
+
+
+def test_the_embedding_recipe_asks_for_teacher_and_text() -> None:
+    hint = "is not set: give it in the recipe or as"
+    assert sentence_of(load_recipe, "embedding") == f"embedding: teacher {hint} teacher=VALUE"
+    assert sentence_of(load_recipe, "embedding", ["teacher=x"]) == (
+        f"embedding: corpus.sources {hint} corpus.sources=VALUE"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("distilbert", "gold"), ("distilbert-article", "teacher")]
+)
+def test_distilbert_is_the_reference(name: str, target: str) -> None:
+    """The released weights' settings: huggingface/transformers v4, research_projects/distillation.
+
+    AdamW 5e-4 with betas .9/.98 and eps 1e-6, no decay, warm-up 5%, clip 5, 3 epochs; 5 soft : 2
+    masked LM : 1 cosine at T 2 over all tokens; 15% masked 80/10/10, smoothing 0.7; sequences of 12
+    to 512 tokens, at most half of them unknown.
+    """
+    recipe = load_recipe(name)
+    make, train, *_ = recipe.stages
+    assert make == MakeStudent(layers="alternate")
+    assert isinstance(train, Distill)
+    soft, hard, cosine = train.objectives
+    assert soft == SoftTargets(weight=5.0, temperature=2.0, divergence="kl", positions="all")
+    assert hard == HardTargets(weight=2.0, target=target)
+    assert (cosine.kind, cosine.weight) == ("hidden_cosine", 1.0)
+    assert train.masking.model_dump() == {
+        **{"probability": 0.15, "mask": 0.8, "random": 0.1},
+        **{"whole_word": False, "smoothing": 0.7},
+    }
+    expected = {
+        **{"learning_rate": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.0},
+        **{"warmup": 0.05, "clip": 5.0, "epochs": 3, "batch_size": 4000, "micro_batch_size": 5},
+    }
+    assert {key: getattr(train.training, key) for key in expected} == expected
+    corpus = recipe.corpus
+    assert (corpus.min_length, corpus.max_length, corpus.max_unknown) == (12, 512, 0.5)
+    sources = [source for source in corpus.sources if isinstance(source, HubDataset)]
+    assert [source.name for source in sources] == ["wikimedia/wikipedia", "bookcorpus/bookcorpus"]
+    assert [source.revision for source in sources] == ["main", "refs/convert/parquet"]
+
+
+def test_a_path_is_a_source_and_a_teacher() -> None:
+    recipe = parse_recipe(tree(corpus={"sources": ["a.txt", {"kind": "hub", "name": "b"}]}), "x")
+    assert recipe.corpus.sources == [Files(paths=["a.txt"]), HubDataset(name="b")]
+    assert (recipe.teacher.model, recipe.teacher.revision) == ("folder", None)
+    assert parse_recipe(tree(corpus={"sources": {"paths": ["a"], "kind": "files"}}), "x") == (
+        parse_recipe(tree(corpus={"sources": "a"}), "x")
+    )
+
+
+def test_the_resolved_recipe_says_all_and_reads_back(tmp_path: Path) -> None:
+    for name in shipped_recipes():
+        recipe = load_recipe(name, EMBEDDING if name == "embedding" else ())
+        path = written(tmp_path, dump_recipe(recipe))
+        assert load_recipe(path) == recipe
+        dumped = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert set(dumped) == set(type(recipe).model_fields)
+        for stage, kept in zip(recipe.stages, dumped["stages"], strict=True):
+            assert set(kept) == set(type(stage).model_fields)
+        training = dumped["stages"][1]["training"]
+        assert training["log_every"] == 10  # a default that no shipped recipe names
+        assert training["betas"] == [0.9, 0.98]
+
+
+def test_a_recipe_does_not_change() -> None:
+    recipe = parse_recipe(tree(), "x")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 2  # type: ignore[misc]
+
+
+def test_what_stages_read_and_write() -> None:
+    recipe = load_recipe("quickstart")
+    made, trained, scored, timed, told = recipe.stages
+    assert (stage_reads(made), stage_writes(made)) == (["teacher"], ["untrained"])
+    assert (stage_reads(trained), stage_writes(trained)) == (["untrained", "teacher"], ["student"])
+    for stage in (scored, timed):
+        assert (stage_reads(stage), stage_writes(stage)) == (["teacher"], [])
+    assert (stage_reads(told), stage_writes(told)) == ([], [])
+    assert stage_reads(Evaluate(models=["student", "teacher"])) == ["student", "teacher"]
+
+
+# --- overrides ------------------------------------------------------------------------------------
+
+
+def overridden(*overrides: str) -> Any:
+    return load_recipe("distilbert", overrides)
+
+
+def test_overrides_by_key_kind_and_number() -> None:
+    assert overridden("seed=7").seed == 7
+    assert overridden("teacher.revision=abc").teacher.revision == "abc"
+    assert overridden("teacher=other").teacher.model == "other"
+    assert overridden("corpus.heldout=0.5").corpus.heldout == 0.5
+    expected = overridden("stages.1.training.learning_rate=1e-3")
+    assert expected.stages[1].training.learning_rate == 1e-3
+    assert overridden("distill.training.learning_rate=1e-3") == expected
+    assert overridden("stages.distill.training.learning_rate=0.001") == expected
+    assert overridden("1.training.learning_rate=0.001") == expected
+    expected = overridden("distill.objectives.0.temperature=3")
+    assert expected.stages[1].objectives[0].temperature == 3
+    assert overridden("distill.objectives.soft_targets.temperature=3") == expected
+    assert overridden("corpus.sources.1.split=test").corpus.sources[1].split == "test"
+
+
+def test_overrides_replace_whole_parts_and_make_missing_ones() -> None:
+    recipe = overridden("stages.4={kind: report, title: New}", "corpus.sources=[a.txt, b/*.csv]")
+    assert recipe.stages[4] == Report(title="New")
+    assert [source.paths for source in recipe.corpus.sources] == [["a.txt"], ["b/*.csv"]]
+    assert recipe.stages[:4] == load_recipe("distilbert").stages[:4]
+    assert overridden("distill.in_batch.scale=5").stages[1].in_batch.scale == 5
+    assert overridden("distill.training.epochs=", "distill.training.max_steps=9") == (
+        overridden("distill.training.epochs=null", "distill.training.max_steps=9")
+    )
+    assert overridden("name='x-1'").name == "x-1"
+    assert overridden("seed=1", "seed=2").seed == 2  # the last one counts
+
+
+def test_a_value_keeps_its_equals_signs() -> None:
+    assert overridden("report.title=a=b").stages[4].title == "a=b"
+
+
+def test_an_override_leaves_parts_alone_that_the_file_shares_by_an_alias() -> None:
+    recipe = overridden("evaluate.masking.probability=0.3")
+    assert recipe.stages[2].masking.probability == 0.3
+    assert recipe.stages[1].masking.probability == 0.15
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "seed",
+            "'seed' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100",
+        ),
+        ("=3", "'=3' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100"),
+        (
+            "corpus.sources=*.txt",
+            "the value of corpus.sources does not parse: quote it, for example "
+            "corpus.sources='\"text\"'",
+        ),
+        ("sead=2", "unknown key 'sead' in the override sead; did you mean 'seed'?"),
+        (
+            "distil.training.epochs=1",
+            "unknown key 'distil' in the override stages.distil; did you mean 'distill'?",
+        ),
+        (
+            "zzz=1",
+            "unknown key 'zzz' in the override zzz; there are: make_student, distill, evaluate, "
+            "benchmark, report, name, description, task, seed, threads, teacher, corpus, stages",
+        ),
+        ("stages.5.title=x", "stages.5: there are 5 entries, counted from 0"),
+        ("stages.5={kind: report}", "stages.5: there are 5 entries, counted from 0"),
+        (
+            "corpus.sources.hub.split=x",
+            "corpus.sources.hub: 2 entries are of kind hub; name one by its number, counted from 0",
+        ),
+        ("seed.high=1", "distilbert: seed: input should be a valid integer"),
+        (
+            "name.first.second=1",
+            "name.first.second=1: 'name.first' is not a key of this recipe that has keys below it",
+        ),
+        ("name.first=1", "name.first=1: 'name' has no keys below it"),
+        (
+            "distill.trainin.epochs=1",
+            "distilbert: unknown key 'trainin' in stages.1; did you mean 'training'?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_override(override: str, expected: str) -> None:
+    assert sentence_of(overridden, override) == expected
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_recipes_that_are_not_there() -> None:
+    start = "recipe '{}' is neither a file nor a shipped recipe; "
+    assert sentence_of(load_recipe, "quikstart") == (
+        start.format("quikstart") + "did you mean 'quickstart'?"
+    )
+    assert sentence_of(load_recipe, "zzz") == (
+        start.format("zzz")
+        + "shipped recipes: distilbert-article, distilbert, embedding, quickstart"
+    )
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    assert "is neither a file nor a shipped recipe" in sentence_of(load_recipe, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "expected"),
+    [
+        ("", "", "a recipe is a mapping of keys to values, this is empty"),
+        ("# nothing yet\n", "", "a recipe is a mapping of keys to values, this is empty"),
+        ("- a\n- b\n", "", "a recipe is a mapping of keys to values, this is a list"),
+        ("just words", "", "a recipe is a mapping of keys to values, this is a str"),
+        ("name: a\nseed: 1: 2\n", ":2", "not valid YAML (mapping values are not allowed here)"),
+        ("name: \0", "", "not valid YAML (it does not parse)"),
+        (b"name: \xff", "", "not a UTF-8 text file, so not a recipe"),
+    ],
+)
+def test_files_that_are_no_recipes(
+    tmp_path: Path, content: str | bytes, where: str, expected: str
+) -> None:
+    path = written(tmp_path, content)
+    assert sentence_of(load_recipe, path) == f"{path}{where}: {expected}"
+
+
+def test_python_objects_are_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path, f"name: !!python/object/apply:os.mkdir [{tmp_path}/made]")
+    assert sentence_of(load_recipe, path).startswith(f"{path}:1: not valid YAML (")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "name: x")
+
+    def refuse(self: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
+    assert sentence_of(load_recipe, path) == f"{path}: can't be read (Permission denied)"
+
+
+# --- contents -------------------------------------------------------------------------------------
+
+TWICE = [{"kind": "soft_targets"}, {"kind": "soft_targets", "temperature": 4}]
+WEIGHTLESS = [{"kind": "soft_targets", "weight": 0}, {"kind": "hidden_cosine", "weight": 0}]
+STAGE_KINDS = "finetune, make_student, distill, evaluate, benchmark, report"
+
+
+def text(**changes: Any) -> dict[str, Any]:
+    return tree(corpus={"sources": "a", **changes})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # keys
+        (tree(sead=1), "unknown key 'sead'; did you mean 'seed'?"),
+        (
+            tree(zzz=1),
+            "unknown key 'zzz'; valid keys: corpus, description, name, seed, stages, task, "
+            "teacher, threads",
+        ),
+        (
+            tree(finetune(learnin_rate=1)),
+            "unknown key 'learnin_rate' in stages.0.training; did you mean 'learning_rate'?",
+        ),
+        (
+            tree(distill(objectives=[{"kind": "soft_targets", "temprature": 1}])),
+            "unknown key 'temprature' in stages.0.objectives.0; did you mean 'temperature'?",
+        ),
+        (
+            tree(distill(objectives=[{"kind": "hidden_cosine", "zzz": 1}])),
+            "unknown key 'zzz' in stages.0.objectives.0; valid keys: kind, weight",
+        ),
+        (
+            text(sources={"kind": "hub", "name": "a", "spilt": "b"}),
+            "unknown key 'spilt' in corpus.sources.0; did you mean 'split'?",
+        ),
+        (
+            text(heldout_sources={"kind": "files", "paths": ["a"], "units": "line"}),
+            "unknown key 'units' in corpus.heldout_sources.0; did you mean 'unit'?",
+        ),
+        (
+            tree({"kind": "finetune"}),
+            "stages.0.training is not set: give it in the recipe or as stages.0.training=VALUE",
+        ),
+        # kinds
+        (tree({"kind": "distil"}), "stages.0: unknown kind 'distil'; did you mean 'distill'?"),
+        (tree({"kind": "xyz"}), f"stages.0: unknown kind 'xyz'; there are: {STAGE_KINDS}"),
+        (tree({"title": "x"}), "stages.0: no kind is given"),
+        (
+            tree(distill(objectives=[{"kind": "soft_target"}])),
+            "stages.0.objectives.0: unknown kind 'soft_target'; did you mean 'soft_targets'?",
+        ),
+        # values that don't go together
+        (
+            text(min_length=40, max_length=30),
+            "corpus: min_length 40 is above max_length 30: no text would be left",
+        ),
+        (
+            tree(distill(masking={"mask": 0.8, "random": 0.3})),
+            "stages.0.masking: mask + random is 1.1: it must be at most 1",
+        ),
+        (
+            tree(finetune(epochs=None)),
+            "stages.0.training: no end is given: set epochs, max_steps or max_tokens",
+        ),
+        (
+            tree(finetune(batch_size=10, micro_batch_size=4)),
+            "stages.0.training: batch_size 10 is not a multiple of micro_batch_size 4",
+        ),
+        (
+            tree(distill(objectives=TWICE)),
+            "stages.0: objective soft_targets is listed twice: merge the two",
+        ),
+        (
+            tree(distill(objectives=WEIGHTLESS)),
+            "stages.0: the weights of the objectives sum to 0: give at least one a weight above 0",
+        ),
+        (
+            tree(distill(in_batch={"group": 5})),
+            "stages.0: the micro-batch of 32 is not a multiple of in_batch.group 5",
+        ),
+        # stages that don't go together
+        (
+            tree(distill(), distill(model="student")),
+            "the recipe: stage 2 (distill) reads the model 'student', which no stage before it "
+            "writes",
+        ),
+        (
+            tree({"kind": "evaluate", "baseline": "other"}),
+            "the recipe: stage 1 (evaluate) reads the model 'other', which no stage before it "
+            "writes",
+        ),
+        # stages that don't fit the task
+        (
+            tree(finetune(), task="sentence_embedding"),
+            "the recipe: stage 1 (finetune): unlabelled text gives a sentence encoder nothing to "
+            "learn from; use task masked_lm",
+        ),
+        (
+            tree(distill(objectives=[{"kind": "hard_targets"}]), task="sentence_embedding"),
+            "the recipe: stage 1 (distill): unlabelled text has no gold target; set "
+            "hard_targets.target=teacher",
+        ),
+        (
+            tree(
+                distill(objectives=[{"kind": "soft_targets", "positions": "masked"}]),
+                task="sentence_embedding",
+            ),
+            "the recipe: stage 1 (distill): no token of a sentence-embedding task is masked; set "
+            "soft_targets.positions=all",
+        ),
+        (
+            tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
+            "the recipe: stage 1 (distill): with micro-batches, in_batch.group must say how many "
+            "texts are compared with each other (at most micro_batch_size, 8)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_recipe(content: dict[str, Any], expected: str) -> None:
+    assert sentence_of(parse_recipe, content, "my.yaml") == f"my.yaml: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "given"),
+    [
+        (tree(seed=-1), "seed", "-1"),
+        (tree(seed="x"), "seed", "'x'"),
+        (tree(task="embeddings"), "task", "'embeddings'"),
+        (tree(name="a b"), "name", "'a b'"),
+        (tree(name="../up"), "name", "'../up'"),
+        (tree(teacher={"model": None}), "teacher.model", "None"),
+        (text(heldout=1), "corpus.heldout", "1"),
+        (text(max_length=7), "corpus.max_length", "7"),
+        (tree(finetune(learning_rate=0)), "stages.0.training.learning_rate", "0"),
+        (tree(finetune(betas=[0.9, 1])), "stages.0.training.betas.1", "1"),
+        (tree(finetune(precision="fp16")), "stages.0.training.precision", "'fp16'"),
+        (tree({"kind": "make_student", "layers": "midle"}), "stages.0.layers", "'midle'"),
+        (tree({"kind": "make_student", "writes": "a/b"}), "stages.0.writes", "'a/b'"),
+        (tree({"kind": "benchmark", "rounds": 2}), "stages.0.rounds", "2"),
+        (tree("report"), "stages.0", "'report'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_key(
+    content: dict[str, Any], key: str, given: str
+) -> None:
+    """The words between are pydantic's."""
+    message = sentence_of(parse_recipe, content, "my.yaml")
+    assert message.startswith(f"my.yaml: {key}: ")
+    assert message.endswith(f" (given: {given})")
+
+
+def test_long_values_are_not_repeated() -> None:
+    message = sentence_of(parse_recipe, tree(stages=[]), "my.yaml")
+    assert message.startswith("my.yaml: stages: ")
+    assert "given" not in message
+
+
+def test_groups_make_micro_batches_possible() -> None:
+    training = {"epochs": 1, "batch_size": 32, "micro_batch_size": 8}
+    stage = distill(training=training, in_batch={"group": 4})
+    recipe = parse_recipe(tree(stage, task="sentence_embedding"), "x")
+    assert recipe.stages[0].in_batch.group == 4  # type: ignore[union-attr]
