@@ -2,66 +2,502 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from conftest import sentences
-from potstill.models import UntrainedHead, load_model, pool, save_model, with_model
+from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill.models import (
+    LoadedModel,
+    UntrainedHead,
+    load_model,
+    pool,
+    save_model,
+    task_of,
+    with_model,
+)
+from potstill.recipe import Task
 from potstill.runtime import predict
 from potstill.students import make_student
 
-# sentence-transformers, in a process that has no Potstill
+TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut
+
+
+def folder_of(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def student_of(teacher: Path, task: Task, folder: Path) -> Path:
+    loaded = load_model(teacher, task)
+    save_model(with_model(loaded, make_student(loaded.model), "student"), folder)
+    return folder
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    """The folder with another config.json."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    return folder
+
+
+def parsed(loaded: LoadedModel) -> Any:
+    """What turns token vectors into embeddings, white space in its files aside."""
+    if loaded.sentence is None:
+        return None
+    files = {name: json.loads(text) for name, text in loaded.sentence.files}
+    return replace(loaded.sentence, files=()), files
+
+
+def refused(folder: Path | str, task: Task = "masked_lm") -> str:
+    """The sentence of the refusal, without the name of the folder."""
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as caught:
+        load_model(folder, task)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(folder), "FOLDER")
+
+
+# --- others read what we write --------------------------------------------------------------------
+
+# plain transformers and sentence-transformers, in a process that has no Potstill
 ELSEWHERE = """
 import sys
 sys.modules["potstill"] = None
-import numpy
+import numpy, torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
-folder, out = sys.argv[1], sys.argv[3]
-texts = open(sys.argv[2], encoding="utf-8").read().splitlines()
-numpy.save(out, SentenceTransformer(folder, device="cpu").encode(texts))
-assert type(AutoModel.from_pretrained(folder)).__name__ == "DistilBertModel"
-assert "token_type_ids" not in AutoTokenizer.from_pretrained(folder)("copper pot")
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+encoder, masked_lm, texts, out = sys.argv[1:]
+texts = open(texts, encoding="utf-8").read().splitlines()
+vectors = SentenceTransformer(encoder, device="cpu").encode(texts)
+tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder)
+assert type(model).__name__ == "DistilBertModel"
+inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+assert set(inputs) == {"input_ids", "attention_mask"}
+with torch.no_grad():
+    hidden, real = model(**inputs).last_hidden_state, inputs["attention_mask"][:, :, None]
+means = torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=1)
+tokenizer = AutoTokenizer.from_pretrained(masked_lm)
+model = AutoModelForMaskedLM.from_pretrained(masked_lm)
+assert type(model).__name__ == "DistilBertForMaskedLM"
+inputs = tokenizer("the [MASK] runs", return_tensors="pt")
+with torch.no_grad():
+    best = model(**inputs).logits[0, 2].softmax(-1).topk(5)
+tokens = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+numpy.savez(out, vectors=vectors, means=means, tokens=tokens, probabilities=best.values)
 """
 
 
-def test_sentence_transformers_gives_the_vectors_of_predict(
-    sentence_teacher: Path, tmp_path: Path
+def test_others_give_the_answers_of_predict(
+    sentence_teacher: Path, masked_lm_teacher: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("sentence_transformers", reason="it is in the test extra")
-    teacher = load_model(sentence_teacher, "sentence_embedding")
-    folder = tmp_path / "student"
-    save_model(with_model(teacher, make_student(teacher.model), "student"), folder)
-    texts = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut
-    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
-    arguments = [str(folder), str(tmp_path / "texts.txt"), str(tmp_path / "out.npy")]
-    command = [sys.executable, "-c", ELSEWHERE, *arguments]
+    encoder = student_of(sentence_teacher, "sentence_embedding", tmp_path / "encoder")
+    filler = student_of(masked_lm_teacher, "masked_lm", tmp_path / "filler")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    arguments = [str(tmp_path / name) for name in ("encoder", "filler", "texts.txt", "out.npz")]
+    command = [sys.executable, "-I", "-c", ELSEWHERE, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = predict(folder, texts, "sentence_embedding")
-    np.testing.assert_allclose(found, np.load(tmp_path / "out.npy"), atol=1e-5)
+    other = np.load(tmp_path / "out.npz")
+    found = predict(encoder, TEXTS, "sentence_embedding")
+    np.testing.assert_allclose(found, other["vectors"], atol=1e-5)
+    np.testing.assert_allclose(found, other["means"], atol=1e-5)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
+    filled = predict(filler, ["the [MASK] runs"], "masked_lm")[0][0]
+    assert list(filled.tokens) == other["tokens"].tolist()
+    assert filled.probabilities == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "sentence_embedding"])
+@pytest.mark.parametrize("made", [False, True], ids=["teacher", "student"])
+def test_a_saved_model_is_the_same_when_loaded(
+    request: pytest.FixtureRequest, tmp_path: Path, task: Task, made: bool
+) -> None:
+    names = {"masked_lm": "masked_lm_teacher", "sentence_embedding": "sentence_teacher"}
+    first = load_model(request.getfixturevalue(names[task]), task)
+    if made:
+        first = with_model(first, make_student(first.model), "student")
+    save_model(first, tmp_path / "saved")
+    second = load_model(tmp_path / "saved", task)
+    assert type(second.model) is type(first.model)
+    states = first.model.state_dict(), second.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert parsed(second) == parsed(first)
+    assert (second.task, second.max_length) == (task, 64)
+    assert not second.model.training
+    inputs = [each.tokenizer(TEXTS, truncation=True, max_length=64) for each in (first, second)]
+    assert inputs[0] == inputs[1]
+    assert ("token_type_ids" in inputs[0]) is not made  # DistilBERT has none
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+    assert not list((tmp_path / "saved").rglob("*.bin"))
+
+
+def test_a_distilberts_tokenizer_says_what_it_takes(
+    masked_lm_teacher: Path, tmp_path: Path
+) -> None:
+    """The type alone does not: transformers' own choice would give token types again."""
+    folder = student_of(masked_lm_teacher, "masked_lm", tmp_path)
+    saved = json.loads((folder / "tokenizer_config.json").read_text())
+    assert saved["model_input_names"] == ["input_ids", "attention_mask"]
+    assert set(AutoTokenizer.from_pretrained(folder)("copper pot")) == set(
+        saved["model_input_names"]
+    )
+    teacher = load_model(masked_lm_teacher, "masked_lm")
+    assert with_model(teacher, teacher.model, "same").tokenizer is teacher.tokenizer
+    student = with_model(teacher, make_student(teacher.model), "new")
+    assert "token_type_ids" in teacher.tokenizer("copper")  # the teacher's own is left as it was
+    assert (student.name, student.task, student.sentence) == ("new", "masked_lm", None)
+
+
+# --- masked-LM heads ------------------------------------------------------------------------------
 
 
 def test_an_untrained_head_is_refused_and_finetune_named(sentence_teacher: Path) -> None:
-    with pytest.raises(UntrainedHead, match="finetune stage of task masked_lm"):
-        load_model(sentence_teacher, "masked_lm")
+    message = (
+        f"{sentence_teacher} holds no trained masked-LM head (missing: cls.predictions.bias); make "
+        "one with a finetune stage of task masked_lm before distilling from it"
+    )
+    for weights in (True, False):
+        with pytest.raises(UntrainedHead, match=f"^{re.escape(message)}$"):
+            load_model(sentence_teacher, "masked_lm", weights=weights)
     loaded = load_model(sentence_teacher, "masked_lm", untrained_head=True)
     assert type(loaded.model).__name__ == "BertForMaskedLM"
+    encoder = AutoModel.from_pretrained(sentence_teacher).state_dict()
+    found = loaded.model.base_model.state_dict()
+    assert all(torch.equal(found[name], encoder[name]) for name in found)
+
+
+def test_a_head_without_its_layers_is_untrained_too(tmp_path: Path) -> None:
+    """Saved from a headless DistilBERT: only the word embeddings of the head are there."""
+    teacher = BertModel(tiny_config(layers=2))
+    folder = folder_of(make_student(teacher), tmp_path)
+    with pytest.raises(UntrainedHead, match=r"\(missing: vocab_"):
+        load_model(folder, "masked_lm")
+
+
+def test_the_head_of_pretraining_is_taken(tmp_path: Path) -> None:
+    """BERT's own checkpoints also hold a next-sentence head, which is left out."""
+    torch.manual_seed(0)
+    model = BertForPreTraining(tiny_config(layers=1, initializer_range=0.2)).eval()
+    loaded = load_model(folder_of(model, tmp_path), "masked_lm")
+    inputs = loaded.tokenizer("the copper still", return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).prediction_logits
+        torch.testing.assert_close(loaded.model(**inputs).logits, expected)
+
+
+def test_an_encoder_is_taken_out_of_a_masked_lm_model(masked_lm_teacher: Path) -> None:
+    loaded = load_model(masked_lm_teacher, "sentence_embedding")
+    whole = load_model(masked_lm_teacher, "masked_lm").model.base_model.state_dict()
+    found = loaded.model.state_dict()
+    assert type(loaded.model) is BertModel
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in found)
+
+
+def test_without_weights_there_are_shapes_alone(masked_lm_teacher: Path) -> None:
+    shapes = load_model(masked_lm_teacher, "masked_lm", weights=False).model.state_dict()
+    whole = load_model(masked_lm_teacher, "masked_lm").model.state_dict()
+    assert {name: value.shape for name, value in shapes.items()} == {
+        name: value.shape for name, value in whole.items()
+    }
+    assert {value.device.type for value in shapes.values()} == {"meta"}
+
+
+def test_weights_are_read_as_float32(tmp_path: Path) -> None:
+    model = BertForMaskedLM(tiny_config(layers=1)).to(torch.bfloat16)
+    loaded = load_model(folder_of(model, tmp_path), "masked_lm")
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            lambda: GPT2LMHeadModel(
+                GPT2Config(
+                    **{"vocab_size": 87, "n_embd": 16, "n_layer": 1, "n_head": 2},
+                    **{"bos_token_id": 2, "eos_token_id": 3},
+                )
+            ),
+            "FOLDER is a decoder (gpt2), not an encoder; Potstill distils encoders",
+        ),
+        (
+            lambda: T5ForConditionalGeneration(
+                T5Config(vocab_size=87, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+            ),
+            "FOLDER is an encoder-decoder (t5); Potstill distils encoders",
+        ),
+        (
+            lambda: RobertaForMaskedLM(
+                RobertaConfig(
+                    **{"vocab_size": 87, "hidden_size": 16, "num_hidden_layers": 1},
+                    **{"num_attention_heads": 2, "intermediate_size": 16},
+                )
+            ),
+            "FOLDER is of the family roberta, which Potstill does not know (it knows bert, "
+            "distilbert); families.py is where a row would be added",
+        ),
+    ],
+    ids=["decoder", "encoder-decoder", "unknown"],
+)
+def test_what_is_no_known_encoder_is_refused(model: Any, expected: str, tmp_path: Path) -> None:
+    folder = folder_of(model(), tmp_path)
+    assert refused(folder, "masked_lm") == expected
+    assert refused(folder, "sentence_embedding") == expected
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of(BertForMaskedLM(tiny_config(layers=2)), tmp_path / "model")
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    torch.save(BertForMaskedLM(tiny_config(layers=2)).state_dict(), folder / "pytorch_model.bin")
+    assert refused(folder) == (
+        "FOLDER: the model can't be loaded: it has no model.safetensors (pickled .bin weights are "
+        "not read)"
+    )
+
+
+def test_a_cut_off_file_is_named_damaged(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    start = "FOLDER: the model can't be loaded: its safetensors file is damaged ("
+    assert refused(folder).startswith(start)
+
+
+def test_a_config_of_another_model_is_refused(folder: Path) -> None:
+    assert refused(edited(folder, num_hidden_layers=3)) == (
+        "FOLDER: 16 weights are missing from the checkpoint, "
+        "bert.encoder.layer.2.attention.output.LayerNorm.bias among them"
+    )
+    assert refused(edited(folder, num_hidden_layers=2, intermediate_size=50)) == (
+        "FOLDER: bert.encoder.layer.0.intermediate.dense.bias has another shape than config.json "
+        "says"
+    )
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    narrow = folder_of(BertForMaskedLM(tiny_config(layers=1, vocab_size=60)), tmp_path / "narrow")
+    assert refused(narrow) == (
+        "FOLDER: the tokenizer has 87 tokens, but the model only 60: they don't belong together"
+    )
+    for path in folder.glob("*token*"):
+        path.unlink()
+    assert refused(folder) == "FOLDER: there is no tokenizer (no tokenizer.json or vocab.txt)"
+
+
+def test_what_is_no_model_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # read by huggingface_hub once, when it is imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert refused(tmp_path / "none") == "FOLDER: no such model folder"
+    for name in ("./none", "~/none/such", "a/b/c"):
+        assert refused(name) == "FOLDER: no such model folder"
+    path = tmp_path / "file"
+    path.touch()
+    assert refused(path) == (
+        "FOLDER is a file; a model is a folder with config.json and model.safetensors"
+    )
+    assert refused("nobody/none-such") == (
+        "FOLDER: the model can't be loaded: it is no folder here, and the hub can't be reached or "
+        "is switched off"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(empty).startswith("FOLDER: the model can't be loaded: ")
+
+
+def test_the_task_of_a_folder(sentence_teacher: Path, folder: Path, tmp_path: Path) -> None:
+    assert task_of(folder) == "masked_lm"
+    assert task_of(student_of(sentence_teacher, "sentence_embedding", tmp_path / "e")) == (
+        "sentence_embedding"
+    )
+    with pytest.raises(ValueError, match="neither a masked-LM model nor a sentence encoder"):
+        task_of(sentence_teacher)
+    with pytest.raises(ValueError, match=r"no model folder \(it has no readable config.json\)"):
+        task_of(tmp_path)
+
+
+# --- sentence encoders ----------------------------------------------------------------------------
+
+OLD, NEW = "sentence_transformers.models.", "sentence_transformers.sentence_transformer.modules.x."
+ENCODER = [("Transformer", ""), ("Pooling", "1_Pooling")]
+
+
+def encoder(
+    folder: Path,
+    modules: list[tuple[str, str]],
+    pooling: dict[str, Any] | None,
+    start: str = OLD,
+    **files: dict[str, Any],
+) -> Path:
+    """A folder of sentence-transformers with these modules, as it would save them."""
+    folder_of(BertModel(tiny_config(layers=1)), folder)
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{start}{kind}"}
+        for i, (kind, path) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    if pooling is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def flags(**given: bool) -> dict[str, Any]:
+    """1_Pooling/config.json as written up to sentence-transformers 5."""
+    names = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "lasttoken")
+    modes = {f"pooling_mode_{name}": given.get(name, False) for name in names}
+    return {"word_embedding_dimension": 32, **modes, "include_prompt": True}
+
+
+def word(mode: Any) -> dict[str, Any]:
+    """1_Pooling/config.json as written by sentence-transformers 6."""
+    return {"embedding_dimension": 32, "pooling_mode": mode, "include_prompt": True}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "start", "expected"),
+    [
+        (flags(mean_tokens=True), OLD, "mean"),
+        (flags(cls_token=True), OLD, "cls"),
+        (flags(max_tokens=True), OLD, "max"),
+        (word("mean"), NEW, "mean"),
+        (word("cls"), NEW, "cls"),
+        (word("max"), NEW, "max"),
+    ],
+)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_pooling_in_old_flags_and_in_a_new_word(
+    tmp_path: Path, pooling: dict[str, Any], start: str, expected: str, normalize: bool
+) -> None:
+    modules = [*ENCODER, ("Normalize", "2_Normalize")] if normalize else ENCODER
+    folder = encoder(tmp_path / "in", modules, pooling, start)
+    loaded = load_model(folder, "sentence_embedding")
+    assert loaded.sentence is not None
+    assert (loaded.sentence.pooling, loaded.sentence.normalize) == (expected, normalize)
+    save_model(loaded, tmp_path / "out")
+    for path in ("modules.json", "1_Pooling/config.json"):  # kept as they came
+        saved, given = (each / path for each in (tmp_path / "out", folder))
+        assert json.loads(saved.read_text()) == json.loads(given.read_text())
+
+
+def test_a_plain_encoder_gets_mean_pooling_and_normalisation(sentence_teacher: Path) -> None:
+    sentence = load_model(sentence_teacher, "sentence_embedding").sentence
+    assert sentence is not None
+    assert (sentence.pooling, sentence.normalize, sentence.max_length) == ("mean", True, 64)
+    files = {name: json.loads(text) for name, text in sentence.files}
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in files["modules.json"]]
+    assert kinds == ["Transformer", "Pooling", "Normalize"]
+    assert files["1_Pooling/config.json"] == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_mean_tokens": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("modules", "pooling", "expected"),
+    [
+        (
+            [*ENCODER, ("Dense", "2_Dense")],
+            word("mean"),
+            "FOLDER: modules.json has a Dense module, which Potstill can't carry over",
+        ),
+        (ENCODER[:1], None, "FOLDER: modules.json has no Pooling module"),
+        (
+            ENCODER,
+            flags(lasttoken=True),
+            "FOLDER: pooling pooling_mode_lasttoken is not one of mean, cls, max",
+        ),
+        (ENCODER, word("lasttoken"), "FOLDER: pooling lasttoken is not one of mean, cls, max"),
+        (
+            ENCODER,
+            flags(cls_token=True, mean_tokens=True),
+            "FOLDER: pooling pooling_mode_cls_token, pooling_mode_mean_tokens is not one of mean, "
+            "cls, max",
+        ),
+    ],
+)
+def test_modules_that_can_not_be_kept_are_refused(
+    tmp_path: Path, modules: list[tuple[str, str]], pooling: dict[str, Any] | None, expected: str
+) -> None:
+    assert refused(encoder(tmp_path, modules, pooling), "sentence_embedding") == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"max_seq_length": 17}, 17), ({"max_seq_length": None}, 64), ({"max_seq_length": 900}, 64)],
+)
+def test_the_length_limit_of_sentence_transformers(
+    tmp_path: Path, settings: dict[str, Any], expected: int
+) -> None:
+    folder = encoder(tmp_path, ENCODER, word("mean"), sentence_bert_config=settings)
+    assert load_model(folder, "sentence_embedding").max_length == expected
+
+
+@pytest.mark.xfail(strict=True, reason="only sentence_bert_config.json is asked for the limit")
+def test_the_length_limit_where_sentence_transformers_6_writes_it(tmp_path: Path) -> None:
+    """It sets the tokenizer's model_max_length and leaves max_seq_length out."""
+    settings = {"transformer_task": "feature-extraction"}
+    folder = encoder(tmp_path, ENCODER, word("mean"), NEW, sentence_bert_config=settings)
+    tokenizer = folder / "tokenizer_config.json"
+    changed = json.loads(tokenizer.read_text()) | {"model_max_length": 17}
+    tokenizer.write_text(json.dumps(changed))
+    assert load_model(folder, "sentence_embedding").max_length == 17
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
-def test_pooling_is_over_real_tokens(pooling: str) -> None:
-    hidden = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
-    expected = []
-    for row, length in ((0, 3), (1, 1)):
-        real = hidden[row, :length]
-        by_name = {"mean": real.sum(0) / length, "cls": real[0], "max": real.max(0).values}
-        expected.append(by_name[pooling])
-    torch.testing.assert_close(pool(hidden, mask, pooling), torch.stack(expected))
+def test_pooling_is_over_real_tokens(pooling: Any) -> None:
+    hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)) - 1
+    lengths = (3, 1, 5)
+    mask = torch.tensor([[1] * length + [0] * (5 - length) for length in lengths])
+    found = pool(hidden, mask, pooling)
+    for text, length in enumerate(lengths):
+        for width in range(4):
+            values = [float(hidden[text, token, width]) for token in range(length)]
+            by_name = {"mean": sum(values) / length, "cls": values[0], "max": max(values)}
+            assert float(found[text, width]) == pytest.approx(by_name[pooling], abs=1e-6)
+
+
+def test_pooling_reads_nothing_from_padding() -> None:
+    hidden = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    other = torch.where(mask.bool().unsqueeze(-1), hidden, torch.full_like(hidden, 1e4))
+    for pooling in ("mean", "cls", "max"):
+        assert torch.equal(pool(hidden, mask, pooling), pool(other, mask, pooling))

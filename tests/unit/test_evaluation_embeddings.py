@@ -1,0 +1,304 @@
+"""Scores of sentence encoders, against plain loops over plain transformers' vectors."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoTokenizer, BertModel
+
+from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill.models import load_model, save_model, with_model
+from potstill.recipe import Evaluate
+from potstill.students import make_student
+from potstill.text import Record
+
+COUNT = 24
+SETTINGS = Evaluate(query="title", passage="body", label="label")
+
+
+def record(number: int, title: str, body: str, label: str = "a") -> Record:
+    return Record({"title": title, "body": body, "label": label}, f"text.csv:{number + 2}")
+
+
+def articles(count: int = COUNT) -> list[Record]:
+    """Titles are the first six words of their bodies, each another; the last words tell a topic."""
+    by_title = {" ".join(text.split()[:6]): text for text in sentences(60, seed=11)}
+    result = []
+    for number, (title, text) in enumerate(list(by_title.items())[:count]):
+        topic = ("copper", "oak")[number % 2]
+        result.append(record(number, title, f"{text} {' '.join([topic] * 6)}", topic))
+    assert len(result) == count
+    return result
+
+
+@pytest.fixture(scope="module")
+def student(sentence_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    teacher = load_model(sentence_teacher, "sentence_embedding")
+    folder = tmp_path_factory.mktemp("student")
+    save_model(with_model(teacher, make_student(teacher.model), "student"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(sentence_teacher: Path, student: Path) -> dict[str, Any]:
+    models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
+    return evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+
+
+@cache
+def plain(folder: Path) -> tuple[Any, Any]:
+    return AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def hidden_states(folder: Path, text: str) -> torch.Tensor:
+    model, tokenizer = plain(folder)
+    inputs = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).last_hidden_state[0].double()
+
+
+def unit_vectors(folder: Path, texts: list[str]) -> list[np.ndarray]:
+    vectors = [hidden_states(folder, text).mean(0).numpy() for text in texts]
+    return [vector / math.sqrt(sum(vector**2)) for vector in vectors]
+
+
+def column(name: str, records: list[Record] | None = None) -> list[str]:
+    return [one.columns[name] for one in records or articles()]
+
+
+def ranks_of(folder: Path) -> list[int]:
+    passages, queries = (unit_vectors(folder, column(name)) for name in ("body", "title"))
+    ranks = []
+    for right, query in enumerate(queries):
+        scores = [float(query @ passage) for passage in passages]
+        ranks.append(1 + sum(s >= scores[right] for i, s in enumerate(scores) if i != right))
+    return ranks
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def test_what_a_result_holds(result: dict[str, Any]) -> None:
+    assert result["task"] == "sentence_embedding"
+    assert result["records"] == COUNT
+    assert result["baseline"] == "teacher"
+    assert list(result["models"]) == ["teacher", "student", "copy"]  # the baseline first
+    assert set(result["references"]["tfidf"]) == {"retrieval", "topic_probe"}
+    assert set(result["retention"]) == set(result["intervals"]) == {"student", "copy"}
+
+
+def test_retrieval_is_that_of_plain_loops(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    ranks = {"teacher": ranks_of(sentence_teacher), "student": ranks_of(student)}
+    for name, of in ranks.items():
+        scores = result["models"][name]["retrieval"]
+        assert scores["mrr"] == pytest.approx(sum(1 / rank for rank in of) / COUNT)
+        assert scores["recall_at_1"] == pytest.approx(of.count(1) / COUNT)
+    assert ranks["teacher"] != ranks["student"]
+    assert 0 < ranks["student"].count(1) < COUNT  # neither score is at its end
+
+
+def test_similarity_is_the_correlation_of_all_pairs(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    pairs = []
+    for folder in (sentence_teacher, student):
+        vectors = unit_vectors(folder, column("body"))
+        pairs.append([float(a @ b) for i, a in enumerate(vectors) for b in vectors[i + 1 :]])
+    expected = np.corrcoef(*pairs)[0, 1]
+    found = result["models"]["student"]["similarity"]["pearson"]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert 0 < found < 0.999
+
+
+def test_hidden_cosine_is_over_all_real_tokens(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    cosines = []
+    for text in column("body"):
+        pairs = (hidden_states(folder, text) for folder in (sentence_teacher, student))
+        for a, b in zip(*pairs, strict=True):
+            cosines.append(float(a @ b / (a.norm() * b.norm())))
+    found = result["models"]["student"]["hidden"]["cosine"]
+    assert found == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
+    assert found < 0.99
+
+
+def test_topics_are_those_of_a_cross_validated_probe(result: dict[str, Any], student: Path) -> None:
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    splits = StratifiedKFold(5, shuffle=True, random_state=5)
+    vectors, labels = np.stack(unit_vectors(student, column("body"))), np.array(column("label"))
+    held_out = cross_val_score(probe, vectors, labels, cv=splits)
+    sizes = [len(test) for _, test in splits.split(vectors, labels)]
+    expected = sum(held_out * sizes) / COUNT
+    assert result["models"]["student"]["topic_probe"]["accuracy"] == pytest.approx(expected)
+
+
+def test_a_model_keeps_all_of_itself(result: dict[str, Any]) -> None:
+    assert result["models"]["copy"] == result["models"]["teacher"]
+    assert result["models"]["copy"]["similarity"]["pearson"] == pytest.approx(1)
+    assert result["models"]["copy"]["hidden"]["cosine"] == pytest.approx(1)
+    assert set(result["retention"]["copy"].values()) == {1.0}
+    assert all(bounds == [1.0, 1.0] for bounds in result["intervals"]["copy"].values())
+
+
+def test_retention_is_the_score_over_the_baselines(result: dict[str, Any]) -> None:
+    teacher, student = result["models"]["teacher"], result["models"]["student"]
+    assert set(result["retention"]["student"]) == {
+        *("retrieval.mrr", "retrieval.recall_at_1", "topic_probe.accuracy"),
+    }
+    for key, kept in result["retention"]["student"].items():
+        task, metric = key.split(".")
+        assert kept == pytest.approx(student[task][metric] / teacher[task][metric])
+    # of 24 questions the baseline answers so few that a resample can hold none of them
+    assert teacher["retrieval"]["recall_at_1"] < 0.25
+    assert set(result["intervals"]["student"]) == {"retrieval.mrr", "topic_probe.accuracy"}
+    for key, (low, high) in result["intervals"]["student"].items():
+        assert low < result["retention"]["student"][key] < high
+
+
+# --- what the report shows ------------------------------------------------------------------------
+
+
+def test_the_softened_example_is_a_softmax_at_each_temperature(
+    result: dict[str, Any], sentence_teacher: Path
+) -> None:
+    shown = result["softened"]
+    titles = column("title")
+    query = unit_vectors(sentence_teacher, [shown["text"]])[0]
+    by_title = dict(zip(titles, unit_vectors(sentence_teacher, column("body")), strict=True))
+    nearest = sorted(titles, key=lambda title: -float(query @ by_title[title]))[:8]
+    assert shown["candidates"] == nearest
+    assert shown["candidates"][0] == shown["text"]  # a question that the baseline answers
+    assert list(shown["temperatures"]) == ["0.5", "1", "2", "4"]
+    for temperature, found in shown["temperatures"].items():
+        weights = [
+            math.exp(20 * float(query @ by_title[title]) / float(temperature)) for title in nearest
+        ]
+        assert found == pytest.approx([w / sum(weights) for w in weights], rel=1e-3)
+    assert sum(shown["student"]["1"]) == pytest.approx(1)
+
+
+def test_examples_are_questions_answered_differently(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    models = {"teacher": sentence_teacher, "student": student}
+    examples = evaluate_embeddings(models, articles(), SETTINGS, seed=5)["examples"]
+    titles = column("title")
+    ranks = {name: dict(zip(titles, ranks_of(models[name]), strict=True)) for name in models}
+    assert examples
+    for example in examples:
+        assert example["expected"] == example["query"]
+        for name in models:
+            assert example[name]["rank"] == ranks[name][example["query"]]
+            assert (example[name]["top"] == example["query"]) == (example[name]["rank"] == 1)
+        assert example["teacher"]["top"] != example["student"]["top"]
+    gaps = [abs(math.log(e["teacher"]["rank"] / e["student"]["rank"])) for e in examples]
+    assert gaps == sorted(gaps, reverse=True)
+    assert result["examples"] == []  # of a model and its copy
+
+
+def test_without_queries_and_labels_there_is_only_similarity(
+    sentence_teacher: Path, student: Path
+) -> None:
+    records = [Record({"text": body}, "x") for body in column("body")]
+    models = {"teacher": sentence_teacher, "student": student}
+    found = evaluate_embeddings(models, records, Evaluate(), seed=1)
+    assert set(found["models"]["student"]) == {"similarity", "hidden"}
+    assert found["references"] == {"tfidf": {}}
+    assert (found["retention"], found["intervals"]) == ({}, {})
+    assert (found["softened"], found["examples"]) == (None, [])
+
+
+def test_a_single_topic_is_not_probed(sentence_teacher: Path) -> None:
+    records = [record(i, r.columns["title"], r.columns["body"]) for i, r in enumerate(articles())]
+    found = evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    assert set(found["models"]["teacher"]) == {"retrieval", "similarity", "hidden"}
+
+
+def test_another_width_has_no_hidden_cosine(sentence_teacher: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    BertModel(tiny_config(layers=1, hidden_size=16)).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    models = {"teacher": sentence_teacher, "narrow": tmp_path}
+    scores = evaluate_embeddings(models, articles(), SETTINGS, seed=1)["models"]
+    assert scores["narrow"]["hidden"] == {}
+    assert -1 <= scores["narrow"]["similarity"]["pearson"] < 1
+
+
+def test_progress_only_grows(sentence_teacher: Path, student: Path) -> None:
+    seen: list[float] = []
+    models = {"teacher": sentence_teacher, "student": student}
+    evaluate_embeddings(models, articles(), SETTINGS, 1, seen.append)
+    assert seen == sorted(seen)
+    assert 0 < seen[0] < 0.9 < seen[-1] <= 1
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_left_out(sentence_teacher: Path) -> None:
+    """A passage that occurs twice, white space aside, has one right question: its first."""
+    again = articles()[:3]
+    extra = [
+        record(50, "another title", again[0].columns["body"]),
+        record(51, again[1].columns["title"], f"  {again[1].columns['body']}\n"),
+        record(52, "of nothing", " "),
+    ]
+    models = {"teacher": sentence_teacher}
+    found = evaluate_embeddings(models, [*articles(), *extra], SETTINGS, seed=1)
+    assert found == evaluate_embeddings(models, articles(), SETTINGS, seed=1)
+    assert found["records"] == COUNT
+
+
+def test_max_records_takes_the_first(sentence_teacher: Path) -> None:
+    models = {"teacher": sentence_teacher}
+    settings = SETTINGS.model_copy(update={"max_records": 12})
+    found = evaluate_embeddings(models, articles(), settings, seed=1)
+    assert found == evaluate_embeddings(models, articles()[:12], SETTINGS, seed=1)
+
+
+def test_max_length_cuts_texts(sentence_teacher: Path) -> None:
+    """A limit of 8 tokens leaves six words, which are each body's title."""
+    models = {"teacher": sentence_teacher}
+    found = evaluate_embeddings(
+        models, articles(), Evaluate(query="title", passage="body", max_length=8), seed=1
+    )
+    assert found["models"]["teacher"]["retrieval"] == {"mrr": 1.0, "recall_at_1": 1.0}
+    uncut = evaluate_embeddings(models, articles(), SETTINGS, seed=1)
+    assert uncut["models"]["teacher"]["retrieval"]["mrr"] < 1
+
+
+def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
+    message = (
+        "only 9 distinct held-out records to evaluate on: at least 10 are needed; raise "
+        "corpus.heldout or give corpus.heldout_sources"
+    )
+    records = [*articles(9), *articles(9)]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    ten = evaluate_embeddings({"teacher": sentence_teacher}, articles(10), SETTINGS, seed=1)
+    assert ten["records"] == 10
+
+
+@pytest.mark.parametrize("missing", ["title", "body", "label"])
+def test_a_record_without_a_column_is_named(sentence_teacher: Path, missing: str) -> None:
+    records = articles()
+    del records[4].columns[missing]
+    left = ", ".join(records[4].columns)
+    message = f"text.csv:6: no column '{missing}' (there are: {left})"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)

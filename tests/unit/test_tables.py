@@ -1,0 +1,125 @@
+"""Tables of the terminal: every cell from the result, nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from potstill.tables import benchmark_table, evaluation_table, metrics_table
+
+
+def rows(table: Table) -> dict[str, list[str]]:
+    """Label -> cells, as printed on a wide terminal."""
+    columns = [list(column.cells) for column in table.columns]
+    assert len(set(columns[0])) == len(columns[0])
+    return {str(label): [str(c) for c in cells] for label, *cells in zip(*columns, strict=True)}
+
+
+def headers(table: Table) -> list[str]:
+    return [str(column.header) for column in table.columns]
+
+
+def measured(parameters: float, milliseconds: float) -> dict[str, Any]:
+    latency = {"p50": milliseconds, "p95": 2 * milliseconds}
+    return {
+        "parameters": parameters,
+        "weight_bytes": 4 * parameters,
+        "peak_memory_bytes": 50 * parameters,
+        "latency_ms": {"16": latency, "128": {"p50": 9 * milliseconds, "p95": 9 * milliseconds}},
+        "throughput_per_s": 1000 / milliseconds,
+    }
+
+
+def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
+    scores = {"retrieval": {"mrr": 0.5, "recall_at_1": 0.25}, "similarity": {"pearson": 1.0}}
+    result = {
+        "models": {
+            "teacher": scores,
+            "student": {"retrieval": {"mrr": 0.12345}, "hidden": {"cosine": None}, "new": {"x": 1}},
+        },
+        "references": {"tfidf": {"retrieval": {"mrr": 0.4}}},
+    }
+    table = evaluation_table(result)
+    assert headers(table) == ["", "teacher", "student", "tfidf"]
+    assert rows(table) == {
+        "retrieval MRR": ["0.500", "0.123", "0.400"],
+        "retrieval recall@1": ["0.250", "", ""],
+        "similarity to the baseline's space": ["1.000", "", ""],
+        "new x": ["", "1.000", ""],
+    }
+
+
+def test_a_benchmark_has_ratios_for_all_but_the_baseline() -> None:
+    speed = {"median": 1.999, "low": 1.5, "high": 2.25}
+    result = {
+        "models": {"teacher": measured(10e6, 4.0), "student": measured(6.04e6, 2.0)},
+        "ratios": {"student": {"speedup": {"16": speed, "128": speed | {"median": 3.0}}}},
+    }
+    table = benchmark_table(result)
+    assert headers(table) == ["", "teacher", "student"]
+    assert rows(table) == {
+        "parameters": ["10.0 M", "6.0 M"],
+        "weights": ["40.0 MB", "24.2 MB"],
+        "peak memory": ["500 MB", "302 MB"],
+        "latency at 16 tokens, p50": ["4.00 ms", "2.00 ms"],
+        "latency at 16 tokens, p95": ["8.00 ms", "4.00 ms"],
+        "times as fast, 16 tokens": ["", "2.00 (1.50 to 2.25)"],
+        "latency at 128 tokens, p50": ["36.00 ms", "18.00 ms"],
+        "latency at 128 tokens, p95": ["36.00 ms", "18.00 ms"],
+        "times as fast, 128 tokens": ["", "3.00 (1.50 to 2.25)"],
+        "throughput": ["250.0 texts/s", "500.0 texts/s"],
+    }
+
+
+def metrics(folder: Path, content: dict[str, Any]) -> Table:
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return metrics_table(path)
+
+
+def test_a_runs_metrics(tmp_path: Path) -> None:
+    loss = {"masked_lm": {"loss": 2.0, "top1": 0.5}}
+    table = metrics(
+        tmp_path,
+        {
+            "models": {
+                "teacher": measured(10e6, 4.0) | {"scores": loss},
+                "student": measured(5e6, 2.0) | {"scores": {"masked_lm": {"loss": None}}},
+            },
+            "comparisons": {
+                "student": {
+                    "speedup": {"16": 2.0, "128": None},
+                    "retention": {"masked_lm.top1": 0.9731},
+                }
+            },
+        },
+    )
+    assert headers(table) == ["", "teacher", "student"]
+    assert rows(table) == {
+        "parameters": ["10.0 M", "5.0 M"],
+        "weights": ["40.0 MB", "20.0 MB"],
+        "latency at 16 tokens, p50": ["4.00 ms", "2.00 ms"],  # 16 before 128
+        "latency at 128 tokens, p50": ["36.00 ms", "18.00 ms"],
+        "throughput": ["250.0 texts/s", "500.0 texts/s"],
+        "masked-LM loss": ["2.000", ""],  # a loss that was not finite
+        "masked-LM top-1": ["0.500", ""],
+        "times as fast, 16 tokens": ["", "2.00"],
+        "kept of masked-LM top-1": ["", "97.3%"],
+    }
+    assert list(rows(table))[2:4] == ["latency at 16 tokens, p50", "latency at 128 tokens, p50"]
+
+
+def test_what_was_not_measured_has_no_row(tmp_path: Path) -> None:
+    assert rows(metrics(tmp_path, {"models": {"teacher": {}}, "comparisons": {}})) == {}
+
+
+def test_tables_can_be_printed() -> None:
+    console = Console(width=60, record=True, file=StringIO())
+    console.print(evaluation_table({"models": {"teacher": {"retrieval": {"mrr": 0.5}}}}))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines == [["teacher"], ["retrieval", "MRR", "0.500"]]
