@@ -167,9 +167,12 @@ def retentions(
 def retention_interval(student_N: Array, teacher_N: Array, seed: int) -> tuple[float, float] | None:
     """95% interval of mean(student) / mean(teacher): percentile bootstrap (Efron 1979) of pairs.
 
-    None where a resample holds no success of the teacher, so that the ratio has no bound.
+    None for a single item, and where a resample holds no success of the teacher, so that the
+    ratio has no bound.
     """
-    assert len(student_N) == len(teacher_N) >= 2, "the same two items at least"
+    assert len(student_N) == len(teacher_N), "the same items"
+    if len(student_N) < 2:
+        return None
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told by the None
         result = stats.bootstrap(

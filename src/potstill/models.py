@@ -129,7 +129,13 @@ def load_model(
     sentence = None
     if task == "sentence_embedding":
         sentence = _sentence_modules(
-            path, revision, name, int(config.max_position_embeddings), int(config.hidden_size)
+            path,
+            revision,
+            name,
+            int(config.max_position_embeddings),
+            int(config.hidden_size),
+            # where sentence-transformers 6 writes the limit; older ones say max_seq_length
+            int(tokenizer.model_max_length),
         )
     return LoadedModel(model.eval(), tokenizer, task, name, sentence)
 
@@ -283,7 +289,7 @@ def _check_vocabulary(name: str, tokenizer: Any, size: int) -> None:
 
 
 def _sentence_modules(
-    path: str, revision: str | None, name: str, positions: int, width: int
+    path: str, revision: str | None, name: str, positions: int, width: int, limit: int
 ) -> SentenceModules:
     """Read modules.json and what it names; a plain encoder gets mean pooling and normalisation."""
     modules = _json_of(path, MODULES, revision)
@@ -310,13 +316,12 @@ def _sentence_modules(
                 )
     if pooling is None:
         raise ValueError(f"{name}: {MODULES} has no Pooling module")
-    max_length = positions
     for extra in ("sentence_bert_config.json", "config_sentence_transformers.json"):
         config = _json_of(path, extra, revision)
         if config is not None:
             files[extra] = json.dumps(config, indent=2)
-            max_length = min(max_length, int(config.get("max_seq_length") or max_length))
-    return SentenceModules(pooling, normalize, max_length, tuple(files.items()))
+            limit = int(config.get("max_seq_length") or limit)
+    return SentenceModules(pooling, normalize, min(limit, positions), tuple(files.items()))
 
 
 def _default_modules(positions: int, width: int) -> SentenceModules:

@@ -280,9 +280,6 @@ def test_no_heldout_text_is_refused(teacher: Path) -> None:
         )
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the bootstrap's assertion of two items is met"
-)
 def test_one_heldout_sequence_has_scores_but_no_interval(folders: dict[str, Path]) -> None:
     one = tokens([" ".join(sentences(2, seed=21))])
     often = make_masker(Masking(probability=0.9), TOKENIZER, TRAIN_COUNTS)

@@ -471,7 +471,6 @@ def test_the_length_limit_of_sentence_transformers(
     assert load_model(folder, "sentence_embedding").max_length == expected
 
 
-@pytest.mark.xfail(strict=True, reason="only sentence_bert_config.json is asked for the limit")
 def test_the_length_limit_where_sentence_transformers_6_writes_it(tmp_path: Path) -> None:
     """It sets the tokenizer's model_max_length and leaves max_seq_length out."""
     settings = {"transformer_task": "feature-extraction"}
