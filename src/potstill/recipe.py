@@ -190,7 +190,7 @@ class Training(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
-    chunk_size: Annotated[int, Field(ge=1)] = 256  # rows of logits that exist at a time
+    chunk_size: Annotated[int, Field(ge=1)] = 128  # rows of logits that exist at a time
     evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
     evaluate_sequences: Annotated[int, Field(ge=1)] = (
         256  # held-out sequences of such an evaluation
