@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.data import tokenize_corpus
+from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.masking import make_masker

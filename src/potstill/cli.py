@@ -81,7 +81,7 @@ def recipes() -> None:
     """List the shipped recipes."""
     import yaml
 
-    from potstill.recipe import shipped_recipes
+    from potstill.recipe_files import shipped_recipes
 
     table = _table("recipe", "task", "what it does")
     for name, path in shipped_recipes().items():
@@ -180,7 +180,7 @@ def doctor() -> None:
 
 
 def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> None:
-    from potstill.recipe import load_recipe
+    from potstill.recipe_files import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     if plan:

@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from potstill.data import cut_texts
+from potstill.corpora import cut_texts
 from potstill.families import layer_prefix
 from potstill.models import LoadedModel
 from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, SoftTargets, Training

@@ -27,9 +27,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from potstill.families import Family, family_of, is_lm_head, lm_features, lm_readout
+from potstill.files import resolve_path
 from potstill.recipe import Task
 from potstill.signals import Readout, Signals
-from potstill.text import resolve_path
 
 Pooling = Literal["mean", "cls", "max"]
 MODULES = "modules.json"

@@ -14,16 +14,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from potstill.recipe import (
-    Distill,
-    MakeStudent,
-    Recipe,
-    Report,
-    Stage,
-    dump_recipe,
-    load_recipe,
-    stage_writes,
-)
+from potstill.files import resolve_path
+from potstill.recipe import Distill, MakeStudent, Recipe, Report, Stage, stage_writes
+from potstill.recipe_files import dump_recipe, load_recipe
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
     RunFolder,
@@ -46,7 +39,7 @@ from potstill.stages import (
     trains,
     write_results,
 )
-from potstill.text import resolve_path, sources_fingerprint
+from potstill.text import sources_fingerprint
 from potstill.training import wait_for_all
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from potstill import figures, recipe
+from potstill import figures, recipe, recipe_files
 from potstill.cards import write_card
 from potstill.comparison import (
     Row,
@@ -222,9 +222,9 @@ def _leaf(value: Any) -> str:
 def _command(results: Results) -> str:
     """The command that repeats the run: the recipe's name if that says it all, else its file."""
     name = str(results.recipe.get("name", ""))
-    if name in recipe.shipped_recipes():
-        with suppress(recipe.RecipeError):  # one that leaves the teacher to its user
-            if recipe.dump_recipe(recipe.load_recipe(name)) == results.recipe_text:
+    if name in recipe_files.shipped_recipes():
+        with suppress(recipe_files.RecipeError):  # one that leaves the teacher to its user
+            if recipe_files.dump_recipe(recipe_files.load_recipe(name)) == results.recipe_text:
                 return f"potstill run {name}"
     return "potstill run recipe.yaml --output again"
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from potstill import models as model_folders
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
-from potstill.data import TokenizedCorpus, tokenize_corpus
+from potstill.corpora import tokenize_corpus
+from potstill.data import TokenizedCorpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.families import is_lm_head

@@ -18,8 +18,8 @@ from potstill.recipe import (
     MakeStudent,
     Report,
     Training,
-    parse_recipe,
 )
+from potstill.recipe_files import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,8 @@ import torch
 from transformers import BertForMaskedLM
 
 from conftest import Finished, sentences, tiny_config, tiny_tokenizer
-from potstill.recipe import Distill, HardTargets, load_recipe, shipped_recipes
+from potstill.recipe import Distill, HardTargets
+from potstill.recipe_files import load_recipe, shipped_recipes
 
 Potstill = Callable[..., Finished]
 SHORTER = (

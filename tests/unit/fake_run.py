@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from potstill import recipe
+from potstill import recipe_files
 
 RECIPE = {
     "name": "fake-news",
@@ -221,8 +221,8 @@ def benchmark_result(noisy: bool = False) -> dict[str, Any]:
 def fake_run(run: Path, noisy: bool = False) -> Path:
     """The folder of a finished sentence-embedding run."""
     run.mkdir(parents=True, exist_ok=True)
-    parsed = recipe.parse_recipe(RECIPE, "the fake recipe")
-    (run / "recipe.yaml").write_text(recipe.dump_recipe(parsed))
+    parsed = recipe_files.parse_recipe(RECIPE, "the fake recipe")
+    (run / "recipe.yaml").write_text(recipe_files.dump_recipe(parsed))
     environment = {
         "versions": {"potstill": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu"},
         "cpu": {"model": "A processor @ 2.5 GHz", "flags": ["avx2"], "logical_cores": 2},

@@ -10,7 +10,7 @@ import yaml
 from fake_run import RECIPE, fake_run
 from huggingface_hub import ModelCard
 
-from potstill import cards, recipe
+from potstill import cards, recipe_files
 from potstill.recipe import Report
 
 
@@ -116,7 +116,9 @@ def test_hub_data_sets_are_named_and_paths_are_not(tmp_path):
             ]
         },
     }
-    (run / "recipe.yaml").write_text(recipe.dump_recipe(recipe.parse_recipe(tree, "test")))
+    (run / "recipe.yaml").write_text(
+        recipe_files.dump_recipe(recipe_files.parse_recipe(tree, "test"))
+    )
     card = ModelCard.load(cards.write_card(run, model_folder(run), Report()))
     assert card.data.base_model is None
     assert "base_model_relation" not in card.data.to_dict()

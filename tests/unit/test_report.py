@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_run import distill_result, fake_run, make_student_result, stage, write_log
 
-from potstill import recipe, report
+from potstill import recipe_files, report
 from potstill.recipe import Report
 from potstill.results import read_results
 
@@ -277,11 +277,11 @@ def test_command_names_a_shipped_recipe_only_if_nothing_was_changed(tmp_path, pa
     assert "potstill run recipe.yaml --output again" in page.texts("pre")
 
     def command(*overrides: str) -> str:
-        text = recipe.dump_recipe(recipe.load_recipe(name, overrides))
+        text = recipe_files.dump_recipe(recipe_files.load_recipe(name, overrides))
         (run / "recipe.yaml").write_text(text)
         return report._command(read_results(run))
 
-    run, name = fake_run(tmp_path), next(iter(recipe.shipped_recipes()))
+    run, name = fake_run(tmp_path), next(iter(recipe_files.shipped_recipes()))
     assert command() == f"potstill run {name}"
     assert command("seed=7") == "potstill run recipe.yaml --output again"
     name = "embedding"  # has no teacher until its user names one

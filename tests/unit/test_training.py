@@ -168,7 +168,8 @@ def test_the_unmasked_positions_never_reach_the_hard_loss(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """The logged hard loss of step 1 is transformers' own masked-LM loss on the same batch."""
-    from potstill.data import collate, epoch_batches, tokenize_corpus
+    from potstill.corpora import tokenize_corpus
+    from potstill.data import collate, epoch_batches
     from potstill.masking import make_masker
     from potstill.models import load_model
     from potstill.recipe import Masking
