@@ -29,7 +29,7 @@ LIBRARIES = 400e6  # bytes that Python, torch and transformers take before any m
 # layers both give 0.57.
 EFFICIENCY = 0.57
 # Copies of a chunk's logits alive at once, counted, with soft targets and without.
-LOGIT_COPIES = {True: 7, False: 5}
+LOGIT_COPIES = {True: 4, False: 3}
 
 
 # --- text -----------------------------------------------------------------------------------------

@@ -69,12 +69,10 @@ def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
 
 
 def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tensor:
-    """Mean over rows of 1 - cos(student, teacher): DistilBERT's L_cos (arXiv 1910.01108, section
-    2).
+    """Mean over rows of 1 - cos(student, teacher): L_cos of DistilBERT (arXiv 1910.01108, sec. 2).
 
     Args:
-        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, of the same width
-            D.
+        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, both D wide.
 
     Returns:
         A scalar from 0 to 2.
@@ -94,8 +92,7 @@ def _check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
             f"{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
-            "in shape: "
-            "this objective needs the same rows and the same width"
+            "in shape: this objective needs the same rows and the same width"
         )
 
 
@@ -188,35 +185,7 @@ class _LogitPass:
     scales: Mapping[str, float]
     chunk_size: int
 
-    def sums(self, logits_kV: Tensor, chunk: slice) -> list[Tensor]:
-        """Each objective's sum over one chunk of rows."""
-        teacher_kV = self._teacher_logits(chunk)
-        result = []
-        for objective in self.objectives:
-            match objective:
-                case SoftTargets():
-                    assert teacher_kV is not None
-                    kept = self.rows.soft_K[chunk]
-                    whole = bool(kept.all())
-                    student_rows = logits_kV if whole else logits_kV[kept]
-                    teacher_rows = teacher_kV if whole else teacher_kV[kept]
-                    values = _soft_rows(
-                        student_rows, teacher_rows, objective.temperature, objective.divergence
-                    )
-                case HardTargets():
-                    targets = self.rows.gold_K[chunk]
-                    kept = targets != IGNORED
-                    targets = targets[kept]
-                    if objective.target == "teacher":
-                        assert teacher_kV is not None
-                        targets = teacher_kV[kept].argmax(-1)
-                    values = _hard_rows(logits_kV[kept], targets)
-                case _:
-                    assert_never(objective)
-            result.append(values.sum())
-        return result
-
-    def _teacher_logits(self, chunk: slice) -> Tensor | None:
+    def teacher_logits(self, chunk: slice) -> Tensor | None:
         if self.teacher is None:
             return None
         features, readout = self.teacher.features_KD, self.teacher.readout
@@ -227,11 +196,11 @@ class _LogitPass:
 
 
 class _ChunkedLogits(torch.autograd.Function):
-    """Computes losses and their gradients chunk by chunk in forward; backward only scales what is
-    there.
+    """Losses and their gradients, chunk by chunk, in forward; backward only scales what is there.
 
     The gradient of the readout's weight accumulates in place (addmm), so one buffer of its size is
-    all that stays; the logits of a chunk are freed before the next.
+    all that stays; the logits of a chunk are freed before the next. Gradients of logits are written
+    out instead of left to autograd, which keeps seven tensors of a chunk's size where three do.
     """
 
     @staticmethod
@@ -284,27 +253,100 @@ def _one_chunk(
     grads: list[Tensor | None],
 ) -> Tensor:
     """Losses of one chunk, as a vector over objectives; adds its gradients to `grads` in place."""
-    logits = _wide(readout.logits(features_kD, chunk)).requires_grad_()
-    with torch.enable_grad():
-        sums = logit_pass.sums(logits, chunk)
-        weighted = torch.stack(
-            [
-                logit_pass.scales[objective.kind] * value
-                for objective, value in zip(logit_pass.objectives, sums, strict=True)
-            ]
-        ).sum()
-    grad_features, grad_weight, grad_bias = grads
+    student_kV = _wide(readout.logits(features_kD, chunk))
+    teacher_kV = logit_pass.teacher_logits(chunk)
+    values: dict[str, Tensor] = {}
+    hard: tuple[Tensor, Tensor] | None = None  # rows, and their gradients
+    grad_kV: Tensor | None = None
+    # Hard ones first: they read few rows, and the soft ones overwrite all logits.
+    for objective in sorted(logit_pass.objectives, key=lambda o: isinstance(o, SoftTargets)):
+        scale = logit_pass.scales[objective.kind]
+        match objective:
+            case HardTargets():
+                gold_k = logit_pass.rows.gold_K[chunk]
+                value, rows_h, grad_hV = _hard_chunk(
+                    objective, student_kV, teacher_kV, gold_k, scale
+                )
+                values[objective.kind], hard = value, (rows_h, grad_hV)
+            case SoftTargets():
+                assert teacher_kV is not None
+                kept_k = logit_pass.rows.soft_K[chunk]
+                values[objective.kind], grad_kV = _soft_chunk_(
+                    objective, student_kV, teacher_kV, kept_k, scale
+                )
+            case _:
+                assert_never(objective)
     if any(grad is not None for grad in grads):
-        (grad_logits,) = torch.autograd.grad(weighted, logits)
-        if grad_features is not None:
-            grad_features[chunk] = grad_logits.to(readout.weight_VD.dtype) @ readout.weight_VD
-        if grad_weight is not None:
-            grad_weight.addmm_(
-                grad_logits.T.to(grad_weight.dtype), features_kD.to(grad_weight.dtype)
-            )
-        if grad_bias is not None:
-            if grad_bias.dim() == 2:
-                grad_bias[chunk] = grad_logits
-            else:
-                grad_bias += grad_logits.sum(0)
-    return torch.stack([value.detach() for value in sums])
+        grad_kV = student_kV.zero_() if grad_kV is None else grad_kV
+        if hard is not None:
+            grad_kV.index_add_(0, *hard)
+        _add_gradients_(grads, grad_kV, features_kD, readout.weight_VD, chunk)
+    return torch.stack([values[objective.kind] for objective in logit_pass.objectives])
+
+
+def _hard_chunk(
+    objective: HardTargets,
+    student_kV: Tensor,
+    teacher_kV: Tensor | None,
+    gold_k: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of cross-entropies, the rows that have one, and scale * its gradient, q - one-hot."""
+    rows_h = (gold_k != IGNORED).nonzero()[:, 0]
+    targets_h = gold_k[rows_h]
+    if objective.target == "teacher":
+        assert teacher_kV is not None
+        targets_h = teacher_kV[rows_h].argmax(-1)
+    log_student_hV = F.log_softmax(student_kV[rows_h], dim=-1)
+    at_h1 = targets_h[:, None]
+    value = -log_student_hV.gather(1, at_h1).sum()
+    grad_hV = log_student_hV.exp_()
+    grad_hV.scatter_add_(1, at_h1, grad_hV.new_full(at_h1.shape, -1.0))
+    return value, rows_h, grad_hV.mul_(scale)
+
+
+def _soft_chunk_(
+    objective: SoftTargets, student_kV: Tensor, teacher_kV: Tensor, kept_k: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Sum of T² · D(p, q), and scale * its gradient, T (q - p): the same for both divergences.
+
+    Both logits are overwritten: what they hold afterwards means nothing.
+    """
+    temperature = objective.temperature
+    log_student_kV = _log_softmax_(student_kV.div_(temperature))
+    log_teacher_kV = _log_softmax_(teacher_kV.div_(temperature))
+    teacher_p_kV = log_teacher_kV.exp()
+    terms_kV = (
+        log_teacher_kV.sub_(log_student_kV)
+        if objective.divergence == "kl"
+        else torch.neg(log_student_kV, out=log_teacher_kV)
+    )
+    values_k = terms_kV.mul_(teacher_p_kV).sum(-1)
+    grad_kV = log_student_kV.exp_().sub_(teacher_p_kV).mul_(scale * temperature)
+    if not bool(kept_k.all()):
+        values_k, grad_kV = values_k.mul_(kept_k), grad_kV.mul_(kept_k[:, None])
+    return values_k.sum() * temperature**2, grad_kV
+
+
+def _log_softmax_(logits_kV: Tensor) -> Tensor:
+    return torch.log_softmax(logits_kV, -1, out=logits_kV)
+
+
+def _add_gradients_(
+    grads: list[Tensor | None],
+    grad_kV: Tensor,
+    features_kD: Tensor,
+    weight_VD: Tensor,
+    chunk: slice,
+) -> None:
+    """From the gradient of a chunk's logits to those of features, weight and bias."""
+    grad_features, grad_weight, grad_bias = grads
+    if grad_features is not None:
+        grad_features[chunk] = grad_kV.to(weight_VD.dtype) @ weight_VD
+    if grad_weight is not None:
+        grad_weight.addmm_(grad_kV.T.to(grad_weight.dtype), features_kD.to(grad_weight.dtype))
+    if grad_bias is not None:
+        if grad_bias.dim() == 2:
+            grad_bias[chunk] = grad_kV
+        else:
+            grad_bias += grad_kV.sum(0)
