@@ -6,19 +6,33 @@ file, so the resolved recipe that a run stores says all that was decided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Task = Literal["masked_lm", "sentence_embedding"]
 LayerRule = Literal["alternate", "uniform", "first", "last"]
+_Below1 = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
 class Config(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, value: Any) -> Any:
+        # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
+        for key, item in value.items() if isinstance(value, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(item, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(
+                    f"{key} is {str(item).lower()}, where another kind of value belongs"
+                )
+        return value
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -75,12 +89,9 @@ class Corpus(Config):
     # The columns that hold text; each becomes sequences of its own.
     columns: Annotated[list[str], Field(min_length=1)] = ["text"]
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
-    min_length: Annotated[int, Field(ge=1)] = (
-        12  # shorter sequences are dropped (special tokens included)
-    )
-    max_unknown: Annotated[float, Field(ge=0, le=1)] = (
-        0.5  # share of unknown tokens above which one is dropped
-    )
+    min_length: Annotated[int, Field(ge=1)] = 12  # texts of fewer tokens are dropped
+    # Sequences with a larger share of unknown tokens are dropped.
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.5
     # The share of records held out, chosen by a hash of their text, so that exact duplicates always
     # fall on the same side; or sources of their own.
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -102,15 +113,11 @@ class Corpus(Config):
 
 
 class Masking(Config):
-    """Dynamic masking of masked-LM training (Devlin et al. 2019; Liu et al. 2019): a new mask every
-    epoch.
-    """
+    """Dynamic masking: a new mask every epoch (Devlin et al. 2019; Liu et al. 2019)."""
 
     probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     mask: Annotated[float, Field(ge=0, le=1)] = 0.8  # of the chosen: replaced by the mask token
-    random: Annotated[float, Field(ge=0, le=1)] = (
-        0.1  # replaced by a random token; the rest is kept
-    )
+    random: Annotated[float, Field(ge=0, le=1)] = 0.1  # by a random token; the rest is kept
     whole_word: bool = False
     # Chance of a token to be chosen ~ count ** -smoothing (0: all alike; the reference uses 0.7).
     smoothing: Annotated[float, Field(ge=0)] = 0.0
@@ -130,9 +137,8 @@ class SoftTargets(Config):
     weight: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 2.0
     divergence: Literal["kl", "cross_entropy"] = "kl"
-    positions: Literal["all", "masked"] = (
-        "all"  # masked LM only: all real tokens, or the masked ones
-    )
+    # Masked LM: all real tokens, or the masked ones alone.
+    positions: Literal["all", "masked"] = "all"
 
 
 class HardTargets(Config):
@@ -154,8 +160,8 @@ class InBatch(Config):
 
     scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
     # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the
-    # whole batch.
-    group: Annotated[int, Field(ge=2)] | None = None
+    # whole batch. Of two texts each has but one other, whose probability is always 1.
+    group: Annotated[int, Field(ge=3)] | None = None
 
 
 class Training(Config):
@@ -165,17 +171,12 @@ class Training(Config):
     epochs: Annotated[float, Field(gt=0)] | None = None
     max_steps: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = (
-        32  # sequences of one optimizer step, over all processes
-    )
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = (
-        None  # sequences of one forward pass; null: batch_size
-    )
+    # Sequences of one optimizer step, over all processes.
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    # Sequences of one forward pass; null: batch_size.
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.98,
-    )
+    betas: tuple[_Below1, _Below1] = (0.9, 0.98)
     eps: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
@@ -186,12 +187,9 @@ class Training(Config):
     compile: bool = False
     chunk_size: Annotated[int, Field(ge=1)] = 128  # rows of logits that exist at a time
     evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
-    evaluate_sequences: Annotated[int, Field(ge=1)] = (
-        256  # held-out sequences of such an evaluation
-    )
-    patience: Annotated[int, Field(ge=1)] | None = (
-        None  # evaluations without improvement before stopping
-    )
+    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones, of such an evaluation
+    # Evaluations without improvement before training stops; null: it goes on.
+    patience: Annotated[int, Field(ge=1)] | None = None
     keep: Literal["best", "last"] = "last"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
@@ -231,9 +229,7 @@ class MakeStudent(Config):
     teacher: Name = "teacher"
     writes: Name = "student"
     layers: LayerRule | list[Annotated[int, Field(ge=0)]] = "alternate"
-    depth: Annotated[int, Field(ge=1)] | None = (
-        None  # number of layers for a rule; null: half, rounded up
-    )
+    depth: Annotated[int, Field(ge=1)] | None = None  # layers, for a rule; null: half, rounded up
     family: Literal["bert", "distilbert"] | None = None
     pairs: bool = False  # the teacher reads text pairs, so token types must stay
 
@@ -260,10 +256,8 @@ class Distill(Config):
             raise ValueError(
                 "the weights of the objectives sum to 0: give at least one a weight above 0"
             )
-        group, micro = (
-            self.in_batch.group,
-            self.training.micro_batch_size or self.training.batch_size,
-        )
+        group = self.in_batch.group
+        micro = self.training.micro_batch_size or self.training.batch_size
         if group is not None and micro % group:
             raise ValueError(
                 f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
@@ -332,9 +326,8 @@ class Recipe(Config):
     description: str = ""
     task: Task
     seed: Annotated[int, Field(ge=0)] = 1
-    threads: Annotated[int, Field(ge=1)] | None = (
-        None  # of training and evaluation; null: torch's own choice
-    )
+    # Of training and evaluation; null: torch's own choice.
+    threads: Annotated[int, Field(ge=1)] | None = None
     teacher: Teacher
     corpus: Corpus
     stages: Annotated[list[Stage], Field(min_length=1)]
@@ -353,16 +346,28 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _baselines(self) -> Recipe:
+        kinds = (Evaluate, Benchmark)
+        last = [[s for s in self.stages if isinstance(s, kind)][-1:] for kind in kinds]
+        named = {stage.baseline for found in last for stage in found}
+        if len(named) > 1:
+            raise ValueError(
+                "the last evaluate and the last benchmark stage have different baselines "
+                f"({' and '.join(sorted(named))}): one table shows both, so name the same"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _task(self) -> Recipe:
         for number, stage in enumerate(self.stages, start=1):
-            problem = _unfit(stage, self.task)
+            problem = unfit(stage, self.task)
             if problem:
                 raise ValueError(f"stage {number} ({stage.kind}): {problem}")
         return self
 
 
-def _unfit(stage: Stage, task: Task) -> str | None:
-    """Why a stage can't do the recipe's task, or None."""
+def unfit(stage: Stage, task: Task) -> str | None:
+    """Why a stage can't do a task, or None."""
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):
@@ -371,23 +376,26 @@ def _unfit(stage: Stage, task: Task) -> str | None:
         return None
     for objective in stage.objectives:
         if isinstance(objective, HardTargets) and objective.target == "gold":
-            return "unlabelled text has no gold target; set hard_targets.target=teacher"
+            return "unlabelled text has no gold target; set target: teacher in its hard_targets"
         if isinstance(objective, SoftTargets) and objective.positions == "masked":
-            return "no token of a sentence-embedding task is masked; set soft_targets.positions=all"
+            return "no token of sentence embeddings is masked; set positions: all in soft_targets"
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (
             "with micro-batches, in_batch.group must say how many texts are compared with each "
-            "other "
-            f"(at most micro_batch_size, {micro})"
+            f"other (at most micro_batch_size, {micro})"
+        )
+    compared = stage.in_batch.group or stage.training.batch_size
+    if compared < 3:
+        return (
+            f"a batch of {compared} compares no texts: each needs two others at least; set "
+            "batch_size to 3 or more"
         )
     return None
 
 
 def stage_reads(stage: Stage) -> list[str]:
-    """Names of the models that a stage reads by name (null `models` of evaluate and benchmark: all
-    there are).
-    """
+    """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
     match stage:
         case Finetune():
             return [stage.model]
@@ -399,6 +407,31 @@ def stage_reads(stage: Stage) -> list[str]:
             return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
         case Report():
             return []
+
+
+def main_models(stages: Sequence[Stage]) -> list[int]:
+    """Numbers, from 1, of the stages that write the model a recipe is about, or a forerunner of it.
+
+    It is what the last `distill` writes, else the last `make_student`, else the last `finetune`;
+    forerunners are what it was trained from, back to the `make_student`. So a plain twin, trained
+    beside the student, is none.
+    """
+    for kind in (Distill, MakeStudent, Finetune):
+        last = [number for number, stage in enumerate(stages, 1) if isinstance(stage, kind)][-1:]
+        if last:
+            break
+    found: list[int] = []
+    wanted: str | None = None
+    for number in range(last[0] if last else 0, 0, -1):
+        stage = stages[number - 1]
+        if not stage_writes(stage) or (found and stage_writes(stage) != [wanted]):
+            continue
+        found.append(number)
+        if isinstance(stage, MakeStudent):
+            break
+        assert isinstance(stage, (Distill, Finetune))
+        wanted = stage.model
+    return found[::-1]
 
 
 def stage_writes(stage: Stage) -> list[str]:

@@ -40,8 +40,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a shipped recipe by name or a YAML file by path, apply `KEY=VALUE` overrides and check
-    it.
+    """Read a shipped recipe by name or a file by path, apply `KEY=VALUE` overrides, check it.
 
     Raises:
         RecipeError: no such recipe, YAML that does not parse, an unknown key or a value that does
@@ -112,9 +111,7 @@ def _unshared(value: Any) -> Any:
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
-    """Apply `a.b.c=value` in place; a list is entered by index, a list of stages or objectives also
-    by kind.
-    """
+    """Apply `a.b.c=value` in place; a list is entered by number, or by its entries' kind."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise RecipeError(
@@ -174,10 +171,8 @@ def _index(items: list[Any], part: str, where: str) -> int:
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """One sentence for the first thing pydantic found wrong: the key, what is wrong, what would
-    fit.
-    """
-    first = error.errors()[0]
+    """One sentence for what pydantic found wrong: the key, what is wrong, what would fit."""
+    first = _most_telling(error.errors())
     loc = [part for part in first["loc"] if not _is_tag(part)]
     where = ".".join(str(part) for part in loc) or "the recipe"
     kind, given = first["type"], first.get("input")
@@ -195,7 +190,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(expected)}"
         return f"{where}: unknown kind '{first['ctx']['tag']}'; {hint}"
     if kind == "union_tag_not_found":
-        return f"{where}: no kind is given"
+        within = [part for part in loc if part in _KINDS]
+        return f"{where}: no kind is given; there are: {', '.join(_KINDS[within[-1]])}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     shown = (
@@ -204,14 +200,30 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     return f"{where}: {message}{shown}"
 
 
-_TAGS = frozenset(
-    get_args(model.model_fields["kind"].annotation)[0]
-    for model in (
-        *(Files, DatasetFolder, HubDataset),
-        *(SoftTargets, HardTargets, HiddenCosine),
-        *(Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
-    )
-)
+def _most_telling(errors: Sequence[Any]) -> Any:
+    """Of all that pydantic complains about, what its user most probably did."""
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    if unknown:  # a misspelt key is also a missing one: the spelling is what helps
+        return unknown[0]
+    first = errors[0]
+    # Where a word or a list may stand, one that is a list fails as a word too.
+    if isinstance(first["input"], list):
+        within = [e for e in errors[1:] if len(e["loc"]) > len(first["loc"])]
+        return next((e for e in within if e["loc"][:-2] == first["loc"][:-1]), first)
+    return first
+
+
+# The key of a list whose entries have kinds -> the kinds.
+_KINDS = {
+    key: [get_args(model.model_fields["kind"].annotation)[0] for model in models]
+    for key, models in {
+        "sources": (Files, DatasetFolder, HubDataset),
+        "heldout_sources": (Files, DatasetFolder, HubDataset),
+        "objectives": (SoftTargets, HardTargets, HiddenCosine),
+        "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
+    }.items()
+}
+_TAGS = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 
 
 def _is_tag(part: str | int) -> bool:

@@ -19,6 +19,7 @@ from potstill.recipe import (
     HubDataset,
     MakeStudent,
     SoftTargets,
+    main_models,
     stage_reads,
     stage_writes,
 )
@@ -180,6 +181,8 @@ def text(**changes: Any) -> dict[str, Any]:
             text(heldout_sources={"kind": "files", "paths": ["a"], "units": "line"}),
             "unknown key 'units' in corpus.heldout_sources.0; did you mean 'unit'?",
         ),
+        # which is also one that is missing
+        (tree(teacher={"modle": "a"}), "unknown key 'modle' in teacher; did you mean 'model'?"),
         (
             tree({"kind": "finetune"}),
             "stages.0.training is not set: give it in the recipe or as stages.0.training=VALUE",
@@ -187,7 +190,11 @@ def text(**changes: Any) -> dict[str, Any]:
         # kinds
         (tree({"kind": "distil"}), "stages.0: unknown kind 'distil'; did you mean 'distill'?"),
         (tree({"kind": "xyz"}), f"stages.0: unknown kind 'xyz'; there are: {STAGE_KINDS}"),
-        (tree({"title": "x"}), "stages.0: no kind is given"),
+        (tree({"title": "x"}), f"stages.0: no kind is given; there are: {STAGE_KINDS}"),
+        (
+            text(sources={"paths": ["a"]}),
+            "corpus.sources.0: no kind is given; there are: files, dataset_folder, hub",
+        ),
         (
             tree(distill(objectives=[{"kind": "soft_target"}])),
             "stages.0.objectives.0: unknown kind 'soft_target'; did you mean 'soft_targets'?",
@@ -240,16 +247,30 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(distill(objectives=[{"kind": "hard_targets"}]), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): unlabelled text has no gold target; set "
-            "hard_targets.target=teacher",
+            "the recipe: stage 1 (distill): unlabelled text has no gold target; set target: "
+            "teacher in its hard_targets",
         ),
         (
             tree(
                 distill(objectives=[{"kind": "soft_targets", "positions": "masked"}]),
                 task="sentence_embedding",
             ),
-            "the recipe: stage 1 (distill): no token of a sentence-embedding task is masked; set "
-            "soft_targets.positions=all",
+            "the recipe: stage 1 (distill): no token of sentence embeddings is masked; set "
+            "positions: all in soft_targets",
+        ),
+        (
+            tree(distill(training={"epochs": 1, "batch_size": 2}), task="sentence_embedding"),
+            "the recipe: stage 1 (distill): a batch of 2 compares no texts: each needs two others "
+            "at least; set batch_size to 3 or more",
+        ),
+        (
+            tree(distill(writes="s"), {"kind": "evaluate", "baseline": "s"}, {"kind": "benchmark"}),
+            "the recipe: the last evaluate and the last benchmark stage have different baselines "
+            "(s and teacher): one table shows both, so name the same",
+        ),
+        (
+            tree(finetune(batch_size=True)),
+            "stages.0.training: batch_size is true, where another kind of value belongs",
         ),
         (
             tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
@@ -277,6 +298,10 @@ def test_what_is_wrong_with_a_recipe(content: dict[str, Any], expected: str) -> 
         (tree(finetune(betas=[0.9, 1])), "stages.0.training.betas.1", "1"),
         (tree(finetune(precision="fp16")), "stages.0.training.precision", "'fp16'"),
         (tree({"kind": "make_student", "layers": "midle"}), "stages.0.layers", "'midle'"),
+        (tree({"kind": "make_student", "layers": [0, -1]}), "stages.0.layers.1", "-1"),
+        (tree({"kind": "make_student", "layers": [0, "a"]}), "stages.0.layers.1", "'a'"),
+        (tree(finetune(learning_rate=float("inf"))), "stages.0.training.learning_rate", "inf"),
+        (tree(distill(in_batch={"group": 2})), "stages.0.in_batch.group", "2"),
         (tree({"kind": "make_student", "writes": "a/b"}), "stages.0.writes", "'a/b'"),
         (tree({"kind": "benchmark", "rounds": 2}), "stages.0.rounds", "2"),
         (tree("report"), "stages.0", "'report'"),
@@ -295,6 +320,32 @@ def test_long_values_are_not_repeated() -> None:
     message = sentence_of(parse_recipe, tree(stages=[]), "my.yaml")
     assert message.startswith("my.yaml: stages: ")
     assert "given" not in message
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ([{"kind": "make_student", "writes": "untrained"}, distill(model="untrained")], [1, 2]),
+        (  # the plain twin is made and trained last
+            [
+                {"kind": "make_student"},
+                distill(model="student"),
+                {"kind": "make_student", "writes": "plain"},
+                {"kind": "finetune", "model": "plain", "training": {"epochs": 1}},
+            ],
+            [1, 2],
+        ),
+        (  # the teacher is no forerunner
+            [finetune(), {"kind": "make_student"}, distill(model="student"), {"kind": "report"}],
+            [2, 3],
+        ),
+        ([{"kind": "make_student"}, {"kind": "make_student", "writes": "other"}], [2]),
+        ([finetune(), finetune()], [1, 2]),
+        ([{"kind": "benchmark"}], []),
+    ],
+)
+def test_which_models_a_recipe_is_about(stages: list[dict[str, Any]], expected: list[int]) -> None:
+    assert main_models(parse_recipe(tree(*stages), "x").stages) == expected
 
 
 def test_groups_make_micro_batches_possible() -> None:
