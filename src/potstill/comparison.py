@@ -70,7 +70,9 @@ def _kept(results: Results, metrics: Mapping[str, Any], whose: str) -> str | Non
     what = f"{whose} {HEADLINES.get(key, label_of(key))}"
     verb = "reaches" if kept > 1 else "keeps" if kept >= 0.9 else "keeps only"
     text = f"{verb} {kept:.1%} of {what}"
-    before = metrics["comparisons"].get(results.untrained, {}).get("retention", {}).get(key)
+    before = (
+        metrics["comparisons"].get(results.untrained, {}).get("retention_by_score", {}).get(key)
+    )
     if before is None:
         return text
     lost = "" if kept > before else "; training it did not help"
@@ -79,7 +81,7 @@ def _kept(results: Results, metrics: Mapping[str, Any], whose: str) -> str | Non
 
 def headline_retention(metrics: Mapping[str, Any], name: str) -> tuple[str, float | None]:
     """The retention that a model is judged by: its key, such as `retrieval.mrr`, and its value."""
-    retention = metrics["comparisons"].get(name, {}).get("retention", {})
+    retention = metrics["comparisons"].get(name, {}).get("retention_by_score", {})
     for key in [*HEADLINES, *retention]:
         if retention.get(key) is not None:
             return key, float(retention[key])
@@ -165,11 +167,11 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     group = f"Against {'the teacher' if results.baseline == 'teacher' else results.baseline}"
     intervals = results.evaluation.get("intervals", {})
     for key in dict.fromkeys(
-        key for entry in compared.values() for key in entry.get("retention", {})
+        key for entry in compared.values() for key in entry.get("retention_by_score", {})
     ):
         cells = {}
         for name, entry in compared.items():
-            value = entry.get("retention", {}).get(key)
+            value = entry.get("retention_by_score", {}).get(key)
             if value is not None:
                 interval = intervals.get(name, {}).get(key)
                 note = "" if interval is None else _span(100 * interval[0], 100 * interval[1], 1)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,16 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from potstill.files import resolve_path
-from potstill.recipe import Distill, MakeStudent, Recipe, Report, Stage, stage_writes
+from potstill.recipe import (
+    Benchmark,
+    Evaluate,
+    Recipe,
+    Report,
+    Stage,
+    main_models,
+    stage_reads,
+    stage_writes,
+)
 from potstill.recipe_files import dump_recipe, load_recipe
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
@@ -24,6 +33,7 @@ from potstill.runfolder import (
     environment,
     manifest,
     manifest_digest,
+    model_manifest,
     open_run,
     read_json,
     verify_manifest,
@@ -51,6 +61,8 @@ STAGE_VERSIONS = {
     "benchmark": 1,
     "report": 1,
 }
+# Digests of the models that no stage writes: the teacher's is part of every fingerprint.
+GIVEN = {"teacher": "as fingerprinted"}
 CACHE_VARIABLE = "POTSTILL_CACHE"
 
 
@@ -150,7 +162,7 @@ class _Run:
         run = open_run(self.folder, self.recipe.name)
         with run.lock():
             write_text(self.folder / "recipe.yaml", dump_recipe(self.recipe))
-            write_json(self.folder / "environment.json", environment())
+            self._set_aside_former(run, fingerprints)
             self._wait()
             self._stages(run, teacher, fingerprints)
         return self.folder
@@ -167,14 +179,14 @@ class _Run:
             reporter=self.reporter,
             is_main=self.is_main,
         )
-        if self.is_main:
-            self._set_aside_strangers(run)
         ran = False
+        digests = dict(GIVEN)
         for number, stage in enumerate(recipe.stages, start=1):
             folder = run.stage_folder(number, stage.kind)
             context.fingerprint = fingerprints[number - 1]
             done = run.done(folder)
-            skipped = done is not None and done["fingerprint"] == context.fingerprint
+            reads = {name: digests[name] for name in models_read(stage, digests)}
+            skipped = done is not None and is_current(done, context.fingerprint, reads)
             if isinstance(stage, Report):
                 # What it writes lies outside its folder, and tells what the stages before it found.
                 skipped = skipped and not ran and has_results(run.path)
@@ -186,79 +198,90 @@ class _Run:
             else:
                 ran = True
                 if self.is_main:
-                    self._clear(run, folder, done, context.fingerprint)
+                    if not isinstance(stage, Report):  # which measures nothing
+                        write_json(self.folder / "environment.json", environment())
+                    self._clear(run, folder)
                     config = {
                         "stage": stage.model_dump(mode="json"),
                         "fingerprint": context.fingerprint,
                     }
                     write_json(folder / "config.json", config)
                 self._wait()
-                writes = self._one(stage, folder, context, run)
+                writes = self._one(stage, folder, context, run, reads)
             context.models |= {name: folder / path for name, path in writes.items()}
+            digests |= written_digests(folder, writes)
             if self.is_main and writes:
                 self._publish(run, number, skipped)
             self._wait()
 
-    def _one(self, stage: Stage, folder: Path, context: Context, run: RunFolder) -> dict[str, str]:
+    def _one(
+        self,
+        stage: Stage,
+        folder: Path,
+        context: Context,
+        run: RunFolder,
+        reads: Mapping[str, str],
+    ) -> dict[str, str]:
         start = time.perf_counter()
         writes = dict.fromkeys(stage_writes(stage), "model")
         if self.is_main or trains(stage):
             writes = run_stage(stage, folder, context)
         if self.is_main:
-            run.finish(folder, context.fingerprint, writes, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            run.finish(folder, context.fingerprint, writes, reads, seconds)
         self._wait()
         return writes
 
-    def _clear(
-        self, run: RunFolder, folder: Path, done: dict[str, Any] | None, fingerprint: str
-    ) -> None:
-        """Make room for a stage that runs (again); work of another configuration is kept aside."""
+    def _clear(self, run: RunFolder, folder: Path) -> None:
+        """Make room for a stage that runs (again)."""
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
-        former = done["fingerprint"] if done is not None else begun_as(folder)
-        if former is not None and former != fingerprint:
-            self._set_aside(run, folder, former)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("DONE", "result.json"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "model", ignore_errors=True)
 
-    def _set_aside(self, run: RunFolder, folder: Path, fingerprint: str) -> None:
-        target = run.path / "replaced" / f"{folder.name}-{fingerprint[:8]}"
+    def _set_aside_former(self, run: RunFolder, fingerprints: Sequence[str]) -> None:
+        """Keep aside what stages of another configuration did, before any stage of this one runs.
+
+        Otherwise a run that stops halfway would hold results of both, side by side.
+        """
+        expected = {
+            run.stage_folder(number, stage.kind): fingerprint
+            for number, (stage, fingerprint) in enumerate(
+                zip(self.recipe.stages, fingerprints, strict=True), start=1
+            )
+        }
+        for folder in sorted(run.path.glob("stages/*/")):
+            former = begun_as(folder)
+            if folder not in expected:
+                self._set_aside(run, folder, former, "is no stage of it any more: it")
+            elif former is not None and former != expected[folder]:
+                self._set_aside(run, folder, former, "runs again: its former result")
+
+    def _set_aside(self, run: RunFolder, folder: Path, former: str | None, what: str) -> None:
+        name = f"{folder.name}-{(former or 'unfinished')[:8]}"
+        target = run.path / "replaced" / name
         target.parent.mkdir(exist_ok=True)
+        number = 1
+        while (target / "DONE").exists():  # never a finished result for an unfinished one
+            number += 1
+            target = target.with_name(f"{name}-{number}")
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
-        self.reporter.say(
-            f"the recipe changed: {folder.name} runs again, its former result is in {target}"
-        )
-
-    def _set_aside_strangers(self, run: RunFolder) -> None:
-        """Stage folders that the recipe, as it is now, does not have."""
-        expected = {
-            run.stage_folder(number, stage.kind).name
-            for number, stage in enumerate(self.recipe.stages, start=1)
-        }
-        for folder in sorted((run.path / "stages").glob("*")):
-            if folder.is_dir() and folder.name not in expected:
-                done = run.done(folder)
-                former = done["fingerprint"] if done else begun_as(folder)
-                self._set_aside(run, folder, former or "unfinished")
+        self.reporter.say(f"the recipe changed: {folder.name} {what} is in {target}")
 
     def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
-        """Publish a stage's model if it is (so far) the run's result: students before other models.
+        """Publish a stage's model if it is, so far, the one that the recipe is about.
 
         Until the last one is there, an earlier one only fills an empty place, or takes that of an
         earlier training: a student not trained yet never replaces a trained one.
         """
-        stages = self.recipe.stages
-        students = [i for i, s in enumerate(stages, 1) if isinstance(s, (MakeStudent, Distill))]
-        written = students or [i for i, s in enumerate(stages, 1) if stage_writes(s)]
+        written = main_models(self.recipe.stages)
         if number not in written:
             return
-        stage, model = (
-            stages[number - 1],
-            run.stage_folder(number, stages[number - 1].kind) / "model",
-        )
+        stage = self.recipe.stages[number - 1]
+        model = run.stage_folder(number, stage.kind) / "model"
         if not run.model.is_dir():
             run.publish(model)
         elif number == written[-1]:
@@ -286,13 +309,29 @@ def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:
             recipe.seed,
             corpus.model_dump(mode="json"),
             sources_fingerprint(sources),
-            manifest_digest(manifest(teacher)),
+            manifest_digest(model_manifest(teacher)),
         )
     ]
     for stage in recipe.stages:
         version = STAGE_VERSIONS[stage.kind]
         found.append(_digest(found[-1], version, stage.model_dump(mode="json")))
     return found[1:]
+
+
+def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, str]) -> bool:
+    """Whether a finished stage did what it would do now, with the models that there are now."""
+    return bool(done["fingerprint"] == fingerprint and done.get("reads") == reads)
+
+
+def written_digests(folder: Path, writes: Iterable[str]) -> dict[str, str]:
+    """Name of a model that a stage wrote -> the digest of what is in it."""
+    return {name: manifest_digest(model_manifest(folder / "model")) for name in writes}
+
+
+def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
+    """Names of the models that a stage reads, of those there are."""
+    every = isinstance(stage, (Evaluate, Benchmark)) and stage.models is None
+    return list(known) if every else stage_reads(stage)
 
 
 def begun_as(folder: Path) -> str | None:

@@ -23,7 +23,16 @@ from potstill.estimates import (
 )
 from potstill.masking import make_masker
 from potstill.models import LoadedModel
-from potstill.pipeline import begun_as, cache_folder, stage_fingerprints, teacher_folder
+from potstill.pipeline import (
+    GIVEN,
+    begun_as,
+    cache_folder,
+    is_current,
+    models_read,
+    stage_fingerprints,
+    teacher_folder,
+    written_digests,
+)
 from potstill.precision import autocast_dtype
 from potstill.recipe import (
     Distill,
@@ -37,6 +46,7 @@ from potstill.recipe import (
 )
 from potstill.rehearsal import Cast, rehearse
 from potstill.runfolder import RunFolder, check_run
+from potstill.stages import has_results
 
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
 
@@ -97,18 +107,25 @@ def _states(recipe: Recipe, run: RunFolder, teacher: Path) -> list[str]:
     if not any(folder.is_dir() for folder in folders):
         return ["to do"] * len(folders)  # and no need to read all of the text for fingerprints
     states, ran = [], False
-    for folder, fingerprint in zip(folders, stage_fingerprints(recipe, teacher), strict=True):
+    digests: dict[str, str] = dict(GIVEN)
+    fingerprints = stage_fingerprints(recipe, teacher)
+    for stage, folder, fingerprint in zip(recipe.stages, folders, fingerprints, strict=True):
         done = run.done(folder)
+        reads = {name: digests.get(name, "to be made") for name in models_read(stage, digests)}
         if done is None:
             state = _unfinished(run, folder, fingerprint)
         elif done["fingerprint"] != fingerprint:
             state = "to do again: the recipe, the text or the teacher changed"
+        elif not is_current(done, fingerprint, reads):
+            state = "to do again, unless the models it reads come out the same"
+        elif isinstance(stage, Report) and (ran or not has_results(run.path)):
+            state = "to do again: it tells of the stages before it"
         else:
             state = _DONE
-        if ran and folder.name.endswith("-report") and state == _DONE:
-            state = "to do again: it tells of the stages before it"
         ran = ran or state != _DONE
         states.append(state)
+        made = written_digests(folder, done["writes"]) if done is not None else {}
+        digests |= dict.fromkeys(stage_writes(stage), "to be made") | made
     return states
 
 

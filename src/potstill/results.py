@@ -111,6 +111,8 @@ class Results:
 def read_results(run: Path) -> Results:
     """Read the finished stages of a run folder, its recipe and its environment.
 
+    What stands after a model that is not finished was found with a former one: it is left out.
+
     Raises:
         ValueError: no such folder, no finished stage, or a file that is not what it should be.
     """
@@ -118,11 +120,14 @@ def read_results(run: Path) -> Results:
         raise ValueError(f"{run} is not a run folder: give the folder that a run wrote")
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
-        if (folder / "result.json").is_file():
-            settings = read_json(folder / "config.json").get("stage", {})
-            result = read_json(folder / "result.json")
-            kind = settings.get("kind", "")
-            stages.append(StageResult(folder.name, kind, settings, result, folder))
+        if not (folder / "result.json").is_file():
+            if folder.name.partition("-")[2] in ("finetune", "make_student", "distill"):
+                break
+            continue
+        settings = read_json(folder / "config.json").get("stage", {})
+        result = read_json(folder / "result.json")
+        kind = settings.get("kind", "")
+        stages.append(StageResult(folder.name, kind, settings, result, folder))
     if not stages:
         raise ValueError(
             f"{run} holds no finished stage (stages/*/result.json): run the recipe first"
@@ -166,7 +171,11 @@ def metrics_of(results: Results) -> dict[str, Any]:
         ratios = benchmark.get("ratios", {}).get(name, {})
         entry = {}
         if name in evaluation.get("retention", {}):
-            entry["retention"] = evaluation["retention"][name]
+            kept = evaluation["retention"][name]
+            entry["retention"] = {}
+            for key, share in kept.items():  # a task's first score is the one it is judged by
+                entry["retention"].setdefault(key.partition(".")[0], share)
+            entry["retention_by_score"] = kept
         if ratios:
             entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
             entry["size_ratio"] = ratios["size_ratio"]

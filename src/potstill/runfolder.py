@@ -34,6 +34,8 @@ LIBRARIES = (
 # What decides how fast a CPU runs int8 and bf16; names as in Linux's /proc/cpuinfo.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
 
+_MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}
+
 Manifest = dict[str, dict[str, Any]]
 
 # --- files ----------------------------------------------------------------------------------------
@@ -113,6 +115,20 @@ def manifest(folder: Path) -> Manifest:
         (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
     )
     return {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files}
+
+
+def model_manifest(folder: Path) -> Manifest:
+    """`manifest` of what loading a model reads: configs, weights, tokenizer, modules.
+
+    A model card beside them, or a whole project around them, changes no model.
+    """
+    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    wanted = [path for path in found if path.suffix in _MODEL_FILES and path.is_file()]
+    entries = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in wanted
+    }
+    return dict(sorted(entries.items()))
 
 
 def verify_manifest(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -208,12 +224,21 @@ class RunFolder:
         return record
 
     def finish(
-        self, stage_folder: Path, fingerprint: str, writes: Mapping[str, str], seconds: float
+        self,
+        stage_folder: Path,
+        fingerprint: str,
+        writes: Mapping[str, str],
+        reads: Mapping[str, str],
+        seconds: float,
     ) -> None:
-        """Write DONE, the last file of a stage: its fingerprint, what it wrote, and its manifest.
+        """Write DONE, the last file of a stage: its fingerprint, what it read and wrote, its files.
 
-        `writes` is model name -> path relative to the stage folder. Checkpoints and unfinished
-        temporary files are left out of the manifest: the finished stage does not need them.
+        Checkpoints and unfinished temporary files are left out of the manifest: the finished stage
+        does not need them.
+
+        Args:
+            writes: model name -> path relative to the stage folder.
+            reads: model name -> digest of the model folder it read.
         """
         files = {
             name: entry
@@ -223,6 +248,7 @@ class RunFolder:
         record = {
             "fingerprint": fingerprint,
             "writes": dict(writes),
+            "reads": dict(reads),
             "seconds": seconds,
             "files": files,
         }

@@ -47,7 +47,7 @@ def metrics_table(path: Path) -> Table:
             {name: comparisons.get(name, {}) for name in models},
             lambda c, n=length: f"{c['speedup'][n]:.2f}",
         )
-    kept = {name: comparisons.get(name, {}).get("retention", {}) for name in models}
+    kept = {name: comparisons.get(name, {}).get("retention_by_score", {}) for name in models}
     for key in dict.fromkeys(key for values in kept.values() for key in values):
         _row(table, f"kept of {_NAMES.get(key, key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
     return table

@@ -197,7 +197,7 @@ def test_metrics_have_the_design_s_shape(whole: Run) -> None:
         assert model["peak_memory_bytes"] > 0
         assert model["scores"]
     comparison = metrics["comparisons"]["student"]
-    assert set(comparison) == {"retention", "speedup", "size_ratio"}
+    assert set(comparison) == {"retention", "retention_by_score", "speedup", "size_ratio"}
     assert set(comparison["speedup"]) == {"8", "16"}
     # a layer of the tiny models, and what the two have beside layers
     assert metrics["models"]["teacher"]["parameters"] > metrics["models"]["student"]["parameters"]

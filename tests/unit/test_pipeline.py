@@ -12,6 +12,7 @@ from conftest import sentences
 from potstill import pipeline, stages
 from potstill.pipeline import cache_folder, rebuild, run, stage_fingerprints, teacher_folder
 from potstill.recipe import Recipe
+from potstill.results import read_results
 from potstill.runfolder import open_run
 from potstill.training import TrainingFailed
 
@@ -104,7 +105,7 @@ def test_a_change_runs_again_from_there(
     assert kinds == ["distill"]
     (kept,) = (folder / "replaced").iterdir()
     assert weights(kept / "model") == former
-    assert f"02-distill runs again, its former result is in {kept}" in said[0]
+    assert f"02-distill runs again: its former result is in {kept}" in said[0]
     assert weights(folder / "model") == weights(folder / "stages/02-distill/model") != former
     kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)  # and back
     assert kinds == ["distill"]
@@ -142,6 +143,10 @@ def test_fingerprints_tell_what_depends_on_what(
     assert not set(prints(seed=2)) & set(base)
     copy = Path(shutil.copytree(masked_lm_teacher, tmp_path / "copy"))
     assert prints(teacher=copy) == base  # wherever it lies
+    (copy / "README.md").write_text("another card")
+    (copy / "runs/x/stages/01-a").mkdir(parents=True)
+    (copy / "runs/x/stages/01-a/result.json").write_text("{}")
+    assert prints(teacher=copy) == base  # nor what is around it
     (copy / "extra.json").write_text("{}")
     assert not set(prints(teacher=copy)) & set(base)
 
@@ -159,6 +164,61 @@ def test_a_damaged_stage_runs_again(
     assert path.read_bytes() == whole
     assert weights(folder / "model") == published
     assert not (folder / "replaced").exists()
+
+
+def test_a_model_that_comes_out_otherwise_is_read_again(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    """As by another machine's rounding: the recipe is the same, the untrained student is not."""
+    stage = folder / "stages/01-make_student"
+    done = json.loads((stage / "DONE").read_text())
+    shutil.copy(folder / "model/model.safetensors", stage / "model/model.safetensors")
+    open_run(folder, "little").finish(
+        stage, done["fingerprint"], done["writes"], done["reads"], seconds=1.0
+    )
+    kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)
+    assert kinds == ["distill"]
+
+
+def test_a_change_sets_all_that_follows_aside_at_once(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = {"kind": "evaluate"}
+    ran(recipe(masked_lm_teacher, text_file, MAKE, DISTILL, evaluate), folder)
+    assert read_results(folder).evaluation
+
+    def fail(*_: Any) -> Any:
+        raise TrainingFailed("the loss is not finite")
+
+    monkeypatch.setattr(stages, "train", fail)
+    changed = {**DISTILL, "training": {"max_steps": 3, "batch_size": 4}}
+    with pytest.raises(TrainingFailed):
+        ran(recipe(masked_lm_teacher, text_file, MAKE, changed, evaluate), folder)
+    assert [stage.kind for stage in read_results(folder).stages] == ["make_student"]
+    kept = sorted(path.name[:11] for path in (folder / "replaced").iterdir())
+    assert kept == ["02-distill-", "03-evaluate"]
+
+
+def test_a_finished_result_is_never_thrown_away(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    other = {**DISTILL, "training": {"max_steps": 1, "batch_size": 4}}
+    for chosen in (other, DISTILL, other, DISTILL):
+        ran(recipe(masked_lm_teacher, text_file, MAKE, chosen), folder)
+    finished = [path for path in (folder / "replaced").iterdir() if (path / "DONE").is_file()]
+    assert len(finished) == 4
+
+
+def test_the_environment_is_that_of_what_was_measured(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (folder / "environment.json").read_text()
+    monkeypatch.setattr(pipeline, "environment", lambda: {"cpu": {"model": "another machine's"}})
+    stages = [MAKE, DISTILL, {"kind": "report"}]
+    assert ran(recipe(masked_lm_teacher, text_file, *stages), folder)[0] == ["report"]
+    assert (folder / "environment.json").read_text() == measured
+    ran(recipe(masked_lm_teacher, text_file, MAKE, DISTILL, {"kind": "evaluate"}), folder)
+    assert "another machine's" in (folder / "environment.json").read_text()
 
 
 def test_stages_that_the_recipe_no_longer_has_are_set_aside(
@@ -198,6 +258,15 @@ def test_unfinished_work_of_another_recipe_is_set_aside(
 
 
 # --- what is published ----------------------------------------------------------------------------
+
+
+def test_a_plain_twin_is_not_published(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    plain = {"kind": "finetune", "model": "plain", "training": DISTILL["training"]}
+    twin = [{"kind": "make_student", "writes": "plain"}, plain]
+    ran(recipe(masked_lm_teacher, text_file, MAKE, DISTILL, *twin), folder)
+    assert weights(folder / "model") == weights(folder / "stages/02-distill/model")
 
 
 def test_what_is_published_is_the_last_student(

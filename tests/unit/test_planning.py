@@ -10,10 +10,10 @@ import torch
 
 from conftest import sentences
 from potstill import planning
-from potstill.pipeline import stage_fingerprints
+from potstill.pipeline import GIVEN, models_read, stage_fingerprints
 from potstill.planning import plan_run
-from potstill.recipe import Recipe
-from potstill.runfolder import RunFolder, open_run
+from potstill.recipe import Recipe, stage_writes
+from potstill.runfolder import RunFolder, manifest_digest, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,12 @@ def finish(run: RunFolder, recipe: Recipe, teacher: Path, number: int) -> Path:
     folder = run.stage_folder(number, recipe.stages[number - 1].kind)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
-    run.finish(folder, stage_fingerprints(recipe, teacher)[number - 1], {}, 1.0)
+    stage = recipe.stages[number - 1]
+    (folder / "model").mkdir()
+    writes = dict.fromkeys(stage_writes(stage), "model")
+    digests = {**GIVEN, **dict.fromkeys(("untrained", "student"), manifest_digest({}))}
+    reads = {name: digests[name] for name in models_read(stage, digests)}
+    run.finish(folder, stage_fingerprints(recipe, teacher)[number - 1], writes, reads, 1.0)
     return folder
 
 

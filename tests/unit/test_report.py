@@ -159,7 +159,7 @@ def test_numbers_shown_are_those_of_metrics_json(page, run):
         for latency in model.get("latency_ms", {}).values():
             expected[latency["p50"]] = f"{latency['p50']:.3g}"
     for compared in metrics["comparisons"].values():
-        expected |= {value: f"{value:.1%}" for value in compared["retention"].values()}
+        expected |= {value: f"{value:.1%}" for value in compared["retention_by_score"].values()}
         for value in compared.get("speedup", {}).values():
             expected[value] = f"{value:.2f}\N{MULTIPLICATION SIGN}"
     assert expected.items() <= dict(shown).items()

@@ -36,7 +36,8 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
     assert metrics["models"]["untrained"]["parameters"] == 17241216
     assert metrics["comparisons"] == {
         "student": {
-            "retention": {
+            "retention": {"retrieval": 0.98105, "topic_probe": 0.9959},
+            "retention_by_score": {
                 "retrieval.mrr": 0.98105,
                 "retrieval.recall_at_1": 0.9709,
                 "topic_probe.accuracy": 0.9959,
@@ -45,11 +46,12 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
             "size_ratio": 0.7592,
         },
         "untrained": {
-            "retention": {
+            "retention": {"retrieval": 0.8399, "topic_probe": 0.9818},
+            "retention_by_score": {
                 "retrieval.mrr": 0.8399,
                 "retrieval.recall_at_1": 0.7864,
                 "topic_probe.accuracy": 0.9818,
-            }
+            },
         },
     }
     assert metrics["settings"] == {

@@ -221,7 +221,7 @@ def finished(tmp_path: Path) -> tuple[RunFolder, Path]:
     for name in ("checkpoints/step-1/x", "checkpoints-best/step-1/x", "model/weights", "log.jsonl"):
         (stage / name).write_bytes(b"0123")
     (stage / ".log.jsonl.abc.tmp").touch()
-    run.finish(stage, "f1", {"student": "model"}, 12.5)
+    run.finish(stage, "f1", {"student": "model"}, {"teacher": "d1"}, 12.5)
     return run, stage
 
 
@@ -232,7 +232,12 @@ def test_done_gives_back_what_finish_wrote(tmp_path: Path) -> None:
     assert record is not None
     assert list(record["files"]) == ["log.jsonl", "model/weights"]
     del record["files"]
-    assert record == {"fingerprint": "f1", "writes": {"student": "model"}, "seconds": 12.5}
+    assert record == {
+        "fingerprint": "f1",
+        "writes": {"student": "model"},
+        "reads": {"teacher": "d1"},
+        "seconds": 12.5,
+    }
     assert run.damage == {}
 
 

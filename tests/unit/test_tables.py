@@ -94,7 +94,7 @@ def test_a_runs_metrics(tmp_path: Path) -> None:
             "comparisons": {
                 "student": {
                     "speedup": {"16": 2.0, "128": None},
-                    "retention": {"masked_lm.top1": 0.9731},
+                    "retention_by_score": {"masked_lm.top1": 0.9731},
                 }
             },
         },
