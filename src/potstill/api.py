@@ -1,10 +1,11 @@
-"""The stages as plain functions, for use from Python: folders and files in, a folder or a result
-out.
-"""
+"""The stages as plain functions, for use from Python: files and folders in, a folder out."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ from potstill.recipe import (
     SoftTargets,
     Task,
     Training,
+    unfit,
 )
+from potstill.runfolder import RunFolder, manifest_digest, model_manifest
 from potstill.stages import Context, Silent, run_stage
-from potstill.text import read_records
+from potstill.text import read_records, sources_fingerprint
 
 Text = Corpus | str | Sequence[str]
 Folder = str | os.PathLike[str]
@@ -50,7 +53,7 @@ def distill(
     masking: Masking | None = None,
     seed: int = 1,
 ) -> Path:
-    """Train a student to follow a teacher; the same call again resumes.
+    """Train a student to follow a teacher; the same call again resumes, or finds it done.
 
     Args:
         student, teacher: model folders of one task, with the same tokenizer.
@@ -64,7 +67,7 @@ def distill(
     Raises:
         ValueError: bad input. TrainingFailed, Interrupted: see training.
     """
-    task = task_of(Path(teacher))
+    task = task_of(teacher)
     hard = HardTargets(weight=2.0, target="gold" if task == "masked_lm" else "teacher")
     triple: list[Objective] = [SoftTargets(weight=5.0), hard, HiddenCosine()]
     stage = Distill(
@@ -130,7 +133,7 @@ def evaluate(
         ValueError: bad input.
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
-    task = task_of(Path(baseline))
+    task = task_of(baseline)
     columns = (
         [column for column in (query, passage, label) if column]
         if task == "sentence_embedding"
@@ -199,19 +202,39 @@ def _train(
     output: Folder,
     seed: int,
 ) -> Path:
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    problem = unfit(stage, task)
+    if problem is not None:
+        raise ValueError(problem)
+    corpus, folder = _corpus(text), Path(output)
+    held = [*corpus.sources, *(corpus.heldout_sources or [])]
+    parts = [
+        *(task, seed, stage.model_dump(mode="json"), corpus.model_dump(mode="json")),
+        sources_fingerprint(held),
+        *(manifest_digest(model_manifest(models[name])) for name in sorted(models)),
+    ]
+    fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     context = Context(
         task=task,
         seed=seed,
-        corpus_settings=_corpus(text),
+        corpus_settings=corpus,
         run=folder,
         cache=cache_folder() / "tokens",
         models=models,
         reporter=Silent(),
-        fingerprint=stage.model_dump_json(),
+        fingerprint=fingerprint,
     )
-    run_stage(stage, folder, context)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder} can't be used ({error.strerror}): choose another output"
+        ) from None
+    with RunFolder(folder).lock():
+        done = RunFolder(folder).done(folder)
+        if done is None or done["fingerprint"] != fingerprint:
+            start = time.perf_counter()
+            writes = run_stage(stage, folder, context)
+            RunFolder(folder).finish(folder, fingerprint, writes, {}, time.perf_counter() - start)
     return folder / "model"
 
 

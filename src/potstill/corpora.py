@@ -28,7 +28,7 @@ from potstill.text import Record, heldout_side, read_records, sources_fingerprin
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_VERSION = 1  # of the cache's format and of how text becomes sequences
+_VERSION = 2  # of the cache's format and of how text becomes sequences
 _TEXTS = 500  # tokenised at a time, or
 _CHARACTERS = 1 << 20  # so many of them: an encoding takes some 100 bytes a token
 _COUNTS = (
@@ -46,7 +46,8 @@ def tokenize_corpus(
 ) -> TokenizedCorpus:
     """Token sequences of both sides, from the cache or by reading the corpus.
 
-    Texts over `max_length` are split into nearly equal pieces, none of which is too short. The
+    Texts over `max_length` are split into nearly equal pieces, of half of it at least; `min_length`
+    is asked of whole texts. The
     cache is keyed by what the sources hold, the tokenizer, the corpus settings and the seed; one
     that is damaged or half written is built again. Several processes may do this at once: the
     first to finish wins.
@@ -116,6 +117,7 @@ class _Cutter:
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
+            split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
             verbose=False,  # "longer than the maximum": splitting is our part
         )
         ids: list[list[int]] = encoded["input_ids"]

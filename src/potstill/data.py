@@ -12,7 +12,7 @@ from torch import Tensor
 from potstill.masking import IGNORED, Masker
 
 _WINDOW = 50  # batches within which sequences are sorted by length
-_ORDER = 0x0DE5  # keeps the order's random stream apart from the masks'
+_ORDER = (0, 1)  # makes the order's random stream another one than that of any example's mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +58,10 @@ class Batch:
     input_ids_BL: Tensor  # int64, masked where there is masking
     attention_mask_BL: Tensor  # int64: 1 at real tokens
     gold_BL: Tensor  # int64: the original token at chosen positions, -100 elsewhere
-    real_BL: Tensor  # bool: the attention mask
-    index_B: Tensor  # int64: the sequences' indices
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def counts(self) -> dict[str, int]:
-        """Real tokens, chosen ("masked") tokens and texts."""
-        return {
-            "tokens": int(self.real_BL.sum()),
-            "masked": int((self.gold_BL != IGNORED).sum()),
-            "texts": len(self.index_B),
-        }
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -81,7 +71,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     that little is padded, cut, and the batches shuffled again. What is left over, drawn like the
     rest, is the last batch.
     """
-    rng = np.random.default_rng([seed, epoch, _ORDER])
+    rng = np.random.default_rng([seed, epoch, *_ORDER])
     order = rng.permutation(len(lengths))
     full = len(order) - len(order) % batch_size
     window = _WINDOW * batch_size
@@ -157,6 +147,4 @@ def collate(
         input_ids_BL=torch.from_numpy(ids_BL),
         attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
         gold_BL=torch.from_numpy(gold_BL),
-        real_BL=torch.from_numpy(real_BL),
-        index_B=torch.from_numpy(np.asarray(indices, dtype=np.int64)),
     )

@@ -8,6 +8,7 @@ tokens more often, with weight count ** -0.7, is of the DistilBERT reference imp
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ class Masker:
     special_V: np.ndarray  # bool: never chosen
     ordinary_R: np.ndarray  # the ids that a random token is drawn from
     weights_V: np.ndarray  # float64: how readily a token is chosen, relative to the others
-    continues_V: np.ndarray | None  # bool: goes on with the word before it; None: tokens one by one
+    words: _Words | None  # None: tokens one by one
 
     def __call__(
         self, ids: np.ndarray, seed: int, epoch: int, index: int
@@ -57,7 +58,7 @@ class Masker:
             return masked_ids, gold
         rng = np.random.default_rng([seed, epoch, index])
         wanted = max(1, int(self.settings.probability * len(maskable) + 0.5))
-        if self.continues_V is None:
+        if self.words is None:
             order = _weighted_order(rng, self.weights_V[ids[maskable]])
             chosen = np.sort(maskable[order[:wanted]])
         else:
@@ -75,10 +76,11 @@ class Masker:
         self, rng: np.random.Generator, ids: np.ndarray, maskable: np.ndarray, wanted: int
     ) -> np.ndarray:
         """bool over the maskable positions: in a chosen word. A word weighs its tokens' mean."""
-        assert self.continues_V is not None
+        assert self.words is not None
         # A special token ends a word, and so does the beginning of a piece of a split text.
         after_gap = np.diff(maskable, prepend=-1) > 1
-        starts = ~self.continues_V[ids[maskable]] | after_gap
+        starts = ~self.words.continues_V[ids[maskable]] | after_gap
+        starts[1:] |= self.words.closes_V[ids[maskable[:-1]]]
         starts[0] = True
         word_of = np.cumsum(starts) - 1
         sizes = np.bincount(word_of)
@@ -118,7 +120,7 @@ def make_masker(
         special_V=special_V,
         ordinary_R=known[~special_V[known]],
         weights_V=np.maximum(token_counts, 1).astype(np.float64) ** -masking.smoothing,
-        continues_V=_continuations(tokenizer, size) if masking.whole_word else None,
+        words=_words(tokenizer, size) if masking.whole_word else None,
     )
 
 
@@ -130,25 +132,84 @@ def _weighted_order(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray
     return np.argsort(rng.exponential(size=len(weights)) / weights)
 
 
-def _continuations(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray:
-    """bool [V]: which tokens go on with the word before them."""
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """How tokens make words."""
+
+    continues_V: np.ndarray  # bool: goes on with the word before it
+    closes_V: np.ndarray  # bool: what follows is another word
+
+
+def _words(tokenizer: PreTrainedTokenizerFast, size: int) -> _Words:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     model = backend["model"]
     kinds = _kinds(backend["pre_tokenizer"])
     prefix = model.get("continuing_subword_prefix")
-    continues = np.zeros(size, dtype=bool)
+    continues, closes = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     if model["type"] == "WordPiece" and prefix:
         ids = [i for token, i in tokenizer.get_vocab().items() if token.startswith(prefix)]
     elif "ByteLevel" in kinds or "Metaspace" in kinds:
-        start = "Ġ" if "ByteLevel" in kinds else kinds["Metaspace"]["replacement"]
-        ids = [i for token, i in tokenizer.get_vocab().items() if not token.startswith(start)]
+        space = "Ġ" if "ByteLevel" in kinds else kinds["Metaspace"]["replacement"]
+        goes_on = _byte_goes_on if "ByteLevel" in kinds else _character_goes_on
+        ids = [
+            i
+            for token, i in tokenizer.get_vocab().items()
+            if not token.startswith(space) and goes_on(token[:1])
+        ]
+        for token, i in tokenizer.get_vocab().items():
+            last = token[-1:]
+            inside = "ByteLevel" in kinds and _BYTES.get(last, 0) >= 0x80  # of a longer character
+            closes[i] = last != space and not inside and not goes_on(last)
     else:
         raise ValueError(
             f"masking.whole_word is not available for this tokenizer ({model['type']}, neither "
             "WordPiece with a continuation prefix, byte-level nor Metaspace): set whole_word: false"
         )
     continues[ids] = True
-    return continues
+    return _Words(continues, closes)
+
+
+def _character_goes_on(character: str) -> bool:
+    """Whether a token that starts so goes on with a word that is written without a space.
+
+    Punctuation and line ends are words of their own, and so is each token of the scripts that
+    write no spaces (BERT's Chinese characters; kana, Thai, Lao, Khmer and Burmese beside them).
+    """
+    if not (character.isalnum() or unicodedata.category(character or " ").startswith("M")):
+        return False
+    return not any(first <= character <= last for first, last in _WITHOUT_SPACES)
+
+
+def _byte_goes_on(character: str) -> bool:
+    """The same of a byte-level token, whose characters stand for bytes of UTF-8.
+
+    The first byte of a longer character decides: E2 begins punctuation and symbols, E3 to E9 and
+    EE on the scripts without spaces of East Asia and what is beyond. A byte within a character goes
+    on with it.
+    """
+    byte = _BYTES.get(character, 0)
+    if byte < 0x80:
+        return _character_goes_on(chr(byte))
+    return byte < 0xE2 or 0xEA <= byte <= 0xED
+
+
+_WITHOUT_SPACES = [
+    ("\u0e00", "\u0eff"),  # Thai, Lao
+    ("\u1000", "\u109f"),  # Burmese
+    ("\u1780", "\u17ff"),  # Khmer
+    ("\u3040", "\u30ff"),  # kana
+    ("\u3400", "\u4dbf"),
+    ("\u4e00", "\u9fff"),
+    ("\uf900", "\ufaff"),
+    ("\U00020000", "\U0003ffff"),
+]
+# What byte-level tokenizers write for a byte: itself where it is printable Latin-1, else a letter
+# from U+0100 on (as in GPT-2's vocabulary).
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + number): byte
+    for number, byte in enumerate(byte for byte in range(0x100) if byte not in _PRINTABLE)
+}
 
 
 def _kinds(pre_tokenizer: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

@@ -167,11 +167,12 @@ def objective_sums(
     if on_logits:
         assert student.features_KD is not None
         assert student.readout is not None
-        logit_pass = _LogitPass(on_logits, teacher, rows, scales, chunk_size)
-        bias = student.readout.bias
-        logit_total, values = _ChunkedLogits.apply(  # type: ignore[no-untyped-call]
-            student.features_KD, student.readout.weight_VD, bias, logit_pass
-        )
+        logit_pass = _LogitPass(on_logits, teacher, rows, scales, chunk_size, student.readout.exact)
+        inputs = [student.features_KD, student.readout.weight_VD, student.readout.bias]
+        if not torch.is_grad_enabled():
+            # a Function is asked for the gradients of parameters all the same
+            inputs = [None if value is None else value.detach() for value in inputs]
+        logit_total, values = _ChunkedLogits.apply(*inputs, logit_pass)  # type: ignore[no-untyped-call]
         total = total + logit_total
         sums |= {objective.kind: value for objective, value in zip(on_logits, values, strict=True)}
     return total, sums
@@ -184,9 +185,15 @@ class _LogitPass:
     rows: Rows
     scales: Mapping[str, float]
     chunk_size: int
+    exact: bool  # see Readout
+
+    @property
+    def _asks_teacher(self) -> bool:
+        return any(isinstance(o, SoftTargets) or o.target == "teacher" for o in self.objectives)
 
     def teacher_logits(self, chunk: slice) -> Tensor | None:
-        if self.teacher is None:
+        """The teacher's logits of a chunk; None where no objective asks for them."""
+        if self.teacher is None or not self._asks_teacher:
             return None
         features, readout = self.teacher.features_KD, self.teacher.readout
         if features is None or readout is None:
@@ -218,7 +225,7 @@ class _ChunkedLogits(torch.autograd.Function):
             )
         ]
         values = _wide(features_KD.new_zeros(len(logit_pass.objectives)))
-        readout = Readout(weight_VD, bias)
+        readout = Readout(weight_VD, bias, logit_pass.exact)
         for start in range(0, features_KD.shape[0], logit_pass.chunk_size):
             chunk = slice(start, min(start + logit_pass.chunk_size, features_KD.shape[0]))
             values += _one_chunk(features_KD[chunk], readout, logit_pass, chunk, grads)

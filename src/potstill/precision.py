@@ -38,9 +38,7 @@ def cpu_has_bf16() -> bool:
 
 
 def bf16_speedup() -> float:
-    """How many times faster a bfloat16 matrix product is than a float32 one here (best of three
-    each).
-    """
+    """How many times faster a bfloat16 matrix product is than a float32 one here, best of three."""
     return _seconds(torch.float32) / _seconds(torch.bfloat16)
 
 

@@ -213,15 +213,16 @@ def _most_telling(errors: Sequence[Any]) -> Any:
     return first
 
 
-# The key of a list whose entries have kinds -> the kinds.
+# The key of a list whose entries have kinds -> what they can be.
+_WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
+    "sources": (Files, DatasetFolder, HubDataset),
+    "heldout_sources": (Files, DatasetFolder, HubDataset),
+    "objectives": (SoftTargets, HardTargets, HiddenCosine),
+    "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
+}
 _KINDS = {
-    key: [get_args(model.model_fields["kind"].annotation)[0] for model in models]
-    for key, models in {
-        "sources": (Files, DatasetFolder, HubDataset),
-        "heldout_sources": (Files, DatasetFolder, HubDataset),
-        "objectives": (SoftTargets, HardTargets, HiddenCosine),
-        "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
-    }.items()
+    key: [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]
+    for key, models in _WITH_KINDS.items()
 }
 _TAGS = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 

@@ -243,7 +243,7 @@ class RunFolder:
         files = {
             name: entry
             for name, entry in manifest(stage_folder).items()
-            if not name.startswith("checkpoints") and name != "DONE" and not name.endswith(".tmp")
+            if not name.startswith(("checkpoints", ".lock", "DONE")) and not name.endswith(".tmp")
         }
         record = {
             "fingerprint": fingerprint,

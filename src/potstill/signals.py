@@ -13,18 +13,28 @@ from torch.nn import functional as F
 class Readout:
     """The last linear map of a head, from features to logits.
 
-    Every head Potstill knows ends in one: the tied decoder of masked LM [V x D], a classifier [V x
-        D], the
-    similarities to the other texts of a batch [K x D]. Keeping it apart lets objectives compute
-    logits in chunks of rows, so that [tokens x vocabulary] never exists.
+    Every head Potstill knows ends in one: the tied decoder of masked LM [V x D], a classifier
+    [V x D], the similarities to the other texts of a batch [K x D]. Keeping it apart lets
+    objectives compute logits in chunks of rows, so that [tokens x vocabulary] never exists.
+
+    Attributes:
+        bias: [V], or [K x V] where each row has its own (a mask); None for zero.
+        exact: compute the logits in the features' own precision, whatever autocast says: two
+            similarities of the same text differ by less than bfloat16 can tell.
     """
 
     weight_VD: Tensor
-    # [V], or [K x V] where each row has its own (a mask); None for zero
     bias: Tensor | None = None
+    exact: bool = False
 
     def logits(self, features_kD: Tensor, rows: slice) -> Tensor:
         """Logits [k x V] of some rows; `rows` says which of the K they are."""
+        if self.exact:
+            with torch.autocast(features_kD.device.type, enabled=False):
+                return self._logits(features_kD, rows)
+        return self._logits(features_kD, rows)
+
+    def _logits(self, features_kD: Tensor, rows: slice) -> Tensor:
         bias = self.bias
         if bias is not None and bias.dim() == 2:
             return torch.addmm(bias[rows], features_kD, self.weight_VD.T)

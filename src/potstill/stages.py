@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
+from torch import manual_seed
 from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -185,6 +186,7 @@ def _make_student(
 def _finetune(
     stage: Finetune, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    manual_seed(context.seed)  # of a new head's weights
     loaded = load_model(context.models[stage.model], "masked_lm", untrained_head=True)
     _freeze(stage, loaded)
     objectives: list[Objective] = [HardTargets(weight=1.0, target="gold")]
@@ -199,6 +201,7 @@ def _distill(
     student = load_model(context.models[stage.model], context.task)
     teacher = load_model(context.models[stage.teacher], context.task)
     check_pair(student, teacher, stage.objectives)
+    check_length(context.corpus_settings, teacher)
     _freeze(stage, student)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     result = _train(
@@ -243,6 +246,12 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
     Raises:
         ValueError: different vocabularies, or hidden states of different widths to be compared.
     """
+    sizes = student.model.config.vocab_size, teacher.model.config.vocab_size
+    if student.task == "masked_lm" and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"student {student.name} predicts {sizes[0]} tokens and teacher {teacher.name} "
+            f"{sizes[1]}: their distributions can't be compared"
+        )
     if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise ValueError(
             f"student {student.name} and teacher {teacher.name} have different vocabularies: "

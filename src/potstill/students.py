@@ -84,8 +84,8 @@ def make_student(
         teacher: a transformers encoder; it is not changed.
         layers, depth: see `layer_map`.
         family: the student's family; None chooses.
-        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT (with a
-            warning).
+        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
+            warning. So it does where DistilBERT can't express the teacher.
 
     Returns:
         A transformers model in eval mode, in the teacher's dtype.
@@ -118,6 +118,11 @@ def _to_distilbert(
             raise ValueError(
                 f"family: DistilBERT can't express this teacher: {problem}; use family bert"
             )
+        if type(teacher).__name__ in _WITHOUT_TASK:
+            warnings.warn(
+                f"DistilBERT can't express this teacher: {problem}; the student stays BERT",
+                stacklevel=3,
+            )
         return False
     if pairs:
         warnings.warn(
@@ -126,8 +131,10 @@ def _to_distilbert(
             stacklevel=3,
         )
         return False
-    task_head = type(teacher).__name__ not in ("BertModel", "BertForMaskedLM", "BertForPreTraining")
-    return family == "distilbert" or not task_head
+    return family == "distilbert" or type(teacher).__name__ in _WITHOUT_TASK
+
+
+_WITHOUT_TASK = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
 
 
 def _not_expressible(teacher: PreTrainedModel) -> str | None:

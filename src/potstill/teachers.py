@@ -66,9 +66,7 @@ class Reading:
         return Rows(compared_K, torch.where(compared_K, 0, IGNORED))
 
     def counts(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> dict[str, int]:
-        """Rows of each objective in one micro-batch: what its sum is to be divided by, once summed
-        up.
-        """
+        """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
         tokens = int(attention_mask_BL.sum())
         if self.task == "masked_lm":
             hard = int((gold_BL != IGNORED).sum())

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from potstill import masking
 from potstill.masking import IGNORED, Masker, make_masker
 from potstill.recipe import Masking
 
@@ -203,12 +204,47 @@ def test_words_of_other_tokenizers(
     assert [[tokens[i] for i in group] for group in sorted(groups)] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "longest"),
+    [
+        ("こんにちは世界今日はとても良い天気です", 3),  # a character of three bytes is a word
+        ("dog\n\nThe", 3),
+        ("malt,oak;peat", 4),
+        ("naïve", 6),  # ï has two bytes
+        ("한국어", 9),  # Hangul is written with spaces
+    ],
+)
+def test_words_end_where_there_is_no_space(text: str, longest: int) -> None:
+    tokenizer = byte_level()
+    counts = np.ones(len(tokenizer), dtype=np.int64)
+    mask = make_masker(Masking(whole_word=True, probability=0.01), tokenizer, counts)
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    chosen = [int((mask(ids, 1, 0, index)[1] != IGNORED).sum()) for index in range(60)]
+    assert max(chosen) == longest
+
+
+@pytest.mark.parametrize(
+    ("character", "expected"),
+    [
+        ("b", True),
+        ("é", True),
+        ("7", True),
+        ("한", True),
+        (",", False),
+        ("世", False),
+        ("ก", False),
+    ],
+)
+def test_which_characters_go_on_with_a_word(character: str, expected: bool) -> None:
+    assert masking._character_goes_on(character) is expected
+
+
 def test_no_whole_words_where_they_can_not_be_told() -> None:
     backend = Tokenizer(models.WordLevel({"a": 0, "[MASK]": 1}, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]")
     counts = np.ones(2, dtype=np.int64)
-    assert make_masker(Masking(), tokenizer, counts).continues_V is None
+    assert make_masker(Masking(), tokenizer, counts).words is None
     with pytest.raises(ValueError, match=r"whole_word is not available .*WordLevel"):
         make_masker(Masking(whole_word=True), tokenizer, counts)
 

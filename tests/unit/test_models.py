@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     BertForMaskedLM,
     BertForPreTraining,
+    BertForSequenceClassification,
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
@@ -346,10 +347,21 @@ def test_the_task_of_a_folder(sentence_teacher: Path, folder: Path, tmp_path: Pa
     assert task_of(student_of(sentence_teacher, "sentence_embedding", tmp_path / "e")) == (
         "sentence_embedding"
     )
-    with pytest.raises(ValueError, match="neither a masked-LM model nor a sentence encoder"):
-        task_of(sentence_teacher)
-    with pytest.raises(ValueError, match=r"no model folder \(it has no readable config.json\)"):
+    assert task_of(sentence_teacher) == "sentence_embedding"  # without modules: a plain encoder
+    classifier = tmp_path / "classifier"
+    BertForSequenceClassification(tiny_config()).save_pretrained(classifier)
+    with pytest.raises(ValueError, match="BertForSequenceClassification is neither a masked-LM"):
+        task_of(classifier)
+    with pytest.raises(ValueError, match=r"no model folder \(it has no config.json\)"):
         task_of(tmp_path)
+
+
+def test_a_checkpoint_with_more_layers_than_its_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config.json says 1 layers, but .* layer 1 \(counted"):
+        load_model(folder, "masked_lm")
 
 
 # --- sentence encoders ----------------------------------------------------------------------------
@@ -439,7 +451,7 @@ def test_a_plain_encoder_gets_mean_pooling_and_normalisation(sentence_teacher: P
             word("mean"),
             "FOLDER: modules.json has a Dense module, which Potstill can't carry over",
         ),
-        (ENCODER[:1], None, "FOLDER: modules.json has no Pooling module"),
+        (ENCODER[:1], None, "FOLDER: modules.json has no Pooling module with a config.json"),
         (
             ENCODER,
             flags(lasttoken=True),

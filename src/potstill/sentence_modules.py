@@ -1,0 +1,112 @@
+"""sentence-transformers' modules: what turns an encoder's token vectors into sentence vectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from potstill.hub import read_remote_json
+
+Pooling = Literal["mean", "cls", "max"]
+MODULES = "modules.json"
+
+
+@dataclass(frozen=True)
+class SentenceModules:
+    """What makes a sentence embedding of token vectors: sentence-transformers' later modules."""
+
+    pooling: Pooling
+    normalize: bool
+    max_length: int
+    # modules.json and the files of the modules, by relative path, kept as they came
+    files: tuple[tuple[str, str], ...]
+
+
+def sentence_modules(
+    path: str, revision: str | None, name: str, positions: int, width: int, limit: int
+) -> SentenceModules:
+    """Read modules.json and what it names; a plain encoder gets mean pooling and normalisation."""
+    modules = read_remote_json(path, MODULES, revision, name)
+    if modules is None:
+        return _default_modules(positions, width)
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) for module in modules
+    ):
+        raise ValueError(f"{name}: {MODULES} is not a list of modules, each with a type")
+    files = {MODULES: modules}
+    kinds: dict[str, Any] = {}
+    for module in modules:
+        kind, where = module["type"].rsplit(".", 1)[-1], module.get("path", "")
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(
+                f"{name}: {MODULES} has a {kind} module, which Potstill can't carry over"
+            )
+        file = f"{where}/config.json"
+        kinds[kind] = read_remote_json(path, file, revision, name) if where else None
+        if kinds[kind] is not None:
+            files[file] = kinds[kind]
+    if kinds.get("Pooling") is None:
+        raise ValueError(f"{name}: {MODULES} has no Pooling module with a config.json")
+    for file in ("sentence_bert_config.json", "config_sentence_transformers.json"):
+        config = read_remote_json(path, file, revision, name)
+        if config is not None:
+            _check_obeyed(name, file, config)
+            files[file] = config
+            limit = int(config.get("max_seq_length") or limit)
+    return SentenceModules(
+        _pooling(kinds["Pooling"], name),
+        "Normalize" in kinds,
+        min(limit, positions),
+        tuple((file, json.dumps(content, indent=2)) for file, content in files.items()),
+    )
+
+
+def _check_obeyed(name: str, file: str, config: dict[str, Any]) -> None:
+    """Refuse what changes a text before the tokenizer: vectors would silently be others."""
+    for key in ("do_lower_case", "default_prompt_name"):
+        if config.get(key):
+            raise ValueError(
+                f"{name}: {file} sets {key} to {config[key]!r}, which Potstill does not apply to "
+                "texts: clear it, and prepare the texts so yourself"
+            )
+
+
+def _default_modules(positions: int, width: int) -> SentenceModules:
+    types = "sentence_transformers.models."
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{types}Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{types}Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{types}Normalize"},
+    ]
+    files = {
+        MODULES: json.dumps(modules, indent=2),
+        "1_Pooling/config.json": json.dumps(
+            {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+        ),
+        "sentence_bert_config.json": json.dumps(
+            {"max_seq_length": positions, "do_lower_case": False}
+        ),
+    }
+    return SentenceModules("mean", True, positions, tuple(files.items()))
+
+
+_OLD_POOLING: dict[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+}
+
+
+def _pooling(config: dict[str, Any], name: str) -> Pooling:
+    """The pooling of 1_Pooling/config.json: flags up to sentence-transformers 5, since 6 a word."""
+    modes = [
+        key for key, value in config.items() if key.startswith("pooling_mode_") and value is True
+    ]
+    word = config.get("pooling_mode")
+    if isinstance(word, list) and len(word) == 1:
+        word = word[0]
+    found = [_OLD_POOLING.get(mode) for mode in modes] or [word]
+    if len(found) == 1 and found[0] in ("mean", "cls", "max"):
+        return found[0]
+    raise ValueError(f"{name}: pooling {', '.join(modes) or word} is not one of mean, cls, max")
