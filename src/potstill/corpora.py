@@ -304,22 +304,27 @@ def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
     found = []
     kept = counts["sequences_train"] + counts["sequences_heldout"]
     if counts["duplicates"]:
-        what = "were dropped" if corpus.drop_duplicates else "stay in (drop_duplicates drops them)"
-        found.append(f"{counts['duplicates']} texts are duplicates of earlier ones; they {what}")
+        what = "left out" if corpus.drop_duplicates else "left in (drop_duplicates leaves them out)"
+        found.append(f"{_are(counts['duplicates'], 'text')} the same as an earlier one, and {what}")
     if counts["leaked"]:
         found.append(
-            f"{counts['leaked']} held-out texts are also in the training text, so held-out scores "
-            "are too good: drop_duplicates removes them"
+            f"{_are(counts['leaked'], 'held-out text')} also in the training text, so held-out "
+            "scores are too good: drop_duplicates removes them"
         )
     for name, why in (
-        ("dropped_short", f"texts are shorter than min_length {corpus.min_length}"),
-        ("dropped_unknown", "sequences are mostly tokens that the tokenizer doesn't know"),
+        ("dropped_short", ("text", f"shorter than min_length {corpus.min_length}")),
+        ("dropped_unknown", ("sequence", "mostly tokens that the tokenizer doesn't know")),
     ):
         if counts[name] > 0.2 * (kept + counts[name]):
-            found.append(f"{counts[name]} {why} and were dropped; {kept} sequences are left")
+            left = _are(kept, "sequence")
+            found.append(f"{_are(counts[name], why[0])} {why[1]}, and left out; {left} left")
     if counts["sequences_heldout"] == 0 and (corpus.heldout or corpus.heldout_sources):
         found.append("no held-out text is left: give more of it, or a larger corpus.heldout")
     return found
+
+
+def _are(count: int, noun: str) -> str:
+    return f"{count} {noun} is" if count == 1 else f"{count} {noun}s are"
 
 
 # --- the cache ------------------------------------------------------------------------------------

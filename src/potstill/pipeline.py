@@ -44,6 +44,7 @@ from potstill.stages import (
     Context,
     Reporter,
     Silent,
+    check_heldout,
     has_results,
     run_stage,
     trains,
@@ -206,6 +207,10 @@ class _Run:
                         "fingerprint": context.fingerprint,
                     }
                     write_json(folder / "config.json", config)
+                    if trains(stage):
+                        for later in recipe.stages[number:]:
+                            if isinstance(later, Evaluate):
+                                check_heldout(later, context)
                 self._wait()
                 writes = self._one(stage, folder, context, run, reads)
             context.models |= {name: folder / path for name, path in writes.items()}

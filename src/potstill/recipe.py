@@ -346,6 +346,19 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _held_out(self) -> Recipe:
+        if self.corpus.heldout == 0 and self.corpus.heldout_sources is None:
+            for number, stage in enumerate(self.stages, start=1):
+                if isinstance(stage, (Finetune, Distill)) and (
+                    stage.training.keep == "best" or stage.training.patience is not None
+                ):
+                    raise ValueError(
+                        f"stage {number} ({stage.kind}): keep: best and patience judge by held-out "
+                        "text: raise corpus.heldout or leave them out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _baselines(self) -> Recipe:
         kinds = (Evaluate, Benchmark)
         last = [[s for s in self.stages if isinstance(s, kind)][-1:] for kind in kinds]

@@ -27,8 +27,8 @@ from potstill.recipe import (
     Task,
     stage_writes,
 )
-from potstill.stages import check_length, check_pair, student_of
-from potstill.text import read_records
+from potstill.stages import check_length, check_pair, student_of, with_passage
+from potstill.text import heldout_side, read_records
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 
@@ -137,6 +137,8 @@ def _seen_columns(recipe: Recipe) -> list[str]:
             seen = {}  # scores are on the held-out sources where there are some
             for record in islice(read_records(sources, corpus.columns), _FIRST_RECORDS):
                 seen |= dict.fromkeys(record.columns)
+                if corpus.heldout_sources is None:  # complains of a record without group_by
+                    heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, 0)
     return list(seen)
 
 
@@ -148,7 +150,8 @@ def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequenc
         )
     if recipe.task == "masked_lm":
         return
-    wanted = {"passage": stage.passage or "text", "query": stage.query, "label": stage.label}
+    passage = with_passage(stage, recipe.corpus).passage
+    wanted = {"passage": passage, "query": stage.query, "label": stage.label}
     for key, name in wanted.items():
         if name is not None and name not in columns:
             raise ValueError(f"{where}: {key}: no column '{name}'; there are: {', '.join(columns)}")

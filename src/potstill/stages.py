@@ -20,7 +20,7 @@ from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
 from potstill.data import TokenizedCorpus
-from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.families import is_lm_head
 from potstill.masking import Masker, make_masker
@@ -99,6 +99,7 @@ class Context:
     def masker(self, masking: Masking) -> Masker:
         return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
 
+    @cached_property
     def heldout_records(self) -> list[Record]:
         """Held-out records with all columns, for scores that need more than token sequences."""
         corpus = self.corpus_settings
@@ -277,6 +278,11 @@ def _train(
 ) -> dict[str, Any]:
     check_length(context.corpus_settings, loaded)
     corpus = context.corpus
+    if len(corpus.heldout) == 0 and (settings.keep == "best" or settings.patience is not None):
+        raise ValueError(
+            "training.keep: best and training.patience judge by held-out text, and none is left: "
+            "raise corpus.heldout or leave them out"
+        )
     # An objective without weight would cost its share of the time for nothing.
     weighted = [objective for objective in objectives if objective.weight > 0]
     reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
@@ -333,12 +339,34 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     chosen = _chosen(stage.models, stage.baseline, context)
     progress = context.reporter.progress
     if context.task == "sentence_embedding":
-        return evaluate_embeddings(chosen, context.heldout_records(), stage, context.seed, progress)
+        stage = with_passage(stage, context.corpus_settings)
+        return evaluate_embeddings(chosen, context.heldout_records, stage, context.seed, progress)
     corpus = context.corpus
     masker = context.masker(stage.masking)
     return evaluate_masked_lm(
         chosen, corpus.heldout, corpus.train.token_counts, masker, stage, context.seed, progress
     )
+
+
+def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:
+    """The column `text` is the passage where none is named; without it, the last text column."""
+    passage = stage.passage or ("text" if "text" in corpus.columns else corpus.columns[-1])
+    return stage.model_copy(update={"passage": passage})
+
+
+def check_heldout(stage: Evaluate, context: Context) -> None:
+    """Refuse too little held-out text before any time goes into training.
+
+    Raises:
+        ValueError: as the stage itself would.
+    """
+    if context.task == "sentence_embedding":
+        check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
+    elif len(context.corpus.heldout) == 0:
+        raise ValueError(
+            "evaluate: no held-out text is left: raise corpus.heldout or give "
+            "corpus.heldout_sources"
+        )
 
 
 def _report(stage: Report, context: Context) -> dict[str, Any]:

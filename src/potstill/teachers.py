@@ -80,10 +80,14 @@ class Reading:
         return attention_mask_BL.bool() if self.all_positions else gold_BL != IGNORED
 
     def _compared(self, texts: int, device: torch.device) -> Tensor:
-        """Texts that have another one in their group (only the last group can be a single text)."""
+        """Texts that have two others in their group at least: with one, it is certain at once.
+
+        Only the last group can be so small.
+        """
         compared = torch.ones(texts, dtype=torch.bool, device=device)
-        if texts % self.group == 1:
-            compared[-1] = False
+        rest = texts % self.group
+        if rest in (1, 2):
+            compared[-rest:] = False
         return compared
 
 

@@ -95,10 +95,18 @@ def test_short_and_unknown_ones_are_dropped_and_counted(
     assert (counts["records"], counts["dropped_short"], counts["dropped_unknown"]) == (5, 1, 1)
     assert (counts["sequences_train"], counts["tokens_train"]) == (3, 13)
     assert result.warnings == [
-        "1 texts are shorter than min_length 4 and were dropped; 3 sequences are left",
-        "1 sequences are mostly tokens that the tokenizer doesn't know and were dropped; "
+        "1 text is shorter than min_length 4, and left out; 3 sequences are left",
+        "1 sequence is mostly tokens that the tokenizer doesn't know, and left out; "
         "3 sequences are left",
     ]
+
+
+def test_special_tokens_are_no_part_of_a_text(corpus: Callable[..., Corpus], cache: Path) -> None:
+    settings = corpus(["a [MASK] b [PAD] c"], max_length=40, max_unknown=1.0)
+    tokens = tokenize_corpus(settings, wordpiece(), cache, seed=1)
+    (ids,) = sequences(tokens.train)
+    special = set(wordpiece().all_special_ids) - {wordpiece().unk_token_id}
+    assert not special & set(ids[1:-1])
 
 
 def test_each_column_is_a_text_of_its_own(tmp_path: Path, cache: Path) -> None:
@@ -176,8 +184,8 @@ def test_leaks_and_duplicates(tmp_path: Path, corpus: Callable[..., Corpus], cac
     assert (result.counts["duplicates"], result.counts["leaked"]) == (3, 1)
     assert (result.counts["records"], len(result.train), len(result.heldout)) == (7, 4, 3)
     assert result.warnings == [
-        "3 texts are duplicates of earlier ones; they stay in (drop_duplicates drops them)",
-        "1 held-out texts are also in the training text, so held-out scores are too good: "
+        "3 texts are the same as an earlier one, and left in (drop_duplicates leaves them out)",
+        "1 held-out text is also in the training text, so held-out scores are too good: "
         "drop_duplicates removes them",
     ]
     dropping = both.model_copy(update={"drop_duplicates": True})
@@ -185,7 +193,7 @@ def test_leaks_and_duplicates(tmp_path: Path, corpus: Callable[..., Corpus], cac
     assert sequences(result.train) == [[2, 5, 6, 3], [2, 9, 10, 3]]
     assert sequences(result.heldout) == [[2, 7, 8, 3]]
     assert (result.counts["duplicates"], result.counts["leaked"]) == (4, 0)
-    assert result.warnings == ["4 texts are duplicates of earlier ones; they were dropped"]
+    assert result.warnings == ["4 texts are the same as an earlier one, and left out"]
 
 
 def test_progress_counts_records(corpus: Callable[..., Corpus], cache: Path) -> None:

@@ -430,6 +430,45 @@ def test_pooling_in_old_flags_and_in_a_new_word(
         assert json.loads(saved.read_text()) == json.loads(given.read_text())
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("modules.json", "{", "modules.json is not readable as JSON"),
+        (
+            "modules.json",
+            '{"type": "x"}',
+            "modules.json is not a list of modules, each with a type",
+        ),
+        ("modules.json", '[{"idx": 0}]', "modules.json is not a list of modules, each with a type"),
+        ("1_Pooling/config.json", "no", "1_Pooling/config.json is not readable as JSON"),
+        (
+            "sentence_bert_config.json",
+            '{"do_lower_case": true}',
+            "sentence_bert_config.json sets do_lower_case to True, which Potstill does not apply",
+        ),
+        (
+            "config_sentence_transformers.json",
+            '{"default_prompt_name": "query"}',
+            "config_sentence_transformers.json sets default_prompt_name to 'query', which",
+        ),
+    ],
+)
+def test_sentence_settings_that_would_be_lost(
+    tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    folder = encoder(tmp_path / "in", ENCODER, word("mean"))
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{folder}: {message}")):
+        load_model(folder, "sentence_embedding")
+
+
+def test_a_list_of_one_pooling(tmp_path: Path) -> None:
+    folder = encoder(tmp_path / "in", ENCODER, {**word("mean"), "pooling_mode": ["mean"]})
+    sentence = load_model(folder, "sentence_embedding").sentence
+    assert sentence is not None
+    assert sentence.pooling == "mean"
+
+
 def test_a_plain_encoder_gets_mean_pooling_and_normalisation(sentence_teacher: Path) -> None:
     sentence = load_model(sentence_teacher, "sentence_embedding").sentence
     assert sentence is not None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill import objectives
 from potstill.objectives import (
     IGNORED,
     Rows,
@@ -149,6 +150,30 @@ def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, token
 def leaves(student: Signals) -> list[torch.Tensor]:
     found = [student.hidden_BLD, student.readout.weight_VD]
     return [*found, student.readout.bias] if student.readout.bias is not None else found
+
+
+def test_no_gradients_are_computed_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, rows, tokens = problem("vector")
+    scales = {o.kind: 0.1 for o in OBJECTIVES["triple"]}
+    asked: list[list[bool]] = []
+    monkeypatch.setattr(
+        objectives,
+        "_add_gradients_",
+        lambda grads, *_: asked.append([g is not None for g in grads]),
+    )
+    with torch.no_grad():
+        objective_sums(OBJECTIVES["triple"], student, teacher, rows, tokens, scales, 5)
+    assert asked == []
+    objective_sums(OBJECTIVES["triple"], student, teacher, rows, tokens, scales, 5)
+    assert asked == [[True] * 3] * 3
+
+
+def test_the_teacher_is_not_asked_for_logits_that_nothing_reads() -> None:
+    student, teacher, rows, tokens = problem("none")
+    unreadable = Signals(teacher.hidden_BLD, teacher.features_KD, Readout(normal(V, D + 1)))
+    chosen = [HardTargets(weight=1), HiddenCosine(weight=1)]
+    scales = {"hard_targets": 0.1, "hidden_cosine": 0.1}
+    objective_sums(chosen, student, unreadable, rows, tokens, scales, 5)
 
 
 @pytest.mark.parametrize("bias", ["vector", "rows", "none"])

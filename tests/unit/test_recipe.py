@@ -239,6 +239,14 @@ def text(**changes: Any) -> dict[str, Any]:
             "the recipe: stage 1 (evaluate) reads the model 'other', which no stage before it "
             "writes",
         ),
+        (
+            {
+                **tree(finetune(keep="best")),
+                "corpus": {"sources": "text.txt", "heldout": 0},
+            },
+            "the recipe: stage 1 (finetune): keep: best and patience judge by held-out text: raise "
+            "corpus.heldout or leave them out",
+        ),
         # stages that don't fit the task
         (
             tree(finetune(), task="sentence_embedding"),

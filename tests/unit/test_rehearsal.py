@@ -105,6 +105,22 @@ def test_columns_of_evaluation(sentence_teacher: Path, tmp_path: Path, key: str)
         check("title", heldout_sources=[str(other)])  # scores are on that text
 
 
+def test_the_last_text_column_is_the_passage(sentence_teacher: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text.csv"
+    path.write_text("title,body\nmalt,malt and oak\n")
+    stage = {"kind": "evaluate", "query": "title"}
+    columns = {"task": "sentence_embedding", "columns": ["title", "body"]}
+    casts(sentence_teacher, path, MAKE, stage, **columns)
+
+
+def test_a_group_that_no_record_has(sentence_teacher: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text.csv"
+    path.write_text("text,title\nmalt and oak,malt\n")
+    casts(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="title")
+    with pytest.raises(ValueError, match="group_by: no column 'titel'"):
+        casts(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="titel")
+
+
 def test_a_column_that_is_null_at_first(sentence_teacher: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "malt", "topic": null}\n{"text": "oak", "topic": "wood"}\n')

@@ -162,7 +162,8 @@ def test_single_texts_need_no_warning() -> None:
 
 def test_another_epsilon_stays_bert_and_is_refused_for_distilbert() -> None:
     teacher = perturbed(BertForMaskedLM(config(layer_norm_eps=1e-5)))
-    assert type(make_student(teacher)) is BertForMaskedLM
+    with pytest.warns(UserWarning, match="layer_norm_eps is 1e-05.*; the student stays BERT"):
+        assert type(make_student(teacher)) is BertForMaskedLM
     with pytest.raises(ValueError, match="layer_norm_eps is 1e-05"):
         make_student(teacher, family="distilbert")
 

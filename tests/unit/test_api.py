@@ -1,0 +1,103 @@
+"""The Python functions: what they refuse, what they resume, what they find done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import sentences
+from potstill import make_student
+from potstill.api import distill, finetune
+from potstill.models import load_model, save_model, with_model
+from potstill.recipe import HardTargets, Objective, SoftTargets, Training
+from potstill.runfolder import open_run
+
+SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
+
+
+@pytest.fixture
+def pair(sentence_teacher: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A sentence encoder and its half, as folders."""
+    teacher = load_model(sentence_teacher, "sentence_embedding")
+    student = with_model(teacher, make_student(teacher.model), "student")
+    save_model(student, tmp_path / "student")
+    return tmp_path / "student", sentence_teacher
+
+
+def steps(output: Path) -> list[int]:
+    events = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [event["step"] for event in events if event["event"] == "train"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "training", "message"),
+    [
+        ([SoftTargets(), HardTargets()], SHORT, "unlabelled text has no gold target"),
+        ([SoftTargets(positions="masked")], SHORT, "no token of sentence embeddings is masked"),
+        (
+            [SoftTargets()],
+            SHORT.model_copy(update={"micro_batch_size": 3}),
+            "with micro-batches, in_batch.group must say",
+        ),
+    ],
+)
+def test_what_a_recipe_refuses_is_refused(
+    pair: tuple[Path, Path],
+    text_file: Path,
+    tmp_path: Path,
+    objectives: list[Objective],
+    training: Training,
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill(*pair, str(text_file), tmp_path / "o", training=training, objectives=objectives)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_finished_training_is_found_done(
+    pair: tuple[Path, Path], text_file: Path, tmp_path: Path
+) -> None:
+    def again() -> tuple[bytes, int]:
+        folder = distill(*pair, str(text_file), tmp_path / "o", training=SHORT)
+        weights = folder / "model.safetensors"
+        return weights.read_bytes(), weights.stat().st_mtime_ns
+
+    first = again()
+    assert steps(tmp_path / "o") == [1, 2]
+    assert again() == first
+
+
+@pytest.mark.parametrize("other", ["text", "seed", "model"])
+def test_work_on_something_else_is_not_resumed(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, other: str
+) -> None:
+    output = tmp_path / "o"
+    training = Training(max_steps=4, batch_size=6, log_every=1, precision="fp32")
+    finetune(masked_lm_teacher, str(text_file), output, training=training)
+    changed: dict[str, Any] = {"model": masked_lm_teacher, "text": str(text_file), "seed": 1}
+    if other == "text":
+        changed["text"] = str(tmp_path / "other.txt")
+        Path(changed["text"]).write_text("\n".join(sentences(60, seed=9)))
+    elif other == "seed":
+        changed["seed"] = 2
+    else:
+        changed["model"] = output / "model"
+    shutil.copytree(output, tmp_path / "same")
+    before = json.loads((output / "DONE").read_text())["fingerprint"]
+    finetune(**changed, output=output, training=training)
+    assert json.loads((output / "DONE").read_text())["fingerprint"] != before
+    assert [e for e in (output / "log.jsonl").read_text().splitlines() if '"resume"' in e] == []
+
+
+def test_one_process_at_a_time(pair: tuple[Path, Path], text_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o"
+    output.mkdir()
+    with (
+        open_run(output, "any").lock(),
+        pytest.raises(ValueError, match="another potstill process"),
+    ):
+        distill(*pair, str(text_file), output, training=SHORT)
