@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
 from potstill.recipe import Training
+from potstill.training_log import check_trackers
 
 # The others wait while the first one evaluates or benchmarks: the usual ten minutes would end them.
 _PATIENCE = timedelta(hours=24)
@@ -19,13 +20,58 @@ def make_accelerator(settings: Training, folder: Path) -> Accelerator:
     """What launches, places and synchronises; trackers write below `folder`.
 
     Accumulation and normalisation are ours, so it is told of a single batch a step.
+
+    Raises:
+        ValueError: a tracker is not installed.
     """
+    check_trackers(settings.trackers)
     return Accelerator(
         cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=1,
         log_with=list(settings.trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def check_processes(settings: Training, world: int, group: int | None) -> None:
+    """Refuse more processes than a batch has micro-batches: some would have nothing to train on.
+
+    Args:
+        world: number of processes.
+        group: texts compared with each other (in_batch.group, or else the whole batch), of which
+            micro-batches are made; None: texts are independent of each other (masked LM).
+
+    Raises:
+        ValueError: what to set instead, in one sentence.
+    """
+    size = settings.batch_size
+    micro = settings.micro_batch_size or size
+    count = size // micro
+    if count >= world:
+        return
+    # as the recipe wants it: the batch is whole micro-batches, these are whole groups of 2 or more
+    least = 1 if group is None else 2
+    fitting = [d for d in range(least, size // world + 1) if size % d == 0]
+    whole_groups = [d for d in fitting if d % (group or 1) == 0]
+    if not fitting:
+        advice = f"start fewer of them, or set training.batch_size to a multiple of {least * world}"
+    elif group is None:
+        advice = f"set training.micro_batch_size to at most {max(fitting)}"
+    elif whole_groups:
+        advice = (
+            f"set training.micro_batch_size to at most {max(whole_groups)}, a multiple of "
+            f"in_batch.group {group}"
+        )
+    else:
+        advice = (
+            f"set training.micro_batch_size to at most {max(fitting)} and in_batch.group to a "
+            "divisor of it"
+        )
+    plural = "" if count == 1 else "es"
+    raise ValueError(
+        f"a batch of {size} is {count} micro-batch{plural} of {micro} for {world} processes: "
+        f"{advice}"
     )
 
 

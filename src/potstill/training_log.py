@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 
 from potstill.runfolder import write_text
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose package is not installed: accelerate would leave them out silently.
+
+    Args:
+        names: as in training.trackers; each is also the name of the package.
+
+    Raises:
+        ValueError: which are missing, and how to install them.
+    """
+    # accelerate's own answer: TensorBoard, for one, may be tensorboard or tensorboardX
+    available = {str(tracker) for tracker in get_available_trackers()}
+    missing = [name for name in dict.fromkeys(names) if name not in available]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ValueError(
+            f"training.trackers: {' and '.join(missing)} {verb} not installed: "
+            f"pip install {' '.join(missing)}"
+        )
 
 
 class TrainingLog:
