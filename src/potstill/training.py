@@ -22,7 +22,12 @@ from torch import Tensor
 
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from potstill.data import Batch, Tokens, plan_steps
-from potstill.distributed import largest_of_all, make_accelerator, sum_of_all
+from potstill.distributed import (
+    check_processes,
+    largest_of_all,
+    make_accelerator,
+    sum_of_all,
+)
 from potstill.distributed import wait_for_all as wait_for_all
 from potstill.interruption import Interrupted, stop_signals
 from potstill.masking import Masker
@@ -94,8 +99,9 @@ class Job:
 
 
 def train(job: Job) -> Result:
-    """Train until the first of the job's limits, early stop, or a signal; resumes where a
-    checkpoint is.
+    """Train until the first of the job's limits, an early stop or a signal.
+
+    Where the job's folder holds a checkpoint of the same fingerprint, training goes on from it.
 
     Raises:
         ValueError: no text to train on, or fewer micro-batches than processes.
@@ -126,6 +132,7 @@ class _Loop:
         self.dtype = autocast_dtype(self.settings.precision, self.device)
         self.state = _State()
         self.resumed_from: int | None = None
+        self.saved: int | None = None  # the step of the newest checkpoint
         self.log = TrainingLog(
             self.accelerator, job.folder / "log.jsonl", bool(self.settings.trackers)
         )
@@ -143,15 +150,9 @@ class _Loop:
     def _check(self) -> None:
         if len(self.job.train) == 0:
             raise ValueError("there is no text to train on")
-        micro = self.settings.micro_batch_size or self.settings.batch_size
-        batches = -(-self.settings.batch_size // micro)
-        if batches < self.world:
-            raise ValueError(
-                f"a batch of {self.settings.batch_size} is {batches} micro-batch(es) of "
-                f"{micro} for {self.world} "
-                "processes: set micro_batch_size to at most "
-                f"{self.settings.batch_size // self.world}"
-            )
+        reading = self.job.trainee.reading
+        group = reading.group if reading.task == "sentence_embedding" else None
+        check_processes(self.settings, self.world, group)
 
     def _prepare(self) -> None:
         trainee, settings = self.job.trainee, self.settings
@@ -184,7 +185,7 @@ class _Loop:
         self.job.trainee.load_state_dict(tensors["model"], strict=False)
         unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         self.state = _State(**state["loop"])
-        self.resumed_from = step
+        self.resumed_from = self.saved = step
         self.job.say(f"resuming at step {step} of {self.steps}")
 
     def _save(self, folder: Path, keep: int = 2) -> None:
@@ -240,7 +241,7 @@ class _Loop:
                     raise Interrupted(stop_signal, step)
                 if largest_of_all(self.accelerator, int(self._due(step, saved_at))):
                     self._save(self.checkpoints)
-                    saved_at = time.perf_counter()
+                    self.saved, saved_at = step, time.perf_counter()
         return self._finish(stopped)
 
     def _due(self, step: int, saved_at: float) -> bool:
@@ -270,10 +271,11 @@ class _Loop:
         loss = sum(self.weights[kind] * value for kind, value in components.items())
         grad_norm = self._clip()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            what = "gradient" if math.isfinite(loss) else "loss"
+            kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is kept"
             raise TrainingFailed(
-                f"the {'loss' if not math.isfinite(loss) else 'gradient'} is not finite at step "
-                f"{step + 1}: "
-                "lower learning_rate, or set precision=fp32; the last good checkpoint is kept"
+                f"the {what} is not finite at step {step + 1}: lower training.learning_rate, or "
+                f"set training.precision=fp32{kept}"
             )
         rate = self.settings.learning_rate * _schedule(step, self.steps, self.settings.warmup)
         for group in self.optimizer.param_groups:
@@ -416,9 +418,7 @@ def _optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimizer:
 
 
 def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear from 0 to 1 over the warm-up, then linear to 0 at the
-    end.
-    """
+    """Factor of the learning rate: linear up to 1 over the warm-up, then linear down to 0."""
     warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / warm
