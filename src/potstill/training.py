@@ -400,7 +400,7 @@ class _Loop:
                 "train/learning_rate": rate,
                 **{f"train/{kind}": value for kind, value in last["components"].items()},
             },
-            self.state.step,
+            step,
         )
 
 

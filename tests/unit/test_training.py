@@ -149,8 +149,10 @@ def test_trackers_get_the_curves(masked_lm_teacher: Path, text_file: Path, tmp_p
     folder = run(plan, output=tmp_path / "run")
     written = next((folder / "stages/01-finetune").rglob("events.out.tfevents*"))
     curves = EventAccumulator(str(written.parent)).Reload()
-    logged = [e["loss"] for e in events(folder, "01-finetune", "train")]
-    assert [s.value for s in curves.Scalars("train/loss")] == pytest.approx(logged, rel=1e-6)
+    logged = events(folder, "01-finetune", "train")
+    points = curves.Scalars("train/loss")
+    assert [s.value for s in points] == pytest.approx([e["loss"] for e in logged], rel=1e-6)
+    assert [s.step for s in points] == [e["step"] for e in logged] == [1, 2, 3]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
