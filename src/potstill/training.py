@@ -54,7 +54,6 @@ class Progress:
     tokens: int
     total_tokens: int
     loss: float | None
-    note: str = ""
 
 
 @dataclass
