@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -18,18 +19,20 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from potstill import recipe
-
-if TYPE_CHECKING:
-    pass
+from potstill.memory import tells_out_of_memory
 
 WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
 NOISY_WALL_OVER_CPU = 1.2  # one thread of an idle machine computes nearly all of the wall time
 RESAMPLES = 2000
+
+
+class BenchmarkFailed(RuntimeError):
+    """A child process died; the message is one sentence."""
 
 
 def benchmark(
@@ -56,7 +59,7 @@ def benchmark(
     Raises:
         ValueError: no baseline, a folder without a model, one that does not load, or a length
             beyond a model's positions.
-        RuntimeError: a child process died while it was being timed.
+        BenchmarkFailed: a child process died while it was being timed, or of a lack of memory.
     """
     names = _chosen(models, settings)
     for name in names:
@@ -288,9 +291,6 @@ class _Child:
         )
         try:
             self.ready = self._answer()
-        except RuntimeError as error:
-            self._end()
-            raise ValueError(str(error)) from None
         except BaseException:
             self._end()
             raise
@@ -321,19 +321,29 @@ class _Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"the model '{self.name}' ({self.folder}) can't be measured: {self._last_words()}"
-            )
+            raise self._death()
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _last_words(self) -> str:
+    def _death(self) -> Exception:
+        """What to raise for a child that is gone: a model that does not load is bad input."""
         code = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode("utf-8", "replace").strip()
-        if said:
-            return said.splitlines()[-1].strip()
-        return f"its process was ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
+        no_memory, killed = tells_out_of_memory(said), code == -signal.SIGKILL
+        if no_memory:
+            what = "memory ran out"
+        elif said and code >= 0:
+            what = said.splitlines()[-1].strip()
+        else:
+            what = f"its process was ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
+        if killed:
+            what += ", as happens when memory runs out"
+        if no_memory or killed:
+            what += ": lower benchmark.throughput_batch or the lengths" if self.ready else ""
+        message = f"the model '{self.name}' ({self.folder}) can't be measured: {what}"
+        unloadable = not self.ready and code >= 0 and not no_memory
+        return ValueError(message) if unloadable else BenchmarkFailed(message)
 
     def _end(self) -> None:
         self._process.terminate()

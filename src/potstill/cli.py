@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from potstill.memory import is_out_of_memory
 
 app = typer.Typer(
     name="potstill",
@@ -37,6 +40,14 @@ Output = Annotated[
 Plan = Annotated[
     bool, typer.Option("--plan", help="Show stages, cost and one decoded batch; start nothing.")
 ]
+
+
+class Unit(StrEnum):
+    """What one record of a .txt file is."""
+
+    line = "line"
+    paragraph = "paragraph"
+    document = "document"
 
 
 def main() -> None:
@@ -87,7 +98,7 @@ def recipes() -> None:
     for name, path in shipped_recipes().items():
         # as it is written: one that leaves the teacher to its user is no whole recipe yet
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        table.add_row(name, tree["task"], " ".join(tree["description"].split()))
+        table.add_row(*map(Text, (name, tree["task"], " ".join(tree["description"].split()))))
     out.print(table)
 
 
@@ -107,7 +118,7 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option(help="Sentence encoders: column of the topics.")
     ] = None,
-    unit: Annotated[str, typer.Option(help="Of .txt files: line, paragraph or document.")] = "line",
+    unit: Annotated[Unit, typer.Option(help="What a record of a .txt file is.")] = Unit.line,
 ) -> None:
     """Score models on your own text beside a baseline."""
     from potstill.api import evaluate as score
@@ -123,7 +134,7 @@ def evaluate(
             query=query,
             passage=passage,
             label=label,
-            unit=unit,
+            unit=unit.value,
             progress=reporter.progress,
         )
     out.print(evaluation_table(result))
@@ -136,7 +147,9 @@ def bench(
         typer.Argument(metavar="MODEL...", help="Model folders; the first is the baseline."),
     ],
     threads: Annotated[int, typer.Option(help="Threads of each process.", min=1)] = 1,
-    length: Annotated[list[int] | None, typer.Option(help="Tokens of a text; repeatable.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a text; repeatable.", min=3)
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=3)] = 10,
 ) -> None:
     """Measure size and speed of models, in interleaved rounds."""
@@ -149,7 +162,7 @@ def bench(
         result = measure(models, threads, length or [16, 128], rounds, reporter.progress)
     out.print(benchmark_table(result))
     if result["noise"]["message"]:
-        out.print(f"note: {result['noise']['message']}", style="yellow")
+        _print(f"note: {result['noise']['message']}", "yellow")
 
 
 @app.command()
@@ -159,7 +172,7 @@ def report(
     """Write metrics.json, report.html and the model card of a run anew."""
     from potstill.api import rebuild_report
 
-    out.print(f"wrote {rebuild_report(run_folder)}")
+    _print(f"wrote {rebuild_report(run_folder)}")
 
 
 @app.command()
@@ -173,7 +186,7 @@ def doctor() -> None:
     for check in diagnose():
         problems += check.status == "problem"
         mark = Text(check.status, style=colours[check.status])
-        table.add_row(mark, check.name, str(check.value), check.advice or "")
+        table.add_row(mark, *map(Text, (check.name, check.value, check.advice or "")))
     out.print(table)
     if problems:
         raise typer.Exit(1)
@@ -187,7 +200,7 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
         from potstill.planning import plan_run
 
         for line in plan_run(loaded, output):
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            _print(line)
         return
     from potstill.pipeline import run as run_recipe
 
@@ -207,16 +220,14 @@ def _summary(folder: Path, seconds: float) -> None:
     if (folder / "metrics.json").is_file():
         out.print(metrics_table(folder / "metrics.json"))
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-    out.print(f"Done in {minutes}.")
+    _print(f"Done in {minutes}.")
     for name, what in (
         ("model", "student"),
         ("report.html", "report"),
         ("metrics.json", "figures"),
     ):
         if (folder / name).exists():
-            out.print(
-                f"  {what + ':':9}{folder / name}", markup=False, highlight=False, soft_wrap=True
-            )
+            _print(f"  {what + ':':9}{folder / name}")
 
 
 class _Reporter:
@@ -245,7 +256,7 @@ class _Reporter:
 
     def say(self, message: str) -> None:
         if not self.quiet:
-            out.print(f"      {message}", markup=False, highlight=False, soft_wrap=True)
+            _print(f"      {message}")
 
     def stage(self, number: int, total: int, kind: str, skipped: bool) -> None:
         self._close()
@@ -254,10 +265,10 @@ class _Reporter:
         if self.quiet:
             return
         if skipped:
-            out.print(f"  ✓ {self._title}: done before, skipped", highlight=False)
+            _print(f"  ✓ {self._title}: done before, skipped")
             self._title = ""
         elif self._live is None:
-            out.print(f"  … {self._title}", highlight=False)
+            _print(f"  … {self._title}")
         else:
             self._live.update(Text(f"  … {self._title}"))
 
@@ -279,13 +290,11 @@ class _Reporter:
             )
         elif now - self._printed > 20 and not self.quiet:
             self._printed = now
-            out.print(f"    {self._title} {line}", markup=False, highlight=False)
+            _print(f"    {self._title} {line}")
 
     def _close(self) -> None:
         if self._title and not self.quiet:
-            out.print(
-                f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}", highlight=False
-            )
+            _print(f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}")
         self._title = ""
 
 
@@ -293,6 +302,11 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _print(line: str, style: str = "") -> None:
+    """Print as it is: brackets are no markup, and a path is not broken at the terminal's edge."""
+    out.print(Text(line, style=style), soft_wrap=True)
 
 
 def _table(*columns: str) -> Table:
@@ -317,8 +331,11 @@ def _explain(error: Exception) -> int:
     name = type(error).__name__
     if name == "Interrupted":
         return _say(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
-    if name == "TrainingFailed":
+    if name in ("TrainingFailed", "BenchmarkFailed"):
         return _say(f"error: {error}", 1)
+    if is_out_of_memory(error):
+        advice = "lower training.micro_batch_size if this was training, and else free some"
+        return _say(f"error: memory ran out: {advice}", 1)
     if isinstance(error, ValueError):
         return _say(f"error: {error}", 2)
     if isinstance(error, OSError) and error.strerror:  # a full disk names no file
@@ -334,7 +351,7 @@ def _is_input(error: OSError) -> bool:
 
 
 def _say(message: str, code: int) -> int:
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    err.print(Text(message), soft_wrap=True)
     return code
 
 

@@ -206,7 +206,7 @@ _WITHOUT_SPACES = [
 # What byte-level tokenizers write for a byte: itself where it is printable Latin-1, else a letter
 # from U+0100 on (as in GPT-2's vocabulary).
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+_BYTES: dict[str, int] = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + number): byte
     for number, byte in enumerate(byte for byte in range(0x100) if byte not in _PRINTABLE)
 }

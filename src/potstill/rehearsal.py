@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import assert_never
 import numpy as np
 import torch
 
+from potstill.distributed import check_processes
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_model
@@ -29,6 +31,7 @@ from potstill.recipe import (
 )
 from potstill.stages import check_length, check_pair, student_of, with_passage
 from potstill.text import heldout_side, read_records
+from potstill.training_log import check_trackers
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 
@@ -118,6 +121,11 @@ def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
     assert cast.model is not None
     check_length(recipe.corpus, cast.model)
+    check_trackers(stage.training.trackers)
+    group = None
+    if isinstance(stage, Distill) and recipe.task == "sentence_embedding":
+        group = stage.in_batch.group or stage.training.batch_size
+    check_processes(stage.training, int(os.environ.get("WORLD_SIZE", "1")), group)
     if isinstance(stage, Distill):
         assert cast.teacher is not None
         check_pair(cast.model, cast.teacher, stage.objectives)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 _NAMES = {
     "retrieval.mrr": "retrieval MRR",
@@ -90,7 +91,7 @@ def _columns(models: Mapping[str, Any]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
     for name in models:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold")
     return table
 
 
@@ -115,5 +116,5 @@ def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None
             cells.append(show(model))
         except (KeyError, TypeError):
             cells.append("")
-    if any(cells):
-        table.add_row(label, *cells)
+    if any(cells):  # names of models and metrics may hold brackets, which are no markup
+        table.add_row(*map(Text, (label, *cells)))

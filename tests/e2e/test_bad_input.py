@@ -319,6 +319,30 @@ def test_bad_usage(potstill: Potstill, work: Path, arguments: list[str]) -> None
         assert "--plan" in finished.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (
+            ["evaluate", "m", "--baseline", "m", "--text", "t.txt", "--unit", "foo"],
+            ["'--unit'", "'foo'", "'line', 'paragraph', 'document'"],
+        ),
+        (
+            ["bench", "m", "--length", "16", "--length", "2"],
+            ["'--length'", "3"],
+        ),
+        (["bench", "m", "--rounds", "2"], ["'--rounds'", "3"]),
+    ],
+)
+def test_an_option_that_does_not_fit(
+    potstill: Potstill, work: Path, arguments: list[str], parts: list[str]
+) -> None:
+    finished = potstill(*arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert "pydantic" not in finished.err
+    said = " ".join(finished.err.replace("│", " ").split())
+    assert all(part in said for part in parts), said
+
+
 # --- output ---------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from potstill import training
 from potstill.pipeline import run
@@ -110,16 +112,42 @@ def test_chunk_size_changes_nothing(
     assert_same_run(*folders)
 
 
+@pytest.mark.parametrize("dropout", [True, False])
 def test_gradient_checkpointing_changes_nothing(
-    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+    masked_lm_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dropout: bool,
 ) -> None:
+    checkpointed = []
+    original = GradientCheckpointingLayer.__call__
+
+    def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        checkpointed.append(self.gradient_checkpointing and self.training)
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(GradientCheckpointingLayer, "__call__", counted)
     folders = [
         run(
-            recipe(masked_lm_teacher, text_file, gradient_checkpointing=on, dropout=True),
+            recipe(masked_lm_teacher, text_file, gradient_checkpointing=on, dropout=dropout),
             output=tmp_path / str(on),
         )
         for on in (False, True)
     ]
+    assert_same_run(*folders)
+    assert sum(checkpointed) == 6 * 2  # steps, layers of the student
+
+
+def test_accelerates_configuration_changes_nothing(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [run(recipe(masked_lm_teacher, text_file), output=tmp_path / "plain")]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folders += [run(recipe(masked_lm_teacher, text_file), output=tmp_path / "configured")]
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert_same_run(*folders)
 
 
@@ -181,6 +209,26 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     )
     # another number of steps is another configuration: trained anew, and said so
     assert "runs again" in shorter.stdout
+
+
+def test_a_signal_in_the_last_step_stops_before_the_next_stage(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = recipe(masked_lm_teacher, text_file)
+    whole = run(plan, output=tmp_path / "whole")
+    step = training._Loop._step
+
+    def last(loop: training._Loop, number: int, batches: Any) -> None:
+        step(loop, number, batches)
+        if number == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training._Loop, "_step", last)
+    with pytest.raises(training.Interrupted, match="stopped at step 6"):
+        run(plan, output=tmp_path / "parts")
+    parts = run(plan, output=tmp_path / "parts")  # takes no step any more
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value), name
 
 
 def test_two_processes_give_the_losses_and_weights_of_one(

@@ -4,15 +4,18 @@ import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
 from conftest import Finished
 from potstill import cli, pipeline
+from potstill.benchmarking import BenchmarkFailed
 from potstill.doctor import Check
+from potstill.recipe import Files
 from potstill.training import Interrupted, TrainingFailed
 
 Potstill = Callable[..., Finished]
@@ -51,6 +54,20 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [
         (ValueError("layers: 9 is out of range"), 2, "error: layers: 9 is out of range\n"),
         (TrainingFailed("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (BenchmarkFailed("the model 'a' died"), 1, "error: the model 'a' died\n"),
+        *[
+            (
+                error,
+                1,
+                "error: memory ran out: lower training.micro_batch_size if this was training, "
+                "and else free some\n",
+            )
+            for error in (
+                MemoryError(),
+                torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+                RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+            )
+        ],
         (Interrupted(2, 7), 130, "stopped at step 7; the same command goes on from there\n"),
         (Interrupted(15, 7), 143, "stopped at step 7; the same command goes on from there\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
@@ -85,15 +102,21 @@ def test_an_error_is_one_sentence_and_a_code(
     assert (finished.code, finished.err) == (code, message)
 
 
+@pytest.mark.parametrize(
+    "error", [AssertionError("an invariant"), RuntimeError("mat1 and mat2 can't be multiplied")]
+)
 def test_a_mistake_of_ours_is_not_hidden(
-    monkeypatch: pytest.MonkeyPatch, recipe_file: Path, run_as: Callable[..., None]
+    monkeypatch: pytest.MonkeyPatch,
+    recipe_file: Path,
+    run_as: Callable[..., None],
+    error: Exception,
 ) -> None:
     def fail(**_: Any) -> None:
-        raise AssertionError("an invariant")
+        raise error
 
     run_as(fail)
     monkeypatch.setattr("sys.argv", ["potstill", "run", str(recipe_file)])
-    with pytest.raises(AssertionError, match="an invariant"):
+    with pytest.raises(type(error), match=str(error)):
         cli.main()
 
 
@@ -106,6 +129,43 @@ def test_square_brackets_in_a_message_are_no_markup(
     run_as(fail)
     finished = potstill("run", recipe_file)
     assert finished.err == "error: pip install potstill[report], or [red]nothing[/red]\n"
+
+
+def test_square_brackets_in_what_is_printed_are_no_markup(
+    potstill: Potstill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = "a [bold]b[/bold] [/x] :smile: c[report]"
+    monkeypatch.setattr("potstill.api.rebuild_report", lambda run: Path(odd))
+    finished = potstill("report", "run")
+    assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
+
+    result = {"noise": {"message": odd}, "models": {}, "ratios": {}}
+    monkeypatch.setattr("potstill.api.bench", lambda *_: result)
+    monkeypatch.setattr("potstill.tables.benchmark_table", lambda _: "")
+    finished = potstill("bench", "model")
+    assert finished.out.endswith(f"note: {odd}\n")
+
+    monkeypatch.setattr("potstill.doctor.diagnose", lambda: [Check(odd, odd, "ok", odd)])
+    finished = potstill("doctor")
+    cells = " ".join(finished.out.split())
+    assert cells.count("[bold]") == cells.count("[/bold]") == cells.count(":smile:") == 3
+    assert cells.count("[/x]") == cells.count("c[report]") == 3
+
+
+def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
+    from potstill.doctor import check_optional
+
+    found = check_optional(lambda _: None)
+    monkeypatch.setattr("potstill.doctor.diagnose", lambda: found)
+    monkeypatch.setenv("COLUMNS", "200")
+    finished = potstill("doctor")
+    assert 'pip install "potstill[report]" for the report\'s figures' in finished.out
+
+
+def test_a_long_path_stays_in_one_line(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("/".join(["a folder"] * 40))
+    monkeypatch.setattr("potstill.api.rebuild_report", lambda run: path)
+    assert potstill("report", "run").out == f"wrote {path}\n"
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -168,6 +228,12 @@ def test_doctor_fails_on_a_problem(
         "make",
         "room",
     ]
+
+
+def test_units_are_those_of_files() -> None:
+    assert [unit.value for unit in cli.Unit] == list(
+        get_args(Files.model_fields["unit"].annotation)
+    )
 
 
 def test_no_command_shows_the_commands(potstill: Potstill) -> None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import tiny_config
+from potstill import training_log
 from potstill.recipe import Recipe
 from potstill.rehearsal import Cast, rehearse
 
@@ -103,6 +104,24 @@ def test_columns_of_evaluation(sentence_teacher: Path, tmp_path: Path, key: str)
     other.write_text("text\nmalt and oak\n")
     with pytest.raises(ValueError, match=rf"{key}: no column 'title'; there are: text$"):
         check("title", heldout_sources=[str(other)])  # scores are on that text
+
+
+def test_what_several_processes_need(
+    sentence_teacher: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    stage = {**DISTILL, "training": {"max_steps": 1, "batch_size": 32}, "in_batch": {"group": 32}}
+    with pytest.raises(ValueError, match=r"micro_batch_size to at most 8 and in_batch\.group"):
+        casts(sentence_teacher, text_file, MAKE, stage, task="sentence_embedding")
+
+
+def test_a_tracker_that_is_not_installed(
+    masked_lm_teacher: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_log, "get_available_trackers", lambda: [])
+    stage = {**DISTILL, "training": {"max_steps": 1, "trackers": ["mlflow"]}}
+    with pytest.raises(ValueError, match="mlflow is not installed"):
+        casts(masked_lm_teacher, text_file, MAKE, stage)
 
 
 def test_the_last_text_column_is_the_passage(sentence_teacher: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from potstill.tables import benchmark_table, evaluation_table, metrics_table
 def rows(table: Table) -> dict[str, list[str]]:
     """Label -> cells, as printed on a wide terminal."""
     columns = [list(column.cells) for column in table.columns]
-    assert len(set(columns[0])) == len(columns[0])
+    assert len(set(map(str, columns[0]))) == len(columns[0])
     return {str(label): [str(c) for c in cells] for label, *cells in zip(*columns, strict=True)}
 
 
@@ -116,6 +116,16 @@ def test_a_runs_metrics(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_has_no_row(tmp_path: Path) -> None:
     assert rows(metrics(tmp_path, {"models": {"teacher": {}}, "comparisons": {}})) == {}
+
+
+def test_names_with_brackets_are_no_markup() -> None:
+    console = Console(width=120, record=True, file=StringIO())
+    scores = {"a [red]task[/red]": {"[/x]": 0.5}}
+    console.print(evaluation_table({"models": {"runs/[bold]a[/bold]": scores}}))
+    assert [line.split() for line in console.export_text().splitlines()] == [
+        ["runs/[bold]a[/bold]"],
+        ["a", "[red]task[/red]", "[/x]", "0.500"],
+    ]
 
 
 def test_tables_can_be_printed() -> None:

@@ -121,11 +121,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         finetune(max_steps=40, learning_rate=1e30, warmup=0, checkpoint_steps=1, clip=None),
     )
     with pytest.raises(
-        training.TrainingFailed, match=r"not finite at step \d+: lower learning_rate"
-    ):
+        training.TrainingFailed, match=r"not finite at step \d+: lower training\.learning_rate"
+    ) as failed:
         run(plan, output=tmp_path / "run")
-    assert list((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
+    kept = max((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
+    newest = int(kept.name.removeprefix("step-"))
+    assert str(failed.value).endswith(f"; the checkpoint of step {newest} is kept")
     assert not (tmp_path / "run/model").exists()
+
+
+def test_no_checkpoint_is_promised_where_none_was_written(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    plan = recipe(
+        masked_lm_teacher, text_file, finetune(max_steps=40, learning_rate=1e30, warmup=0)
+    )
+    with pytest.raises(training.TrainingFailed, match=r"precision=fp32$"):
+        run(plan, output=tmp_path / "run")
+    assert not list((tmp_path / "run/stages/01-finetune").glob("checkpoints/step-*"))
 
 
 def test_trackers_get_the_curves(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
@@ -136,8 +149,10 @@ def test_trackers_get_the_curves(masked_lm_teacher: Path, text_file: Path, tmp_p
     folder = run(plan, output=tmp_path / "run")
     written = next((folder / "stages/01-finetune").rglob("events.out.tfevents*"))
     curves = EventAccumulator(str(written.parent)).Reload()
-    logged = [e["loss"] for e in events(folder, "01-finetune", "train")]
-    assert [s.value for s in curves.Scalars("train/loss")] == pytest.approx(logged, rel=1e-6)
+    logged = events(folder, "01-finetune", "train")
+    points = curves.Scalars("train/loss")
+    assert [s.value for s in points] == pytest.approx([e["loss"] for e in logged], rel=1e-6)
+    assert [s.step for s in points] == [e["step"] for e in logged] == [1, 2, 3]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -160,8 +175,28 @@ def test_more_processes_than_micro_batches_is_refused(
         device = torch.device("cpu")
 
     monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
-    with pytest.raises(ValueError, match="set micro_batch_size to at most 4"):
+    with pytest.raises(ValueError, match=r"set training\.micro_batch_size to at most 4$"):
         run(recipe(masked_lm_teacher, text_file, finetune(max_steps=3)), output=tmp_path / "run")
+
+
+def test_sentence_embeddings_are_shared_out_in_groups(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two:
+        num_processes, process_index, is_main_process = 2, 0, True
+        device = torch.device("cpu")
+
+    monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
+    distill = {
+        "kind": "distill",
+        "model": "teacher",
+        "objectives": [{"kind": "soft_targets"}],
+        "training": {"batch_size": 8, "max_steps": 1},
+    }
+    tree = recipe(sentence_teacher, text_file, {"kind": "make_student"}).model_dump()
+    plan = Recipe.model_validate({**tree, "task": "sentence_embedding", "stages": [distill]})
+    with pytest.raises(ValueError, match=r"at most 4 and in_batch\.group to a divisor of it$"):
+        run(plan, output=tmp_path / "run")
 
 
 def test_the_unmasked_positions_never_reach_the_hard_loss(

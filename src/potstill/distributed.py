@@ -1,0 +1,103 @@
+"""The processes of one training: how they are joined, and what they sum up and agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+
+from potstill.recipe import Training
+from potstill.training_log import check_trackers
+
+# The others wait while the first one evaluates or benchmarks: the usual ten minutes would end them.
+_PATIENCE = timedelta(hours=24)
+
+
+def make_accelerator(settings: Training, folder: Path) -> Accelerator:
+    """What launches, places and synchronises; trackers write below `folder`.
+
+    Accumulation, normalisation and precision are ours, whatever its own configuration says.
+
+    Raises:
+        ValueError: a tracker is not installed.
+    """
+    check_trackers(settings.trackers)
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        log_with=list(settings.trackers) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def check_processes(settings: Training, world: int, group: int | None) -> None:
+    """Refuse more processes than a batch has micro-batches: some would have nothing to train on.
+
+    Args:
+        world: number of processes.
+        group: texts compared with each other (in_batch.group, or else the whole batch), of which
+            micro-batches are made; None: texts are independent of each other (masked LM).
+
+    Raises:
+        ValueError: what to set instead, in one sentence.
+    """
+    size = settings.batch_size
+    micro = settings.micro_batch_size or size
+    count = size // micro
+    if count >= world:
+        return
+    # as the recipe wants it: the batch is whole micro-batches, these are whole groups of 3 or more
+    least = 1 if group is None else 3
+    fitting = [d for d in range(least, size // world + 1) if size % d == 0]
+    whole_groups = [d for d in fitting if d % (group or 1) == 0]
+    if not fitting:
+        advice = f"start fewer of them, or set training.batch_size to a multiple of {least * world}"
+    elif group is None:
+        advice = f"set training.micro_batch_size to at most {max(fitting)}"
+    elif whole_groups:
+        advice = (
+            f"set training.micro_batch_size to at most {max(whole_groups)}, a multiple of "
+            f"in_batch.group {group}"
+        )
+    else:
+        advice = (
+            f"set training.micro_batch_size to at most {max(fitting)} and in_batch.group to a "
+            "divisor of it"
+        )
+    plural = "" if count == 1 else "es"
+    raise ValueError(
+        f"a batch of {size} is {count} micro-batch{plural} of {micro} for {world} processes: "
+        f"{advice}"
+    )
+
+
+def wait_for_all() -> None:
+    """Wait until every process of a distributed run is here."""
+    # accelerate joins processes on CPUs only where told that it is CPUs
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+    state.wait_for_everyone()
+
+
+def sum_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
+    """Sums over processes, in float64."""
+    if accelerator.num_processes == 1:
+        return [float(value) for value in values]
+    device = accelerator.device
+    # MPS has no float64
+    where = torch.device("cpu") if device.type == "mps" else device
+    tensor = torch.tensor(values, dtype=torch.float64, device=where)
+    torch.distributed.all_reduce(tensor)
+    return [float(value) for value in tensor]
+
+
+def largest_of_all(accelerator: Accelerator, value: int) -> int:
+    """The largest value of all processes, so that all decide alike."""
+    if accelerator.num_processes == 1:
+        return value
+    tensor = torch.tensor(value, device=accelerator.device)
+    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+    return int(tensor)
