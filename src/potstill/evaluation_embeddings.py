@@ -23,11 +23,19 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class _Found:
-    """One model's answers to the retrieval questions."""
+    """One model's answers to the retrieval questions: none where there are no queries."""
 
-    embeddings_PD: np.ndarray
-    scores_QP: np.ndarray
-    ranks_Q: np.ndarray
+    passages_PD: np.ndarray
+    queries_QD: np.ndarray
+    ranks_Q: np.ndarray  # of each query's own passage
+    tops_Q: np.ndarray  # the passage that scores highest
+
+    def cosines_P(self, query: int) -> np.ndarray:
+        """Similarities of all passages to one query, float64."""
+        query_1D = self.queries_QD[query : query + 1].astype(np.float64)
+        [(_, scores_1P)] = metrics.cosine_blocks(query_1D, self.passages_PD)
+        cosines: np.ndarray = scores_1P[0]
+        return cosines
 
 
 def evaluate_embeddings(
@@ -130,19 +138,11 @@ def _answers(
 ) -> _Found:
     passages_PD = runtime.embed(text.passages, max_length=max_length, progress=advance)
     if text.queries is None:
-        empty = np.zeros((0, len(text.passages)), dtype=np.float32)
-        return _Found(passages_PD, empty, np.zeros(0))
+        nobody = np.zeros(0, dtype=np.int64)
+        return _Found(passages_PD, passages_PD[:0], nobody, nobody)
     queries_QD = runtime.embed(text.queries, max_length=max_length, progress=advance)
-    scores_QP = _unit(queries_QD) @ _unit(passages_PD).T
-    return _Found(
-        passages_PD, scores_QP, metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
-    )
-
-
-def _unit(vectors_ND: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    unit: np.ndarray = vectors_ND / np.maximum(norms, 1e-12)
-    return unit
+    ranks_Q, tops_Q = metrics.own_ranks(metrics.cosine_blocks(queries_QD, passages_PD))
+    return _Found(passages_PD, queries_QD, ranks_Q, tops_Q)
 
 
 def _embedding_scores(
@@ -155,11 +155,11 @@ def _embedding_scores(
             "recall_at_1": metrics.recall_at_k(found.ranks_Q, 1),
         }
     scores["similarity"] = {
-        "pearson": metrics.similarity_correlation(found.embeddings_PD, base.embeddings_PD)
+        "pearson": metrics.similarity_correlation(found.passages_PD, base.passages_PD)
     }
     correct = None
     if text.labels is not None and len(set(text.labels)) > 1:
-        correct = metrics.probe_correct(found.embeddings_PD, np.array(text.labels), seed=seed)
+        correct = metrics.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores, correct
 
@@ -167,8 +167,7 @@ def _embedding_scores(
 def _tfidf(text: _Texts, seed: int) -> Scores:
     scores: Scores = {}
     if text.queries is not None:
-        scores_QP = metrics.tfidf_retrieval(text.queries, text.passages)
-        ranks = metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
+        ranks, _ = metrics.own_ranks(metrics.tfidf_retrieval(text.queries, text.passages))
         scores["retrieval"] = {
             "mrr": metrics.mean_reciprocal_rank(ranks),
             "recall_at_1": metrics.recall_at_k(ranks, 1),
@@ -229,12 +228,17 @@ def _softened(
     if text.queries is None:
         return None
     # the least certain question that the baseline still answers: there is something to see
-    top8_Q8 = np.sort(base.scores_QP, axis=1)[:, ::-1][:, :8]
-    certainty_Q = metrics.softmax(top8_Q8 * SCALE, 1.0)[:, 0]
+    certainty_Q = np.concatenate(
+        [
+            metrics.softmax(np.sort(scores_BP, axis=1)[:, ::-1][:, :8] * SCALE, 1.0)[:, 0]
+            for _, scores_BP in metrics.cosine_blocks(base.queries_QD, base.passages_PD)
+        ]
+    )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
-    shown = np.argsort(-base.scores_QP[query], kind="stable")[:8]
-    logits = base.scores_QP[query, shown] * SCALE
-    student_logits = found[student].scores_QP[query, shown] * SCALE
+    cosines_P = base.cosines_P(query)
+    shown = np.argsort(-cosines_P, kind="stable")[:8]
+    logits = cosines_P[shown] * SCALE
+    student_logits = found[student].cosines_P(query)[shown] * SCALE
     return {
         "text": text.queries[query],
         "candidates": [text.queries[p] for p in shown],
@@ -252,7 +256,7 @@ def _examples(
     if text.queries is None:
         return []
     ranks_t, ranks_s = found[baseline].ranks_Q, found[student].ranks_Q
-    tops_t, tops_s = (found[name].scores_QP.argmax(1) for name in (baseline, student))
+    tops_t, tops_s = found[baseline].tops_Q, found[student].tops_Q
     differing = [q for q in range(len(ranks_t)) if tops_t[q] != tops_s[q]]
     differing.sort(key=lambda q: -abs(np.log(ranks_t[q]) - np.log(ranks_s[q])))
     return [

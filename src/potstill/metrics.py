@@ -1,12 +1,13 @@
 """Scores, their retention, and how sure one can be of it; numpy, scipy and scikit-learn only.
 
-Q queries, P passages, N items, D width.
+Q queries, P passages, N items, D width. What there is for each pair of texts exists in blocks of
+rows only, so that memory grows with the number of texts and not with its square.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ Array = NDArray[Any]
 # Of the distribution that the report shows softened.
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 RESAMPLES = 2000  # of the bootstrap
+BLOCK = 2_000_000  # scores of pairs of texts that exist at a time
+
+Block = tuple[slice, Array]  # rows of a matrix of scores, and the scores there
 
 # --- retrieval ------------------------------------------------------------------------------------
 
@@ -38,6 +42,38 @@ def target_ranks(scores_QP: Array, target_Q: Array) -> Array:
     return ranks
 
 
+def own_ranks(blocks: Iterator[Block]) -> tuple[Array, Array]:
+    """ranks_Q and tops_Q of all queries, of which the i-th belongs to the i-th passage: the rank of
+    its passage (see `target_ranks`), and the number of the passage that scores highest.
+    """
+    ranks, tops = [], []
+    for rows, scores_BP in blocks:
+        ranks.append(target_ranks(scores_BP, np.arange(rows.start, rows.stop)))
+        tops.append(scores_BP.argmax(axis=1))
+    return np.concatenate(ranks), np.concatenate(tops)
+
+
+def cosine_blocks(queries_QD: Array, passages_PD: Array) -> Iterator[Block]:
+    """Cosine similarities of queries (rows) and passages, in the vectors' own precision."""
+    queries, passages = unit_rows(queries_QD), unit_rows(passages_PD)
+    for rows in _row_blocks(len(queries), len(passages)):
+        yield rows, queries[rows] @ passages.T
+
+
+def unit_rows(vectors_ND: Array) -> Array:
+    """Each row divided by its Euclidean norm; a row of zeros stays one."""
+    norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit: Array = vectors_ND / np.maximum(norms_N1, 1e-12)
+    return unit
+
+
+def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Consecutive rows of a matrix, at most BLOCK values at a time but a row at least."""
+    height = max(1, BLOCK // max(1, columns))
+    for start in range(0, rows, height):
+        yield slice(start, min(start + height, rows))
+
+
 def mean_reciprocal_rank(ranks_Q: Array) -> float:
     """Mean of 1 / rank; ranks count from 1."""
     return float(np.mean(1.0 / ranks_Q))
@@ -48,16 +84,18 @@ def recall_at_k(ranks_Q: Array, k: int) -> float:
     return float(np.mean(ranks_Q <= k))
 
 
-def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Array:
-    """scores_QP: cosine of TF-IDF vectors; document frequencies are counted on the passages.
+def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:
+    """Cosines of TF-IDF vectors of queries (rows) and passages; document frequencies are counted
+    on the passages.
 
     Raises:
         ValueError: (from scikit-learn) no passage has a word.
     """
     vectorizer = TfidfVectorizer(sublinear_tf=True)
-    passages_PV = vectorizer.fit_transform(passages)
-    scores: Array = (vectorizer.transform(queries) @ passages_PV.T).toarray()
-    return scores
+    passages_VP = vectorizer.fit_transform(passages).T
+    queries_QV = vectorizer.transform(queries)
+    for rows in _row_blocks(len(queries), len(passages)):
+        yield rows, (queries_QV[rows] @ passages_VP).toarray()
 
 
 # --- embeddings -----------------------------------------------------------------------------------
@@ -70,18 +108,27 @@ def similarity_correlation(a_ND: Array, b_ND: Array) -> float:
     0 where one space is collapsed (all its similarities are alike) and no correlation is defined.
     """
     assert len(a_ND) == len(b_ND) >= 3, "the same three texts at least, in both spaces"
-    pairs = ~np.tri(len(a_ND), dtype=bool)  # the upper triangle, diagonal excluded
-    a, b = _cosines(a_ND)[pairs], _cosines(b_ND)[pairs]
-    if min(a.std(), b.std()) < 1e-9:
+    spaces = [unit_rows(np.asarray(vectors_ND, dtype=np.float64)) for vectors_ND in (a_ND, b_ND)]
+    # Means and co-moments of what was seen, to which each block adds its own: Chan, Golub and
+    # LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    count, means_2, moments_22 = 0, np.zeros(2), np.zeros((2, 2))
+    for rows in _row_blocks(len(a_ND) - 1, len(a_ND)):
+        after = rows.start + 1  # the upper triangle, diagonal excluded, has only later columns
+        pairs = ~np.tri(rows.stop - rows.start, len(a_ND) - after, k=-1, dtype=bool)
+        cosines_2M = np.stack([(unit[rows] @ unit[after:].T)[pairs] for unit in spaces])
+        size = cosines_2M.shape[1]
+        block_means_2 = cosines_2M.mean(axis=1)
+        cosines_2M -= block_means_2[:, None]
+        shift_2 = block_means_2 - means_2
+        weight = count * size / (count + size)
+        moments_22 += cosines_2M @ cosines_2M.T + weight * np.outer(shift_2, shift_2)
+        means_2 += shift_2 * size / (count + size)
+        count += size
+    deviations_2 = np.sqrt(np.diag(moments_22) / count)
+    if deviations_2.min() < 1e-9:
         return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _cosines(vectors_ND: Array) -> Array:
-    vectors = np.asarray(vectors_ND, dtype=np.float64)
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosines: Array = unit @ unit.T
-    return cosines
+    correlation = moments_22[0, 1] / count / deviations_2.prod()
+    return float(np.clip(correlation, -1, 1))
 
 
 # --- probes ---------------------------------------------------------------------------------------

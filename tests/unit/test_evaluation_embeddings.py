@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill import evaluation_embeddings, metrics
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.models import load_model, save_model, with_model
 from potstill.recipe import Evaluate
@@ -168,6 +170,53 @@ def test_retention_is_the_score_over_the_baselines(result: dict[str, Any]) -> No
     assert set(result["intervals"]["student"]) == {"retrieval.mrr", "topic_probe.accuracy"}
     for key, (low, high) in result["intervals"]["student"].items():
         assert low < result["retention"]["student"][key] < high
+
+
+class RandomVectors:
+    """In place of `Runtime`: an encoder that is not there."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    @staticmethod
+    def open(folder: Path, task: str) -> RandomVectors:
+        return RandomVectors()
+
+    def embed(self, texts: list[str], **options: Any) -> np.ndarray:
+        return self.generator.normal(size=(len(texts), 4)).astype(np.float32)
+
+
+def test_memory_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
+    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    count = 2000
+    records = [record(i, f"title {i}", f"body {i}") for i in range(count)]
+    tracemalloc.start()
+    try:
+        found = evaluate_embeddings({"teacher": Path()}, records, SETTINGS, seed=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found["records"] == count
+    assert found["softened"] is not None
+    assert peak < count**2  # bytes: a quarter of one matrix in float32
+
+
+def test_blocks_change_nothing(
+    result: dict[str, Any],
+    sentence_teacher: Path,
+    student: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", 5 * COUNT)
+    models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
+    other = evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+    for name, tasks in result["models"].items():
+        for task, scores in tasks.items():
+            assert other["models"][name][task] == pytest.approx(scores, rel=1e-9)
+    assert other["references"] == result["references"]
+    assert other["softened"]["text"] == result["softened"]["text"]
+    assert other["softened"]["candidates"] == result["softened"]["candidates"]
 
 
 # --- what the report shows ------------------------------------------------------------------------
