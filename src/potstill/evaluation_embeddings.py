@@ -223,29 +223,30 @@ def _hidden_cosines(
 def _softened(
     found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
 ) -> dict[str, Any] | None:
-    """One real question's distribution over its eight nearest passages, at several temperatures."""
+    """One real question's distribution over all passages, at several temperatures: the shares of
+    the eight that the baseline finds nearest, which leave the rest of 1 to all others.
+    """
     base = found[baseline]
     if text.queries is None:
         return None
     # the least certain question that the baseline still answers: there is something to see
     certainty_Q = np.concatenate(
         [
-            metrics.softmax(np.sort(scores_BP, axis=1)[:, ::-1][:, :8] * SCALE, 1.0)[:, 0]
+            metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1)
             for _, scores_BP in metrics.cosine_blocks(base.queries_QD, base.passages_PD)
         ]
     )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
-    cosines_P = base.cosines_P(query)
-    shown = np.argsort(-cosines_P, kind="stable")[:8]
-    logits = cosines_P[shown] * SCALE
-    student_logits = found[student].cosines_P(query)[shown] * SCALE
+    logits_P = base.cosines_P(query) * SCALE
+    student_logits_P = found[student].cosines_P(query) * SCALE
+    shown = np.argsort(-logits_P, kind="stable")[:8]
     return {
         "text": text.queries[query],
         "candidates": [text.queries[p] for p in shown],
         "temperatures": {
-            f"{t:g}": metrics.softmax(logits, t).tolist() for t in metrics.TEMPERATURES
+            f"{t:g}": metrics.softmax(logits_P, t)[shown].tolist() for t in metrics.TEMPERATURES
         },
-        "student": {"1": metrics.softmax(student_logits, 1.0).tolist()},
+        "student": {"1": metrics.softmax(student_logits_P, 1.0)[shown].tolist()},
     }
 
 

@@ -222,23 +222,35 @@ def test_blocks_change_nothing(
 # --- what the report shows ------------------------------------------------------------------------
 
 
-def test_the_softened_example_is_a_softmax_at_each_temperature(
-    result: dict[str, Any], sentence_teacher: Path
+def test_the_softened_example_is_a_softmax_over_all_passages(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
 ) -> None:
-    shown = result["softened"]
+    models = {"teacher": sentence_teacher, "student": student}
+    shown = evaluate_embeddings(models, articles(), SETTINGS, seed=5)["softened"]
     titles = column("title")
-    query = unit_vectors(sentence_teacher, [shown["text"]])[0]
-    by_title = dict(zip(titles, unit_vectors(sentence_teacher, column("body")), strict=True))
-    nearest = sorted(titles, key=lambda title: -float(query @ by_title[title]))[:8]
+    cosines = {}
+    for name, folder in models.items():
+        query = unit_vectors(folder, [shown["text"]])[0]
+        passages = unit_vectors(folder, column("body"))
+        cosines[name] = {
+            t: float(query @ passage) for t, passage in zip(titles, passages, strict=True)
+        }
+
+    def share(name: str, title: str, temperature: float) -> float:
+        weights = {t: math.exp(20 * cosine / temperature) for t, cosine in cosines[name].items()}
+        return weights[title] / sum(weights.values())
+
+    nearest = sorted(titles, key=lambda title: -cosines["teacher"][title])[:8]
     assert shown["candidates"] == nearest
     assert shown["candidates"][0] == shown["text"]  # a question that the baseline answers
     assert list(shown["temperatures"]) == ["0.5", "1", "2", "4"]
     for temperature, found in shown["temperatures"].items():
-        weights = [
-            math.exp(20 * float(query @ by_title[title]) / float(temperature)) for title in nearest
-        ]
-        assert found == pytest.approx([w / sum(weights) for w in weights], rel=1e-3)
-    assert sum(shown["student"]["1"]) == pytest.approx(1)
+        expected = [share("teacher", title, float(temperature)) for title in nearest]
+        assert found == pytest.approx(expected, rel=1e-3)
+    assert sum(shown["temperatures"]["4"]) < 0.8  # the other 16 have their share
+    expected = [share("student", title, 1) for title in nearest]
+    assert shown["student"]["1"] == pytest.approx(expected, rel=1e-3)
+    assert result["softened"]["temperatures"] == shown["temperatures"]
 
 
 def test_examples_are_questions_answered_differently(
