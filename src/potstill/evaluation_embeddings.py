@@ -44,6 +44,8 @@ def evaluate_embeddings(
     settings: Evaluate,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    student: str | None = None,
 ) -> dict[str, Any]:
     """Retrieval of passages by their queries, similarity to the baseline's space, topics; as
     result.json.
@@ -51,6 +53,8 @@ def evaluate_embeddings(
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.
         records: held-out records; exact duplicates of a passage are left out.
+        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
+            None: the last of `models` that is not the baseline.
 
     Raises:
         ValueError: too few records, or a record without one of the columns.
@@ -58,6 +62,8 @@ def evaluate_embeddings(
     records = _distinct(records, settings)
     text = _Texts.of(records, settings)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    student = order[-1] if student is None else student
+    assert student in models, f"no model {student}"
     found: dict[str, _Found] = {}
     work = sum(2 if text.queries else 1 for _ in order) * len(text.passages) + 1
     done = 0
@@ -88,8 +94,8 @@ def evaluate_embeddings(
         "references": {"tfidf": _tfidf(text, seed)},
         "retention": retention,
         "intervals": intervals,
-        "softened": _softened(found, text, settings.baseline, order[-1]),
-        "examples": _examples(found, text, settings.baseline, order[-1]),
+        "softened": _softened(found, text, settings.baseline, student),
+        "examples": _examples(found, text, settings.baseline, student),
     }
 
 

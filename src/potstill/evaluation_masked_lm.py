@@ -42,6 +42,8 @@ def evaluate_masked_lm(
     settings: Evaluate,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    student: str | None = None,
 ) -> dict[str, Any]:
     """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
     result.json.
@@ -51,6 +53,8 @@ def evaluate_masked_lm(
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.
         train_counts: how often each token stands in the training text: the unigram reference.
+        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
+            None: the last of `models` that is not the baseline.
 
     Raises:
         ValueError: no held-out text, or models of different vocabularies.
@@ -60,6 +64,8 @@ def evaluate_masked_lm(
             "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
         )
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    student = order[-1] if student is None else student
+    assert student in models, f"no model {student}"
     loaded = {name: load_model(models[name], "masked_lm") for name in order}
     _check_vocabularies(loaded, settings.baseline)
     pad_id = loaded[settings.baseline].tokenizer.pad_token_id
@@ -68,7 +74,7 @@ def evaluate_masked_lm(
     tallies = {name: _Tally() for name in order}
     masked_S: list[int] = []
     tokens, gold_all = 0, []
-    example = _Example(settings.baseline, order[-1])
+    example = _Example(settings.baseline, student)
     for start in range(0, len(chosen), BATCH):
         batch = collate(
             heldout, chosen[start : start + BATCH], pad_id, masker, seed, EVALUATION_EPOCH

@@ -272,6 +272,20 @@ def test_examples_are_questions_answered_differently(
     assert result["examples"] == []  # of a model and its copy
 
 
+def test_the_student_is_the_one_named_or_the_last(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
+    named = evaluate_embeddings(models, articles(), SETTINGS, seed=5, student="student")
+    alone = {"student": student, "teacher": sentence_teacher}
+    last = evaluate_embeddings(alone, articles(), SETTINGS, seed=5)
+    assert named["examples"] == last["examples"] != []
+    assert named["softened"] == last["softened"]
+    assert result["examples"] == []  # the last of the three is the teacher's copy
+    assert result["softened"]["student"]["1"] == result["softened"]["temperatures"]["1"]
+    assert named["models"] == result["models"]
+
+
 def test_without_queries_and_labels_there_is_only_similarity(
     sentence_teacher: Path, student: Path
 ) -> None:

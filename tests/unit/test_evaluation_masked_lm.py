@@ -269,6 +269,23 @@ def test_the_softened_example_is_a_softmax_at_each_temperature(
     assert len(shown["student"]["1"]) == 8
 
 
+def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> None:
+    def evaluated(names: str, student: str | None = None) -> dict[str, Any]:
+        chosen = {name: folders[name] for name in names.split()}
+        return evaluate_masked_lm(
+            chosen, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, student=student
+        )
+
+    everyone = "student copy teacher"
+    named, last = evaluated(everyone, "student"), evaluated("student teacher")
+    assert named["examples"] == last["examples"] != []
+    assert named["softened"] == last["softened"]
+    unnamed = evaluated(everyone)  # the last of the three is the teacher's copy
+    assert unnamed["examples"] == []
+    assert unnamed["softened"]["student"]["1"] == unnamed["softened"]["temperatures"]["1"]
+    assert named["models"] == unnamed["models"]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
