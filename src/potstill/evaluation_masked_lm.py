@@ -84,7 +84,7 @@ def evaluate_masked_lm(
         gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
         _one_batch(loaded, batch, tallies, example, settings.baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
-    masked = sum(masked_S)
+    masked, gold_K = sum(masked_S), np.concatenate(gold_all)
     scores = {
         name: _scores(tally, masked, tokens, name == settings.baseline)
         for name, tally in tallies.items()
@@ -99,7 +99,7 @@ def evaluate_masked_lm(
         "masked_positions": masked,
         "baseline": settings.baseline,
         "models": scores,
-        "references": {"unigram": _unigram(train_counts, np.concatenate(gold_all))},
+        "references": {"unigram": _unigram(train_counts, masker.special_V, gold_K)},
         "retention": retention,
         "intervals": intervals,
         "softened": example.softened,
@@ -186,11 +186,17 @@ def _scores(
     return scores
 
 
-def _unigram(train_counts: np.ndarray, gold_K: np.ndarray) -> dict[str, dict[str, float]]:
-    """Always predicting by the tokens' frequencies in the training text (add-one smoothed)."""
-    smoothed = train_counts + 1.0
-    loss = float(-np.log(smoothed[gold_K] / smoothed.sum()).mean())
-    top1 = float((gold_K == int(train_counts.argmax())).mean())
+def _unigram(
+    train_counts_V: np.ndarray, special_V: np.ndarray, gold_K: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Always predicting by the tokens' frequencies in the training text (add-one smoothed).
+
+    Special tokens count as unseen: they are never masked, so never the right answer.
+    """
+    counts_V = np.where(special_V, 0, train_counts_V)
+    smoothed_V = counts_V + 1.0
+    loss = float(-np.log(smoothed_V[gold_K] / smoothed_V.sum()).mean())
+    top1 = float((gold_K == int(counts_V.argmax())).mean())
     return {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
 
 
