@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,9 @@ def evaluate_embeddings(
         scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
         if topics is not None:
             correct[name] = topics
-    retention, intervals = metrics.retentions(_per_item(found, correct), settings.baseline, seed)
+    retention, intervals = metrics.retentions(
+        _per_item(found, correct), settings.baseline, seed, _chance(text)
+    )
     return {
         "task": "sentence_embedding",
         "records": len(text.passages),
@@ -197,6 +200,18 @@ def _per_item(
     if correct:
         items["topic_probe.accuracy"] = {name: c.astype(float) for name, c in correct.items()}
     return items
+
+
+def _chance(text: _Texts) -> dict[str, float]:
+    """score name -> what guessing scores (see `metrics.retentions`)."""
+    count = len(text.passages)
+    chance = {
+        "retrieval.mrr": float((1 / np.arange(1, count + 1)).mean()),
+        "retrieval.recall_at_1": 1 / count,
+    }
+    if text.labels is not None:
+        chance["topic_probe.accuracy"] = max(Counter(text.labels).values()) / count
+    return chance
 
 
 def _hidden_cosines(

@@ -84,22 +84,27 @@ def evaluate_masked_lm(
         gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
         _one_batch(loaded, batch, tallies, example, settings.baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
-    masked, gold_K = sum(masked_S), np.concatenate(gold_all)
+    masked = sum(masked_S)
     scores = {
         name: _scores(tally, masked, tokens, name == settings.baseline)
         for name, tally in tallies.items()
     }
-    rates = {
-        "masked_lm.top1": {name: np.array(tally.right_S) for name, tally in tallies.items()},
-    }
-    retention, intervals = metrics.retentions(rates, settings.baseline, seed)
+    # By sequence, scaled so that their mean is the top-1 of all positions, as its chance level is.
+    rates = {name: np.array(t.right_S) / np.mean(masked_S) for name, t in tallies.items()}
+    unigram = _unigram(train_counts, masker.special_V, np.concatenate(gold_all))
+    retention, intervals = metrics.retentions(
+        {"masked_lm.top1": rates},
+        settings.baseline,
+        seed,
+        {"masked_lm.top1": unigram["masked_lm"]["top1"]},
+    )
     return {
         "task": "masked_lm",
         "records": len(chosen),
         "masked_positions": masked,
         "baseline": settings.baseline,
         "models": scores,
-        "references": {"unigram": _unigram(train_counts, masker.special_V, gold_K)},
+        "references": {"unigram": unigram},
         "retention": retention,
         "intervals": intervals,
         "softened": example.softened,

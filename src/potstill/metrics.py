@@ -7,7 +7,7 @@ rows only, so that memory grows with the number of texts and not with its square
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -185,26 +185,41 @@ def softmax(logits: ArrayLike, temperature: float) -> Array:
 
 
 def retentions(
-    items: Mapping[str, Mapping[str, Array]], baseline: str, seed: int
+    items: Mapping[str, Mapping[str, Array]],
+    baseline: str,
+    seed: int,
+    chance: Mapping[str, float],
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
     """Retention of each score by each model but the baseline, and its 95% interval.
+
+    Near chance a ratio says nothing: a student that guesses keeps all of a teacher that guesses.
+    So a score has a retention only where the baseline is better than chance beyond doubt, that is
+    where the lower end of its own 95% bootstrap interval (see `mean_interval`) is above chance.
 
     Args:
         items: score -> model -> one value for each item, the same items in the same order; a score
             is their mean, the higher the better. Losses have no retention.
+        chance: score -> what guessing scores, for each score of `items`. Guessing a rank among P
+            passages evenly has the mean reciprocal rank H(P) / P, where H(P) = 1 + 1/2 + ... + 1/P,
+            and recall@1 1 / P; always naming the commonest label or token has its share.
 
     Returns:
-        model -> score -> model's mean / baseline's mean; model -> score -> [low, high]. A score of
-        which the baseline has nothing is left out, and so is an interval that can't be told.
+        model -> score -> model's mean / baseline's mean, empty for a model where no score of the
+        baseline is above chance; model -> score -> [low, high], without intervals that can't be
+        told.
     """
     ratios: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, list[float]]] = {}
     for score, by_model in items.items():
         base_N = by_model[baseline]
-        for name, values_N in by_model.items():
-            if name == baseline or np.mean(base_N) <= 0:
-                continue
-            ratios.setdefault(name, {})[score] = float(np.mean(values_N) / np.mean(base_N))
+        others = {name: values_N for name, values_N in by_model.items() if name != baseline}
+        for name in others:
+            ratios.setdefault(name, {})
+        base_interval = mean_interval(base_N, seed) if others else None
+        if base_interval is None or base_interval[0] <= chance[score]:
+            continue
+        for name, values_N in others.items():
+            ratios[name][score] = float(np.mean(values_N) / np.mean(base_N))
             interval = retention_interval(values_N, base_N, seed)
             if interval is not None:
                 intervals.setdefault(name, {})[score] = list(interval)
@@ -218,18 +233,32 @@ def retention_interval(student_N: Array, teacher_N: Array, seed: int) -> tuple[f
     ratio has no bound.
     """
     assert len(student_N) == len(teacher_N), "the same items"
-    if len(student_N) < 2:
+    return _bootstrapped((student_N, teacher_N), _ratio_of_means, seed)
+
+
+def mean_interval(values_N: Array, seed: int) -> tuple[float, float] | None:
+    """95% interval of a mean: percentile bootstrap, of the very resamples of the items that
+    `retention_interval` draws. None for a single item.
+    """
+    return _bootstrapped((values_N,), np.mean, seed)
+
+
+def _bootstrapped(
+    samples: Sequence[Array], statistic: Callable[..., Any], seed: int
+) -> tuple[float, float] | None:
+    count = len(samples[0])
+    if count < 2:
         return None
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # told by the None
         result = stats.bootstrap(
-            (student_N, teacher_N),
-            _ratio_of_means,
+            samples,
+            statistic,
             paired=True,
             vectorized=True,
             n_resamples=RESAMPLES,
             # bounds the memory at 10 million values however many items there are
-            batch=max(1, 10_000_000 // len(student_N)),
+            batch=max(1, 10_000_000 // count),
             confidence_level=0.95,
             method="percentile",
             rng=np.random.default_rng(seed),

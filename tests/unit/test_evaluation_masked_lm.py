@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import evaluation_masked_lm
+from potstill import evaluation_masked_lm, metrics
 from potstill.data import Tokens
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.masking import Masker, make_masker
@@ -173,15 +173,45 @@ def test_a_model_agrees_with_itself(result: dict[str, Any]) -> None:
     assert copy["masked_lm"] == result["models"]["teacher"]["masked_lm"]
     assert copy["agreement"] == {"top1": 1.0, "kl": 0.0}
     assert copy["hidden"]["cosine"] == pytest.approx(1)
+
+
+# a token that no text has is the commonest, so that the unigram reference is never right
+NO_CHANCE = np.bincount([V - 1] * 9, minlength=V)
+
+
+def test_retention_is_that_of_top1(folders: dict[str, Path]) -> None:
+    result = evaluate_masked_lm(folders, HELDOUT, NO_CHANCE, masker(), Evaluate(), SEED)
     assert result["retention"]["copy"] == {"masked_lm.top1": 1.0}
-
-
-def test_retention_is_that_of_top1(result: dict[str, Any]) -> None:
     rates = [result["models"][name]["masked_lm"]["top1"] for name in ("student", "teacher")]
     kept = result["retention"]["student"]["masked_lm.top1"]
     assert kept == pytest.approx(rates[0] / rates[1])
     low, high = result["intervals"]["student"]["masked_lm.top1"]
     assert low < kept < high
+
+
+def test_a_teacher_no_better_than_the_unigram_reference_has_no_retention(
+    result: dict[str, Any],
+) -> None:
+    unigram = result["references"]["unigram"]["masked_lm"]["top1"]
+    assert result["models"]["teacher"]["masked_lm"]["top1"] < 2 * unigram
+    assert result["retention"] == {"student": {}, "copy": {}}
+    assert result["intervals"] == {}
+
+
+def test_the_baseline_s_top1_is_compared_with_the_unigram_reference_s(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are shares of all masked positions, though the items are sequences of many."""
+    seen: list[Any] = []
+    monkeypatch.setattr(metrics, "retentions", lambda *given: seen.append(given) or ({}, {}))
+    found = evaluate(folders)
+    [(items, baseline, _, chance)] = seen
+    unigram = found["references"]["unigram"]["masked_lm"]
+    assert chance == {"masked_lm.top1": unigram["top1"]}
+    assert baseline == "teacher"
+    for name, values_S in items["masked_lm.top1"].items():
+        assert len(values_S) == COUNT
+        assert values_S.mean() == pytest.approx(found["models"][name]["masked_lm"]["top1"])
 
 
 def test_the_unigram_reference_is_add_one_smoothed_without_special_tokens(
@@ -306,6 +336,7 @@ def test_one_heldout_sequence_has_scores_but_no_interval(folders: dict[str, Path
     often = make_masker(Masking(probability=0.9), TOKENIZER, TRAIN_COUNTS)
     found = evaluate_masked_lm(folders, one, TRAIN_COUNTS, often, Evaluate(), SEED)
     assert (found["records"], found["intervals"]) == (1, {})
+    assert found["retention"] == {"student": {}, "copy": {}}
     assert found["models"]["teacher"]["masked_lm"]["top1"] > 0
 
 

@@ -262,12 +262,43 @@ def test_retentions_by_hand() -> None:
         },
         "probe.accuracy": {"teacher": np.zeros(4), "student": np.ones(4), "plain": np.ones(4)},
     }
-    retention, intervals = metrics.retentions(items, "teacher", seed=0)
+    chance = {"retrieval.mrr": 0.4, "probe.accuracy": 0.0}
+    retention, intervals = metrics.retentions(items, "teacher", 0, chance)
     assert retention == {"student": {"retrieval.mrr": 0.75}, "plain": {"retrieval.mrr": 0.5}}
     # each item of the plain one is half the teacher's, so that every resample's ratio is 0.5
     assert intervals["plain"] == {"retrieval.mrr": [0.5, 0.5]}
     low, high = intervals["student"]["retrieval.mrr"]
     assert 0.5 <= low < 0.75 < high <= 1
+
+
+def test_a_baseline_near_chance_has_no_retention() -> None:
+    """60 of 100 right: the interval is 0.6 +- 1.96 * sqrt(0.6 * 0.4 / 100), so from 0.504."""
+    items = {"top1": {"student": np.ones(100), "teacher": np.arange(100) < 60}}
+
+    def kept(chance: float) -> tuple[dict[str, dict[str, float]], set[str]]:
+        retention, intervals = metrics.retentions(items, "teacher", 0, {"top1": chance})
+        return retention, set(intervals)
+
+    assert kept(0.53) == ({"student": {}}, set())
+    assert kept(0.47) == ({"student": {"top1": pytest.approx(1 / 0.6)}}, {"student"})
+    alone = {"top1": {"teacher": np.ones(100)}}
+    assert metrics.retentions(alone, "teacher", 0, {"top1": 0.0}) == ({}, {})
+
+
+def test_a_single_item_has_no_retention() -> None:
+    items = {"top1": {"teacher": np.ones(1), "student": np.ones(1)}}
+    assert metrics.retentions(items, "teacher", 0, {"top1": 0.0}) == ({"student": {}}, {})
+
+
+def test_mean_interval_is_the_normal_one_and_of_the_same_resamples() -> None:
+    values_N = np.random.default_rng(0).normal(3, 2, size=2000)
+    interval = metrics.mean_interval(values_N, seed=1)
+    half = 1.96 * values_N.std() / np.sqrt(2000)
+    assert interval is not None
+    assert interval[0] == pytest.approx(values_N.mean() - half, abs=0.15 * half)
+    assert interval[1] == pytest.approx(values_N.mean() + half, abs=0.15 * half)
+    # the ratio to a score that is always 1 is the score itself
+    assert interval == metrics.retention_interval(values_N, np.ones(2000), seed=1)
 
 
 def test_retention_interval_agrees_with_the_delta_method() -> None:
@@ -290,8 +321,10 @@ def test_retention_interval_is_none_where_the_teacher_may_have_nothing() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the None says it: nothing more on the user's terminal
         assert metrics.retention_interval(np.ones(4), teacher_N, seed=0) is None
+    # above chance as a whole, yet a few of 2000 resamples hold the one failure four times
+    teacher_N = np.array([1.0, 1, 1, 0])
     retention, intervals = metrics.retentions(
-        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", seed=0
+        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", 0, {"top1": 0.0}
     )
-    assert retention == {"student": {"top1": 4.0}}
+    assert retention == {"student": {"top1": pytest.approx(4 / 3)}}
     assert intervals == {}
