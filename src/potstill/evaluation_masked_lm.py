@@ -57,7 +57,8 @@ def evaluate_masked_lm(
             None: the last of `models` that is not the baseline.
 
     Raises:
-        ValueError: no held-out text, or models of different vocabularies.
+        ValueError: no held-out text, models of different vocabularies, or a model without
+            positions for the longest of the sequences.
     """
     if len(heldout) == 0:
         raise ValueError(
@@ -70,40 +71,37 @@ def evaluate_masked_lm(
     _check_vocabularies(loaded, settings.baseline)
     pad_id = loaded[settings.baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
+    _check_lengths(loaded, int(heldout.lengths[chosen].max()))
     chosen = chosen[np.argsort(heldout.lengths[chosen], kind="stable")]
     tallies = {name: _Tally() for name in order}
     masked_S: list[int] = []
     tokens, gold_all = 0, []
     example = _Example(settings.baseline, student)
     for start in range(0, len(chosen), BATCH):
-        batch = collate(
-            heldout, chosen[start : start + BATCH], pad_id, masker, seed, EVALUATION_EPOCH
-        )
+        rows = chosen[start : start + BATCH]
+        batch = collate(heldout, rows, pad_id, masker, seed, EVALUATION_EPOCH)
         tokens += int(batch.attention_mask_BL.sum())
         masked_S += (batch.gold_BL >= 0).sum(1).tolist()
         gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
         _one_batch(loaded, batch, tallies, example, settings.baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
     masked = sum(masked_S)
-    scores = {
-        name: _scores(tally, masked, tokens, name == settings.baseline)
-        for name, tally in tallies.items()
-    }
     # By sequence, scaled so that their mean is the top-1 of all positions, as its chance level is.
     rates = {name: np.array(t.right_S) / np.mean(masked_S) for name, t in tallies.items()}
     unigram = _unigram(train_counts, masker.special_V, np.concatenate(gold_all))
+    chance = {"masked_lm.top1": unigram["masked_lm"]["top1"]}
     retention, intervals = metrics.retentions(
-        {"masked_lm.top1": rates},
-        settings.baseline,
-        seed,
-        {"masked_lm.top1": unigram["masked_lm"]["top1"]},
+        {"masked_lm.top1": rates}, settings.baseline, seed, chance
     )
     return {
         "task": "masked_lm",
         "records": len(chosen),
         "masked_positions": masked,
         "baseline": settings.baseline,
-        "models": scores,
+        "models": {
+            name: _scores(tally, masked, tokens, name == settings.baseline)
+            for name, tally in tallies.items()
+        },
         "references": {"unigram": unigram},
         "retention": retention,
         "intervals": intervals,
@@ -120,6 +118,17 @@ def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> Non
                 f"models {name} and {baseline} have different vocabularies: their predictions "
                 "can't be compared"
             )
+
+
+def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
+    name, limit = min(
+        ((name, model.max_length) for name, model in loaded.items()), key=lambda each: each[1]
+    )
+    if longest > limit:
+        raise ValueError(
+            f"model {name} has positions for {limit} tokens and the longest held-out sequence has "
+            f"{longest}: lower corpus.max_length to {limit}"
+        )
 
 
 def _one_batch(

@@ -354,3 +354,22 @@ def test_different_vocabularies_are_refused(teacher: Path, tmp_path: Path) -> No
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate({"teacher": teacher, "other": tmp_path})
+
+
+def test_a_model_with_too_few_positions_is_refused(teacher: Path, tmp_path: Path) -> None:
+    longest = int(HELDOUT.lengths.max())
+    for limit in (longest - 1, longest):
+        torch.manual_seed(6)
+        config = tiny_config(layers=1, max_position_embeddings=limit)
+        BertForMaskedLM(config).save_pretrained(tmp_path / str(limit))
+        tiny_tokenizer().save_pretrained(tmp_path / str(limit))
+    message = (
+        f"model short has positions for {longest - 1} tokens and the longest held-out sequence "
+        f"has {longest}: lower corpus.max_length to {longest - 1}"
+    )
+    with_short = {"teacher": teacher, "short": tmp_path / str(longest - 1)}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate(with_short)
+    assert evaluate({"teacher": teacher, "long": tmp_path / str(longest)})["records"] == COUNT
+    before_it = int(HELDOUT.lengths.argmax())  # only what is evaluated has to fit
+    assert evaluate(with_short, max_records=before_it)["records"] == before_it
