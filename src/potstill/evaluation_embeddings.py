@@ -58,9 +58,8 @@ def evaluate_embeddings(
             None: the last of `models` that is not the baseline.
 
     Raises:
-        ValueError: too few records, or a record without one of the columns.
+        ValueError: as `check_records`.
     """
-    records = _distinct(records, settings)
     text = _Texts.of(records, settings)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
@@ -102,26 +101,46 @@ def evaluate_embeddings(
     }
 
 
+def check_records(records: Sequence[Record], settings: Evaluate) -> None:
+    """Refuse held-out records that `evaluate_embeddings` would refuse; no model is needed.
+
+    Raises:
+        ValueError: fewer than 10 distinct passages; a record whose passage, query or label is null
+            or missing; labels too rare for the topic probe.
+    """
+    _Texts.of(records, settings)
+
+
 @dataclass(frozen=True)
 class _Texts:
+    """The distinct records' texts; `labels` only where there are topics to tell apart."""
+
     passages: list[str]
     queries: list[str] | None
     labels: list[str] | None
 
     @staticmethod
     def of(records: Sequence[Record], settings: Evaluate) -> _Texts:
-        def column(name: str | None) -> list[str] | None:
-            return None if name is None else [_value(record, name) for record in records]
+        distinct = _distinct(records, settings)
 
-        passages = column(settings.passage or "text")
+        def column(key: str, name: str | None) -> list[str] | None:
+            return None if name is None else [_value(record, key, name) for record in distinct]
+
+        passages = column("passage", settings.passage or "text")
         assert passages is not None
-        return _Texts(passages, column(settings.query), column(settings.label))
+        queries, labels = column("query", settings.query), column("label", settings.label)
+        if labels is not None and len(set(labels)) < 2:
+            labels = None
+        if labels is not None:
+            metrics.check_labels(np.array(labels))
+        return _Texts(passages, queries, labels)
 
 
-def _value(record: Record, column: str) -> str:
+def _value(record: Record, key: str, column: str) -> str:
     if column not in record.columns:
         raise ValueError(
-            f"{record.origin}: no column '{column}' (there are: {', '.join(record.columns)})"
+            f"{record.origin}: the {key} column '{column}' is null or missing there (there are: "
+            f"{', '.join(record.columns)}): fill it in, or leave the record out"
         )
     return record.columns[column]
 
@@ -131,13 +150,12 @@ def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
     column = settings.passage or "text"
     by_text: dict[str, Record] = {}
     for record in records:
-        by_text.setdefault(" ".join(_value(record, column).split()), record)
+        by_text.setdefault(" ".join(_value(record, "passage", column).split()), record)
     distinct = [record for text, record in by_text.items() if text][: settings.max_records]
     if len(distinct) < 10:
         raise ValueError(
             f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are "
-            "needed; "
-            "raise corpus.heldout or give corpus.heldout_sources"
+            "needed; raise corpus.heldout or give corpus.heldout_sources"
         )
     return distinct
 
@@ -167,7 +185,7 @@ def _embedding_scores(
         "pearson": metrics.similarity_correlation(found.passages_PD, base.passages_PD)
     }
     correct = None
-    if text.labels is not None and len(set(text.labels)) > 1:
+    if text.labels is not None:
         correct = metrics.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores, correct
@@ -181,7 +199,7 @@ def _tfidf(text: _Texts, seed: int) -> Scores:
             "mrr": metrics.mean_reciprocal_rank(ranks),
             "recall_at_1": metrics.recall_at_k(ranks, 1),
         }
-    if text.labels is not None and len(set(text.labels)) > 1:
+    if text.labels is not None:
         correct = metrics.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores

@@ -157,13 +157,22 @@ def tfidf_probe(texts: Sequence[str], labels_N: Array, folds: int = 5, *, seed: 
     return _cross_validated(probe, np.array(texts, dtype=object), labels_N, folds, seed)
 
 
-def _cross_validated(probe: Any, inputs: Array, labels_N: Array, folds: int, seed: int) -> Array:
+def check_labels(labels_N: Array, folds: int = 5) -> None:
+    """Refuse labels that `probe_correct` and `tfidf_probe` would refuse.
+
+    Raises:
+        ValueError: too few items of a label to cross-validate.
+    """
     counts = sorted(np.unique(labels_N, return_counts=True)[1].tolist(), reverse=True)
     if len(counts) < 2 or counts[0] < folds or counts[1] < 2:
         raise ValueError(
             f"a linear probe in {folds} folds needs {folds} records of one label and 2 of another; "
             f"the commonest labels have {' and '.join(map(str, counts[:2])) or 'no'} records"
         )
+
+
+def _cross_validated(probe: Any, inputs: Array, labels_N: Array, folds: int, seed: int) -> Array:
+    check_labels(labels_N, folds)
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # a label rarer than the folds is merely absent from some of them

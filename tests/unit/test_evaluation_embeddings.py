@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_embeddings, metrics
-from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.models import load_model, save_model, with_model
 from potstill.recipe import Evaluate
 from potstill.students import make_student
@@ -380,23 +380,59 @@ def test_max_length_cuts_texts(sentence_teacher: Path) -> None:
     assert uncut["models"]["teacher"]["retrieval"]["mrr"] < 1
 
 
+def refused(records: list[Record], settings: Evaluate, message: str) -> None:
+    """By the check before training, and by the evaluation itself before it opens a model."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_records(records, settings)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_embeddings({"teacher": Path("nowhere")}, records, settings, seed=1)
+
+
 def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
     message = (
         "only 9 distinct held-out records to evaluate on: at least 10 are needed; raise "
         "corpus.heldout or give corpus.heldout_sources"
     )
-    records = [*articles(9), *articles(9)]
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    refused([*articles(9), *articles(9)], SETTINGS, message)
+    refused(articles(24), SETTINGS.model_copy(update={"max_records": 9}), message)
+    check_records(articles(10), SETTINGS)
     ten = evaluate_embeddings({"teacher": sentence_teacher}, articles(10), SETTINGS, seed=1)
     assert ten["records"] == 10
 
 
-@pytest.mark.parametrize("missing", ["title", "body", "label"])
-def test_a_record_without_a_column_is_named(sentence_teacher: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "missing"), [("query", "title"), ("passage", "body"), ("label", "label")]
+)
+def test_a_record_without_a_column_is_named(key: str, missing: str) -> None:
+    """A null is left out of a record's columns when it is read."""
     records = articles()
+    check_records(records, SETTINGS)
     del records[4].columns[missing]
     left = ", ".join(records[4].columns)
-    message = f"text.csv:6: no column '{missing}' (there are: {left})"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    message = (
+        f"text.csv:6: the {key} column '{missing}' is null or missing there (there are: {left}): "
+        "fill it in, or leave the record out"
+    )
+    refused(records, SETTINGS, message)
+    # what isn't looked at may be missing
+    other = {key: "title" if key == "passage" else None}
+    check_records(records, SETTINGS.model_copy(update=other))
+
+
+def test_the_passage_is_the_text_where_nothing_else_is_said() -> None:
+    records = [Record({"text": text}, f"text.txt:{i}") for i, text in enumerate(column("body"))]
+    check_records(records, Evaluate())
+    message = (
+        "text.csv:2: the passage column 'text' is null or missing there (there are: title, body, "
+        "label): fill it in, or leave the record out"
+    )
+    refused([*records, *articles()], Evaluate(), message)
+
+
+def test_labels_too_rare_for_a_probe_are_refused() -> None:
+    records = [record(i, f"title {i}", f"body {i}", f"label {max(i - 9, 0)}") for i in range(12)]
+    message = (
+        "a linear probe in 5 folds needs 5 records of one label and 2 of another; the commonest "
+        "labels have 10 and 1 records"
+    )
+    refused(records, SETTINGS, message)
