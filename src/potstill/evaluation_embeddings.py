@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,19 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class _Found:
-    """One model's answers to the retrieval questions."""
+    """One model's answers to the retrieval questions: none where there are no queries."""
 
-    embeddings_PD: np.ndarray
-    scores_QP: np.ndarray
-    ranks_Q: np.ndarray
+    passages_PD: np.ndarray
+    queries_QD: np.ndarray
+    ranks_Q: np.ndarray  # of each query's own passage
+    tops_Q: np.ndarray  # the passage that scores highest
+
+    def cosines_P(self, query: int) -> np.ndarray:
+        """Similarities of all passages to one query, float64."""
+        query_1D = self.queries_QD[query : query + 1].astype(np.float64)
+        [(_, scores_1P)] = metrics.cosine_blocks(query_1D, self.passages_PD)
+        cosines: np.ndarray = scores_1P[0]
+        return cosines
 
 
 def evaluate_embeddings(
@@ -36,6 +45,8 @@ def evaluate_embeddings(
     settings: Evaluate,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    student: str | None = None,
 ) -> dict[str, Any]:
     """Retrieval of passages by their queries, similarity to the baseline's space, topics; as
     result.json.
@@ -43,13 +54,16 @@ def evaluate_embeddings(
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.
         records: held-out records; exact duplicates of a passage are left out.
+        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
+            None: the last of `models` that is not the baseline.
 
     Raises:
-        ValueError: too few records, or a record without one of the columns.
+        ValueError: as `check_records`.
     """
-    records = _distinct(records, settings)
     text = _Texts.of(records, settings)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    student = order[-1] if student is None else student
+    assert student in models, f"no model {student}"
     found: dict[str, _Found] = {}
     work = sum(2 if text.queries else 1 for _ in order) * len(text.passages) + 1
     done = 0
@@ -71,7 +85,9 @@ def evaluate_embeddings(
         scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
         if topics is not None:
             correct[name] = topics
-    retention, intervals = metrics.retentions(_per_item(found, correct), settings.baseline, seed)
+    retention, intervals = metrics.retentions(
+        _per_item(found, correct), settings.baseline, seed, _chance(text)
+    )
     return {
         "task": "sentence_embedding",
         "records": len(text.passages),
@@ -80,31 +96,51 @@ def evaluate_embeddings(
         "references": {"tfidf": _tfidf(text, seed)},
         "retention": retention,
         "intervals": intervals,
-        "softened": _softened(found, text, settings.baseline, order[-1]),
-        "examples": _examples(found, text, settings.baseline, order[-1]),
+        "softened": _softened(found, text, settings.baseline, student),
+        "examples": _examples(found, text, settings.baseline, student),
     }
+
+
+def check_records(records: Sequence[Record], settings: Evaluate) -> None:
+    """Refuse held-out records that `evaluate_embeddings` would refuse; no model is needed.
+
+    Raises:
+        ValueError: fewer than 10 distinct passages; a record whose passage, query or label is null
+            or missing; labels too rare for the topic probe.
+    """
+    _Texts.of(records, settings)
 
 
 @dataclass(frozen=True)
 class _Texts:
+    """The distinct records' texts; `labels` only where there are topics to tell apart."""
+
     passages: list[str]
     queries: list[str] | None
     labels: list[str] | None
 
     @staticmethod
     def of(records: Sequence[Record], settings: Evaluate) -> _Texts:
-        def column(name: str | None) -> list[str] | None:
-            return None if name is None else [_value(record, name) for record in records]
+        distinct = _distinct(records, settings)
 
-        passages = column(settings.passage or "text")
+        def column(key: str, name: str | None) -> list[str] | None:
+            return None if name is None else [_value(record, key, name) for record in distinct]
+
+        passages = column("passage", settings.passage or "text")
         assert passages is not None
-        return _Texts(passages, column(settings.query), column(settings.label))
+        queries, labels = column("query", settings.query), column("label", settings.label)
+        if labels is not None and len(set(labels)) < 2:
+            labels = None
+        if labels is not None:
+            metrics.check_labels(np.array(labels))
+        return _Texts(passages, queries, labels)
 
 
-def _value(record: Record, column: str) -> str:
+def _value(record: Record, key: str, column: str) -> str:
     if column not in record.columns:
         raise ValueError(
-            f"{record.origin}: no column '{column}' (there are: {', '.join(record.columns)})"
+            f"{record.origin}: the {key} column '{column}' is null or missing there (there are: "
+            f"{', '.join(record.columns)}): fill it in, or leave the record out"
         )
     return record.columns[column]
 
@@ -114,13 +150,12 @@ def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
     column = settings.passage or "text"
     by_text: dict[str, Record] = {}
     for record in records:
-        by_text.setdefault(" ".join(_value(record, column).split()), record)
+        by_text.setdefault(" ".join(_value(record, "passage", column).split()), record)
     distinct = [record for text, record in by_text.items() if text][: settings.max_records]
     if len(distinct) < 10:
         raise ValueError(
             f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are "
-            "needed; "
-            "raise corpus.heldout or give corpus.heldout_sources"
+            "needed; raise corpus.heldout or give corpus.heldout_sources"
         )
     return distinct
 
@@ -130,19 +165,11 @@ def _answers(
 ) -> _Found:
     passages_PD = runtime.embed(text.passages, max_length=max_length, progress=advance)
     if text.queries is None:
-        empty = np.zeros((0, len(text.passages)), dtype=np.float32)
-        return _Found(passages_PD, empty, np.zeros(0))
+        nobody = np.zeros(0, dtype=np.int64)
+        return _Found(passages_PD, passages_PD[:0], nobody, nobody)
     queries_QD = runtime.embed(text.queries, max_length=max_length, progress=advance)
-    scores_QP = _unit(queries_QD) @ _unit(passages_PD).T
-    return _Found(
-        passages_PD, scores_QP, metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
-    )
-
-
-def _unit(vectors_ND: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    unit: np.ndarray = vectors_ND / np.maximum(norms, 1e-12)
-    return unit
+    ranks_Q, tops_Q = metrics.own_ranks(metrics.cosine_blocks(queries_QD, passages_PD))
+    return _Found(passages_PD, queries_QD, ranks_Q, tops_Q)
 
 
 def _embedding_scores(
@@ -155,11 +182,11 @@ def _embedding_scores(
             "recall_at_1": metrics.recall_at_k(found.ranks_Q, 1),
         }
     scores["similarity"] = {
-        "pearson": metrics.similarity_correlation(found.embeddings_PD, base.embeddings_PD)
+        "pearson": metrics.similarity_correlation(found.passages_PD, base.passages_PD)
     }
     correct = None
-    if text.labels is not None and len(set(text.labels)) > 1:
-        correct = metrics.probe_correct(found.embeddings_PD, np.array(text.labels), seed=seed)
+    if text.labels is not None:
+        correct = metrics.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores, correct
 
@@ -167,13 +194,12 @@ def _embedding_scores(
 def _tfidf(text: _Texts, seed: int) -> Scores:
     scores: Scores = {}
     if text.queries is not None:
-        scores_QP = metrics.tfidf_retrieval(text.queries, text.passages)
-        ranks = metrics.target_ranks(scores_QP, np.arange(len(scores_QP)))
+        ranks, _ = metrics.own_ranks(metrics.tfidf_retrieval(text.queries, text.passages))
         scores["retrieval"] = {
             "mrr": metrics.mean_reciprocal_rank(ranks),
             "recall_at_1": metrics.recall_at_k(ranks, 1),
         }
-    if text.labels is not None and len(set(text.labels)) > 1:
+    if text.labels is not None:
         correct = metrics.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores
@@ -192,6 +218,18 @@ def _per_item(
     if correct:
         items["topic_probe.accuracy"] = {name: c.astype(float) for name, c in correct.items()}
     return items
+
+
+def _chance(text: _Texts) -> dict[str, float]:
+    """score name -> what guessing scores (see `metrics.retentions`)."""
+    count = len(text.passages)
+    chance = {
+        "retrieval.mrr": float((1 / np.arange(1, count + 1)).mean()),
+        "retrieval.recall_at_1": 1 / count,
+    }
+    if text.labels is not None:
+        chance["topic_probe.accuracy"] = max(Counter(text.labels).values()) / count
+    return chance
 
 
 def _hidden_cosines(
@@ -224,24 +262,30 @@ def _hidden_cosines(
 def _softened(
     found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
 ) -> dict[str, Any] | None:
-    """One real question's distribution over its eight nearest passages, at several temperatures."""
+    """One real question's distribution over all passages, at several temperatures: the shares of
+    the eight that the baseline finds nearest, which leave the rest of 1 to all others.
+    """
     base = found[baseline]
     if text.queries is None:
         return None
     # the least certain question that the baseline still answers: there is something to see
-    top8_Q8 = np.sort(base.scores_QP, axis=1)[:, ::-1][:, :8]
-    certainty_Q = metrics.softmax(top8_Q8 * SCALE, 1.0)[:, 0]
+    certainty_Q = np.concatenate(
+        [
+            metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1)
+            for _, scores_BP in metrics.cosine_blocks(base.queries_QD, base.passages_PD)
+        ]
+    )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
-    shown = np.argsort(-base.scores_QP[query], kind="stable")[:8]
-    logits = base.scores_QP[query, shown] * SCALE
-    student_logits = found[student].scores_QP[query, shown] * SCALE
+    logits_P = base.cosines_P(query) * SCALE
+    student_logits_P = found[student].cosines_P(query) * SCALE
+    shown = np.argsort(-logits_P, kind="stable")[:8]
     return {
         "text": text.queries[query],
         "candidates": [text.queries[p] for p in shown],
         "temperatures": {
-            f"{t:g}": metrics.softmax(logits, t).tolist() for t in metrics.TEMPERATURES
+            f"{t:g}": metrics.softmax(logits_P, t)[shown].tolist() for t in metrics.TEMPERATURES
         },
-        "student": {"1": metrics.softmax(student_logits, 1.0).tolist()},
+        "student": {"1": metrics.softmax(student_logits_P, 1.0)[shown].tolist()},
     }
 
 
@@ -252,7 +296,7 @@ def _examples(
     if text.queries is None:
         return []
     ranks_t, ranks_s = found[baseline].ranks_Q, found[student].ranks_Q
-    tops_t, tops_s = (found[name].scores_QP.argmax(1) for name in (baseline, student))
+    tops_t, tops_s = found[baseline].tops_Q, found[student].tops_Q
     differing = [q for q in range(len(ranks_t)) if tops_t[q] != tops_s[q]]
     differing.sort(key=lambda q: -abs(np.log(ranks_t[q]) - np.log(ranks_s[q])))
     return [

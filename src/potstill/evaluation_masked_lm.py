@@ -42,6 +42,8 @@ def evaluate_masked_lm(
     settings: Evaluate,
     seed: int,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    student: str | None = None,
 ) -> dict[str, Any]:
     """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
     result.json.
@@ -51,49 +53,56 @@ def evaluate_masked_lm(
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.
         train_counts: how often each token stands in the training text: the unigram reference.
+        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
+            None: the last of `models` that is not the baseline.
 
     Raises:
-        ValueError: no held-out text, or models of different vocabularies.
+        ValueError: no held-out text, models of different vocabularies, or a model without
+            positions for the longest of the sequences.
     """
     if len(heldout) == 0:
         raise ValueError(
             "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
         )
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
+    student = order[-1] if student is None else student
+    assert student in models, f"no model {student}"
     loaded = {name: load_model(models[name], "masked_lm") for name in order}
     _check_vocabularies(loaded, settings.baseline)
     pad_id = loaded[settings.baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
+    _check_lengths(loaded, int(heldout.lengths[chosen].max()))
     chosen = chosen[np.argsort(heldout.lengths[chosen], kind="stable")]
     tallies = {name: _Tally() for name in order}
     masked_S: list[int] = []
     tokens, gold_all = 0, []
-    example = _Example(settings.baseline, order[-1])
+    example = _Example(settings.baseline, student)
     for start in range(0, len(chosen), BATCH):
-        batch = collate(
-            heldout, chosen[start : start + BATCH], pad_id, masker, seed, EVALUATION_EPOCH
-        )
+        rows = chosen[start : start + BATCH]
+        batch = collate(heldout, rows, pad_id, masker, seed, EVALUATION_EPOCH)
         tokens += int(batch.attention_mask_BL.sum())
         masked_S += (batch.gold_BL >= 0).sum(1).tolist()
         gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
         _one_batch(loaded, batch, tallies, example, settings.baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
     masked = sum(masked_S)
-    scores = {
-        name: _scores(tally, masked, tokens, name == settings.baseline)
-        for name, tally in tallies.items()
-    }
-    rates = {
-        "masked_lm.top1": {name: np.array(tally.right_S) for name, tally in tallies.items()},
-    }
-    retention, intervals = metrics.retentions(rates, settings.baseline, seed)
+    # By sequence, scaled so that their mean is the top-1 of all positions, as its chance level is.
+    rates = {name: np.array(t.right_S) / np.mean(masked_S) for name, t in tallies.items()}
+    unigram = _unigram(train_counts, masker.special_V, np.concatenate(gold_all))
+    chance = {"masked_lm.top1": unigram["masked_lm"]["top1"]}
+    retention, intervals = metrics.retentions(
+        {"masked_lm.top1": rates}, settings.baseline, seed, chance
+    )
     return {
         "task": "masked_lm",
         "records": len(chosen),
         "masked_positions": masked,
         "baseline": settings.baseline,
-        "models": scores,
-        "references": {"unigram": _unigram(train_counts, np.concatenate(gold_all))},
+        "models": {
+            name: _scores(tally, masked, tokens, name == settings.baseline)
+            for name, tally in tallies.items()
+        },
+        "references": {"unigram": unigram},
         "retention": retention,
         "intervals": intervals,
         "softened": example.softened,
@@ -109,6 +118,17 @@ def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> Non
                 f"models {name} and {baseline} have different vocabularies: their predictions "
                 "can't be compared"
             )
+
+
+def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
+    name, limit = min(
+        ((name, model.max_length) for name, model in loaded.items()), key=lambda each: each[1]
+    )
+    if longest > limit:
+        raise ValueError(
+            f"model {name} has positions for {limit} tokens and the longest held-out sequence has "
+            f"{longest}: lower corpus.max_length to {limit}"
+        )
 
 
 def _one_batch(
@@ -180,11 +200,17 @@ def _scores(
     return scores
 
 
-def _unigram(train_counts: np.ndarray, gold_K: np.ndarray) -> dict[str, dict[str, float]]:
-    """Always predicting by the tokens' frequencies in the training text (add-one smoothed)."""
-    smoothed = train_counts + 1.0
-    loss = float(-np.log(smoothed[gold_K] / smoothed.sum()).mean())
-    top1 = float((gold_K == int(train_counts.argmax())).mean())
+def _unigram(
+    train_counts_V: np.ndarray, special_V: np.ndarray, gold_K: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Always predicting by the tokens' frequencies in the training text (add-one smoothed).
+
+    Special tokens count as unseen: they are never masked, so never the right answer.
+    """
+    counts_V = np.where(special_V, 0, train_counts_V)
+    smoothed_V = counts_V + 1.0
+    loss = float(-np.log(smoothed_V[gold_K] / smoothed_V.sum()).mean())
+    top1 = float((gold_K == int(counts_V.argmax())).mean())
     return {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill.evaluation_embeddings import evaluate_embeddings
+from potstill import evaluation_embeddings, metrics
+from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.models import load_model, save_model, with_model
 from potstill.recipe import Evaluate
 from potstill.students import make_student
@@ -157,39 +159,121 @@ def test_a_model_keeps_all_of_itself(result: dict[str, Any]) -> None:
 
 def test_retention_is_the_score_over_the_baselines(result: dict[str, Any]) -> None:
     teacher, student = result["models"]["teacher"], result["models"]["student"]
-    assert set(result["retention"]["student"]) == {
-        *("retrieval.mrr", "retrieval.recall_at_1", "topic_probe.accuracy"),
-    }
+    # of 24 questions the baseline answers so few that it might as well have guessed
+    assert teacher["retrieval"]["recall_at_1"] < 0.25
+    kept_scores = {"retrieval.mrr", "topic_probe.accuracy"}
+    assert set(result["retention"]["student"]) == kept_scores
     for key, kept in result["retention"]["student"].items():
         task, metric = key.split(".")
         assert kept == pytest.approx(student[task][metric] / teacher[task][metric])
-    # of 24 questions the baseline answers so few that a resample can hold none of them
-    assert teacher["retrieval"]["recall_at_1"] < 0.25
-    assert set(result["intervals"]["student"]) == {"retrieval.mrr", "topic_probe.accuracy"}
+    assert set(result["intervals"]["student"]) == kept_scores
     for key, (low, high) in result["intervals"]["student"].items():
         assert low < result["retention"]["student"][key] < high
+
+
+def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are at their chance levels: H(P) / P, 1 / P, and 3/4 of the items have one label."""
+    monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
+    monkeypatch.setattr(evaluation_embeddings, "_hidden_cosines", lambda *_: {})
+    records = [record(i, f"title {i}", f"body {i}", "aaab"[i % 4]) for i in range(400)]
+    seen: dict[str, float] = {}
+
+    def retentions(*arguments: Any) -> Any:
+        seen.update(arguments[-1])
+        return original(*arguments)
+
+    original = metrics.retentions
+    monkeypatch.setattr(metrics, "retentions", retentions)
+    models = {"teacher": Path(), "student": Path()}
+    found = evaluate_embeddings(models, records, SETTINGS, seed=1)
+    scores = found["models"]["teacher"]
+    assert seen["retrieval.mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 401)) / 400)
+    assert seen["retrieval.recall_at_1"] == 1 / 400
+    assert seen["topic_probe.accuracy"] == 0.75
+    assert scores["retrieval"]["mrr"] == pytest.approx(seen["retrieval.mrr"], abs=0.01)
+    assert scores["topic_probe"]["accuracy"] == pytest.approx(0.75, abs=0.01)
+    assert (found["retention"], found["intervals"]) == ({"student": {}}, {})
+
+
+class RandomVectors:
+    """In place of `Runtime`: an encoder that is not there."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    @staticmethod
+    def open(folder: Path, task: str) -> RandomVectors:
+        return RandomVectors()
+
+    def embed(self, texts: list[str], **options: Any) -> np.ndarray:
+        return self.generator.normal(size=(len(texts), 4)).astype(np.float32)
+
+
+def test_memory_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
+    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    count = 2000
+    records = [record(i, f"title {i}", f"body {i}") for i in range(count)]
+    tracemalloc.start()
+    try:
+        found = evaluate_embeddings({"teacher": Path()}, records, SETTINGS, seed=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found["records"] == count
+    assert found["softened"] is not None
+    assert peak < count**2  # bytes: a quarter of one matrix in float32
+
+
+def test_blocks_change_nothing(
+    result: dict[str, Any],
+    sentence_teacher: Path,
+    student: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", 5 * COUNT)
+    models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
+    other = evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+    for name, tasks in result["models"].items():
+        for task, scores in tasks.items():
+            assert other["models"][name][task] == pytest.approx(scores, rel=1e-9)
+    assert other["references"] == result["references"]
+    assert other["softened"]["text"] == result["softened"]["text"]
+    assert other["softened"]["candidates"] == result["softened"]["candidates"]
 
 
 # --- what the report shows ------------------------------------------------------------------------
 
 
-def test_the_softened_example_is_a_softmax_at_each_temperature(
-    result: dict[str, Any], sentence_teacher: Path
+def test_the_softened_example_is_a_softmax_over_all_passages(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
 ) -> None:
-    shown = result["softened"]
+    models = {"teacher": sentence_teacher, "student": student}
+    shown = evaluate_embeddings(models, articles(), SETTINGS, seed=5)["softened"]
     titles = column("title")
-    query = unit_vectors(sentence_teacher, [shown["text"]])[0]
-    by_title = dict(zip(titles, unit_vectors(sentence_teacher, column("body")), strict=True))
-    nearest = sorted(titles, key=lambda title: -float(query @ by_title[title]))[:8]
+    cosines = {}
+    for name, folder in models.items():
+        query = unit_vectors(folder, [shown["text"]])[0]
+        passages = unit_vectors(folder, column("body"))
+        cosines[name] = {
+            t: float(query @ passage) for t, passage in zip(titles, passages, strict=True)
+        }
+
+    def share(name: str, title: str, temperature: float) -> float:
+        weights = {t: math.exp(20 * cosine / temperature) for t, cosine in cosines[name].items()}
+        return weights[title] / sum(weights.values())
+
+    nearest = sorted(titles, key=lambda title: -cosines["teacher"][title])[:8]
     assert shown["candidates"] == nearest
     assert shown["candidates"][0] == shown["text"]  # a question that the baseline answers
     assert list(shown["temperatures"]) == ["0.5", "1", "2", "4"]
     for temperature, found in shown["temperatures"].items():
-        weights = [
-            math.exp(20 * float(query @ by_title[title]) / float(temperature)) for title in nearest
-        ]
-        assert found == pytest.approx([w / sum(weights) for w in weights], rel=1e-3)
-    assert sum(shown["student"]["1"]) == pytest.approx(1)
+        expected = [share("teacher", title, float(temperature)) for title in nearest]
+        assert found == pytest.approx(expected, rel=1e-3)
+    assert sum(shown["temperatures"]["4"]) < 0.8  # the other 16 have their share
+    expected = [share("student", title, 1) for title in nearest]
+    assert shown["student"]["1"] == pytest.approx(expected, rel=1e-3)
+    assert result["softened"]["temperatures"] == shown["temperatures"]
 
 
 def test_examples_are_questions_answered_differently(
@@ -209,6 +293,20 @@ def test_examples_are_questions_answered_differently(
     gaps = [abs(math.log(e["teacher"]["rank"] / e["student"]["rank"])) for e in examples]
     assert gaps == sorted(gaps, reverse=True)
     assert result["examples"] == []  # of a model and its copy
+
+
+def test_the_student_is_the_one_named_or_the_last(
+    result: dict[str, Any], sentence_teacher: Path, student: Path
+) -> None:
+    models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
+    named = evaluate_embeddings(models, articles(), SETTINGS, seed=5, student="student")
+    alone = {"student": student, "teacher": sentence_teacher}
+    last = evaluate_embeddings(alone, articles(), SETTINGS, seed=5)
+    assert named["examples"] == last["examples"] != []
+    assert named["softened"] == last["softened"]
+    assert result["examples"] == []  # the last of the three is the teacher's copy
+    assert result["softened"]["student"]["1"] == result["softened"]["temperatures"]["1"]
+    assert named["models"] == result["models"]
 
 
 def test_without_queries_and_labels_there_is_only_similarity(
@@ -282,23 +380,59 @@ def test_max_length_cuts_texts(sentence_teacher: Path) -> None:
     assert uncut["models"]["teacher"]["retrieval"]["mrr"] < 1
 
 
+def refused(records: list[Record], settings: Evaluate, message: str) -> None:
+    """By the check before training, and by the evaluation itself before it opens a model."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_records(records, settings)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_embeddings({"teacher": Path("nowhere")}, records, settings, seed=1)
+
+
 def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
     message = (
         "only 9 distinct held-out records to evaluate on: at least 10 are needed; raise "
         "corpus.heldout or give corpus.heldout_sources"
     )
-    records = [*articles(9), *articles(9)]
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    refused([*articles(9), *articles(9)], SETTINGS, message)
+    refused(articles(24), SETTINGS.model_copy(update={"max_records": 9}), message)
+    check_records(articles(10), SETTINGS)
     ten = evaluate_embeddings({"teacher": sentence_teacher}, articles(10), SETTINGS, seed=1)
     assert ten["records"] == 10
 
 
-@pytest.mark.parametrize("missing", ["title", "body", "label"])
-def test_a_record_without_a_column_is_named(sentence_teacher: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "missing"), [("query", "title"), ("passage", "body"), ("label", "label")]
+)
+def test_a_record_without_a_column_is_named(key: str, missing: str) -> None:
+    """A null is left out of a record's columns when it is read."""
     records = articles()
+    check_records(records, SETTINGS)
     del records[4].columns[missing]
     left = ", ".join(records[4].columns)
-    message = f"text.csv:6: no column '{missing}' (there are: {left})"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    message = (
+        f"text.csv:6: the {key} column '{missing}' is null or missing there (there are: {left}): "
+        "fill it in, or leave the record out"
+    )
+    refused(records, SETTINGS, message)
+    # what isn't looked at may be missing
+    other = {key: "title" if key == "passage" else None}
+    check_records(records, SETTINGS.model_copy(update=other))
+
+
+def test_the_passage_is_the_text_where_nothing_else_is_said() -> None:
+    records = [Record({"text": text}, f"text.txt:{i}") for i, text in enumerate(column("body"))]
+    check_records(records, Evaluate())
+    message = (
+        "text.csv:2: the passage column 'text' is null or missing there (there are: title, body, "
+        "label): fill it in, or leave the record out"
+    )
+    refused([*records, *articles()], Evaluate(), message)
+
+
+def test_labels_too_rare_for_a_probe_are_refused() -> None:
+    records = [record(i, f"title {i}", f"body {i}", f"label {max(i - 9, 0)}") for i in range(12)]
+    message = (
+        "a linear probe in 5 folds needs 5 records of one label and 2 of another; the commonest "
+        "labels have 10 and 1 records"
+    )
+    refused(records, SETTINGS, message)

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import evaluation_masked_lm
+from potstill import evaluation_masked_lm, metrics
 from potstill.data import Tokens
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.masking import Masker, make_masker
@@ -173,10 +173,15 @@ def test_a_model_agrees_with_itself(result: dict[str, Any]) -> None:
     assert copy["masked_lm"] == result["models"]["teacher"]["masked_lm"]
     assert copy["agreement"] == {"top1": 1.0, "kl": 0.0}
     assert copy["hidden"]["cosine"] == pytest.approx(1)
+
+
+# a token that no text has is the commonest, so that the unigram reference is never right
+NO_CHANCE = np.bincount([V - 1] * 9, minlength=V)
+
+
+def test_retention_is_that_of_top1(folders: dict[str, Path]) -> None:
+    result = evaluate_masked_lm(folders, HELDOUT, NO_CHANCE, masker(), Evaluate(), SEED)
     assert result["retention"]["copy"] == {"masked_lm.top1": 1.0}
-
-
-def test_retention_is_that_of_top1(result: dict[str, Any]) -> None:
     rates = [result["models"][name]["masked_lm"]["top1"] for name in ("student", "teacher")]
     kept = result["retention"]["student"]["masked_lm.top1"]
     assert kept == pytest.approx(rates[0] / rates[1])
@@ -184,17 +189,46 @@ def test_retention_is_that_of_top1(result: dict[str, Any]) -> None:
     assert low < kept < high
 
 
-def test_the_unigram_reference_is_add_one_smoothed(
+def test_a_teacher_no_better_than_the_unigram_reference_has_no_retention(
+    result: dict[str, Any],
+) -> None:
+    unigram = result["references"]["unigram"]["masked_lm"]["top1"]
+    assert result["models"]["teacher"]["masked_lm"]["top1"] < 2 * unigram
+    assert result["retention"] == {"student": {}, "copy": {}}
+    assert result["intervals"] == {}
+
+
+def test_the_baseline_s_top1_is_compared_with_the_unigram_reference_s(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are shares of all masked positions, though the items are sequences of many."""
+    seen: list[Any] = []
+    monkeypatch.setattr(metrics, "retentions", lambda *given: seen.append(given) or ({}, {}))
+    found = evaluate(folders)
+    [(items, baseline, _, chance)] = seen
+    unigram = found["references"]["unigram"]["masked_lm"]
+    assert chance == {"masked_lm.top1": unigram["top1"]}
+    assert baseline == "teacher"
+    for name, values_S in items["masked_lm.top1"].items():
+        assert len(values_S) == COUNT
+        assert values_S.mean() == pytest.approx(found["models"][name]["masked_lm"]["top1"])
+
+
+def test_the_unigram_reference_is_add_one_smoothed_without_special_tokens(
     result: dict[str, Any], teacher_seen: Any
 ) -> None:
     gold = [each.gold for each in teacher_seen[0]]
-    total = sum(TRAIN_COUNTS.tolist()) + V
-    loss = mean(-math.log((int(TRAIN_COUNTS[token]) + 1) / total) for token in gold)
+    counts = TRAIN_COUNTS.tolist()
+    for token in TOKENIZER.all_special_ids:  # never masked, though each text has two of them
+        counts[token] = 0
+    assert sum(counts) == sum(TRAIN_COUNTS.tolist()) - 2 * 90
+    loss = mean(-math.log((counts[token] + 1) / (sum(counts) + V)) for token in gold)
     found = result["references"]["unigram"]["masked_lm"]
     assert found["loss"] == pytest.approx(loss)
     assert found["perplexity"] == pytest.approx(math.exp(loss))
-    commonest = max(range(V), key=lambda token: int(TRAIN_COUNTS[token]))
+    commonest = max(range(V), key=lambda token: counts[token])
     assert found["top1"] == pytest.approx(mean(token == commonest for token in gold))
+    assert found["top1"] > 0
 
 
 def test_batches_and_chunks_change_nothing(
@@ -269,6 +303,23 @@ def test_the_softened_example_is_a_softmax_at_each_temperature(
     assert len(shown["student"]["1"]) == 8
 
 
+def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> None:
+    def evaluated(names: str, student: str | None = None) -> dict[str, Any]:
+        chosen = {name: folders[name] for name in names.split()}
+        return evaluate_masked_lm(
+            chosen, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, student=student
+        )
+
+    everyone = "student copy teacher"
+    named, last = evaluated(everyone, "student"), evaluated("student teacher")
+    assert named["examples"] == last["examples"] != []
+    assert named["softened"] == last["softened"]
+    unnamed = evaluated(everyone)  # the last of the three is the teacher's copy
+    assert unnamed["examples"] == []
+    assert unnamed["softened"]["student"]["1"] == unnamed["softened"]["temperatures"]["1"]
+    assert named["models"] == unnamed["models"]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -285,6 +336,7 @@ def test_one_heldout_sequence_has_scores_but_no_interval(folders: dict[str, Path
     often = make_masker(Masking(probability=0.9), TOKENIZER, TRAIN_COUNTS)
     found = evaluate_masked_lm(folders, one, TRAIN_COUNTS, often, Evaluate(), SEED)
     assert (found["records"], found["intervals"]) == (1, {})
+    assert found["retention"] == {"student": {}, "copy": {}}
     assert found["models"]["teacher"]["masked_lm"]["top1"] > 0
 
 
@@ -302,3 +354,22 @@ def test_different_vocabularies_are_refused(teacher: Path, tmp_path: Path) -> No
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate({"teacher": teacher, "other": tmp_path})
+
+
+def test_a_model_with_too_few_positions_is_refused(teacher: Path, tmp_path: Path) -> None:
+    longest = int(HELDOUT.lengths.max())
+    for limit in (longest - 1, longest):
+        torch.manual_seed(6)
+        config = tiny_config(layers=1, max_position_embeddings=limit)
+        BertForMaskedLM(config).save_pretrained(tmp_path / str(limit))
+        tiny_tokenizer().save_pretrained(tmp_path / str(limit))
+    message = (
+        f"model short has positions for {longest - 1} tokens and the longest held-out sequence "
+        f"has {longest}: lower corpus.max_length to {longest - 1}"
+    )
+    with_short = {"teacher": teacher, "short": tmp_path / str(longest - 1)}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate(with_short)
+    assert evaluate({"teacher": teacher, "long": tmp_path / str(longest)})["records"] == COUNT
+    before_it = int(HELDOUT.lengths.argmax())  # only what is evaluated has to fit
+    assert evaluate(with_short, max_records=before_it)["records"] == before_it

@@ -1,4 +1,6 @@
+import tracemalloc
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +10,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from potstill import metrics
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that Python and numpy held at a time beyond what they held before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_target_ranks_count_ties_and_nan_against_the_model() -> None:
@@ -34,9 +46,51 @@ def test_mean_reciprocal_rank_and_recall() -> None:
     assert metrics.recall_at_k(ranks_Q, 3) == 0.5
 
 
+@pytest.mark.parametrize("block", [1, 20, 33, 10_000])  # less than a row, two rows, three, all
+def test_own_ranks_in_blocks_are_those_of_the_whole_matrix(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    generator = np.random.default_rng(0)
+    passages_PD = generator.normal(size=(10, 4))
+    passages_PD[7] = passages_PD[2]  # a tie
+    queries_QD = passages_PD + generator.normal(size=(10, 4))
+    blocks = list(metrics.cosine_blocks(queries_QD, passages_PD))
+    heights = [rows.stop - rows.start for rows, _ in blocks]
+    assert max(heights) == max(1, min(10, block // 10))
+    assert sum(heights) == 10
+    scores_QP = np.array(
+        [
+            [q @ p / (np.sqrt(q @ q) * np.sqrt(p @ p)) for p in passages_PD.astype(np.float64)]
+            for q in queries_QD
+        ]
+    )
+    np.testing.assert_allclose(np.concatenate([scores for _, scores in blocks]), scores_QP)
+    ranks_Q, tops_Q = metrics.own_ranks(iter(blocks))
+    at_least_as_high = [int((row >= row[i] - 1e-12).sum()) for i, row in enumerate(scores_QP)]
+    assert ranks_Q.tolist() == at_least_as_high
+    assert ranks_Q[2] > 1  # the tie
+    scores_QP[:, 7] = -2  # of the two alike, either may be the top
+    assert np.where(tops_Q == 7, 2, tops_Q).tolist() == scores_QP.argmax(1).tolist()
+
+
+def test_zero_vectors_have_cosine_zero() -> None:
+    [(_, scores_QP)] = metrics.cosine_blocks(np.array([[0.0, 0.0], [3.0, 4.0]]), np.eye(2))
+    assert scores_QP.tolist() == [[0, 0], [0.6, 0.8]]
+
+
+def test_tfidf_retrieval_in_blocks_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = ["apple banana", "banana cherry", "cherry cherry date", "date apple"]
+    [(_, whole_QP)] = metrics.tfidf_retrieval(passages[::-1], passages)
+    monkeypatch.setattr(metrics, "BLOCK", 12)
+    blocks = list(metrics.tfidf_retrieval(passages[::-1], passages))
+    assert [(rows.start, rows.stop) for rows, _ in blocks] == [(0, 3), (3, 4)]
+    assert np.concatenate([scores for _, scores in blocks]).tolist() == whole_QP.tolist()
+
+
 def test_tfidf_retrieval_equals_the_formula() -> None:
     passages = ["apple apple banana", "banana cherry", "cherry cherry date"]
-    scores_QP = metrics.tfidf_retrieval(["apple cherry", "nothing known"], passages)
+    [(rows, scores_QP)] = metrics.tfidf_retrieval(["apple cherry", "nothing known"], passages)
     words = ["apple", "banana", "cherry", "date"]
     count = np.array([[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 2, 1]])
     # scikit-learn's documented weights: (1 + log tf) * (log((1 + n) / (1 + df)) + 1), unit length
@@ -47,7 +101,7 @@ def test_tfidf_retrieval_equals_the_formula() -> None:
         return weights / np.linalg.norm(weights, axis=-1, keepdims=True)
 
     query = unit(np.array([float(word in {"apple", "cherry"}) for word in words]))
-    assert scores_QP.shape == (2, 3)
+    assert (rows, scores_QP.shape) == (slice(0, 2), (2, 3))
     np.testing.assert_allclose(scores_QP[0], unit(count) @ query, rtol=1e-12)
     assert scores_QP[1].tolist() == [0, 0, 0]
 
@@ -63,6 +117,40 @@ def test_similarity_correlation_equals_scipy_on_torch_cosines() -> None:
     pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
     a, b = ([c[i, j] for i, j in pairs] for c in cosines)
     assert metrics.similarity_correlation(a_ND, b_ND) == pytest.approx(pearsonr(a, b).statistic)
+
+
+@pytest.mark.parametrize("block", [1, 85, 97 * 11, 97 * 97])
+def test_similarity_correlation_in_blocks_is_that_of_whole_matrices(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    generator = np.random.default_rng(4)
+    # off centre, as real embeddings are: nearly all similarities are alike
+    a_ND = (generator.normal(size=(97, 12)) + 5).astype(np.float32)
+    b_ND = (a_ND[:, :9] + generator.normal(size=(97, 9))).astype(np.float32)
+    upper = np.triu_indices(97, k=1)
+    similarities = []
+    for vectors_ND in (a_ND.astype(np.float64), b_ND.astype(np.float64)):
+        unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        similarities.append((unit_ND @ unit_ND.T)[upper])
+    expected = np.corrcoef(*similarities)[0, 1]
+    assert metrics.similarity_correlation(a_ND, b_ND) == pytest.approx(expected, rel=1e-11)
+
+
+def test_similarity_correlation_does_not_hold_a_matrix_of_all_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    a_ND = np.random.default_rng(0).normal(size=(1500, 4))
+    assert peak_bytes(lambda: metrics.similarity_correlation(a_ND, a_ND)) < 1500**2
+
+
+def test_tfidf_retrieval_does_not_hold_a_matrix_of_all_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    texts = [f"word{i} both" for i in range(1500)]
+    assert peak_bytes(lambda: metrics.own_ranks(metrics.tfidf_retrieval(texts, texts))) < 1500**2
 
 
 def test_similarity_correlation_sees_relations_not_coordinates() -> None:
@@ -174,12 +262,43 @@ def test_retentions_by_hand() -> None:
         },
         "probe.accuracy": {"teacher": np.zeros(4), "student": np.ones(4), "plain": np.ones(4)},
     }
-    retention, intervals = metrics.retentions(items, "teacher", seed=0)
+    chance = {"retrieval.mrr": 0.4, "probe.accuracy": 0.0}
+    retention, intervals = metrics.retentions(items, "teacher", 0, chance)
     assert retention == {"student": {"retrieval.mrr": 0.75}, "plain": {"retrieval.mrr": 0.5}}
     # each item of the plain one is half the teacher's, so that every resample's ratio is 0.5
     assert intervals["plain"] == {"retrieval.mrr": [0.5, 0.5]}
     low, high = intervals["student"]["retrieval.mrr"]
     assert 0.5 <= low < 0.75 < high <= 1
+
+
+def test_a_baseline_near_chance_has_no_retention() -> None:
+    """60 of 100 right: the interval is 0.6 +- 1.96 * sqrt(0.6 * 0.4 / 100), so from 0.504."""
+    items = {"top1": {"student": np.ones(100), "teacher": np.arange(100) < 60}}
+
+    def kept(chance: float) -> tuple[dict[str, dict[str, float]], set[str]]:
+        retention, intervals = metrics.retentions(items, "teacher", 0, {"top1": chance})
+        return retention, set(intervals)
+
+    assert kept(0.53) == ({"student": {}}, set())
+    assert kept(0.47) == ({"student": {"top1": pytest.approx(1 / 0.6)}}, {"student"})
+    alone = {"top1": {"teacher": np.ones(100)}}
+    assert metrics.retentions(alone, "teacher", 0, {"top1": 0.0}) == ({}, {})
+
+
+def test_a_single_item_has_no_retention() -> None:
+    items = {"top1": {"teacher": np.ones(1), "student": np.ones(1)}}
+    assert metrics.retentions(items, "teacher", 0, {"top1": 0.0}) == ({"student": {}}, {})
+
+
+def test_mean_interval_is_the_normal_one_and_of_the_same_resamples() -> None:
+    values_N = np.random.default_rng(0).normal(3, 2, size=2000)
+    interval = metrics.mean_interval(values_N, seed=1)
+    half = 1.96 * values_N.std() / np.sqrt(2000)
+    assert interval is not None
+    assert interval[0] == pytest.approx(values_N.mean() - half, abs=0.15 * half)
+    assert interval[1] == pytest.approx(values_N.mean() + half, abs=0.15 * half)
+    # the ratio to a score that is always 1 is the score itself
+    assert interval == metrics.retention_interval(values_N, np.ones(2000), seed=1)
 
 
 def test_retention_interval_agrees_with_the_delta_method() -> None:
@@ -202,8 +321,10 @@ def test_retention_interval_is_none_where_the_teacher_may_have_nothing() -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the None says it: nothing more on the user's terminal
         assert metrics.retention_interval(np.ones(4), teacher_N, seed=0) is None
+    # above chance as a whole, yet a few of 2000 resamples hold the one failure four times
+    teacher_N = np.array([1.0, 1, 1, 0])
     retention, intervals = metrics.retentions(
-        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", seed=0
+        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", 0, {"top1": 0.0}
     )
-    assert retention == {"student": {"top1": 4.0}}
+    assert retention == {"student": {"top1": pytest.approx(4 / 3)}}
     assert intervals == {}
