@@ -135,7 +135,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "floor_bytes": floor,
         "agreement": agreement,
         "variants": variants,
-        "ratios": {positions: _against_plain(variants, positions) for positions in POSITIONS},
+        "ratios": {
+            **{p: _ratio(variants[f"plain-{p}"], variants[f"potstill-{p}"]) for p in POSITIONS},
+            # what leaving the other tokens out is worth: another objective than the plain step's
+            "masked_beside_all": _ratio(variants["plain-all"], variants["potstill-masked"]),
+        },
         "environment": ready[VARIANTS[0]]["environment"],
     }
 
@@ -228,8 +232,7 @@ def _summary(
     }
 
 
-def _against_plain(variants: Mapping[str, Any], positions: Positions) -> dict[str, Any]:
-    plain, ours = variants[f"plain-{positions}"], variants[f"potstill-{positions}"]
+def _ratio(plain: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     pairs = zip(plain["step_wall_s"], ours["step_wall_s"], strict=True)
     ratios = [slow / fast for slow, fast in pairs]
     return {

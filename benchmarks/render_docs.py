@@ -1,12 +1,11 @@
-"""Numbers in README and docs come from committed JSON: this collects them from a run, and renders
-them.
+"""Numbers in README and docs come from committed JSON: this collects and renders them.
 
-    python benchmarks/render_docs.py collect runs/quickstart quickstart   # ->
-    benchmarks/results/quickstart.json
-    python benchmarks/render_docs.py render                               # -> README.md,
-    docs/*.md, docs/images/
+    python benchmarks/render_docs.py collect runs/quickstart quickstart
+    python benchmarks/render_docs.py render
 
-`render --check` changes nothing and fails where a text differs from its JSON.
+The first writes benchmarks/results/quickstart.json, the second the tables of README.md and docs/
+and the picture in docs/images/. `render --check` changes nothing and fails where a text differs
+from its JSON.
 """
 
 from __future__ import annotations
@@ -93,7 +92,8 @@ def quickstart() -> str:
     def row(label: str, cells: list[str], reference: str = "") -> None:
         rows.append([label, *cells, reference])
 
-    row("layers", [str(_stage(result, "make_student")["teacher_layers"]), *["3", "3"]])
+    made = _stage(result, "make_student")
+    row("layers", [str(made["teacher_layers"]), *[str(len(made["layers"]))] * 2])
     row("parameters", [f"{speed['models'][m]['parameters'] / 1e6:.1f} M" for m in models])
     row("weights", [f"{speed['models'][m]['weight_bytes'] / 1e6:.1f} MB" for m in models])
     tfidf = scores["references"]["tfidf"]
@@ -176,16 +176,33 @@ def masked_lm_ablation() -> str:
 def distill_step() -> str:
     """Potstill's step beside a plain one."""
     result = _load("distill_step")
-    rows = [["", "tokens/s, times the plain step's", "peak memory, share of the plain step's"]]
-    for positions, label in (
-        ("all", "soft targets on all tokens"),
-        ("masked", "on masked positions"),
+    rows = [["soft targets", "tokens/s, times the plain step's", "peak memory", "plain step's"]]
+    for positions, label, plain in (
+        ("all", "on all tokens", "all"),
+        ("masked", "on masked positions", "masked"),
+        ("masked_beside_all", "on masked positions, beside a plain step on all tokens", "all"),
     ):
-        speed = result["ratios"]["tokens_per_s"][positions]
-        memory = result["ratios"]["peak_memory"][positions]
-        spread = f"({speed['min']:.2f} to {speed['max']:.2f})"
-        rows.append([label, f"{speed['median']:.2f} {spread}", f"{memory:.2f}"])
-    return _markdown(rows)
+        ratio = result["ratios"][positions]
+        speed = ratio["tokens_per_s"]
+        ours = result["variants"][f"potstill-{'all' if positions == 'all' else 'masked'}"]
+        theirs = result["variants"][f"plain-{plain}"]
+        rows.append(
+            [
+                label,
+                f"{speed['median']:.2f} ({speed['min']:.2f} to {speed['max']:.2f})",
+                f"{ours['peak_memory_bytes'] / 1e9:.2f} GB ({ratio['peak_memory']:.0%})",
+                f"{theirs['peak_memory_bytes'] / 1e9:.2f} GB",
+            ]
+        )
+    floor = result["floor_bytes"]
+    note = (
+        f"\nBERT-base to 6 layers, {result['batch']['texts']} texts of {result['batch']['tokens']} "
+        f"tokens, {result['threads']} threads, medians (and range) of {result['rounds']} "
+        f"interleaved rounds; {_machine(result)}. Weights, gradients and AdamW's moments need "
+        f"{floor['total'] / 1e9:.2f} GB of the memory whatever the step is, Python and libraries "
+        f"{result['variants']['potstill-all']['memory_before_models_bytes'] / 1e9:.2f} GB.\n"
+    )
+    return _markdown(rows) + note
 
 
 def _machine(result: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def evaluate(
         if task == "sentence_embedding"
         else [passage]
     )
-    corpus = _corpus(text, columns=columns, unit=unit)
+    corpus = _corpus(text, _limit(folders.values(), task), columns, unit)
     settings = Evaluate(models=None, query=query, passage=passage, label=label).model_copy(
         update={"baseline": os.fspath(baseline)}
     )
@@ -205,7 +205,7 @@ def _train(
     problem = unfit(stage, task)
     if problem is not None:
         raise ValueError(problem)
-    corpus, folder = _corpus(text), Path(output)
+    corpus, folder = _corpus(text, _limit(models.values(), task)), Path(output)
     held = [*corpus.sources, *(corpus.heldout_sources or [])]
     parts = [
         *(task, seed, stage.model_dump(mode="json"), corpus.model_dump(mode="json")),
@@ -238,9 +238,28 @@ def _train(
     return folder / "model"
 
 
-def _corpus(text: Text, columns: Sequence[str] = ("text",), unit: str = "line") -> Corpus:
+def _corpus(
+    text: Text, limit: int, columns: Sequence[str] = ("text",), unit: str = "line"
+) -> Corpus:
+    """Files as a corpus whose texts are cut at 128 tokens, or at `limit` where that is less."""
     if isinstance(text, Corpus):
         return text
-    paths = [text] if isinstance(text, str) else list(text)
-    source = {"kind": "files", "paths": paths, "unit": unit}
-    return Corpus.model_validate({"sources": [source], "columns": list(columns), "min_length": 4})
+    tree = {
+        "sources": [
+            {
+                "kind": "files",
+                "paths": [text] if isinstance(text, str) else list(text),
+                "unit": unit,
+            }
+        ],
+        "columns": list(columns),
+        "min_length": 4,
+        "max_length": min(limit, Corpus.model_fields["max_length"].default),
+    }
+    return Corpus.model_validate(tree)
+
+
+def _limit(models: Iterable[Folder], task: Task) -> int:
+    """The longest input that all of the models take, in tokens."""
+    opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
+    return min(loaded.max_length for loaded in opened)

@@ -48,8 +48,7 @@ def evaluate_embeddings(
     *,
     student: str | None = None,
 ) -> dict[str, Any]:
-    """Retrieval of passages by their queries, similarity to the baseline's space, topics; as
-    result.json.
+    """Retrieval of passages by queries, similarity to the baseline's space, topics.
 
     Args:
         models: name -> folder; the baseline (`settings.baseline`) must be among them.

@@ -55,10 +55,10 @@ from potstill.training import wait_for_all
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.
 STAGE_VERSIONS = {
-    "finetune": 1,
+    "finetune": 2,
     "make_student": 1,
-    "distill": 1,
-    "evaluate": 1,
+    "distill": 2,
+    "evaluate": 2,
     "benchmark": 1,
     "report": 1,
 }
@@ -179,6 +179,13 @@ class _Run:
             models={"teacher": teacher},
             reporter=self.reporter,
             is_main=self.is_main,
+            student=next(
+                (
+                    stage_writes(recipe.stages[n - 1])[0]
+                    for n in reversed(main_models(recipe.stages))
+                ),
+                None,
+            ),
         )
         ran = False
         digests = dict(GIVEN)

@@ -83,6 +83,7 @@ class Context:
     reporter: Reporter
     fingerprint: str = ""
     is_main: bool = True
+    student: str | None = None  # the model the recipe is about
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -338,13 +339,23 @@ def _chosen(names: Sequence[str] | None, baseline: str, context: Context) -> dic
 def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     chosen = _chosen(stage.models, stage.baseline, context)
     progress = context.reporter.progress
+    shown = context.student if context.student in chosen else None
+    student = None if shown == stage.baseline else shown
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
-        return evaluate_embeddings(chosen, context.heldout_records, stage, context.seed, progress)
+        records = context.heldout_records
+        return evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
     corpus = context.corpus
     masker = context.masker(stage.masking)
     return evaluate_masked_lm(
-        chosen, corpus.heldout, corpus.train.token_counts, masker, stage, context.seed, progress
+        chosen,
+        corpus.heldout,
+        corpus.train.token_counts,
+        masker,
+        stage,
+        context.seed,
+        progress,
+        student=student,
     )
 
 

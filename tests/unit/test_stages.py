@@ -221,6 +221,7 @@ def test_heldout_records(context: Context, tmp_path: Path, text_file: Path) -> N
     own = tmp_path / "own.txt"
     own.write_text("malt and oak\n")
     context.corpus_settings = corpus(text_file, heldout_sources=[str(own)])
+    del context.heldout_records  # kept once they are read
     assert [record.columns["text"] for record in context.heldout_records] == ["malt and oak"]
 
 
