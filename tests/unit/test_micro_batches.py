@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill.data import Tokens, epoch_batches
+from potstill.data import Batch, Tokens, epoch_batches
 from potstill.micro_batches import MicroBatches
 
 SEED = 3
@@ -24,23 +24,28 @@ def process(rank: int = 0, world: int = 1, micro: int = 2) -> MicroBatches:
     return MicroBatches(6, micro, pad_id=0, masker=None, seed=SEED, rank=rank, world=world)
 
 
+def indices_of(batch: Batch) -> list[int]:
+    found: list[int] = batch.input_ids_BL[:, 0].tolist()
+    return found
+
+
 def test_one_process_reads_the_batches_in_order(tokens: Tokens) -> None:
     batches = process()
     for step in range(8):  # two epochs of 6, 6, 6 and 1
         own = batches.of_step(tokens, step)
         expected = epoch_batches(tokens.lengths, 6, SEED, step // 4)[step % 4]
         assert [number for number, _ in own] == list(range(-(-len(expected) // 2)))
-        assert np.concatenate([batch.index_B for _, batch in own]).tolist() == expected.tolist()
+        assert np.concatenate([indices_of(batch) for _, batch in own]).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_micro_batches_of_one(tokens: Tokens, world: int) -> None:
     for step in range(8):
-        alone = {n: b.index_B.tolist() for n, b in process().of_step(tokens, step)}
+        alone = {n: indices_of(b) for n, b in process().of_step(tokens, step)}
         shares = [process(rank, world).of_step(tokens, step) for rank in range(world)]
         # all make the same number of passes: gradients are averaged after the last
         assert len({len(share) for share in shares}) == 1
-        numbered = [(n, b.index_B.tolist()) for share in shares for n, b in share]
+        numbered = [(n, indices_of(b)) for share in shares for n, b in share]
         assert dict(pair for pair in numbered if pair[0] >= 0) == alone
         assert sum(number >= 0 for number, _ in numbered) == len(alone)
         # who has nothing left repeats the first one under the number -1
@@ -56,10 +61,10 @@ def test_steps_may_be_asked_for_in_any_order(tokens: Tokens) -> None:
 
 
 def test_a_spread_takes_from_everywhere_sorted_by_length(tokens: Tokens) -> None:
-    found = np.concatenate([batch.index_B for batch in process().spread(tokens, 4, epoch=9)])
+    found = np.concatenate([indices_of(batch) for batch in process().spread(tokens, 4, epoch=9)])
     assert sorted(found.tolist()) == [0, 6, 12, 18]
     assert np.diff(tokens.lengths[found]).min() >= 0
-    everything = [batch.index_B.tolist() for batch in process().spread(tokens, 100, epoch=9)]
+    everything = [indices_of(batch) for batch in process().spread(tokens, 100, epoch=9)]
     assert sorted(index for part in everything for index in part) == list(range(19))
     assert max(map(len, everything)) == 2
 
@@ -70,6 +75,6 @@ def test_a_spread_is_shared_and_nothing_is_counted_twice(tokens: Tokens, world: 
         index
         for rank in range(world)
         for batch in process(rank, world).spread(tokens, 19, epoch=9)
-        for index in batch.index_B.tolist()
+        for index in indices_of(batch)
     ]
     assert sorted(found) == list(range(19))
