@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from potstill.training import Trainee
+    from potstill.trainee import Trainee
 
 Positions = Literal["all", "masked"]
 # Weighted total (with gradient) and the components' unweighted means.
@@ -465,7 +465,8 @@ def _potstill(
     from potstill.models import LoadedModel
     from potstill.recipe import InBatch
     from potstill.teachers import LiveTeacher, Reading
-    from potstill.training import Trainee, _optimizer
+    from potstill.trainee import Trainee
+    from potstill.training import _optimizer
 
     objectives = (
         SoftTargets(weight=SOFT, temperature=TEMPERATURE, positions=positions),

@@ -14,6 +14,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
+from potstill import make_student
+from potstill.models import load_model, save_model, with_model
+from potstill.recipe import Task
+
 # fmt: off
 WORDS = [
     "still", "pot", "copper", "malt", "barley", "water", "fire", "spirit", "heart", "head",
@@ -78,6 +82,13 @@ def sentences(count: int, seed: int = 0) -> list[str]:
             )
         result.append(" ".join(WORDS[i] for i in words))
     return result
+
+
+def student_of(teacher: Path, task: Task, folder: Path) -> Path:
+    """The half of a teacher, as `make_student` makes it, in a folder of its own."""
+    loaded = load_model(teacher, task)
+    save_model(with_model(loaded, make_student(loaded.model), "student"), folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +14,7 @@ from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.masking import make_masker
 from potstill.models import load_model, task_of
-from potstill.pipeline import cache_folder, rebuild
+from potstill.pipeline import cache_folder, inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -33,9 +31,9 @@ from potstill.recipe import (
     Training,
     unfit,
 )
-from potstill.runfolder import RunFolder, manifest_digest, model_manifest
+from potstill.runfolder import RunFolder
 from potstill.stages import Context, Silent, run_stage
-from potstill.text import read_records, sources_fingerprint
+from potstill.text import read_records
 
 Text = Corpus | str | Sequence[str]
 Folder = str | os.PathLike[str]
@@ -139,7 +137,7 @@ def evaluate(
         if task == "sentence_embedding"
         else [passage]
     )
-    corpus = _corpus(text, _limit(folders.values(), task), columns, unit)
+    corpus = _corpus(text, folders.values(), task, columns, unit)
     settings = Evaluate(models=None, query=query, passage=passage, label=label).model_copy(
         update={"baseline": os.fspath(baseline)}
     )
@@ -205,45 +203,46 @@ def _train(
     problem = unfit(stage, task)
     if problem is not None:
         raise ValueError(problem)
-    corpus, folder = _corpus(text, _limit(models.values(), task)), Path(output)
-    held = [*corpus.sources, *(corpus.heldout_sources or [])]
-    parts = [
-        *(task, seed, stage.model_dump(mode="json"), corpus.model_dump(mode="json")),
-        sources_fingerprint(held),
-        *(manifest_digest(model_manifest(models[name])) for name in sorted(models)),
-    ]
-    fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    corpus, run = _corpus(text, models.values(), task), RunFolder(Path(output))
+    given = [models[name] for name in sorted(models)]
+    fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)
     context = Context(
         task=task,
         seed=seed,
         corpus_settings=corpus,
-        run=folder,
+        run=run.path,
         cache=cache_folder() / "tokens",
         models=models,
         reporter=Silent(),
         fingerprint=fingerprint,
     )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"{folder} can't be used ({error.strerror}): choose another output"
+            f"{run.path} can't be used ({error.strerror}): choose another output"
         ) from None
-    with RunFolder(folder).lock():
-        done = RunFolder(folder).done(folder)
+    with run.lock():
+        done = run.done(run.path)
         if done is None or done["fingerprint"] != fingerprint:
             start = time.perf_counter()
-            writes = run_stage(stage, folder, context)
-            RunFolder(folder).finish(folder, fingerprint, writes, {}, time.perf_counter() - start)
-    return folder / "model"
+            writes = run_stage(stage, run.path, context)
+            run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
+    return run.path / "model"
 
 
 def _corpus(
-    text: Text, limit: int, columns: Sequence[str] = ("text",), unit: str = "line"
+    text: Text,
+    models: Iterable[Folder],
+    task: Task,
+    columns: Sequence[str] = ("text",),
+    unit: str = "line",
 ) -> Corpus:
-    """Files as a corpus whose texts are cut at 128 tokens, or at `limit` where that is less."""
+    """Files as a corpus whose texts are cut at 128 tokens, or where the models' inputs end."""
     if isinstance(text, Corpus):
         return text
+    opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
+    limit = min(loaded.max_length for loaded in opened)
     tree = {
         "sources": [
             {
@@ -257,9 +256,3 @@ def _corpus(
         "max_length": min(limit, Corpus.model_fields["max_length"].default),
     }
     return Corpus.model_validate(tree)
-
-
-def _limit(models: Iterable[Folder], task: Task) -> int:
-    """The longest input that all of the models take, in tokens."""
-    opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
-    return min(loaded.max_length for loaded in opened)

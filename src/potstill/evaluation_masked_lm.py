@@ -60,10 +60,7 @@ def evaluate_masked_lm(
         ValueError: no held-out text, models of different vocabularies, or a model without
             positions for the longest of the sequences.
     """
-    if len(heldout) == 0:
-        raise ValueError(
-            "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
-        )
+    check_heldout(heldout)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
     assert student in models, f"no model {student}"
@@ -108,6 +105,18 @@ def evaluate_masked_lm(
         "softened": example.softened,
         "examples": example.differing[:50],
     }
+
+
+def check_heldout(heldout: Tokens) -> None:
+    """Refuse what `evaluate_masked_lm` would refuse of the text; no model is needed.
+
+    Raises:
+        ValueError: no held-out text.
+    """
+    if len(heldout) == 0:
+        raise ValueError(
+            "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
+        )
 
 
 def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:

@@ -207,7 +207,7 @@ class _ChunkedLogits(torch.autograd.Function):
 
     The gradient of the readout's weight accumulates in place (addmm), so one buffer of its size is
     all that stays; the logits of a chunk are freed before the next. Gradients of logits are written
-    out instead of left to autograd, which keeps seven tensors of a chunk's size where three do.
+    out instead of left to autograd, which keeps seven tensors of a chunk's size where four do.
     """
 
     @staticmethod

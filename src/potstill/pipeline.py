@@ -14,13 +14,16 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from potstill.distributed import wait_for_all
 from potstill.files import resolve_path
 from potstill.recipe import (
     Benchmark,
+    Corpus,
     Evaluate,
     Recipe,
     Report,
     Stage,
+    Task,
     main_models,
     stage_reads,
     stage_writes,
@@ -34,6 +37,7 @@ from potstill.runfolder import (
     manifest,
     manifest_digest,
     model_manifest,
+    model_part,
     open_run,
     read_json,
     verify_manifest,
@@ -51,7 +55,6 @@ from potstill.stages import (
     write_results,
 )
 from potstill.text import sources_fingerprint
-from potstill.training import wait_for_all
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.
 STAGE_VERSIONS = {
@@ -170,6 +173,7 @@ class _Run:
 
     def _stages(self, run: RunFolder, teacher: Path, fingerprints: Sequence[str]) -> None:
         recipe = self.recipe
+        about = main_models(recipe.stages)
         context = Context(
             task=recipe.task,
             seed=recipe.seed,
@@ -179,13 +183,7 @@ class _Run:
             models={"teacher": teacher},
             reporter=self.reporter,
             is_main=self.is_main,
-            student=next(
-                (
-                    stage_writes(recipe.stages[n - 1])[0]
-                    for n in reversed(main_models(recipe.stages))
-                ),
-                None,
-            ),
+            student=stage_writes(recipe.stages[about[-1] - 1])[0] if about else None,
         )
         ran = False
         digests = dict(GIVEN)
@@ -200,10 +198,7 @@ class _Run:
                 skipped = skipped and not ran and has_results(run.path)
             self._wait()  # all have looked before the first one writes
             self.reporter.stage(number, len(recipe.stages), stage.kind, skipped)
-            if skipped:
-                assert done is not None
-                writes = done["writes"]
-            else:
+            if not skipped:
                 ran = True
                 if self.is_main:
                     if not isinstance(stage, Report):  # which measures nothing
@@ -215,16 +210,22 @@ class _Run:
                     }
                     write_json(folder / "config.json", config)
                     if trains(stage):
-                        for later in recipe.stages[number:]:
-                            if isinstance(later, Evaluate):
-                                check_heldout(later, context)
+                        self._check_evaluations(number, context)
                 self._wait()
-                writes = self._one(stage, folder, context, run, reads)
-            context.models |= {name: folder / path for name, path in writes.items()}
-            digests |= written_digests(folder, writes)
-            if self.is_main and writes:
-                self._publish(run, number, skipped)
+                self._one(stage, folder, context, run, reads)
+                done = read_json(folder / "DONE")
+            assert done is not None
+            context.models |= {name: folder / path for name, path in done["writes"].items()}
+            digests |= written_digests(done)
+            if self.is_main and number in about:
+                self._publish(run, number, skipped, is_last=number == about[-1])
             self._wait()
+
+    def _check_evaluations(self, number: int, context: Context) -> None:
+        """Refuse now what an evaluation after this training would refuse then."""
+        for later in self.recipe.stages[number:]:
+            if isinstance(later, Evaluate):
+                check_heldout(later, context)
 
     def _one(
         self,
@@ -233,16 +234,14 @@ class _Run:
         context: Context,
         run: RunFolder,
         reads: Mapping[str, str],
-    ) -> dict[str, str]:
+    ) -> None:
         start = time.perf_counter()
-        writes = dict.fromkeys(stage_writes(stage), "model")
         if self.is_main or trains(stage):
             writes = run_stage(stage, folder, context)
         if self.is_main:
             seconds = time.perf_counter() - start
             run.finish(folder, context.fingerprint, writes, reads, seconds)
         self._wait()
-        return writes
 
     def _clear(self, run: RunFolder, folder: Path) -> None:
         """Make room for a stage that runs (again)."""
@@ -283,20 +282,17 @@ class _Run:
         folder.rename(target)
         self.reporter.say(f"the recipe changed: {folder.name} {what} is in {target}")
 
-    def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
-        """Publish a stage's model if it is, so far, the one that the recipe is about.
+    def _publish(self, run: RunFolder, number: int, skipped: bool, is_last: bool) -> None:
+        """Publish a stage's model, which is, so far, the one that the recipe is about.
 
         Until the last one is there, an earlier one only fills an empty place, or takes that of an
         earlier training: a student not trained yet never replaces a trained one.
         """
-        written = main_models(self.recipe.stages)
-        if number not in written:
-            return
         stage = self.recipe.stages[number - 1]
         model = run.stage_folder(number, stage.kind) / "model"
         if not run.model.is_dir():
             run.publish(model)
-        elif number == written[-1]:
+        elif is_last:
             if not skipped or verify_manifest(run.model, manifest(model)):
                 run.publish(model)
         elif not skipped and trains(stage):
@@ -313,21 +309,26 @@ def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:
     Raises:
         ValueError: a source can't be found or read.
     """
-    corpus = recipe.corpus
-    sources = [*corpus.sources, *(corpus.heldout_sources or [])]
-    found = [
-        _digest(
-            recipe.task,
-            recipe.seed,
-            corpus.model_dump(mode="json"),
-            sources_fingerprint(sources),
-            manifest_digest(model_manifest(teacher)),
-        )
-    ]
+    found = [inputs_digest(recipe.task, recipe.seed, recipe.corpus, [teacher])]
     for stage in recipe.stages:
-        version = STAGE_VERSIONS[stage.kind]
-        found.append(_digest(found[-1], version, stage.model_dump(mode="json")))
+        found.append(stage_digest(found[-1], stage))
     return found[1:]
+
+
+def inputs_digest(task: Task, seed: int, corpus: Corpus, models: Iterable[Path]) -> str:
+    """Of all that decides what stages do, but for the stages: task, text and given models.
+
+    Raises:
+        ValueError: a source can't be found or read.
+    """
+    sources = [*corpus.sources, *(corpus.heldout_sources or [])]
+    text = corpus.model_dump(mode="json"), sources_fingerprint(sources)
+    return _digest(task, seed, *text, *(manifest_digest(model_manifest(m)) for m in models))
+
+
+def stage_digest(before: str, stage: Stage) -> str:
+    """Of a stage and what comes before it."""
+    return _digest(before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json"))
 
 
 def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, str]) -> bool:
@@ -335,9 +336,12 @@ def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, st
     return bool(done["fingerprint"] == fingerprint and done.get("reads") == reads)
 
 
-def written_digests(folder: Path, writes: Iterable[str]) -> dict[str, str]:
-    """Name of a model that a stage wrote -> the digest of what is in it."""
-    return {name: manifest_digest(model_manifest(folder / "model")) for name in writes}
+def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a model that a finished stage wrote -> the digest of what is in it."""
+    return {
+        name: manifest_digest(model_part(done["files"], folder))
+        for name, folder in done["writes"].items()
+    }
 
 
 def models_read(stage: Stage, known: Iterable[str]) -> list[str]:

@@ -124,7 +124,7 @@ def _states(recipe: Recipe, run: RunFolder, teacher: Path) -> list[str]:
             state = _DONE
         ran = ran or state != _DONE
         states.append(state)
-        made = written_digests(folder, done["writes"]) if done is not None else {}
+        made = written_digests(done) if done is not None else {}
         digests |= dict.fromkeys(stage_writes(stage), "to be made") | made
     return states
 

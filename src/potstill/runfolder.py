@@ -17,10 +17,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,7 @@ def _umask() -> int:
 
 def manifest(folder: Path) -> Manifest:
     """Relative path -> {"bytes": int, "sha256": str} of every file below a folder, sorted."""
-    files = sorted(
-        (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
-    )
-    return {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files}
+    return _manifest(folder, folder.rglob("*"))
 
 
 def model_manifest(folder: Path) -> Manifest:
@@ -122,13 +120,27 @@ def model_manifest(folder: Path) -> Manifest:
 
     A model card beside them, or a whole project around them, changes no model.
     """
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
-    wanted = [path for path in found if path.suffix in _MODEL_FILES and path.is_file()]
-    entries = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in wanted
+    found = chain(folder.glob("*"), folder.glob("*/*"))
+    return _manifest(folder, (path for path in found if path.suffix in _MODEL_FILES))
+
+
+def model_part(files: Manifest, folder: str) -> Manifest:
+    """The `model_manifest` of a folder below the one that `files` are of, without reading them."""
+    below = {
+        name.removeprefix(f"{folder}/"): entry
+        for name, entry in files.items()
+        if name.startswith(f"{folder}/")
     }
-    return dict(sorted(entries.items()))
+    return {
+        name: entry
+        for name, entry in below.items()
+        if name.count("/") <= 1 and Path(name).suffix in _MODEL_FILES
+    }
+
+
+def _manifest(folder: Path, paths: Iterable[Path]) -> Manifest:
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in paths if path.is_file())
+    return {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files}
 
 
 def verify_manifest(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -21,6 +21,7 @@ from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
 from potstill.data import TokenizedCorpus
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
+from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.families import is_lm_head
 from potstill.masking import Masker, make_masker
@@ -47,7 +48,8 @@ from potstill.runfolder import write_json
 from potstill.students import layer_map, make_student
 from potstill.teachers import LiveTeacher, Reading
 from potstill.text import Record, heldout_side, read_records
-from potstill.training import Job, Progress, Trainee, train
+from potstill.trainee import Trainee
+from potstill.training import Job, Progress, train
 
 
 class Reporter(Protocol):
@@ -339,8 +341,8 @@ def _chosen(names: Sequence[str] | None, baseline: str, context: Context) -> dic
 def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     chosen = _chosen(stage.models, stage.baseline, context)
     progress = context.reporter.progress
-    shown = context.student if context.student in chosen else None
-    student = None if shown == stage.baseline else shown
+    others = chosen.keys() - {stage.baseline}
+    student = context.student if context.student in others else None
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
         records = context.heldout_records
@@ -373,11 +375,8 @@ def check_heldout(stage: Evaluate, context: Context) -> None:
     """
     if context.task == "sentence_embedding":
         check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
-    elif len(context.corpus.heldout) == 0:
-        raise ValueError(
-            "evaluate: no held-out text is left: raise corpus.heldout or give "
-            "corpus.heldout_sources"
-        )
+    else:
+        check_sequences(context.corpus.heldout)
 
 
 def _report(stage: Report, context: Context) -> dict[str, Any]:

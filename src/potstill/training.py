@@ -28,13 +28,12 @@ from potstill.distributed import (
     make_accelerator,
     sum_of_all,
 )
-from potstill.distributed import wait_for_all as wait_for_all
 from potstill.interruption import Interrupted, stop_signals
 from potstill.masking import Masker
 from potstill.micro_batches import MicroBatches
 from potstill.precision import autocast_dtype
 from potstill.recipe import Training
-from potstill.trainee import Trainee as Trainee
+from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
 
 # Masks of evaluation are those of an epoch that training never reaches.

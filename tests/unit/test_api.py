@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from conftest import sentences
-from potstill import make_student
+from conftest import sentences, student_of
 from potstill.api import distill, finetune
-from potstill.models import load_model, save_model, with_model
 from potstill.recipe import HardTargets, Objective, SoftTargets, Training
 from potstill.runfolder import open_run
 
@@ -22,10 +20,8 @@ SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
 @pytest.fixture
 def pair(sentence_teacher: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A sentence encoder and its half, as folders."""
-    teacher = load_model(sentence_teacher, "sentence_embedding")
-    student = with_model(teacher, make_student(teacher.model), "student")
-    save_model(student, tmp_path / "student")
-    return tmp_path / "student", sentence_teacher
+    student = student_of(sentence_teacher, "sentence_embedding", tmp_path / "student")
+    return student, sentence_teacher
 
 
 def steps(output: Path) -> list[int]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_bert import FFN, POSITIONS, D, V, bert_config, write_folders
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertModel,
     DistilBertConfig,
@@ -21,37 +21,10 @@ from transformers import (
 from potstill import benchmark_worker
 from potstill.benchmarking import _environment
 
-V, D, FFN, POSITIONS = 50, 32, 37, 40
-
-
-def bert_config(layers: int) -> BertConfig:
-    return BertConfig(
-        vocab_size=V,
-        hidden_size=D,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=FFN,
-        max_position_embeddings=POSITIONS,
-    )
-
-
-def bert_parameters(layers: int) -> int:
-    """Counted by hand: embeddings and their norm, layers."""
-    layer = 4 * (D * D + D) + 2 * D + (D * FFN + FFN) + (FFN * D + D) + 2 * D
-    return (V + POSITIONS + 2) * D + 2 * D + layers * layer
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("models")
-    BertForMaskedLM(bert_config(2)).save_pretrained(root / "teacher")
-    student = root / "student"
-    BertModel(bert_config(1), add_pooling_layer=True).save_pretrained(student)
-    (student / "modules.json").write_text("[]")
-    (student / "1_Pooling").mkdir()
-    (student / "1_Pooling" / "config.json").write_text("{}")
-    return {name: root / name for name in ("teacher", "student")}
+    return write_folders(tmp_path_factory.mktemp("models"))
 
 
 def test_peak_memory_is_not_inherited_from_the_parent():

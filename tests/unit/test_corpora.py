@@ -6,12 +6,13 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_text import byte_level, random_lines, wordpiece
+from tiny_text import byte_level, random_lines, wordpiece, write_corpus
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -23,15 +24,7 @@ from potstill.recipe import Corpus
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    """Writes lines to a file; a corpus of them, nothing held out and hardly anything dropped."""
-
-    def make(lines: list[str], **settings: Any) -> Corpus:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
-        path.write_text("\n".join(lines), encoding="utf-8")
-        basic = {"max_length": 8, "min_length": 1, "heldout": 0.0}
-        return Corpus.model_validate({"sources": str(path), **basic, **settings})
-
-    return make
+    return partial(write_corpus, tmp_path)
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_text import random_lines, wordpiece
+from tiny_text import random_lines, wordpiece, write_corpus
 
 from potstill.corpora import tokenize_corpus
 from potstill.data import collate, epoch_batches, plan_steps
@@ -20,15 +20,7 @@ from potstill.recipe import Corpus, Masking
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    """Writes lines to a file; a corpus of them, nothing held out and hardly anything dropped."""
-
-    def make(lines: list[str], **settings: Any) -> Corpus:
-        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"
-        path.write_text("\n".join(lines), encoding="utf-8")
-        basic = {"max_length": 8, "min_length": 1, "heldout": 0.0}
-        return Corpus.model_validate({"sources": str(path), **basic, **settings})
-
-    return make
+    return partial(write_corpus, tmp_path)
 
 
 @pytest.fixture

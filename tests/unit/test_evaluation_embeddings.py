@@ -18,12 +18,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer, BertModel
 
-from conftest import sentences, tiny_config, tiny_tokenizer
+from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill import evaluation_embeddings, metrics
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
-from potstill.models import load_model, save_model, with_model
 from potstill.recipe import Evaluate
-from potstill.students import make_student
 from potstill.text import Record
 
 COUNT = 24
@@ -47,10 +45,7 @@ def articles(count: int = COUNT) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def student(sentence_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    teacher = load_model(sentence_teacher, "sentence_embedding")
-    folder = tmp_path_factory.mktemp("student")
-    save_model(with_model(teacher, make_student(teacher.model), "student"), folder)
-    return folder
+    return student_of(sentence_teacher, "sentence_embedding", tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture(scope="module")
@@ -245,11 +240,21 @@ def test_blocks_change_nothing(
 # --- what the report shows ------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def beside_student(sentence_teacher: Path, student: Path) -> dict[str, Any]:
+    """Scores of the teacher and its student alone."""
+    models = {"teacher": sentence_teacher, "student": student}
+    return evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+
+
 def test_the_softened_example_is_a_softmax_over_all_passages(
-    result: dict[str, Any], sentence_teacher: Path, student: Path
+    result: dict[str, Any],
+    beside_student: dict[str, Any],
+    sentence_teacher: Path,
+    student: Path,
 ) -> None:
     models = {"teacher": sentence_teacher, "student": student}
-    shown = evaluate_embeddings(models, articles(), SETTINGS, seed=5)["softened"]
+    shown = beside_student["softened"]
     titles = column("title")
     cosines = {}
     for name, folder in models.items():
@@ -277,10 +282,13 @@ def test_the_softened_example_is_a_softmax_over_all_passages(
 
 
 def test_examples_are_questions_answered_differently(
-    result: dict[str, Any], sentence_teacher: Path, student: Path
+    result: dict[str, Any],
+    beside_student: dict[str, Any],
+    sentence_teacher: Path,
+    student: Path,
 ) -> None:
     models = {"teacher": sentence_teacher, "student": student}
-    examples = evaluate_embeddings(models, articles(), SETTINGS, seed=5)["examples"]
+    examples = beside_student["examples"]
     titles = column("title")
     ranks = {name: dict(zip(titles, ranks_of(models[name]), strict=True)) for name in models}
     assert examples

@@ -14,14 +14,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokenizerFast
 
-from conftest import sentences, tiny_config, tiny_tokenizer
+from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill import evaluation_masked_lm, metrics
 from potstill.data import Tokens
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.masking import Masker, make_masker
-from potstill.models import load_model, save_model, with_model
+from potstill.models import load_model, save_model
 from potstill.recipe import Evaluate, Masking
-from potstill.students import make_student
 from potstill.training import EVALUATION_EPOCH
 
 COUNT, SEED = 40, 3  # more than one batch of sequences
@@ -65,10 +64,7 @@ def teacher(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    loaded = load_model(teacher, "masked_lm")
-    folder = tmp_path_factory.mktemp("student")
-    save_model(with_model(loaded, make_student(loaded.model), "student"), folder)
-    return folder
+    return student_of(teacher, "masked_lm", tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture(scope="module")

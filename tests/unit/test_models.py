@@ -30,7 +30,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from conftest import sentences, tiny_config, tiny_tokenizer
+from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill.models import (
     LoadedModel,
     UntrainedHead,
@@ -50,12 +50,6 @@ TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the 
 def folder_of(model: PreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def student_of(teacher: Path, task: Task, folder: Path) -> Path:
-    loaded = load_model(teacher, task)
-    save_model(with_model(loaded, make_student(loaded.model), "student"), folder)
     return folder
 
 

@@ -50,7 +50,7 @@ def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> No
     from potstill.models import load_model
     from potstill.recipe import HardTargets, InBatch, Training
     from potstill.teachers import Reading
-    from potstill.training import Trainee
+    from potstill.trainee import Trainee
 
     loaded = load_model(masked_lm_teacher, "masked_lm")
     reading = Reading.of("masked_lm", [HardTargets()], InBatch(), 8)
@@ -167,26 +167,27 @@ def test_compiled_training_gives_the_same_losses(
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_more_processes_than_micro_batches_is_refused(
-    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Two:
         num_processes, process_index, is_main_process = 2, 0, True
         device = torch.device("cpu")
 
     monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
+
+
+@pytest.mark.usefixtures("_two_processes")
+def test_more_processes_than_micro_batches_is_refused(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"set training\.micro_batch_size to at most 4$"):
         run(recipe(masked_lm_teacher, text_file, finetune(max_steps=3)), output=tmp_path / "run")
 
 
+@pytest.mark.usefixtures("_two_processes")
 def test_sentence_embeddings_are_shared_out_in_groups(
-    sentence_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    class Two:
-        num_processes, process_index, is_main_process = 2, 0, True
-        device = torch.device("cpu")
-
-    monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
     distill = {
         "kind": "distill",
         "model": "teacher",

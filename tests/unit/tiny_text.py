@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from potstill.recipe import Corpus
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -47,3 +51,11 @@ def random_lines(number: int, longest: int = 40, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
     letters = "abcdefghijklmnopqrstuvwxyz"
     return [" ".join(rng.choices(letters, k=rng.randint(4, longest))) for _ in range(number)]
+
+
+def write_corpus(folder: Path, lines: list[str], **settings: Any) -> Corpus:
+    """Writes lines to a new file; a corpus of it, nothing held out and hardly anything dropped."""
+    path = folder / f"{len(list(folder.iterdir()))}.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    basic = {"max_length": 8, "min_length": 1, "heldout": 0.0}
+    return Corpus.model_validate({"sources": str(path), **basic, **settings})
