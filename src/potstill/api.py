@@ -12,9 +12,10 @@ from potstill.benchmarking import benchmark as measure_models
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_model, task_of
-from potstill.pipeline import cache_folder, inputs_digest, rebuild, stage_digest
+from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -132,6 +133,12 @@ def evaluate(
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
     task = task_of(baseline)
+    for model in models:
+        if task == "masked_lm" and task_of(model) != task:
+            raise ValueError(
+                f"{os.fspath(model)} has no masked-LM head and the baseline {os.fspath(baseline)} "
+                "has one: give models of one task"
+            )
     columns = (
         [column for column in (query, passage, label) if column]
         if task == "sentence_embedding"
@@ -163,6 +170,7 @@ def benchmark(
 
     Raises:
         ValueError: a folder without a model, or a length that a model can't take.
+        BenchmarkFailed: a measuring process died.
     """
     named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
     folders = {name: Path(folder) for name, folder in named.items()}

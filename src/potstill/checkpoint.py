@@ -27,6 +27,7 @@ from potstill.runfolder import (
     verify_manifest,
     write_json,
 )
+from potstill.weights import writing
 
 _NAME = re.compile(r"step-(\d{8,})")
 _TEMPORARY = ".checkpoint-"
@@ -66,7 +67,8 @@ def save_checkpoint(
     try:
         for group, named in tensors.items():
             path = temporary / f"{group}.safetensors"
-            save_file(_separate(named), path)
+            with writing(path):
+                save_file(_separate(named), path)
             sync_file(path)
         write_json(temporary / "state.json", {"step": step, "groups": list(tensors), **state})
         write_json(temporary / "manifest.json", manifest(temporary))

@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+STARTED = time.monotonic()  # imports of torch and transformers are part of what a user waits for
 out = Console()
 err = Console(stderr=True)
 
@@ -193,25 +194,28 @@ def doctor() -> None:
 
 
 def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> None:
+    from potstill.inputs import check_inputs
     from potstill.recipe_files import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    folder = output if output is not None else Path("runs") / loaded.name
+    # before ten seconds of imports: most mistakes are mistyped paths
+    check_inputs(loaded, folder)
     if plan:
         from potstill.planning import plan_run
 
-        for line in plan_run(loaded, output):
+        for line in plan_run(loaded, folder):
             _print(line)
         return
     from potstill.pipeline import run as run_recipe
 
-    start = time.monotonic()
     reporter = _Reporter()
     with reporter.live():
         reporter.say(f"{loaded.name}: {len(loaded.stages)} stages")
-        folder = run_recipe(loaded, output=output, reporter=reporter)
+        run_recipe(loaded, output=folder, reporter=reporter)
     if reporter.quiet:
         return
-    _summary(folder, time.monotonic() - start)
+    _summary(folder, time.monotonic() - STARTED)
 
 
 def _summary(folder: Path, seconds: float) -> None:

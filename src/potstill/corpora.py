@@ -28,12 +28,13 @@ from potstill.text import Record, heldout_side, read_records, sources_fingerprin
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_VERSION = 2  # of the cache's format and of how text becomes sequences
+_VERSION = 3  # of the cache's format and of how text becomes sequences
 _TEXTS = 500  # tokenised at a time, or
 _CHARACTERS = 1 << 20  # so many of them: an encoding takes some 100 bytes a token
+FEW = 100  # different training sequences; below that, a corpus warns
 _COUNTS = (
     *("records", "sequences_train", "sequences_heldout", "tokens_train", "tokens_heldout"),
-    *("split", "dropped_short", "dropped_unknown", "duplicates", "leaked"),
+    *("split", "dropped_short", "dropped_unknown", "duplicates", "leaked", "different_train"),
 )
 
 
@@ -289,6 +290,9 @@ def _count_repeats(train: array[int], heldout: array[int], counts: Counter[str])
     for hashes in sides:
         counts["duplicates"] += len(hashes) - len(np.unique(hashes))
     counts["leaked"] = int(np.isin(sides[1], sides[0]).sum())
+    # a text may be many sequences
+    share = len(np.unique(sides[0])) / max(len(sides[0]), 1)
+    counts["different_train"] = round(share * counts["sequences_train"])
 
 
 def _nothing_left(corpus: Corpus, counts: Counter[str]) -> str:
@@ -302,6 +306,11 @@ def _nothing_left(corpus: Corpus, counts: Counter[str]) -> str:
 
 def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
     found = []
+    if counts["different_train"] < FEW:
+        found.append(
+            f"training sees {counts['different_train']} different sequences, again and again: a "
+            f"student learns fewer than {FEW} by heart and little else"
+        )
     kept = counts["sequences_train"] + counts["sequences_heldout"]
     if counts["duplicates"]:
         what = "left out" if corpus.drop_duplicates else "left in (drop_duplicates leaves them out)"

@@ -26,6 +26,7 @@ from potstill.hub import one_sentence, place_of, quiet, read_remote_json
 from potstill.recipe import Task
 from potstill.sentence_modules import MODULES, Pooling, SentenceModules, sentence_modules
 from potstill.signals import Readout, Signals
+from potstill.weights import writing
 
 # A logit that no softmax gives weight to, yet finite: 0 * it is 0 in the divergence.
 EXCLUDED = -1e4
@@ -135,7 +136,9 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         return "sentence_embedding"
     config = read_remote_json(path, "config.json", None, name)
     if not isinstance(config, dict):
-        raise ValueError(f"{name}: no model folder (it has no config.json)")
+        where = "it has no config.json" if Path(path).is_dir() else "it is no folder here"
+        also = "" if Path(path).is_dir() else ", and the hub has none or can't be reached"
+        raise ValueError(f"{name}: the model can't be loaded: {where}{also}")
     classes = [str(found) for found in config.get("architectures") or []]
     if any(found.endswith(("ForMaskedLM", "ForPreTraining")) for found in classes):
         return "masked_lm"
@@ -145,9 +148,13 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:
-    """Write a folder that plain transformers, and sentence-transformers for an encoder, load."""
+    """Write a folder that plain transformers, and sentence-transformers for an encoder, load.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with quiet(), writing(folder):
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     for relative, text in loaded.sentence.files if loaded.sentence else ():

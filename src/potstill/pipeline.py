@@ -11,11 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from potstill.distributed import wait_for_all
-from potstill.files import resolve_path
+from potstill.former import published_problem, set_aside_results, set_aside_stages
+from potstill.inputs import cache_folder, check_inputs, teacher_folder
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -24,7 +22,7 @@ from potstill.recipe import (
     Report,
     Stage,
     Task,
-    main_models,
+    main_model,
     stage_reads,
     stage_writes,
 )
@@ -32,15 +30,12 @@ from potstill.recipe_files import dump_recipe, load_recipe
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
     RunFolder,
-    check_run,
     environment,
-    manifest,
     manifest_digest,
     model_manifest,
     model_part,
     open_run,
     read_json,
-    verify_manifest,
     write_json,
     write_text,
 )
@@ -67,7 +62,6 @@ STAGE_VERSIONS = {
 }
 # Digests of the models that no stage writes: the teacher's is part of every fingerprint.
 GIVEN = {"teacher": "as fingerprinted"}
-CACHE_VARIABLE = "POTSTILL_CACHE"
 
 
 def run(
@@ -97,51 +91,6 @@ def run(
     return _Run(recipe, folder, reporter or Silent()).run()
 
 
-def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
-    """The teacher's folder here; a hub name is fetched (safetensors, configs, tokenizer only).
-
-    Args:
-        fetch: False takes from the hub's cache alone, and writes nothing.
-
-    Raises:
-        ValueError: no such folder or package, or the hub can't be reached.
-    """
-    name = recipe.teacher.model
-    packaged = name.startswith("package:")
-    local = resolve_path(name) if packaged else Path(name).expanduser()
-    if packaged or local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        if not local.exists():
-            raise ValueError(f"teacher.model: {name}: no such folder")
-        if not (local / "config.json").is_file():
-            raise ValueError(f"teacher.model: {name} is not a model folder (it has no config.json)")
-        return local
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=recipe.teacher.revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
-                ignore_patterns=["onnx/*", "openvino/*"],
-                local_files_only=not fetch,
-            )
-        )
-    except LocalEntryNotFoundError:
-        problem = (
-            "it is no folder here, and the hub can't be reached or is switched off (HF_HUB_OFFLINE)"
-            if fetch
-            else "it is no folder here and not in the hub's cache, and a plan fetches nothing"
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        problem = str(error).strip().splitlines()[0]
-    raise ValueError(f"teacher.model: {name} can't be had: {problem}")
-
-
-def cache_folder() -> Path:
-    """Where tokenised text is kept between runs: $POTSTILL_CACHE, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "potstill"
-    return Path(os.environ.get(CACHE_VARIABLE) or default)
-
-
 class _Run:
     def __init__(self, recipe: Recipe, folder: Path, reporter: Reporter) -> None:
         self.recipe, self.folder, self.reporter = recipe, folder, reporter
@@ -158,22 +107,22 @@ class _Run:
             teacher = teacher_folder(self.recipe)
             self._stages(RunFolder(self.folder), teacher, stage_fingerprints(self.recipe, teacher))
             return self.folder
-        check_run(self.folder, self.recipe.name)
+        check_inputs(self.recipe, self.folder)
         teacher = teacher_folder(self.recipe)
         # What is wrong with the input shows before anything is written, let alone replaced.
         rehearse(self.recipe, teacher)
         fingerprints = stage_fingerprints(self.recipe, teacher)
         run = open_run(self.folder, self.recipe.name)
         with run.lock():
-            write_text(self.folder / "recipe.yaml", dump_recipe(self.recipe))
             self._set_aside_former(run, fingerprints)
+            write_text(self.folder / "recipe.yaml", dump_recipe(self.recipe))
             self._wait()
             self._stages(run, teacher, fingerprints)
         return self.folder
 
     def _stages(self, run: RunFolder, teacher: Path, fingerprints: Sequence[str]) -> None:
         recipe = self.recipe
-        about = main_models(recipe.stages)
+        about = main_model(recipe.stages)
         context = Context(
             task=recipe.task,
             seed=recipe.seed,
@@ -183,7 +132,7 @@ class _Run:
             models={"teacher": teacher},
             reporter=self.reporter,
             is_main=self.is_main,
-            student=stage_writes(recipe.stages[about[-1] - 1])[0] if about else None,
+            student=stage_writes(recipe.stages[about - 1])[0] if about else None,
         )
         ran = False
         digests = dict(GIVEN)
@@ -217,8 +166,8 @@ class _Run:
             assert done is not None
             context.models |= {name: folder / path for name, path in done["writes"].items()}
             digests |= written_digests(done)
-            if self.is_main and number in about:
-                self._publish(run, number, skipped, is_last=number == about[-1])
+            if self.is_main and number == about:
+                self._publish(run, number, skipped)
             self._wait()
 
     def _check_evaluations(self, number: int, context: Context) -> None:
@@ -253,7 +202,7 @@ class _Run:
         shutil.rmtree(folder / "model", ignore_errors=True)
 
     def _set_aside_former(self, run: RunFolder, fingerprints: Sequence[str]) -> None:
-        """Keep aside what stages of another configuration did, before any stage of this one runs.
+        """Keep aside what another configuration did, before any stage of this one runs.
 
         Otherwise a run that stops halfway would hold results of both, side by side.
         """
@@ -263,40 +212,18 @@ class _Run:
                 zip(self.recipe.stages, fingerprints, strict=True), start=1
             )
         }
-        for folder in sorted(run.path.glob("stages/*/")):
-            former = begun_as(folder)
-            if folder not in expected:
-                self._set_aside(run, folder, former, "is no stage of it any more: it")
-            elif former is not None and former != expected[folder]:
-                self._set_aside(run, folder, former, "runs again: its former result")
+        said = [f"the recipe changed: {moved}" for moved in set_aside_stages(run, expected)]
+        stale = published_problem(run, self.recipe.stages) is not None
+        if said or stale:
+            said += set_aside_results(run, model=stale)
+        for message in said:
+            self.reporter.say(message)
 
-    def _set_aside(self, run: RunFolder, folder: Path, former: str | None, what: str) -> None:
-        name = f"{folder.name}-{(former or 'unfinished')[:8]}"
-        target = run.path / "replaced" / name
-        target.parent.mkdir(exist_ok=True)
-        number = 1
-        while (target / "DONE").exists():  # never a finished result for an unfinished one
-            number += 1
-            target = target.with_name(f"{name}-{number}")
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
-        self.reporter.say(f"the recipe changed: {folder.name} {what} is in {target}")
-
-    def _publish(self, run: RunFolder, number: int, skipped: bool, is_last: bool) -> None:
-        """Publish a stage's model, which is, so far, the one that the recipe is about.
-
-        Until the last one is there, an earlier one only fills an empty place, or takes that of an
-        earlier training: a student not trained yet never replaces a trained one.
-        """
+    def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
+        """Publish the model that the recipe is about, once it is what it is to be."""
         stage = self.recipe.stages[number - 1]
-        model = run.stage_folder(number, stage.kind) / "model"
-        if not run.model.is_dir():
-            run.publish(model)
-        elif is_last:
-            if not skipped or verify_manifest(run.model, manifest(model)):
-                run.publish(model)
-        elif not skipped and trains(stage):
-            run.publish(model)
+        if not skipped or published_problem(run, self.recipe.stages) is not None:
+            run.publish(run.stage_folder(number, stage.kind) / "model")
 
     def _wait(self) -> None:
         if self.world > 1:
@@ -350,15 +277,6 @@ def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
     return list(known) if every else stage_reads(stage)
 
 
-def begun_as(folder: Path) -> str | None:
-    """The fingerprint of what a stage's folder was last used for; None if that isn't told."""
-    try:
-        config = read_json(folder / "config.json")
-    except ValueError:
-        return None
-    return config.get("fingerprint") if isinstance(config, dict) else None
-
-
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -370,11 +288,17 @@ def rebuild(folder: Path) -> Path:
         The path of report.html.
 
     Raises:
-        ValueError: not a run folder.
+        ValueError: not a run folder, or the model that the run is about isn't there (yet).
     """
     if not (folder / "recipe.yaml").is_file():
         raise ValueError(f"{folder} is not a run folder (it has no recipe.yaml)")
     recipe = load_recipe(folder / "recipe.yaml")
     settings = next((s for s in reversed(recipe.stages) if isinstance(s, Report)), Report())
-    with open_run(folder, recipe.name).lock():
+    run = open_run(folder, recipe.name)
+    with run.lock():
+        problem = published_problem(run, recipe.stages)
+        if problem is not None:
+            raise ValueError(
+                f"{folder}: {problem}: run the recipe again, which goes on where it stopped"
+            )
         return write_results(folder, settings)

@@ -21,16 +21,15 @@ from potstill.estimates import (
     matmul_flops,
     sample_text,
 )
+from potstill.former import begun_as
+from potstill.inputs import cache_folder, check_inputs, teacher_folder
 from potstill.masking import make_masker
 from potstill.models import LoadedModel
 from potstill.pipeline import (
     GIVEN,
-    begun_as,
-    cache_folder,
     is_current,
     models_read,
     stage_fingerprints,
-    teacher_folder,
     written_digests,
 )
 from potstill.precision import autocast_dtype
@@ -45,7 +44,7 @@ from potstill.recipe import (
     stage_writes,
 )
 from potstill.rehearsal import Cast, rehearse
-from potstill.runfolder import RunFolder, check_run
+from potstill.runfolder import RunFolder
 from potstill.stages import has_results
 
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
@@ -61,7 +60,8 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
         ValueError: as a run of the recipe would, and a hub teacher that is not in the cache.
     """
     folder = output if output is not None else Path("runs") / recipe.name
-    run = check_run(folder, recipe.name)
+    check_inputs(recipe, folder)
+    run = RunFolder(folder)
     teacher = teacher_folder(recipe, fetch=False)
     casts = rehearse(recipe, teacher)
     tokenizer = _tokenizer(casts)

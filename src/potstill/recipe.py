@@ -422,29 +422,16 @@ def stage_reads(stage: Stage) -> list[str]:
             return []
 
 
-def main_models(stages: Sequence[Stage]) -> list[int]:
-    """Numbers, from 1, of the stages that write the model a recipe is about, or a forerunner of it.
+def main_model(stages: Sequence[Stage]) -> int | None:
+    """The number, from 1, of the stage that writes the model a recipe is about; None: none does.
 
-    It is what the last `distill` writes, else the last `make_student`, else the last `finetune`;
-    forerunners are what it was trained from, back to the `make_student`. So a plain twin, trained
-    beside the student, is none.
+    It is the last `distill`, else the last `make_student`, else the last `finetune`.
     """
     for kind in (Distill, MakeStudent, Finetune):
-        last = [number for number, stage in enumerate(stages, 1) if isinstance(stage, kind)][-1:]
-        if last:
-            break
-    found: list[int] = []
-    wanted: str | None = None
-    for number in range(last[0] if last else 0, 0, -1):
-        stage = stages[number - 1]
-        if not stage_writes(stage) or (found and stage_writes(stage) != [wanted]):
-            continue
-        found.append(number)
-        if isinstance(stage, MakeStudent):
-            break
-        assert isinstance(stage, (Distill, Finetune))
-        wanted = stage.model
-    return found[::-1]
+        for number in range(len(stages), 0, -1):
+            if isinstance(stages[number - 1], kind):
+                return number
+    return None
 
 
 def stage_writes(stage: Stage) -> list[str]:

@@ -120,9 +120,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         value = yaml.safe_load(raw) if raw else None
     except yaml.YAMLError:
-        raise RecipeError(
-            f"the value of {key} does not parse: quote it, for example {key}='\"text\"'"
-        ) from None
+        value = raw  # *.txt and [ab].txt are globs here, not YAML's aliases and lists
     path = key.split(".")
     if path[0] not in tree and path[0] not in Recipe.model_fields:
         path = ["stages", *path]  # distill.training… is short for stages.distill.training…
@@ -182,7 +180,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         near = difflib.get_close_matches(str(loc[-1]), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(names)}"
         return f"unknown key '{loc[-1]}'{f' in {parent}' if parent else ''}; {hint}"
-    if kind == "missing":
+    if kind == "missing" or (kind in _NO_MAPPING and given is None):
         return f"{where} is not set: give it in the recipe or as {where}=VALUE"
     if kind == "union_tag_invalid":
         expected = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
@@ -192,12 +190,18 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     if kind == "union_tag_not_found":
         within = [part for part in loc if part in _KINDS]
         return f"{where}: no kind is given; there are: {', '.join(_KINDS[within[-1]])}"
+    if kind in _NO_MAPPING:
+        return f"{where}: keys and values belong here (given: {given!r})"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     shown = (
         "" if kind == "value_error" or isinstance(given, (dict, list)) else f" (given: {given!r})"
     )
     return f"{where}: {message}{shown}"
+
+
+# pydantic's words for these name a Python class
+_NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 
 def _most_telling(errors: Sequence[Any]) -> Any:

@@ -120,6 +120,8 @@ def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
 
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
     assert cast.model is not None
+    if cast.teacher is not None:  # first, for its user knows it by name
+        check_length(recipe.corpus, cast.teacher)
     check_length(recipe.corpus, cast.model)
     check_trackers(stage.training.trackers)
     group = None
@@ -129,7 +131,6 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
     if isinstance(stage, Distill):
         assert cast.teacher is not None
         check_pair(cast.model, cast.teacher, stage.objectives)
-        check_length(recipe.corpus, cast.teacher)
     if recipe.task == "masked_lm":
         tokenizer = cast.model.tokenizer
         any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)

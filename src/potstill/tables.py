@@ -29,8 +29,8 @@ def metrics_table(path: Path) -> Table:
     metrics = json.loads(path.read_text(encoding="utf-8"))
     models, comparisons = metrics["models"], metrics["comparisons"]
     table = _columns(models)
-    _row(table, "parameters", models, lambda m: f"{m['parameters'] / 1e6:.1f} M")
-    _row(table, "weights", models, lambda m: f"{m['weight_bytes'] / 1e6:.1f} MB")
+    _row(table, "parameters", models, lambda m: _amount(m["parameters"]))
+    _row(table, "weights", models, lambda m: _amount(m["weight_bytes"]) + "B")
     lengths = sorted({n for m in models.values() for n in m.get("latency_ms", {})}, key=int)
     for length in lengths:
         _row(
@@ -56,7 +56,8 @@ def metrics_table(path: Path) -> Table:
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:
     """An evaluation result, a column a model, references last."""
-    models = {**result["models"], **result.get("references", {})}
+    references = result.get("references", {})
+    models = {**result["models"], **{name: found for name, found in references.items() if found}}
     table = _columns(models)
     _score_rows(table, models)
     return table
@@ -66,8 +67,8 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     """A benchmark result, a column a model."""
     models, ratios = result["models"], result["ratios"]
     table = _columns(models)
-    _row(table, "parameters", models, lambda m: f"{m['parameters'] / 1e6:.1f} M")
-    _row(table, "weights", models, lambda m: f"{m['weight_bytes'] / 1e6:.1f} MB")
+    _row(table, "parameters", models, lambda m: _amount(m["parameters"]))
+    _row(table, "weights", models, lambda m: _amount(m["weight_bytes"]) + "B")
     _row(table, "peak memory", models, lambda m: f"{m['peak_memory_bytes'] / 1e6:.0f} MB")
     for length in next(iter(models.values()))["latency_ms"]:
         for point in ("p50", "p95"):
@@ -85,6 +86,10 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
         )
     _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
     return table
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
 
 def _columns(models: Mapping[str, Any]) -> Table:

@@ -329,9 +329,8 @@ def test_another_temperature_runs_again_from_there(again: Run, potstill: Potstil
     assert finished.out.count("skipped") == 1
     assert "the recipe changed: 02-distill runs again: its former result is in" in finished.out
     kept = sorted(path.name for path in (again.folder / "replaced").iterdir())
-    assert [name.rsplit("-", 1)[0] for name in kept] == [
-        f"{n:02}-{kind}" for n, kind in list(enumerate(KINDS, start=1))[1:]
-    ]
+    stages = [f"{n:02}-{kind}" for n, kind in list(enumerate(KINDS, start=1))[1:]]
+    assert [name.rsplit("-", 1)[0] for name in kept] == [*stages, "results"]
     assert (again.folder / "replaced" / kept[0] / "model/model.safetensors").read_bytes() == former
     published = (again.folder / "model/model.safetensors").read_bytes()
     assert published == (again.folder / "stages/02-distill/model/model.safetensors").read_bytes()
@@ -408,7 +407,9 @@ def test_a_stopped_run_goes_on_where_it_was(
         stopped = potstill(*command)
     assert stopped.code == code
     assert stopped.err == "stopped at step 6; the same command goes on from there\n"
-    assert (again.folder / "model/model.safetensors").read_bytes() == published
+    (kept,) = (again.folder / "replaced").glob("results-*/model/model.safetensors")
+    assert kept.read_bytes() == published  # and not beside the recipe of another seed
+    assert not (again.folder / "model").exists()
     finished = potstill(*command, "--plan")
     assert "begun, goes on from its checkpoint" in finished.out
     finished = potstill(*command)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences, student_of
-from potstill.api import distill, finetune
+from potstill.api import distill, evaluate, finetune
 from potstill.recipe import HardTargets, Objective, SoftTargets, Training
 from potstill.runfolder import open_run
 
@@ -97,3 +97,11 @@ def test_one_process_at_a_time(pair: tuple[Path, Path], text_file: Path, tmp_pat
         pytest.raises(ValueError, match="another potstill process"),
     ):
         distill(*pair, str(text_file), output, training=SHORT)
+
+
+def test_an_encoder_is_not_scored_against_a_masked_lm_model(
+    sentence_teacher: Path, masked_lm_teacher: Path, text_file: Path
+) -> None:
+    expected = f"^{sentence_teacher} has no masked-LM head and the baseline {masked_lm_teacher} has"
+    with pytest.raises(ValueError, match=expected):
+        evaluate([sentence_teacher], masked_lm_teacher, str(text_file))

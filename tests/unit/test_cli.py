@@ -31,6 +31,9 @@ def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "corpus": {"sources": "text.txt"},
         "stages": [{"kind": "make_student"}],
     }
+    Path("teacher").mkdir()
+    Path("teacher/config.json").write_text("{}")
+    Path("text.txt").write_text("some text\n")
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -198,8 +201,9 @@ def test_quickstart_is_the_recipe_of_that_name(
         return tmp_path
 
     monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr("potstill.inputs.check_inputs", lambda *_: None)
     assert potstill("quickstart", "teacher=./mine").code == 0
-    assert seen == [("quickstart", "./mine", None)]
+    assert seen == [("quickstart", "./mine", Path("runs/quickstart"))]
 
 
 def test_recipes_lists_all_that_ship(potstill: Potstill) -> None:

@@ -77,6 +77,13 @@ def test_pieces_are_nearly_equal(corpus: Callable[..., Corpus], cache: Path) -> 
     ]
 
 
+@pytest.fixture
+def without_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of other warnings have fewer sequences than a student should see."""
+    monkeypatch.setattr(corpora, "FEW", 0)
+
+
+@pytest.mark.usefixtures("without_few")
 def test_short_and_unknown_ones_are_dropped_and_counted(
     corpus: Callable[..., Corpus], cache: Path
 ) -> None:
@@ -154,6 +161,7 @@ def test_held_out_by_hash(corpus: Callable[..., Corpus], cache: Path) -> None:
     assert sequences(other.heldout) != heldout
 
 
+@pytest.mark.usefixtures("without_few")
 def test_nothing_held_out(corpus: Callable[..., Corpus], cache: Path) -> None:
     result = tokenize_corpus(corpus(["a"]), wordpiece(), cache, seed=1)
     assert len(result.heldout) == 0
@@ -166,6 +174,7 @@ def test_nothing_held_out(corpus: Callable[..., Corpus], cache: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("without_few")
 def test_leaks_and_duplicates(tmp_path: Path, corpus: Callable[..., Corpus], cache: Path) -> None:
     (tmp_path / "heldout").mkdir()
     heldout = tmp_path / "heldout/a.txt"
@@ -187,6 +196,18 @@ def test_leaks_and_duplicates(tmp_path: Path, corpus: Callable[..., Corpus], cac
     assert sequences(result.heldout) == [[2, 7, 8, 3]]
     assert (result.counts["duplicates"], result.counts["leaked"]) == (4, 0)
     assert result.warnings == ["4 texts are the same as an earlier one, and left out"]
+
+
+def test_few_different_sequences(corpus: Callable[..., Corpus], cache: Path) -> None:
+    def warned(lines: list[str], **settings: Any) -> list[str]:
+        found = tokenize_corpus(corpus(lines, **settings), wordpiece(), cache, seed=1).warnings
+        return [warning for warning in found if "by heart" in warning]
+
+    different = list(dict.fromkeys(random_lines(300, 8)))[:101]
+    assert warned(different[:100], max_length=40) == []
+    assert warned([" ".join(different)], max_length=8) == []  # one text of many sequences
+    (warning,) = warned(different[:99] * 3, max_length=40)
+    assert warning.startswith("training sees 99 different sequences, again and again: ")
 
 
 def test_progress_counts_records(corpus: Callable[..., Corpus], cache: Path) -> None:

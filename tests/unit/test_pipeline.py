@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from conftest import sentences
 from potstill import pipeline, stages
-from potstill.pipeline import cache_folder, rebuild, run, stage_fingerprints, teacher_folder
+from potstill.pipeline import rebuild, run, stage_fingerprints
 from potstill.recipe import Recipe
 from potstill.results import read_results
 from potstill.runfolder import open_run
@@ -103,7 +102,7 @@ def test_a_change_runs_again_from_there(
     changed = {**DISTILL, "objectives": [{"kind": "soft_targets", "temperature": 4.0}]}
     kinds, said = ran(recipe(masked_lm_teacher, text_file, MAKE, changed), folder)
     assert kinds == ["distill"]
-    (kept,) = (folder / "replaced").iterdir()
+    (kept,) = (folder / "replaced").glob("02-*")
     assert weights(kept / "model") == former
     assert f"02-distill runs again: its former result is in {kept}" in said[0]
     assert weights(folder / "model") == weights(folder / "stages/02-distill/model") != former
@@ -196,7 +195,7 @@ def test_a_change_sets_all_that_follows_aside_at_once(
         ran(recipe(masked_lm_teacher, text_file, MAKE, changed, evaluate), folder)
     assert [stage.kind for stage in read_results(folder).stages] == ["make_student"]
     kept = sorted(path.name[:11] for path in (folder / "replaced").iterdir())
-    assert kept == ["02-distill-", "03-evaluate"]
+    assert kept == ["02-distill-", "03-evaluate", "results-" + kept[-1][8:]]
 
 
 def test_a_finished_result_is_never_thrown_away(
@@ -227,8 +226,8 @@ def test_stages_that_the_recipe_no_longer_has_are_set_aside(
     kinds, _ = ran(recipe(masked_lm_teacher, text_file, MAKE), folder)
     assert kinds == []
     assert [path.name for path in (folder / "stages").iterdir()] == ["01-make_student"]
-    (kept,) = (folder / "replaced").iterdir()
-    assert kept.name.startswith("02-distill-")
+    kept = sorted(path.name[:8] for path in (folder / "replaced").iterdir())
+    assert kept == ["02-disti", "results-"]
     assert weights(folder / "model") == weights(folder / "stages/01-make_student/model")
 
 
@@ -246,7 +245,9 @@ def test_unfinished_work_of_another_recipe_is_set_aside(
         patched.setattr(stages, "train", fail)
         with pytest.raises(TrainingFailed):
             ran(recipe(masked_lm_teacher, text_file, seed=5), folder)
-    assert weights(folder / "model") == published  # not the untrained student of seed 5
+    assert not (folder / "model").exists()  # neither seed 1's nor the untrained student of seed 5
+    (kept,) = (folder / "replaced").glob("results-*/model")
+    assert weights(kept) == published
     begun = folder / "stages/02-distill"
     (begun / "log.jsonl").write_text('{"event": "start"}\n')
     kinds, _ = ran(recipe(masked_lm_teacher, text_file, seed=6), folder)
@@ -281,22 +282,78 @@ def test_what_is_published_is_the_last_student(
     assert weights(tmp_path / "student/model") == weights(made)
 
 
-def test_a_student_not_trained_yet_fills_an_empty_place_only(
+def fail(*_: Any) -> Any:
+    raise TrainingFailed("the loss is not finite")
+
+
+def test_a_student_not_trained_yet_is_not_published(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder = recipe(masked_lm_teacher, text_file), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "train", fail)
+        with pytest.raises(TrainingFailed):
+            ran(settings, folder)
+    assert (folder / "stages/01-make_student/DONE").exists()
+    assert not (folder / "model").exists()
+    with pytest.raises(ValueError, match=r"stage 2 \(distill\), .* is not finished"):
+        rebuild(folder)
+    assert not (folder / "metrics.json").exists()
+    ran(settings, folder)
+    assert weights(folder / "model") == weights(folder / "stages/02-distill/model")
+
+
+def test_results_of_another_recipe_are_set_aside_together(
     masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Any:
-        raise TrainingFailed("the loss is not finite")
-
+    rebuild(folder)
+    former = {
+        path.relative_to(folder): path.read_bytes()
+        for name in ("recipe.yaml", "environment.json", "metrics.json", "report.html", "model/*")
+        for path in folder.glob(name)
+    }
     monkeypatch.setattr(stages, "train", fail)
-    changed = recipe(masked_lm_teacher, text_file, {**MAKE, "depth": 3}, DISTILL)
-    before = weights(folder / "model")
+    reporter = Recorder()
     with pytest.raises(TrainingFailed):
-        ran(changed, folder)
-    assert weights(folder / "model") == before
-    shutil.rmtree(folder / "model")
+        run(recipe(masked_lm_teacher, text_file, seed=5), output=folder, reporter=reporter)
+    (kept,) = (folder / "replaced").glob("results-*")
+    assert {path: (kept / path).read_bytes() for path in former} == former
+    assert (
+        f"kept of the former result: model, metrics.json, report.html, in {kept}" in reporter.said
+    )
+    with pytest.raises(ValueError, match="is not finished: run the recipe again, which goes on"):
+        rebuild(folder)
+    left = {path.name for path in folder.iterdir()}
+    assert left == {".lock", "recipe.yaml", "environment.json", "stages", "replaced"}
+
+
+def test_a_changed_evaluation_leaves_the_model_in_place(
+    masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"kind": "evaluate"}, {"kind": "report"}
+    ran(recipe(masked_lm_teacher, text_file, MAKE, DISTILL, *measured), folder)
+    inode = (folder / "model").stat().st_ino
+    monkeypatch.setattr(pipeline, "run_stage", fail)
+    changed = {**measured[0], "max_records": 5}, measured[1]
     with pytest.raises(TrainingFailed):
-        ran(changed, folder)
-    assert weights(folder / "model") == weights(folder / "stages/01-make_student/model")
+        ran(recipe(masked_lm_teacher, text_file, MAKE, DISTILL, *changed), folder)
+    assert (folder / "model").stat().st_ino == inode
+    assert not (folder / "metrics.json").exists()
+    (kept,) = (folder / "replaced").glob("results-*")
+    assert "max_records: null" in (kept / "recipe.yaml").read_text()
+    assert (kept / "report.html").is_file()
+
+
+def test_a_model_changed_by_hand_is_kept_aside(
+    masked_lm_teacher: Path, text_file: Path, folder: Path
+) -> None:
+    (folder / "model/config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config.json is not what stage 2 \(distill\) wrote"):
+        rebuild(folder)
+    assert ran(recipe(masked_lm_teacher, text_file), folder)[0] == []
+    (kept,) = (folder / "replaced").glob("results-*/model/config.json")
+    assert kept.read_text() == "{}"
+    assert (folder / "model/config.json").read_text() != "{}"
 
 
 def test_a_published_model_that_was_changed_is_published_again(
@@ -339,62 +396,6 @@ def test_two_runs_at_once_are_refused(
 ) -> None:
     with open_run(folder, "little").lock(), pytest.raises(ValueError, match="another potstill"):
         ran(recipe(masked_lm_teacher, text_file), folder)
-
-
-# --- teachers and folders -------------------------------------------------------------------------
-
-
-def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert teacher_folder(recipe(masked_lm_teacher, "a.txt")) == masked_lm_teacher
-    monkeypatch.chdir(masked_lm_teacher.parent)
-    assert teacher_folder(recipe(masked_lm_teacher.name, "a.txt")) == Path(masked_lm_teacher.name)
-    with pytest.raises(ValueError, match=r"package:torch/nn is not a model folder"):
-        teacher_folder(recipe("package:torch/nn", "a.txt"))
-    with pytest.raises(ValueError, match=r"package:torch/nowhere: no such folder"):
-        teacher_folder(recipe("package:torch/nowhere", "a.txt"))
-
-
-def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def download(name: str, **settings: Any) -> str:
-        asked.append({"name": name, **settings})
-        return str(tmp_path)
-
-    monkeypatch.setattr(pipeline, "snapshot_download", download)
-    settings = Recipe.model_validate(
-        {
-            **recipe("org/model", "a.txt").model_dump(mode="json"),
-            "teacher": {"model": "org/model", "revision": "v2"},
-        }
-    )
-    assert teacher_folder(settings) == tmp_path
-    assert (asked[0]["name"], asked[0]["revision"]) == ("org/model", "v2")
-    assert "*.bin" not in asked[0]["allow_patterns"]
-    assert asked[0]["local_files_only"] is False
-    teacher_folder(settings, fetch=False)
-    assert asked[1]["local_files_only"] is True
-
-    def refuse(*_: Any, **__: Any) -> str:
-        raise LocalEntryNotFoundError("not there")
-
-    monkeypatch.setattr(pipeline, "snapshot_download", refuse)
-    with pytest.raises(
-        ValueError, match=r"^teacher.model: org/model can't be had: .*HF_HUB_OFFLINE"
-    ):
-        teacher_folder(settings)
-    with pytest.raises(ValueError, match=r"not in the hub's cache, and a plan fetches nothing$"):
-        teacher_folder(settings, fetch=False)
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POTSTILL_CACHE", "/somewhere")
-    assert cache_folder() == Path("/somewhere")
-    monkeypatch.delenv("POTSTILL_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert cache_folder() == Path("/caches/potstill")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path("~/.cache/potstill").expanduser()
 
 
 def test_a_run_by_name_and_overrides(

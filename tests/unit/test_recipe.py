@@ -19,7 +19,7 @@ from potstill.recipe import (
     HubDataset,
     MakeStudent,
     SoftTargets,
-    main_models,
+    main_model,
     stage_reads,
     stage_writes,
 )
@@ -333,7 +333,7 @@ def test_long_values_are_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("stages", "expected"),
     [
-        ([{"kind": "make_student", "writes": "untrained"}, distill(model="untrained")], [1, 2]),
+        ([{"kind": "make_student", "writes": "untrained"}, distill(model="untrained")], 2),
         (  # the plain twin is made and trained last
             [
                 {"kind": "make_student"},
@@ -341,19 +341,16 @@ def test_long_values_are_not_repeated() -> None:
                 {"kind": "make_student", "writes": "plain"},
                 {"kind": "finetune", "model": "plain", "training": {"epochs": 1}},
             ],
-            [1, 2],
+            2,
         ),
-        (  # the teacher is no forerunner
-            [finetune(), {"kind": "make_student"}, distill(model="student"), {"kind": "report"}],
-            [2, 3],
-        ),
-        ([{"kind": "make_student"}, {"kind": "make_student", "writes": "other"}], [2]),
-        ([finetune(), finetune()], [1, 2]),
-        ([{"kind": "benchmark"}], []),
+        ([finetune(), {"kind": "make_student"}, distill(model="student"), {"kind": "report"}], 3),
+        ([{"kind": "make_student"}, {"kind": "make_student", "writes": "other"}], 2),
+        ([finetune(), finetune()], 2),
+        ([{"kind": "benchmark"}], None),
     ],
 )
-def test_which_models_a_recipe_is_about(stages: list[dict[str, Any]], expected: list[int]) -> None:
-    assert main_models(parse_recipe(tree(*stages), "x").stages) == expected
+def test_which_model_a_recipe_is_about(stages: list[dict[str, Any]], expected: int | None) -> None:
+    assert main_model(parse_recipe(tree(*stages), "x").stages) == expected
 
 
 def test_groups_make_micro_batches_possible() -> None:

@@ -51,6 +51,14 @@ def test_overrides_replace_whole_parts_and_make_missing_ones() -> None:
     assert overridden("seed=1", "seed=2").seed == 2  # the last one counts
 
 
+@pytest.mark.parametrize(
+    "pattern", ["*.txt", "[ab]*.txt", "{a,b}.txt", "@home", "`x`.txt", "!a.txt"]
+)
+def test_a_glob_needs_no_quotes(pattern: str) -> None:
+    (source,) = overridden(f"corpus.sources={pattern}").corpus.sources
+    assert source.paths == [pattern]
+
+
 def test_a_value_keeps_its_equals_signs() -> None:
     assert overridden("report.title=a=b").stages[4].title == "a=b"
 
@@ -69,11 +77,8 @@ def test_an_override_leaves_parts_alone_that_the_file_shares_by_an_alias() -> No
             "'seed' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100",
         ),
         ("=3", "'=3' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100"),
-        (
-            "corpus.sources=*.txt",
-            "the value of corpus.sources does not parse: quote it, for example "
-            "corpus.sources='\"text\"'",
-        ),
+        ("teacher=", "distilbert: teacher is not set: give it in the recipe or as teacher=VALUE"),
+        ("teacher=7", "distilbert: teacher: keys and values belong here (given: 7)"),
         ("sead=2", "unknown key 'sead' in the override sead; did you mean 'seed'?"),
         (
             "distil.training.epochs=1",

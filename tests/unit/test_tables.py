@@ -42,7 +42,8 @@ def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
             "teacher": scores,
             "student": {"retrieval": {"mrr": 0.12345}, "hidden": {"cosine": None}, "new": {"x": 1}},
         },
-        "references": {"tfidf": {"retrieval": {"mrr": 0.4}}},
+        # a baseline without words has no scores where there are no queries or labels
+        "references": {"tfidf": {"retrieval": {"mrr": 0.4}}, "other": {}},
     }
     table = evaluation_table(result)
     assert headers(table) == ["", "teacher", "student", "tfidf"]
@@ -52,6 +53,13 @@ def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
         "similarity to the baseline's space": ["1.000", "", ""],
         "new x": ["", "1.000", ""],
     }
+
+
+def test_small_models_are_counted_in_thousands() -> None:
+    models = {"one": measured(1e6, 4.0), "two": measured(23_456, 2.0)}
+    table = rows(benchmark_table({"models": models, "ratios": {}}))
+    assert table["parameters"] == ["1.0 M", "23.5 k"]
+    assert table["weights"] == ["4.0 MB", "93.8 kB"]
 
 
 def test_a_benchmark_has_ratios_for_all_but_the_baseline() -> None:

@@ -1,0 +1,105 @@
+"""What another configuration left in a run folder: told from what is current, and kept aside."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from potstill.recipe import Stage, main_model
+from potstill.runfolder import RunFolder, model_part, read_json, verify_manifest
+
+RESULTS = ("metrics.json", "report.html")
+
+
+def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
+    """What is wrong with a run's model/: None if it is what the recipe's main stage wrote.
+
+    None too for a recipe that makes no model.
+    """
+    number = main_model(stages)
+    if number is None:
+        return None
+    folder = run.stage_folder(number, stages[number - 1].kind)
+    name = f"stage {number} ({stages[number - 1].kind})"
+    if not (folder / "DONE").is_file():
+        return f"{name}, which makes its model, is not finished"
+    try:
+        expected = model_part(read_json(folder / "DONE")["files"], "model")
+        differing = verify_manifest(run.model, expected)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder / 'DONE'} is not readable"
+    if not differing:
+        return None
+    return f"{run.model / differing[0]} is not what {name} wrote"
+
+
+def set_aside_stages(run: RunFolder, expected: Mapping[Path, str]) -> list[str]:
+    """Move stages away that are none of the recipe's, or were begun as something else.
+
+    Args:
+        expected: folder of each stage of the recipe -> its fingerprint.
+
+    Returns:
+        What was moved where, a sentence each.
+    """
+    said = []
+    for folder in sorted(run.path.glob("stages/*/")):
+        former = begun_as(folder)
+        if folder not in expected:
+            what = "is no stage of it any more: it is"
+        elif former is not None and former != expected[folder]:
+            what = "runs again: its former result is"
+        else:
+            continue
+        target = _vacant(run, f"{folder.name}-{(former or 'unfinished')[:8]}", "DONE")
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+        said.append(f"{folder.name} {what} in {target}")
+    return said
+
+
+def set_aside_results(run: RunFolder, *, model: bool) -> list[str]:
+    """Move the former results away, the published model with them if it is a former one too.
+
+    They stay together, beside the recipe and the environment that they are of.
+
+    Returns:
+        As `set_aside_stages`.
+    """
+    names = [name for name in RESULTS if (run.path / name).exists()]
+    if model and run.model.is_dir():
+        names = ["model", *names]
+    if not names:
+        return []
+    recipe = run.path / "recipe.yaml"
+    digest = hashlib.sha256(recipe.read_bytes() if recipe.is_file() else b"").hexdigest()
+    target = _vacant(run, f"results-{digest[:8]}", "")
+    target.mkdir()
+    for name in ("recipe.yaml", "environment.json"):
+        if (run.path / name).is_file():
+            shutil.copy2(run.path / name, target / name)
+    for name in names:
+        (run.path / name).rename(target / name)
+    return [f"kept of the former result: {', '.join(names)}, in {target}"]
+
+
+def begun_as(folder: Path) -> str | None:
+    """The fingerprint of what a stage's folder was last used for; None if that isn't told."""
+    try:
+        config = read_json(folder / "config.json")
+    except ValueError:
+        return None
+    return config.get("fingerprint") if isinstance(config, dict) else None
+
+
+def _vacant(run: RunFolder, name: str, unless: str) -> Path:
+    """A path below replaced/ that holds nothing finished: no file `unless`, or nothing at all."""
+    target = run.path / "replaced" / name
+    target.parent.mkdir(exist_ok=True)
+    number = 1
+    while (target / unless).exists():
+        number += 1
+        target = target.with_name(f"{name}-{number}")
+    return target

@@ -1,0 +1,88 @@
+"""What a recipe is given: its teacher, its text, its run folder; mistakes found within a second."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from potstill.files import expand, resolve_path
+from potstill.recipe import Files, Recipe
+from potstill.runfolder import check_run
+
+CACHE_VARIABLE = "POTSTILL_CACHE"
+
+
+def check_inputs(recipe: Recipe, folder: Path) -> None:
+    """Look at paths alone: run folder, local teacher, files of text. Nothing is read or written.
+
+    Importing torch and transformers takes ten seconds; a mistyped path is found before.
+
+    Raises:
+        ValueError: a path is missing, or the run folder can't hold this run.
+    """
+    check_run(folder, recipe.name)
+    _local_teacher(recipe)
+    for source in [*recipe.corpus.sources, *(recipe.corpus.heldout_sources or [])]:
+        if isinstance(source, Files):
+            expand(source)
+
+
+def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
+    """The teacher's folder here; a hub name is fetched (safetensors, configs, tokenizer only).
+
+    Args:
+        fetch: False takes from the hub's cache alone, and writes nothing.
+
+    Raises:
+        ValueError: no such folder or package, or the hub can't be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    local = _local_teacher(recipe)
+    if local is not None:
+        return local
+    name = recipe.teacher.model
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=recipe.teacher.revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+                ignore_patterns=["onnx/*", "openvino/*"],
+                local_files_only=not fetch,
+            )
+        )
+    except LocalEntryNotFoundError:
+        problem = (
+            "it is no folder here, and the hub can't be reached or is switched off (HF_HUB_OFFLINE)"
+            if fetch
+            else "it is no folder here and not in the hub's cache, and a plan fetches nothing"
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        problem = str(error).strip().splitlines()[0]
+    raise ValueError(f"teacher.model: {name} can't be had: {problem}")
+
+
+def cache_folder() -> Path:
+    """Where tokenised text is kept between runs: $POTSTILL_CACHE, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "potstill"
+    return Path(os.environ.get(CACHE_VARIABLE) or default)
+
+
+def _local_teacher(recipe: Recipe) -> Path | None:
+    """The teacher's folder, or None for the hub's."""
+    name = recipe.teacher.model
+    packaged = name.startswith("package:")
+    local = resolve_path(name) if packaged else Path(name).expanduser()
+    if packaged or local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if not local.exists():
+            raise ValueError(f"teacher.model: {name}: no such folder")
+        if not (local / "config.json").is_file():
+            raise ValueError(f"teacher.model: {name} is not a model folder (it has no config.json)")
+        return local
+    return None
