@@ -23,7 +23,13 @@ LABELS = {
     "loss": "Total: the weighted sum",
     "soft_targets": "Soft targets",
     "hard_targets": "Hard targets",
+    "logits_mse": "Squared difference of logits",
     "hidden_cosine": "Hidden cosine",
+    "vector_mse": "Squared distance of sentence vectors",
+    "patient_hidden": "Patient hidden states",
+    "hidden_mse": "Squared difference of hidden states",
+    "attention_mse": "Squared difference of attention scores",
+    "relations": "Self-attention relations",
 }
 # What the verdict speaks of: the first of these that was scored, else the first retention there is.
 HEADLINES = {
@@ -246,7 +252,11 @@ def objective_note(objective: Mapping[str, Any]) -> str:
     """Weight and temperature of an objective, as a recipe has them; empty if it has none."""
     parts = [f"weight {objective['weight']:g}"] if "weight" in objective else []
     if "temperature" in objective:
-        parts.append(f"T = {objective['temperature']:g}")
+        final = objective.get("final_temperature")
+        to = "" if final is None else f" to {final:g}, {objective['schedule']}"
+        parts.append(f"T = {objective['temperature']:g}{to}")
+    if "pairs" in objective:
+        parts.append(f"of {', '.join(objective['pairs'])}")
     return ", ".join(parts)
 
 

@@ -17,7 +17,19 @@ import torch
 from potstill.corpora import cut_texts
 from potstill.families import layer_prefix
 from potstill.models import LoadedModel
-from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, SoftTargets, Training
+from potstill.pairing import projection_shapes
+from potstill.recipe import (
+    AttentionMse,
+    Corpus,
+    Distill,
+    Finetune,
+    LogitObjective,
+    LogitsMse,
+    Objective,
+    Relations,
+    SoftTargets,
+    Training,
+)
 from potstill.rehearsal import Cast
 from potstill.stages import is_trained
 from potstill.text import Part, Record, source_parts
@@ -28,7 +40,8 @@ LIBRARIES = 400e6  # bytes that Python, torch and transformers take before any m
 # on two CPU cores with MiniLM: sentence distillation from 6 to 3 layers and masked-LM training of 6
 # layers both give 0.57.
 EFFICIENCY = 0.57
-# Copies of a chunk's logits alive at once, counted, with soft targets and without.
+# Copies of a chunk's logits alive at once, counted: with soft targets, without, and what a second
+# objective on all logits and each further teacher add.
 LOGIT_COPIES = {True: 4, False: 3}
 
 
@@ -200,11 +213,10 @@ def flops_per_token(cast: Cast) -> float:
     assert student is not None
     passes = 4 if stage.training.gradient_checkpointing else 3
     layers = 2 * _layer_weights(student) * (1 if _head_only(stage) else passes)
-    if cast.teacher is not None:
-        layers += 2 * _layer_weights(cast.teacher)
+    layers += sum(2 * _layer_weights(teacher) for teacher in cast.teachers)
     rows = _head_rows(stage, student)
     heads = 3 * _head_weights(student)
-    heads += _head_weights(cast.teacher) if cast.teacher is not None else 0
+    heads += sum(_head_weights(teacher) for teacher in cast.teachers)
     return float(layers + rows * 2 * heads)
 
 
@@ -216,11 +228,15 @@ def _head_rows(stage: Finetune | Distill, student: LoadedModel) -> float:
     """Share of the tokens at which the vocabulary head is computed."""
     if student.task != "masked_lm":
         return 0.0
-    weighted = [o for o in stage.objectives if o.weight > 0] if isinstance(stage, Distill) else []
-    if weighted and all(isinstance(o, HiddenCosine) for o in weighted):
+    weighted = _weighted(stage)
+    if weighted and not any(isinstance(o, LogitObjective) for o in weighted):
         return 0.0
-    everywhere = any(isinstance(o, SoftTargets) and o.positions == "all" for o in weighted)
-    return 1.0 if everywhere else stage.masking.probability
+    dense = [o for o in weighted if isinstance(o, (SoftTargets, LogitsMse))]
+    return 1.0 if any(o.positions == "all" for o in dense) else stage.masking.probability
+
+
+def _weighted(stage: Finetune | Distill) -> list[Objective]:
+    return [o for o in stage.objectives if o.weight > 0] if isinstance(stage, Distill) else []
 
 
 def _layer_weights(loaded: LoadedModel) -> int:
@@ -243,22 +259,42 @@ def memory_bytes(cast: Cast, longest: int) -> dict[str, float]:
     tokens = (settings.micro_batch_size or settings.batch_size) * longest
     trained = trained_parameters(cast)
     frozen = student.model.num_parameters() - trained
-    teacher = cast.teacher.model.num_parameters() if cast.teacher is not None else 0
+    teachers = sum(teacher.model.num_parameters() for teacher in cast.teachers)
     found = {
         "libraries": LIBRARIES,
-        "teacher's weights": 4.0 * teacher,
+        "teacher's weights": 4.0 * teachers,
         "student's weights, gradients and optimizer": 16.0 * trained + 4.0 * frozen,
         "activations": 0.0
         if _head_only(stage)
         else tokens * _activation_bytes(student, settings, longest),
+        "attention's matrices": tokens * _matrix_bytes(cast, longest),
     }
     rows = min(settings.chunk_size, tokens * _head_rows(stage, student))
     if rows:
-        soft = isinstance(stage, Distill) and any(
-            isinstance(o, SoftTargets) and o.weight > 0 for o in stage.objectives
-        )
-        found["logits of a chunk"] = rows * student.model.config.vocab_size * 4 * LOGIT_COPIES[soft]
-    return found
+        kinds = {type(objective) for objective in _weighted(stage)}
+        copies = LOGIT_COPIES[SoftTargets in kinds] + ({SoftTargets, LogitsMse} <= kinds)
+        copies += max(len(cast.teachers) - 1, 0)
+        found["logits of a chunk"] = rows * student.model.config.vocab_size * 4 * copies
+    return {name: value for name, value in found.items() if value or name in _ALWAYS}
+
+
+_ALWAYS = ("libraries", "teacher's weights", "student's weights, gradients and optimizer")
+
+
+def _matrix_bytes(cast: Cast, length: int) -> float:
+    """What relations and attention scores keep of one token: a row of keys a head, float32.
+
+    Of the student's matrix backward needs two (softened, and masked or squared), of each teacher's
+    one.
+    """
+    assert cast.model is not None
+    heads, matrices = cast.model.model.config.num_attention_heads, 0
+    for objective in _weighted(cast.stage) if isinstance(cast.stage, Distill) else []:
+        if isinstance(objective, Relations):
+            matrices += (objective.heads or heads) * len(objective.pairs)
+        elif isinstance(objective, AttentionMse):
+            matrices += heads * cast.model.model.config.num_hidden_layers
+    return float(4 * length * matrices * (2 + len(cast.teachers)))
 
 
 def _activation_bytes(loaded: LoadedModel, settings: Training, length: int) -> float:
@@ -279,12 +315,18 @@ def _inner(loaded: LoadedModel) -> int:
 
 
 def trained_parameters(cast: Cast) -> int:
-    """How many parameters of its model a training changes."""
+    """How many parameters a training changes: of its model, and projections that a loss learns."""
     assert isinstance(cast.stage, (Finetune, Distill))
     assert cast.model is not None
     stage, loaded = cast.stage, cast.model
     named = loaded.model.named_parameters()
-    return sum(p.numel() for name, p in named if is_trained(stage, loaded, name))
+    own = sum(p.numel() for name, p in named if is_trained(stage, loaded, name))
+    shapes = [
+        shape
+        for teacher in cast.teachers
+        for shape in projection_shapes(loaded, teacher, _weighted(stage)).values()
+    ]
+    return own + sum(rows * columns for rows, columns in shapes)
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

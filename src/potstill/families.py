@@ -26,6 +26,11 @@ class Family:
         lm_head: prefixes of the parameters that belong to the masked-LM head alone.
         takes_token_types: whether the model reads token_type_ids.
         has_pooler: whether the base model has a pooler that `add_pooling_layer=False` leaves out.
+        qkv: paths, below a layer, of the linear maps to queries, keys and values; or of one that
+            gives all three, in this order along the width. Their outputs are what relations are
+            over: where positions rotate queries and keys (rotary families), before the rotation.
+        plain_scores: whether attention scores are q k^T / sqrt(d) and the mask, without rotated or
+            relative positions: only then do queries and keys tell them.
     """
 
     model_type: str
@@ -34,6 +39,8 @@ class Family:
     lm_head: tuple[str, ...]
     takes_token_types: bool
     has_pooler: bool
+    qkv: tuple[str, ...]
+    plain_scores: bool
 
 
 FAMILIES = {
@@ -46,6 +53,8 @@ FAMILIES = {
             lm_head=("cls.predictions.",),
             takes_token_types=True,
             has_pooler=True,
+            qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+            plain_scores=True,
         ),
         Family(
             model_type="distilbert",
@@ -54,6 +63,8 @@ FAMILIES = {
             lm_head=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
             takes_token_types=False,
             has_pooler=False,
+            qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            plain_scores=True,
         ),
     )
 }

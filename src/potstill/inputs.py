@@ -1,4 +1,4 @@
-"""What a recipe is given: its teacher, its text, its run folder; mistakes found within a second."""
+"""What a recipe is given: its teachers, its text, its run folder; mistakes found in a second."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
-from potstill.recipe import Files, Recipe
+from potstill.recipe import Files, Recipe, Teacher
 from potstill.runfolder import check_run
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
 
 
 def check_inputs(recipe: Recipe, folder: Path) -> None:
-    """Look at paths alone: run folder, local teacher, files of text. Nothing is read or written.
+    """Look at paths alone: run folder, local teachers, files of text. Nothing is read or written.
 
     Importing torch and transformers takes ten seconds; a mistyped path is found before.
 
@@ -21,14 +21,17 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
         ValueError: a path is missing, or the run folder can't hold this run.
     """
     check_run(folder, recipe.name)
-    _local_teacher(recipe)
+    for key, teacher in _given(recipe).values():
+        _local(key, teacher)
     for source in [*recipe.corpus.sources, *(recipe.corpus.heldout_sources or [])]:
         if isinstance(source, Files):
             expand(source)
 
 
-def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
-    """The teacher's folder here; a hub name is fetched (safetensors, configs, tokenizer only).
+def given_folders(recipe: Recipe, *, fetch: bool = True) -> dict[str, Path]:
+    """Folders here of the models that no stage writes, by name: the teacher's, and any further.
+
+    A hub name is fetched (safetensors, configs, tokenizer only).
 
     Args:
         fetch: False takes from the hub's cache alone, and writes nothing.
@@ -36,6 +39,16 @@ def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
     Raises:
         ValueError: no such folder or package, or the hub can't be reached.
     """
+    return {name: _folder(key, teacher, fetch) for name, (key, teacher) in _given(recipe).items()}
+
+
+def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
+    """Name of a model -> (the recipe's key for it, what stands there)."""
+    further = {name: (f"teachers.{name}.model", t) for name, t in recipe.teachers.items()}
+    return {"teacher": ("teacher.model", recipe.teacher), **further}
+
+
+def _folder(key: str, teacher: Teacher, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -43,15 +56,15 @@ def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
         LocalEntryNotFoundError,
     )
 
-    local = _local_teacher(recipe)
+    local = _local(key, teacher)
     if local is not None:
         return local
-    name = recipe.teacher.model
+    name = teacher.model
     try:
         return Path(
             snapshot_download(
                 name,
-                revision=recipe.teacher.revision,
+                revision=teacher.revision,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
                 ignore_patterns=["onnx/*", "openvino/*"],
                 local_files_only=not fetch,
@@ -65,7 +78,7 @@ def teacher_folder(recipe: Recipe, *, fetch: bool = True) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         problem = str(error).strip().splitlines()[0]
-    raise ValueError(f"teacher.model: {name} can't be had: {problem}")
+    raise ValueError(f"{key}: {name} can't be had: {problem}")
 
 
 def cache_folder() -> Path:
@@ -74,15 +87,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or default)
 
 
-def _local_teacher(recipe: Recipe) -> Path | None:
-    """The teacher's folder, or None for the hub's."""
-    name = recipe.teacher.model
+def _local(key: str, teacher: Teacher) -> Path | None:
+    """A model's folder, or None for the hub's."""
+    name = teacher.model
     packaged = name.startswith("package:")
     local = resolve_path(name) if packaged else Path(name).expanduser()
     if packaged or local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if not local.exists():
-            raise ValueError(f"teacher.model: {name}: no such folder")
+            raise ValueError(f"{key}: {name}: no such folder")
         if not (local / "config.json").is_file():
-            raise ValueError(f"teacher.model: {name} is not a model folder (it has no config.json)")
+            raise ValueError(f"{key}: {name} is not a model folder (it has no config.json)")
         return local
     return None

@@ -25,11 +25,8 @@ from potstill.families import Family, family_of, is_lm_head, lm_features, lm_rea
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
 from potstill.recipe import Task
 from potstill.sentence_modules import MODULES, Pooling, SentenceModules, sentence_modules
-from potstill.signals import Readout, Signals
+from potstill.signals import EXCLUDED, Readout, Signals
 from potstill.weights import writing
-
-# A logit that no softmax gives weight to, yet finite: 0 * it is 0 in the divergence.
-EXCLUDED = -1e4
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from potstill.distributed import wait_for_all
 from potstill.former import published_problem, set_aside_results, set_aside_stages
-from potstill.inputs import cache_folder, check_inputs, teacher_folder
+from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -60,8 +60,6 @@ STAGE_VERSIONS = {
     "benchmark": 1,
     "report": 1,
 }
-# Digests of the models that no stage writes: the teacher's is part of every fingerprint.
-GIVEN = {"teacher": "as fingerprinted"}
 
 
 def run(
@@ -104,23 +102,25 @@ class _Run:
             torch.set_num_threads(self.recipe.threads)
         if not self.is_main:
             self._wait()  # until the first process has opened the folder
-            teacher = teacher_folder(self.recipe)
-            self._stages(RunFolder(self.folder), teacher, stage_fingerprints(self.recipe, teacher))
+            given = given_folders(self.recipe)
+            self._stages(RunFolder(self.folder), given, stage_fingerprints(self.recipe, given))
             return self.folder
         check_inputs(self.recipe, self.folder)
-        teacher = teacher_folder(self.recipe)
+        given = given_folders(self.recipe)
         # What is wrong with the input shows before anything is written, let alone replaced.
-        rehearse(self.recipe, teacher)
-        fingerprints = stage_fingerprints(self.recipe, teacher)
+        rehearse(self.recipe, given)
+        fingerprints = stage_fingerprints(self.recipe, given)
         run = open_run(self.folder, self.recipe.name)
         with run.lock():
             self._set_aside_former(run, fingerprints)
             write_text(self.folder / "recipe.yaml", dump_recipe(self.recipe))
             self._wait()
-            self._stages(run, teacher, fingerprints)
+            self._stages(run, given, fingerprints)
         return self.folder
 
-    def _stages(self, run: RunFolder, teacher: Path, fingerprints: Sequence[str]) -> None:
+    def _stages(
+        self, run: RunFolder, given: Mapping[str, Path], fingerprints: Sequence[str]
+    ) -> None:
         recipe = self.recipe
         about = main_model(recipe.stages)
         context = Context(
@@ -129,13 +129,13 @@ class _Run:
             corpus_settings=recipe.corpus,
             run=self.folder,
             cache=cache_folder() / "tokens",
-            models={"teacher": teacher},
+            models=dict(given),
             reporter=self.reporter,
             is_main=self.is_main,
             student=stage_writes(recipe.stages[about - 1])[0] if about else None,
         )
         ran = False
-        digests = dict(GIVEN)
+        digests = given_digests(given)
         for number, stage in enumerate(recipe.stages, start=1):
             folder = run.stage_folder(number, stage.kind)
             context.fingerprint = fingerprints[number - 1]
@@ -230,16 +230,23 @@ class _Run:
             wait_for_all()
 
 
-def stage_fingerprints(recipe: Recipe, teacher: Path) -> list[str]:
-    """One a stage, of all that decides what it does: teacher, text, and the stages up to it.
+def stage_fingerprints(recipe: Recipe, given: Mapping[str, Path]) -> list[str]:
+    """One a stage, of all that decides what it does: given models, text, the stages up to it.
 
     Raises:
         ValueError: a source can't be found or read.
     """
-    found = [inputs_digest(recipe.task, recipe.seed, recipe.corpus, [teacher])]
+    further = [given[name] for name in sorted(given.keys() - {"teacher"})]
+    models = [given["teacher"], *further]
+    found = [inputs_digest(recipe.task, recipe.seed, recipe.corpus, models)]
     for stage in recipe.stages:
         found.append(stage_digest(found[-1], stage))
     return found[1:]
+
+
+def given_digests(given: Iterable[str]) -> dict[str, str]:
+    """Digests of the models that no stage writes: they are part of every fingerprint."""
+    return dict.fromkeys(given, "as fingerprinted")
 
 
 def inputs_digest(task: Task, seed: int, corpus: Corpus, models: Iterable[Path]) -> str:

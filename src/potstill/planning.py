@@ -7,7 +7,7 @@ product timed here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,11 @@ from potstill.estimates import (
     sample_text,
 )
 from potstill.former import begun_as
-from potstill.inputs import cache_folder, check_inputs, teacher_folder
+from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.masking import make_masker
 from potstill.models import LoadedModel
 from potstill.pipeline import (
-    GIVEN,
+    given_digests,
     is_current,
     models_read,
     stage_fingerprints,
@@ -62,12 +62,12 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
     folder = output if output is not None else Path("runs") / recipe.name
     check_inputs(recipe, folder)
     run = RunFolder(folder)
-    teacher = teacher_folder(recipe, fetch=False)
-    casts = rehearse(recipe, teacher)
+    given = given_folders(recipe, fetch=False)
+    casts = rehearse(recipe, given)
     tokenizer = _tokenizer(casts)
     text = sample_text(recipe.corpus, tokenizer) if tokenizer else None
     lines = [f"{recipe.name}: {len(casts)} stages in {folder}", "", "Stages"]
-    states = _states(recipe, run, teacher)
+    states = _states(recipe, run, given)
     lines += _stage_lines(recipe, states)
     lines += ["", "Models", *_model_lines(casts)]
     if text is not None and tokenizer is not None:
@@ -101,14 +101,14 @@ def _reads_and_writes(stage: Stage) -> str:
 _DONE = "done, will be skipped"
 
 
-def _states(recipe: Recipe, run: RunFolder, teacher: Path) -> list[str]:
+def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[str]:
     """What a run would find of each stage in the folder."""
     folders = [run.stage_folder(n, stage.kind) for n, stage in enumerate(recipe.stages, start=1)]
     if not any(folder.is_dir() for folder in folders):
         return ["to do"] * len(folders)  # and no need to read all of the text for fingerprints
     states, ran = [], False
-    digests: dict[str, str] = dict(GIVEN)
-    fingerprints = stage_fingerprints(recipe, teacher)
+    digests = given_digests(given)
+    fingerprints = stage_fingerprints(recipe, given)
     for stage, folder, fingerprint in zip(recipe.stages, folders, fingerprints, strict=True):
         done = run.done(folder)
         reads = {name: digests.get(name, "to be made") for name in models_read(stage, digests)}
@@ -140,9 +140,12 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
 def _model_lines(casts: Sequence[Cast]) -> list[str]:
     found: dict[str, str] = {}
     for cast in casts:
-        if cast.teacher is not None:
-            assert isinstance(cast.stage, (MakeStudent, Distill))
-            found.setdefault(cast.stage.teacher, _shape(cast.teacher))
+        if isinstance(cast.stage, MakeStudent):
+            names = [cast.stage.teacher]
+        else:
+            names = [t.model for t in cast.stage.teachers] if cast.teachers else []
+        for name, teacher in zip(names, cast.teachers, strict=True):
+            found.setdefault(name, _shape(teacher))
         if cast.model is not None:
             if isinstance(cast.stage, Finetune):
                 found.setdefault(cast.stage.model, _shape(cast.model))

@@ -1,7 +1,8 @@
 """The recipe: what a run does, as data. Pydantic models of the YAML; nothing here imports torch.
 
 A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
-file, so the resolved recipe that a run stores says all that was decided.
+file or, for the objectives, in recipe_objectives.py, so the resolved recipe that a run stores says
+all that was decided.
 """
 
 from __future__ import annotations
@@ -9,30 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from potstill.recipe_objectives import AttentionMse as AttentionMse
+from potstill.recipe_objectives import Config as Config
+from potstill.recipe_objectives import HardTargets as HardTargets
+from potstill.recipe_objectives import HiddenCosine as HiddenCosine
+from potstill.recipe_objectives import HiddenMse as HiddenMse
+from potstill.recipe_objectives import HiddenObjective as HiddenObjective
+from potstill.recipe_objectives import InnerObjective as InnerObjective
+from potstill.recipe_objectives import LogitObjective as LogitObjective
+from potstill.recipe_objectives import LogitsMse as LogitsMse
+from potstill.recipe_objectives import Objective as Objective
+from potstill.recipe_objectives import LayerPairs as LayerPairs
+from potstill.recipe_objectives import PatientHidden as PatientHidden
+from potstill.recipe_objectives import RelationPair as RelationPair
+from potstill.recipe_objectives import Relations as Relations
+from potstill.recipe_objectives import SoftTargets as SoftTargets
+from potstill.recipe_objectives import VectorMse as VectorMse
 
 Task = Literal["masked_lm", "sentence_embedding"]
 LayerRule = Literal["alternate", "uniform", "first", "last"]
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-
-
-class Config(BaseModel):
-    """Base of every part of a recipe: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_booleans_as_numbers(cls, value: Any) -> Any:
-        # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
-        for key, item in value.items() if isinstance(value, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(item, bool) and field is not None and field.annotation is not bool:
-                raise ValueError(
-                    f"{key} is {str(item).lower()}, where another kind of value belongs"
-                )
-        return value
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -129,30 +129,7 @@ class Masking(Config):
         return self
 
 
-# --- objectives -----------------------------------------------------------------------------------
-
-
-class SoftTargets(Config):
-    kind: Literal["soft_targets"] = "soft_targets"
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    divergence: Literal["kl", "cross_entropy"] = "kl"
-    # Masked LM: all real tokens, or the masked ones alone.
-    positions: Literal["all", "masked"] = "all"
-
-
-class HardTargets(Config):
-    kind: Literal["hard_targets"] = "hard_targets"
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    target: Literal["gold", "teacher"] = "gold"
-
-
-class HiddenCosine(Config):
-    kind: Literal["hidden_cosine"] = "hidden_cosine"
-    weight: Annotated[float, Field(ge=0)] = 1.0
-
-
-Objective = Annotated[SoftTargets | HardTargets | HiddenCosine, Field(discriminator="kind")]
+# --- stages ---------------------------------------------------------------------------------------
 
 
 class InBatch(Config):
@@ -208,9 +185,6 @@ class Training(Config):
         return self
 
 
-# --- stages ---------------------------------------------------------------------------------------
-
-
 class Finetune(Config):
     """Train a model on the task without a teacher (masked LM is a task)."""
 
@@ -234,12 +208,32 @@ class MakeStudent(Config):
     pairs: bool = False  # the teacher reads text pairs, so token types must stay
 
 
+class WeightedTeacher(Config):
+    """One of several teachers; their weights are divided by their sum."""
+
+    model: Name
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+def _as_teachers(value: Any) -> Any:
+    """Of a list of one, the name: its weight decides nothing."""
+    if not isinstance(value, list):
+        return value
+    parsed = [{"model": item} if isinstance(item, str) else item for item in value]
+    if len(parsed) == 1 and isinstance(parsed[0], dict) and set(parsed[0]) == {"model"}:
+        return parsed[0]["model"]
+    return parsed
+
+
 class Distill(Config):
-    """Train a student to follow a teacher."""
+    """Train a student to follow a teacher, or several."""
 
     kind: Literal["distill"] = "distill"
     model: Name = "student"
-    teacher: Name = "teacher"
+    # A name; or a list of names, or of {model: NAME, weight: NUMBER}.
+    teacher: Annotated[
+        Name | Annotated[list[WeightedTeacher], Field(min_length=1)], BeforeValidator(_as_teachers)
+    ] = "teacher"
     writes: Name | None = None
     objectives: Annotated[list[Objective], Field(min_length=1)]
     in_batch: InBatch = InBatch()
@@ -262,7 +256,19 @@ class Distill(Config):
             raise ValueError(
                 f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
             )
+        inner = [o.kind for o in self.objectives if isinstance(o, InnerObjective)]
+        if self.training.compile and inner:
+            raise ValueError(
+                f"objective {inner[0]} reads inside the layers, which training.compile makes "
+                "opaque: leave one of them out"
+            )
         return self
+
+    @property
+    def teachers(self) -> list[WeightedTeacher]:
+        """The teachers, one or several."""
+        one = isinstance(self.teacher, str)
+        return [WeightedTeacher(model=self.teacher)] if one else list(self.teacher)
 
 
 class Evaluate(Config):
@@ -329,12 +335,18 @@ class Recipe(Config):
     # Of training and evaluation; null: torch's own choice.
     threads: Annotated[int, Field(ge=1)] | None = None
     teacher: Teacher
+    # Further models that stages read by these names; all share the teacher's vocabulary.
+    teachers: dict[Name, Teacher] = {}
     corpus: Corpus
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
-        known = {"teacher"}
+        if "teacher" in self.teachers:
+            raise ValueError(
+                "teachers.teacher: that name is the key teacher's: choose another for a further one"
+            )
+        known = {"teacher", *self.teachers}
         for number, stage in enumerate(self.stages, start=1):
             for name in stage_reads(stage):
                 if name not in known:
@@ -381,17 +393,17 @@ class Recipe(Config):
 
 def unfit(stage: Stage, task: Task) -> str | None:
     """Why a stage can't do a task, or None."""
+    if isinstance(stage, Distill):
+        for objective in stage.objectives:
+            problem = _unfit_objective(objective, task)
+            if problem:
+                return problem
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):
         return "unlabelled text gives a sentence encoder nothing to learn from; use task masked_lm"
     if not isinstance(stage, Distill):
         return None
-    for objective in stage.objectives:
-        if isinstance(objective, HardTargets) and objective.target == "gold":
-            return "unlabelled text has no gold target; set target: teacher in its hard_targets"
-        if isinstance(objective, SoftTargets) and objective.positions == "masked":
-            return "no token of sentence embeddings is masked; set positions: all in soft_targets"
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (
@@ -407,6 +419,21 @@ def unfit(stage: Stage, task: Task) -> str | None:
     return None
 
 
+def _unfit_objective(objective: Objective, task: Task) -> str | None:
+    if task == "masked_lm":
+        if isinstance(objective, VectorMse):
+            return (
+                "vector_mse compares sentence vectors, and masked LM has none; use logits_mse or "
+                "hidden_mse instead"
+            )
+        return None
+    if isinstance(objective, HardTargets) and objective.target == "gold":
+        return "unlabelled text has no gold target; set target: teacher in its hard_targets"
+    if isinstance(objective, (SoftTargets, LogitsMse)) and objective.positions == "masked":
+        return f"no token of sentence embeddings is masked; set positions: all in {objective.kind}"
+    return None
+
+
 def stage_reads(stage: Stage) -> list[str]:
     """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
     match stage:
@@ -415,7 +442,7 @@ def stage_reads(stage: Stage) -> list[str]:
         case MakeStudent():
             return [stage.teacher]
         case Distill():
-            return [stage.model, stage.teacher]
+            return list(dict.fromkeys([stage.model, *(t.model for t in stage.teachers)]))
         case Evaluate() | Benchmark():
             return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
         case Report():

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from potstill.recipe import (
+    AttentionMse,
     Benchmark,
     DatasetFolder,
     Distill,
@@ -21,11 +22,16 @@ from potstill.recipe import (
     Finetune,
     HardTargets,
     HiddenCosine,
+    HiddenMse,
     HubDataset,
+    LogitsMse,
     MakeStudent,
+    PatientHidden,
     Recipe,
+    Relations,
     Report,
     SoftTargets,
+    VectorMse,
 )
 
 
@@ -213,7 +219,8 @@ def _most_telling(errors: Sequence[Any]) -> Any:
     # Where a word or a list may stand, one that is a list fails as a word too.
     if isinstance(first["input"], list):
         within = [e for e in errors[1:] if len(e["loc"]) > len(first["loc"])]
-        return next((e for e in within if e["loc"][:-2] == first["loc"][:-1]), first)
+        beside = first["loc"][:-1]
+        return next((e for e in within if e["loc"][: len(beside)] == beside), first)
     return first
 
 
@@ -221,7 +228,10 @@ def _most_telling(errors: Sequence[Any]) -> Any:
 _WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
     "sources": (Files, DatasetFolder, HubDataset),
     "heldout_sources": (Files, DatasetFolder, HubDataset),
-    "objectives": (SoftTargets, HardTargets, HiddenCosine),
+    "objectives": (
+        *(SoftTargets, HardTargets, LogitsMse),
+        *(HiddenCosine, VectorMse, PatientHidden, HiddenMse, AttentionMse, Relations),
+    ),
     "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
 }
 _KINDS = {
@@ -234,7 +244,7 @@ _TAGS = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 def _is_tag(part: str | int) -> bool:
     # pydantic puts the discriminator's value, and the arms of plain unions, into the location
     return isinstance(part, str) and (
-        part in _TAGS or "[" in part or part in {"str", "int", "list"}
+        part in _TAGS or "[" in part or part in {"str", "constrained-str", "int", "list"}
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from potstill.distributed import check_processes
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_model
+from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
     Distill,
@@ -29,7 +30,7 @@ from potstill.recipe import (
     Task,
     stage_writes,
 )
-from potstill.stages import check_length, check_pair, student_of, with_passage
+from potstill.stages import check_length, student_of, with_passage
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 
@@ -42,13 +43,16 @@ class Cast:
 
     stage: Stage
     model: LoadedModel | None = None  # what it makes or trains
-    teacher: LoadedModel | None = None
+    teachers: tuple[LoadedModel, ...] = ()
 
 
-def rehearse(recipe: Recipe, teacher_folder: Path) -> list[Cast]:
+def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Cast]:
     """Go through the stages without weights, so that mistakes show before anything starts.
 
     Nothing is written.
+
+    Args:
+        given: folders of the models that no stage writes, by name.
 
     Returns:
         One cast a stage, in order.
@@ -56,16 +60,16 @@ def rehearse(recipe: Recipe, teacher_folder: Path) -> list[Cast]:
     Raises:
         ValueError: what a stage would find wrong with its models, columns or lengths.
     """
-    rehearsal = _Rehearsal(recipe, teacher_folder)
+    rehearsal = _Rehearsal(recipe, given)
     return [rehearsal.stage(n, stage) for n, stage in enumerate(recipe.stages, start=1)]
 
 
 class _Rehearsal:
-    def __init__(self, recipe: Recipe, teacher_folder: Path) -> None:
-        self.recipe, self.teacher_folder = recipe, teacher_folder
+    def __init__(self, recipe: Recipe, given: Mapping[str, Path]) -> None:
+        self.recipe, self.given = recipe, given
         self.columns = _seen_columns(recipe)
         self.written: dict[str, LoadedModel] = {}
-        self.teachers: dict[tuple[Task, bool], LoadedModel] = {}
+        self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
     def stage(self, number: int, stage: Stage) -> Cast:
         cast = self._cast(stage)
@@ -83,13 +87,14 @@ class _Rehearsal:
                 return cast
             case MakeStudent():
                 teacher = self._model(stage.teacher, task)
-                return Cast(stage, _student(stage, teacher), teacher)
+                return Cast(stage, _student(stage, teacher), (teacher,))
             case Distill():
-                cast = Cast(stage, self._model(stage.model, task), self._model(stage.teacher, task))
+                teachers = tuple(self._model(t.model, task) for t in stage.teachers)
+                cast = Cast(stage, self._model(stage.model, task), teachers)
                 _check_training(stage, self.recipe, cast)
                 return cast
             case Evaluate():
-                for name in [*(stage.models or ["teacher", *self.written]), stage.baseline]:
+                for name in [*(stage.models or [*self.given, *self.written]), stage.baseline]:
                     self._model(name, task)
             case Benchmark():
                 _check_lengths(stage, self._model("teacher", task, untrained_head=True))
@@ -102,13 +107,12 @@ class _Rehearsal:
     def _model(self, name: str, task: Task, untrained_head: bool = False) -> LoadedModel:
         if name in self.written:
             return self.written[name]
-        assert name == "teacher", "a model is read before it is written"
-        key = task, untrained_head
-        if key not in self.teachers:
-            self.teachers[key] = load_model(
-                self.teacher_folder, task, untrained_head=untrained_head, weights=False
+        key = name, task, untrained_head
+        if key not in self.opened:
+            self.opened[key] = load_model(
+                self.given[name], task, untrained_head=untrained_head, weights=False
             )
-        return self.teachers[key]
+        return self.opened[key]
 
 
 def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
@@ -120,8 +124,8 @@ def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
 
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
     assert cast.model is not None
-    if cast.teacher is not None:  # first, for its user knows it by name
-        check_length(recipe.corpus, cast.teacher)
+    for teacher in cast.teachers:  # first, for its user knows it by name
+        check_length(recipe.corpus, teacher)
     check_length(recipe.corpus, cast.model)
     check_trackers(stage.training.trackers)
     group = None
@@ -129,8 +133,8 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
         group = stage.in_batch.group or stage.training.batch_size
     check_processes(stage.training, int(os.environ.get("WORLD_SIZE", "1")), group)
     if isinstance(stage, Distill):
-        assert cast.teacher is not None
-        check_pair(cast.model, cast.teacher, stage.objectives)
+        for teacher in cast.teachers:
+            check_pair(cast.model, teacher, stage.objectives)
     if recipe.task == "masked_lm":
         tokenizer = cast.model.tokenizer
         any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# A logit that no softmax gives weight to, yet finite: 0 * it is 0 in the divergence.
+EXCLUDED = -1e4
+EMBEDDINGS = -1  # the number of the layer before the first one
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Readout:
                 return self._logits(features_kD, rows)
         return self._logits(features_kD, rows)
 
+    def included(self, rows: slice) -> Tensor | None:
+        """Which classes are some rows' own (bool [k x V]); None for all, as in a vocabulary."""
+        if self.bias is None or self.bias.dim() == 1:
+            return None
+        return self.bias[rows] > EXCLUDED / 2
+
     def _logits(self, features_kD: Tensor, rows: slice) -> Tensor:
         bias = self.bias
         if bias is not None and bias.dim() == 2:
@@ -49,8 +60,27 @@ class Signals:
         hidden_BLD: last hidden states.
         features_KD: what the readout reads, one row a distribution.
         readout: features -> logits; None for a model without a head.
+        layers: layer -> its output [B x L x D], of the layers that were asked for; EMBEDDINGS for
+            what enters the first one. A norm after the last layer is not applied.
+        qkv: layer -> queries, keys and values [B x L x D], likewise. They are what the projections
+            give: where positions rotate queries and keys, before that.
     """
 
     hidden_BLD: Tensor
     features_KD: Tensor | None = None
     readout: Readout | None = None
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    qkv: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Losses are computed in float32 at least, whatever the matrix products were computed in."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
+            "in shape: this objective needs the same rows and the same width"
+        )

@@ -26,6 +26,7 @@ from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.families import is_lm_head
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_model, save_model
+from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -33,8 +34,9 @@ from potstill.recipe import (
     Evaluate,
     Finetune,
     HardTargets,
-    HiddenCosine,
     InBatch,
+    InnerObjective,
+    LogitObjective,
     MakeStudent,
     Masking,
     Objective,
@@ -195,7 +197,7 @@ def _finetune(
     _freeze(stage, loaded)
     objectives: list[Objective] = [HardTargets(weight=1.0, target="gold")]
     masker = context.masker(stage.masking)
-    result = _train(loaded, None, objectives, InBatch(), stage.training, masker, folder, context)
+    result = _train(loaded, [], objectives, InBatch(), stage.training, masker, folder, context)
     return result, {stage.writes or stage.model: "model"}
 
 
@@ -203,13 +205,18 @@ def _distill(
     stage: Distill, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     student = load_model(context.models[stage.model], context.task)
-    teacher = load_model(context.models[stage.teacher], context.task)
-    check_pair(student, teacher, stage.objectives)
-    check_length(context.corpus_settings, teacher)
+    weights: dict[str, float] = {}
+    for teacher in stage.teachers:
+        weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
+    teachers = {name: load_model(context.models[name], context.task) for name in weights}
+    for loaded in teachers.values():
+        check_pair(student, loaded, stage.objectives)
+        check_length(context.corpus_settings, loaded)
     _freeze(stage, student)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
     result = _train(
-        student, teacher, stage.objectives, stage.in_batch, stage.training, masker, folder, context
+        student, weighted, stage.objectives, stage.in_batch, stage.training, masker, folder, context
     )
     return result, {stage.writes or stage.model: "model"}
 
@@ -221,8 +228,8 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
     if isinstance(stage, Finetune):
         return stage.train == "all" or is_lm_head(parameter, loaded.model.config)
     # Parameters without a gradient would stall data-parallel training.
-    only_hidden = all(isinstance(o, HiddenCosine) for o in stage.objectives if o.weight > 0)
-    return not (only_hidden and is_lm_head(parameter, loaded.model.config))
+    on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
+    return on_logits or not is_lm_head(parameter, loaded.model.config)
 
 
 def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
@@ -244,34 +251,9 @@ def check_length(corpus: Corpus, loaded: LoadedModel) -> None:
         )
 
 
-def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:
-    """Refuse a student that can't follow the teacher.
-
-    Raises:
-        ValueError: different vocabularies, or hidden states of different widths to be compared.
-    """
-    sizes = student.model.config.vocab_size, teacher.model.config.vocab_size
-    if student.task == "masked_lm" and sizes[0] != sizes[1]:
-        raise ValueError(
-            f"student {student.name} predicts {sizes[0]} tokens and teacher {teacher.name} "
-            f"{sizes[1]}: their distributions can't be compared"
-        )
-    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-        raise ValueError(
-            f"student {student.name} and teacher {teacher.name} have different vocabularies: "
-            "distillation needs the same tokenizer for both"
-        )
-    widths = student.model.config.hidden_size, teacher.model.config.hidden_size
-    if widths[0] != widths[1] and any(isinstance(o, HiddenCosine) for o in objectives):
-        raise ValueError(
-            f"hidden_cosine compares hidden states of one width: the student's is {widths[0]}, "
-            f"the teacher's {widths[1]}; leave it out"
-        )
-
-
 def _train(
     loaded: LoadedModel,
-    teacher: LoadedModel | None,
+    teachers: Sequence[tuple[LoadedModel, float]],
     objectives: Sequence[Objective],
     in_batch: InBatch,
     settings: Training,
@@ -289,9 +271,12 @@ def _train(
     # An objective without weight would cost its share of the time for nothing.
     weighted = [objective for objective in objectives if objective.weight > 0]
     reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
-    live = LiveTeacher(teacher, reading) if teacher is not None else None
+    live = [LiveTeacher(teacher, reading, weight) for teacher, weight in teachers]
+    trainee = Trainee(loaded, live, reading, settings.chunk_size, context.seed)
+    if any(isinstance(objective, InnerObjective) for objective in weighted):
+        trainee.freeze_unreached()
     job = Job(
-        trainee=Trainee(loaded, live, reading, settings.chunk_size),
+        trainee=trainee,
         train=corpus.train,
         heldout=corpus.heldout,
         masker=masker,

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from potstill.captures import NOTHING, Wanted, listening
 from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
 from potstill.objectives import IGNORED, Rows
-from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Task
+from potstill.recipe import (
+    HardTargets,
+    InBatch,
+    LogitsMse,
+    Objective,
+    PatientHidden,
+    SoftTargets,
+    Task,
+    VectorMse,
+)
 from potstill.signals import Signals
 
 
@@ -36,12 +46,27 @@ class Reading:
     @property
     def all_positions(self) -> bool:
         """Whether a masked-LM distribution is wanted at every real token."""
-        return any(isinstance(o, SoftTargets) and o.positions == "all" for o in self.objectives)
+        return self._everywhere(SoftTargets) or self._everywhere(LogitsMse)
 
     def signals(
+        self,
+        loaded: LoadedModel,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor,
+        gold_BL: Tensor,
+        wanted: Wanted = NOTHING,
+    ) -> Signals:
+        """One model's signals of one micro-batch, with what is wanted of its layers.
+
+        Gradients as the caller's mode says.
+        """
+        with listening(loaded.model, wanted) as heard:
+            signals = self._signals(loaded, input_ids_BL, attention_mask_BL, gold_BL)
+        return replace(signals, layers=heard.layers, qkv=heard.qkv)
+
+    def _signals(
         self, loaded: LoadedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor
     ) -> Signals:
-        """One model's signals of one micro-batch. Gradients as the caller's mode says."""
         if self.task == "masked_lm":
             rows_BL = self._positions(attention_mask_BL, gold_BL)
             return masked_lm_signals(loaded.model, input_ids_BL, attention_mask_BL, rows_BL)
@@ -59,22 +84,45 @@ class Reading:
         """Which rows each loss is over, in the order of `signals`' features."""
         if self.task == "masked_lm":
             gold_K = gold_BL[self._positions(attention_mask_BL, gold_BL)]
-            everywhere = torch.ones_like(gold_K, dtype=torch.bool)
-            return Rows(everywhere if self.all_positions else gold_K != IGNORED, gold_K)
+            masked_K = gold_K != IGNORED
+            everywhere_K = torch.ones_like(masked_K)
+            return Rows(
+                soft_K=everywhere_K if self._everywhere(SoftTargets) else masked_K,
+                mse_K=everywhere_K if self._everywhere(LogitsMse) else masked_K,
+                gold_K=gold_K,
+            )
         compared_K = self._compared(len(gold_BL), gold_BL.device)
         # Any class will do for gold: hard targets of embeddings are the teacher's.
-        return Rows(compared_K, torch.where(compared_K, 0, IGNORED))
+        return Rows(compared_K, compared_K, torch.where(compared_K, 0, IGNORED))
 
     def counts(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> dict[str, int]:
         """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
-        tokens = int(attention_mask_BL.sum())
+        tokens, texts = int(attention_mask_BL.sum()), len(gold_BL)
         if self.task == "masked_lm":
-            hard = int((gold_BL != IGNORED).sum())
-            soft = tokens if self.all_positions else hard
+            distributions = int((gold_BL != IGNORED).sum())
         else:
-            hard = soft = int(self._compared(len(gold_BL), gold_BL.device).sum())
-        by_kind: dict[type, int] = {SoftTargets: soft, HardTargets: hard, HiddenCosine: tokens}
-        return {o.kind: by_kind[type(o)] for o in self.objectives}
+            distributions = int(self._compared(texts, gold_BL.device).sum())
+
+        def count(objective: Objective) -> int:
+            match objective:
+                case SoftTargets() | LogitsMse():
+                    return tokens if self._everywhere(type(objective)) else distributions
+                case HardTargets():
+                    return distributions
+                case VectorMse():
+                    return texts
+                case PatientHidden():
+                    return tokens if objective.tokens == "all" else texts
+                case _:
+                    return tokens
+
+        return {objective.kind: count(objective) for objective in self.objectives}
+
+    def _everywhere(self, kind: type[SoftTargets | LogitsMse]) -> bool:
+        """Whether an objective of this kind is over the distributions of all real tokens."""
+        return self.task == "masked_lm" and any(
+            isinstance(o, kind) and o.positions == "all" for o in self.objectives
+        )
 
     def _positions(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> Tensor:
         return attention_mask_BL.bool() if self.all_positions else gold_BL != IGNORED
@@ -92,16 +140,24 @@ class Reading:
 
 
 class LiveTeacher:
-    """A frozen model that is asked anew for every batch."""
+    """A frozen model that is asked anew for every batch; `weight` is among several of them."""
 
-    def __init__(self, loaded: LoadedModel, reading: Reading) -> None:
+    def __init__(self, loaded: LoadedModel, reading: Reading, weight: float = 1.0) -> None:
         self.loaded = loaded
         self.reading = reading
+        self.weight = weight
         loaded.model.eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
         torch.nn.Module.to(self.loaded.model, device)
 
-    def signals(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor) -> Signals:
+    def signals(
+        self,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor,
+        gold_BL: Tensor,
+        wanted: Wanted = NOTHING,
+    ) -> Signals:
+        inputs = (input_ids_BL, attention_mask_BL, gold_BL)
         with torch.no_grad():
-            return self.reading.signals(self.loaded, input_ids_BL, attention_mask_BL, gold_BL)
+            return self.reading.signals(self.loaded, *inputs, wanted)

@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from potstill.captures import NOTHING, Wanted
+from potstill.hidden_objectives import Pairing, Taught
 from potstill.models import LoadedModel
 from potstill.objectives import objective_sums
+from potstill.pairing import pair_up, projection_shapes, wanted_of
+from potstill.recipe import Objective, SoftTargets
 from potstill.teachers import LiveTeacher, Reading
+
+
+@dataclass(frozen=True)
+class _Guide:
+    """A teacher with what is compared with it."""
+
+    teacher: LiveTeacher
+    share: float
+    pairings: Mapping[str, Pairing]
+    wanted: Wanted
+    projections: Mapping[str, str]  # name -> parameter of the trainee
 
 
 class Trainee(nn.Module):
     """Student and objectives in one forward, so that data-parallel gradients are the right ones.
 
-    The teacher is not a submodule: it is neither trained, nor saved, nor broadcast.
+    Teachers are no submodules: they are neither trained, nor saved, nor broadcast. Projections that
+    a loss learns are parameters here, beside the student's and never among them.
+
+    Args:
+        seed: of the projections' first weights, which are drawn from it alone.
     """
 
     def __init__(
-        self, student: LoadedModel, teacher: LiveTeacher | None, reading: Reading, chunk_size: int
+        self,
+        student: LoadedModel,
+        teachers: Sequence[LiveTeacher],
+        reading: Reading,
+        chunk_size: int,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = student.model
         self._student = [student]
-        self._teacher = [teacher]
         self.reading = reading
         self.chunk_size = chunk_size
+        self.projections = nn.ParameterDict()
+        self._wanted = NOTHING
+        total = sum(teacher.weight for teacher in teachers)
+        self._guides = [
+            self._guide(number, teacher, teacher.weight / total, seed)
+            for number, teacher in enumerate(teachers)
+        ]
+
+    def _guide(self, number: int, teacher: LiveTeacher, share: float, seed: int) -> _Guide:
+        student, objectives = self._student[0], self.reading.objectives
+        pairings = pair_up(student, teacher.loaded, objectives)
+        self._wanted |= wanted_of(objectives, pairings, side=0)
+        names = {}
+        for name, shape in projection_shapes(student, teacher.loaded, objectives).items():
+            names[name] = f"{number}_{name}"
+            self.projections[names[name]] = _projection(shape, f"{seed}/{names[name]}")
+        return _Guide(teacher, share, pairings, wanted_of(objectives, pairings, side=1), names)
 
     @property
-    def teacher(self) -> LiveTeacher | None:
-        return self._teacher[0]
+    def teachers(self) -> list[LiveTeacher]:
+        return [guide.teacher for guide in self._guides]
 
     def forward(
         self,
@@ -37,17 +80,59 @@ class Trainee(nn.Module):
         attention_mask_BL: Tensor,
         gold_BL: Tensor,
         scales: Mapping[str, float],
+        temperature: float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted total (with gradient) and plain sums of the objectives over one micro-batch."""
+        """Weighted total (with gradient) and plain sums of the objectives over one micro-batch.
+
+        Args:
+            temperature: of soft targets; None: the final one, at which losses are comparable.
+        """
         inputs = (input_ids_BL, attention_mask_BL, gold_BL)
-        teacher = self.teacher.signals(*inputs) if self.teacher else None
-        student = self.reading.signals(self._student[0], *inputs)
+        taught = [
+            Taught(
+                guide.teacher.signals(*inputs, guide.wanted),
+                guide.share,
+                guide.pairings,
+                {name: self.projections[key] for name, key in guide.projections.items()},
+            )
+            for guide in self._guides
+        ]
+        student = self.reading.signals(self._student[0], *inputs, self._wanted)
         return objective_sums(
-            self.reading.objectives,
+            [_at(objective, temperature) for objective in self.reading.objectives],
             student,
-            teacher,
+            taught,
             self.reading.rows(attention_mask_BL, gold_BL),
             attention_mask_BL.bool(),
             scales,
             self.chunk_size,
         )
+
+    def freeze_unreached(self) -> None:
+        """Take gradients from the student's parameters that no objective reaches.
+
+        An objective inside the layers leaves those above it alone: they would only be decayed, and
+        stall data-parallel training. Which they are, a small backward pass tells.
+        """
+        ids_BL = torch.arange(12, device=self.model.device).reshape(3, 4)
+        kinds = [objective.kind for objective in self.reading.objectives]
+        total, _ = self(ids_BL, torch.ones_like(ids_BL), ids_BL, dict.fromkeys(kinds, 1.0))
+        torch.autograd.backward(total)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+        self.zero_grad(set_to_none=True)
+
+
+def _projection(shape: tuple[int, int], seed: str) -> nn.Parameter:
+    """Normal weights that keep the size of what they map, the same in every process."""
+    digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+    return nn.Parameter(torch.randn(shape, generator=generator) / shape[1] ** 0.5)
+
+
+def _at(objective: Objective, temperature: float | None) -> Objective:
+    """The objective at a temperature of its schedule."""
+    if not isinstance(objective, SoftTargets) or objective.final_temperature is None:
+        return objective
+    chosen = objective.final_temperature if temperature is None else temperature
+    return objective.model_copy(update={"temperature": chosen})

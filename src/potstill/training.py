@@ -31,8 +31,9 @@ from potstill.distributed import (
 from potstill.interruption import Interrupted, stop_signals
 from potstill.masking import Masker
 from potstill.micro_batches import MicroBatches
+from potstill.objectives import temperature_at
 from potstill.precision import autocast_dtype
-from potstill.recipe import Training
+from potstill.recipe import SoftTargets, Training
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
 
@@ -155,8 +156,8 @@ class _Loop:
     def _prepare(self) -> None:
         trainee, settings = self.job.trainee, self.settings
         trainee.to(self.device)
-        if trainee.teacher:
-            trainee.teacher.to(self.device)
+        for teacher in trainee.teachers:
+            teacher.to(self.device)
         if settings.gradient_checkpointing:
             trainee.model.gradient_checkpointing_enable()
         if settings.compile:
@@ -309,23 +310,33 @@ class _Loop:
             torch.manual_seed(_hash(self.job.seed, step, number))
             idle = number < 0  # another process has one micro-batch more: take part, add nothing
             with nullcontext() if last else self.accelerator.no_sync(self.module):
-                total, parts = self._forward(batch, dict.fromkeys(scales, 0.0) if idle else scales)
+                own = dict.fromkeys(scales, 0.0) if idle else scales
+                total, parts = self._forward(batch, own, self._temperature(step))
                 torch.autograd.backward(total)  # accelerate's own scales by its configuration
             for kind, value in parts.items():
                 sums[kind] += 0.0 if idle else float(value)
         return list(sums.values())
 
     def _forward(
-        self, batch: Batch, scales: Mapping[str, float]
+        self, batch: Batch, scales: Mapping[str, float], temperature: float | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         batch = batch.to(self.device)
         with ExitStack() as stack:
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             result: tuple[Tensor, dict[str, Tensor]] = self.module(
-                batch.input_ids_BL, batch.attention_mask_BL, batch.gold_BL, dict(scales)
+                batch.input_ids_BL,
+                batch.attention_mask_BL,
+                batch.gold_BL,
+                dict(scales),
+                temperature,
             )
         return result
+
+    def _temperature(self, step: int) -> float | None:
+        """Of soft targets at a step; None without them."""
+        soft = [o for o in self.job.trainee.reading.objectives if isinstance(o, SoftTargets)]
+        return temperature_at(soft[0], step, self.steps) if soft else None
 
     def _clip(self) -> float:
         parameters = [p for p in self.job.trainee.parameters() if p.grad is not None]
@@ -335,7 +346,7 @@ class _Loop:
     # --- evaluation ---
 
     def evaluate(self) -> dict[str, Any]:
-        """Mean losses on held-out text, with masks that never change."""
+        """Mean losses on held-out text, with masks and a temperature that never change."""
         trainee, reading = self.job.trainee, self.job.trainee.reading
         trainee.model.eval()
         sums, counts = dict.fromkeys(self.weights, 0.0), dict.fromkeys(self.weights, 0)
@@ -393,13 +404,14 @@ class _Loop:
         self.job.progress(Progress(step, self.steps, tokens, self.total_tokens, loss))
 
     def _log_step(self, step: int, rate: float, grad_norm: float) -> None:
-        last = self.state.last or {}
+        last, temperature = self.state.last or {}, self._temperature(step - 1)
         self.log.write(
             "train",
             step=step,
             epoch=round(step / self.batches_per_epoch, 4),
             **last,
             learning_rate=rate,
+            **({} if temperature is None else {"temperature": temperature}),
             grad_norm=grad_norm,
             tokens=self.state.tokens,
             seconds=round(self.state.seconds, 2),

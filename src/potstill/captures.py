@@ -1,0 +1,114 @@
+"""Listening to layers: their outputs, and the queries, keys and values within them.
+
+Forward hooks on the modules that are wanted and no others, so that attention runs as it always
+does: nothing asks for attention probabilities, nor for the hidden states of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.families import Family, family_of
+from potstill.signals import EMBEDDINGS
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to listen to in one model, by the numbers of its layers.
+
+    Attributes:
+        layers: those whose outputs are wanted; EMBEDDINGS for what enters the first one.
+        qkv: those whose queries, keys and values are.
+    """
+
+    layers: frozenset[int] = frozenset()
+    qkv: frozenset[int] = frozenset()
+
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(self.layers | other.layers, self.qkv | other.qkv)
+
+
+NOTHING = Wanted()
+
+
+@dataclass
+class _Heard:
+    layers: dict[int, Tensor] = field(default_factory=dict)
+    projected: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+
+    @property
+    def qkv(self) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        found = {}
+        for layer, outputs in self.projected.items():
+            if len(outputs) == 1:
+                query, key, value = outputs[0].chunk(3, dim=-1)
+            else:
+                query, key, value = (outputs[part] for part in range(3))
+            found[layer] = (query, key, value)
+        return found
+
+
+@contextmanager
+def listening(model: PreTrainedModel, wanted: Wanted) -> Iterator[_Heard]:
+    """Keep what passes through a model's layers within the block.
+
+    The tensors are those of the graph: losses on them train the layers up to there. A layer that
+    is computed again in backward (gradient checkpointing) is heard the first time only, for the
+    block has ended by then.
+    """
+    heard = _Heard()
+    layers = _layers(model)
+    with ExitStack() as hooks:
+        for number in wanted.layers:
+            if number == EMBEDDINGS:
+                handle = layers[0].register_forward_pre_hook(
+                    _keep_input(heard.layers), with_kwargs=True
+                )
+            else:
+                handle = layers[number].register_forward_hook(_keep_output(heard.layers, number))
+            hooks.callback(handle.remove)
+        for number in wanted.qkv:
+            kept = heard.projected.setdefault(number, {})
+            for part, module in enumerate(_projections(model, number)):
+                hooks.callback(module.register_forward_hook(_keep_output(kept, part)).remove)
+        yield heard
+
+
+def qkv_widths(model: PreTrainedModel, layer: int) -> tuple[int, int, int]:
+    """Widths of a layer's queries, keys and values."""
+    rows = [int(module.get_parameter("weight").shape[0]) for module in _projections(model, layer)]
+    query, key, value = [rows[0] // 3] * 3 if len(rows) == 1 else rows
+    return query, key, value
+
+
+def _family(model: PreTrainedModel) -> Family:
+    return family_of(model.config, type(model).__name__)
+
+
+def _layers(model: PreTrainedModel) -> Any:
+    return model.base_model.get_submodule(_family(model).layers)
+
+
+def _projections(model: PreTrainedModel, layer: int) -> list[nn.Module]:
+    module: nn.Module = _layers(model)[layer]
+    return [module.get_submodule(path) for path in _family(model).qkv]
+
+
+def _keep_output(kept: dict[int, Tensor], key: int) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        kept[key] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def _keep_input(kept: dict[int, Tensor]) -> Callable[..., None]:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        kept[EMBEDDINGS] = arguments[0] if arguments else named["hidden_states"]
+
+    return hook

@@ -1,0 +1,316 @@
+"""The losses on what is inside the encoders: hidden states, attention, sentence vectors.
+
+The public functions return means over rows (tokens or texts) of sums over layers, as the papers
+have them. Inside, every loss is a sum over rows, for the reason that logit_objectives gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from potstill.recipe import (
+    AttentionMse,
+    HiddenCosine,
+    HiddenMse,
+    HiddenObjective,
+    PatientHidden,
+    RelationPair,
+    Relations,
+    VectorMse,
+)
+from potstill.signals import EMBEDDINGS, Signals, check_same_shape, wide
+
+
+def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tensor:
+    """Mean over rows of 1 - cos(student, teacher): L_cos of DistilBERT (arXiv 1910.01108, sec. 2).
+
+    Args:
+        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, both D wide.
+
+    Returns:
+        A scalar from 0 to 2.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    check_same_shape(student_hidden_KD, teacher_hidden_KD, "hidden states")
+    return _mean(_cosine_rows(student_hidden_KD, teacher_hidden_KD))
+
+
+def vector_mse(student_vectors_BD: Tensor, teacher_vectors_BD: Tensor) -> Tensor:
+    """Mean over texts of the squared distance of their sentence vectors.
+
+    Reimers and Gurevych 2020 (arXiv 2004.09813) eq. 1, with the sum over the width in the place of
+    its mean: of unit vectors it is 2 - 2 cos.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    check_same_shape(student_vectors_BD, teacher_vectors_BD, "sentence vectors")
+    return _mean((student_vectors_BD - teacher_vectors_BD).square().sum(-1))
+
+
+def patient_hidden(
+    student_hidden_KD: Sequence[Tensor], teacher_hidden_KD: Sequence[Tensor]
+) -> Tensor:
+    """Mean over rows of the sum over layers of the squared distance of normalised hidden states.
+
+    L_PT of PKD (Sun et al. 2019, arXiv 1908.09355) eq. 7, where a row is a text's first token.
+
+    Args:
+        student_hidden_KD, teacher_hidden_KD: for each pair of layers, hidden states of the same K
+            tokens, both D wide.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    pairs = list(zip(student_hidden_KD, teacher_hidden_KD, strict=True))
+    for student_KD, teacher_KD in pairs:
+        check_same_shape(student_KD, teacher_KD, "hidden states")
+    return torch.stack([_mean(_patient_rows(s_KD, t_KD)) for s_KD, t_KD in pairs]).sum()
+
+
+def hidden_mse(student_hidden_KD: Sequence[Tensor], teacher_hidden_KD: Sequence[Tensor]) -> Tensor:
+    """Mean over tokens of the sum over layers of the mean squared difference of hidden states.
+
+    L_hidn and L_embd of TinyBERT (Jiao et al. 2020, arXiv 1909.10351) eqs. 8 and 9; the student's
+    are to be projected to the teacher's width first, where it is another.
+
+    Args:
+        student_hidden_KD, teacher_hidden_KD: as `patient_hidden`'s; the embeddings are a layer.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    pairs = list(zip(student_hidden_KD, teacher_hidden_KD, strict=True))
+    for student_KD, teacher_KD in pairs:
+        check_same_shape(student_KD, teacher_KD, "hidden states")
+    return torch.stack([_mean(_mse_rows(s_KD, t_KD)) for s_KD, t_KD in pairs]).sum()
+
+
+def attention_mse(
+    student_scores_BHLL: Tensor, teacher_scores_BHLL: Tensor, tokens_BL: Tensor
+) -> Tensor:
+    """Mean over real tokens, heads and real keys of the squared difference of attention scores.
+
+    L_attn of TinyBERT (arXiv 1909.10351) eq. 7, of one layer: scores before the softmax. Padding
+    takes no part; a text counts by its tokens.
+
+    Args:
+        student_scores_BHLL, teacher_scores_BHLL: q k^T / sqrt(d), of queries x keys, by head.
+        tokens_BL: which tokens are real (bool).
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    check_same_shape(student_scores_BHLL, teacher_scores_BHLL, "attention scores")
+    return _mean(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL))
+
+
+def relations(
+    student_BLD: tuple[Tensor, Tensor],
+    teacher_BLD: tuple[Tensor, Tensor],
+    tokens_BL: Tensor,
+    heads: int,
+) -> Tensor:
+    """Mean over real tokens and relation heads of KL(teacher's relation || student's).
+
+    MiniLMv2 (Wang et al. 2021, arXiv 2012.15828) section 3: a relation is softmax(A B^T /
+    sqrt(d)) of queries with queries, keys with keys or values with values, in heads of width d.
+    With queries and keys it is the attention distribution of MiniLM (Wang et al. 2020, arXiv
+    2002.10957) section 3.1, with values its value relation, section 3.2. Widths may differ.
+
+    Args:
+        student_BLD, teacher_BLD: the two that are related, such as (queries, queries).
+        tokens_BL: which tokens are real (bool); padding takes no part.
+        heads: of relations; must divide both widths.
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        ValueError: a width that the heads don't divide.
+    """
+    for values_BLD in (*student_BLD, *teacher_BLD):
+        if values_BLD.shape[-1] % heads:
+            raise ValueError(f"heads: {heads} does not divide the width {values_BLD.shape[-1]}")
+    return _mean(_relation_rows(student_BLD, teacher_BLD, tokens_BL, heads))
+
+
+# --- sums over rows -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What an objective compares in one student and one teacher.
+
+    Attributes:
+        layers: (student's, teacher's), counted from 0; EMBEDDINGS is what enters the first one.
+        heads: of attention, the same in both, or of relations.
+    """
+
+    layers: tuple[tuple[int, int], ...] = ()
+    heads: int = 0
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One teacher's side of a batch.
+
+    Attributes:
+        share: of all teachers; they sum to 1.
+        pairings: kind of objective -> what it compares.
+        projections: name -> learnt map [teacher's width x student's], where widths differ.
+    """
+
+    signals: Signals
+    share: float = 1.0
+    pairings: Mapping[str, Pairing] = field(default_factory=dict)
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def hidden_sum(
+    objective: HiddenObjective, student: Signals, taught: Taught, tokens_BL: Tensor
+) -> Tensor:
+    """An objective's sum over its rows, against one teacher.
+
+    Raises:
+        ValueError: hidden states of different widths.
+    """
+    teacher = taught.signals
+    pairing = taught.pairings.get(objective.kind, Pairing())
+    match objective:
+        case HiddenCosine():
+            hidden_s, hidden_t = student.hidden_BLD[tokens_BL], teacher.hidden_BLD[tokens_BL]
+            check_same_shape(hidden_s, hidden_t, "hidden states")
+            return _cosine_rows(wide(hidden_s), wide(hidden_t)).sum()
+        case VectorMse():
+            assert student.features_KD is not None
+            assert teacher.features_KD is not None
+            own_BD = _projected(student.features_KD, taught.projections.get(objective.kind))
+            return (wide(own_BD) - wide(teacher.features_KD)).square().sum()
+        case PatientHidden():
+            chosen_BL = tokens_BL if objective.tokens == "all" else _first(tokens_BL)
+            states = _layer_states(student, teacher, pairing, chosen_BL)
+            return torch.stack([_patient_rows(s, t).sum() for _, s, t in states]).sum()
+        case HiddenMse():
+            rows = []
+            for layer, student_KD, teacher_KE in _layer_states(
+                student, teacher, pairing, tokens_BL
+            ):
+                name = EMBEDDINGS_PROJECTION if layer == EMBEDDINGS else objective.kind
+                own_KE = wide(_projected(student_KD, taught.projections.get(name)))
+                rows.append(_mse_rows(own_KE, teacher_KE).sum())
+            return torch.stack(rows).sum()
+        case AttentionMse():
+            pairs = [(student.qkv[s], teacher.qkv[t]) for s, t in pairing.layers]
+            heads = pairing.heads
+            return torch.stack(
+                [
+                    _score_rows(_scores(q_s, k_s, heads), _scores(q_t, k_t, heads), tokens_BL).sum()
+                    for (q_s, k_s, _), (q_t, k_t, _) in pairs
+                ]
+            ).sum()
+        case Relations():
+            ((layer_s, layer_t),) = pairing.layers
+            return torch.stack(
+                [
+                    _relation_rows(
+                        _related(student, layer_s, pair),
+                        _related(teacher, layer_t, pair),
+                        tokens_BL,
+                        pairing.heads,
+                    ).sum()
+                    for pair in objective.pairs
+                ]
+            ).sum()
+        case _:
+            assert_never(objective)
+
+
+# TinyBERT's W_e; its W_h, of the layers, goes by the objective's own name.
+EMBEDDINGS_PROJECTION = "hidden_mse_embeddings"
+
+
+def _layer_states(
+    student: Signals, teacher: Signals, pairing: Pairing, chosen_BL: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(student's layer, its hidden states, the teacher's) of the chosen tokens, pair by pair."""
+    for layer_s, layer_t in pairing.layers:
+        own_KD, other_KD = student.layers[layer_s][chosen_BL], teacher.layers[layer_t][chosen_BL]
+        yield layer_s, wide(own_KD), wide(other_KD)
+
+
+def _related(signals: Signals, layer: int, pair: RelationPair) -> tuple[Tensor, Tensor]:
+    left, right = ("qkv".index(letter) for letter in pair)
+    return signals.qkv[layer][left], signals.qkv[layer][right]
+
+
+def _first(tokens_BL: Tensor) -> Tensor:
+    first_BL = torch.zeros_like(tokens_BL)
+    first_BL[:, 0] = True
+    return first_BL
+
+
+def _projected(values_KD: Tensor, weight_ED: Tensor | None) -> Tensor:
+    return values_KD if weight_ED is None else F.linear(values_KD, weight_ED)
+
+
+def _mean(rows_K: Tensor) -> Tensor:
+    return rows_K.sum() / max(rows_K.shape[0], 1)
+
+
+def _cosine_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(student_KD, teacher_KD, dim=-1)
+
+
+def _patient_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
+    return (F.normalize(student_KD, dim=-1) - F.normalize(teacher_KD, dim=-1)).square().sum(-1)
+
+
+def _mse_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
+    return (student_KD - teacher_KD).square().mean(-1)
+
+
+def _scores(left_BLD: Tensor, right_BLD: Tensor, heads: int) -> Tensor:
+    """[B x H x L x L]: left right^T / sqrt(d), by head."""
+    left_BHLd, right_BHLd = (
+        value.unflatten(-1, (heads, -1)).transpose(1, 2) for value in (left_BLD, right_BLD)
+    )
+    scores_BHLL = left_BHLd @ right_BHLd.transpose(-1, -2)
+    return wide(scores_BHLL) / math.sqrt(left_BHLd.shape[-1])
+
+
+def _score_rows(student_BHLL: Tensor, teacher_BHLL: Tensor, tokens_BL: Tensor) -> Tensor:
+    """One value a real token: the mean over heads and real keys."""
+    square_BHLL = (student_BHLL - teacher_BHLL).square() * tokens_BL[:, None, None, :]
+    keys_B1 = tokens_BL.sum(-1, keepdim=True).clamp(min=1)
+    return (square_BHLL.sum(-1).mean(1) / keys_B1)[tokens_BL]
+
+
+def _relation_rows(
+    student_BLD: tuple[Tensor, Tensor],
+    teacher_BLD: tuple[Tensor, Tensor],
+    tokens_BL: Tensor,
+    heads: int,
+) -> Tensor:
+    """One value a real token: the mean over relation heads of the divergence."""
+    log_s_BHLL, log_t_BHLL = (
+        F.log_softmax(
+            _scores(*pair, heads).masked_fill(~tokens_BL[:, None, None, :], _NO_KEY), dim=-1
+        )
+        for pair in (student_BLD, teacher_BLD)
+    )
+    divergence_BHL = (log_t_BHLL.exp() * (log_t_BHLL - log_s_BHLL)).sum(-1)
+    return divergence_BHL.mean(1)[tokens_BL]
+
+
+# A score that no softmax gives weight to, yet finite: 0 * the difference of two is 0.
+_NO_KEY = -1e30

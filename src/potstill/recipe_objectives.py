@@ -1,0 +1,134 @@
+"""The objectives of a distillation, as a recipe has them; and the base of all its parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """Base of every part of a recipe: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, value: Any) -> Any:
+        # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
+        for key, item in value.items() if isinstance(value, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(item, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(
+                    f"{key} is {str(item).lower()}, where another kind of value belongs"
+                )
+        return value
+
+
+Weight = Annotated[float, Field(ge=0)]
+Temperature = Annotated[float, Field(gt=0)]
+Layer = Annotated[int, Field(ge=0)]  # counted from 0
+# Which teacher layer a student layer is compared with: `uniform` takes the last of each of equal
+# blocks, `last` the last ones; or their numbers.
+LayerPairs = Literal["uniform", "last"] | list[Layer]
+RelationPair = Literal["qq", "kk", "vv", "qk"]
+
+
+# --- on logits ------------------------------------------------------------------------------------
+
+
+class SoftTargets(Config):
+    kind: Literal["soft_targets"] = "soft_targets"
+    weight: Weight = 1.0
+    temperature: Temperature = 2.0
+    # From `temperature` at the first step to `final_temperature` at the last.
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_temperature: Temperature | None = None
+    divergence: Literal["kl", "cross_entropy"] = "kl"
+    # Masked LM: all real tokens, or the masked ones alone.
+    positions: Literal["all", "masked"] = "all"
+
+    @model_validator(mode="after")
+    def _ends(self) -> SoftTargets:
+        if self.schedule != "constant" and self.final_temperature is None:
+            raise ValueError(f"schedule {self.schedule} has no end: set final_temperature")
+        if self.schedule == "constant" and self.final_temperature is not None:
+            raise ValueError(
+                "final_temperature is never reached: set schedule to linear or cosine, or leave it "
+                "out"
+            )
+        return self
+
+
+class HardTargets(Config):
+    kind: Literal["hard_targets"] = "hard_targets"
+    weight: Weight = 1.0
+    target: Literal["gold", "teacher"] = "gold"
+
+
+class LogitsMse(Config):
+    kind: Literal["logits_mse"] = "logits_mse"
+    weight: Weight = 1.0
+    positions: Literal["all", "masked"] = "all"
+
+
+# --- on vectors -----------------------------------------------------------------------------------
+
+
+class HiddenCosine(Config):
+    kind: Literal["hidden_cosine"] = "hidden_cosine"
+    weight: Weight = 1.0
+
+
+class VectorMse(Config):
+    """Sentence embeddings alone."""
+
+    kind: Literal["vector_mse"] = "vector_mse"
+    weight: Weight = 1.0
+
+
+# --- inside the layers ----------------------------------------------------------------------------
+
+
+class PatientHidden(Config):
+    kind: Literal["patient_hidden"] = "patient_hidden"
+    weight: Weight = 1.0
+    tokens: Literal["first", "all"] = "first"
+    # One for each student layer but the last.
+    layers: LayerPairs = "uniform"
+
+
+class HiddenMse(Config):
+    kind: Literal["hidden_mse"] = "hidden_mse"
+    weight: Weight = 1.0
+    layers: LayerPairs = "uniform"  # one for each student layer
+    embeddings: bool = True  # compare what enters the first layer, too
+
+
+class AttentionMse(Config):
+    kind: Literal["attention_mse"] = "attention_mse"
+    weight: Weight = 1.0
+    layers: LayerPairs = "uniform"
+
+
+class Relations(Config):
+    kind: Literal["relations"] = "relations"
+    weight: Weight = 1.0
+    # Of queries, keys and values; MiniLM's are qk and vv.
+    pairs: Annotated[list[RelationPair], Field(min_length=1)] = ["qq", "kk", "vv"]
+    heads: Annotated[int, Field(ge=1)] | None = None  # of relations; null: the student's heads
+    teacher_layer: Layer | None = None  # null: the last
+    student_layer: Layer | None = None
+
+    @model_validator(mode="after")
+    def _once(self) -> Relations:
+        if len(set(self.pairs)) < len(self.pairs):
+            raise ValueError(f"pairs: {', '.join(self.pairs)} names one twice")
+        return self
+
+
+LogitObjective = SoftTargets | HardTargets | LogitsMse
+# What reads inside the layers, and so needs to listen to them.
+InnerObjective = PatientHidden | HiddenMse | AttentionMse | Relations
+HiddenObjective = HiddenCosine | VectorMse | InnerObjective
+Objective = Annotated[LogitObjective | HiddenObjective, Field(discriminator="kind")]
