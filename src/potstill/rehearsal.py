@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_model
@@ -167,7 +168,7 @@ def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequenc
 
 
 def _check_lengths(stage: Benchmark, teacher: LoadedModel) -> None:
-    positions = teacher.model.config.max_position_embeddings
+    positions = position_limit(teacher.model.config)
     if max(stage.lengths) > positions:
         raise ValueError(
             f"benchmark.lengths: {max(stage.lengths)} tokens are more than the {positions} "

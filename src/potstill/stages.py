@@ -23,7 +23,7 @@ from potstill.data import TokenizedCorpus
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.families import is_lm_head
+from potstill.families import lm_head_parameters, position_limit
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_model, save_model
 from potstill.recipe import (
@@ -45,7 +45,7 @@ from potstill.recipe import (
 )
 from potstill.report import write_report
 from potstill.runfolder import write_json
-from potstill.students import layer_map, make_student
+from potstill.students import chosen_layers, make_student
 from potstill.teachers import LiveTeacher, Reading
 from potstill.text import Record, heldout_side, read_records
 from potstill.trainee import Trainee
@@ -171,7 +171,7 @@ def _make_student(
     depth = teacher.model.config.num_hidden_layers
     result = {
         "teacher_layers": depth,
-        "layers": layer_map(stage.layers, depth, stage.depth),
+        "layers": chosen_layers(teacher.model.config, stage.layers, stage.depth),
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
         "from_type": teacher.model.config.model_type,
         "to_type": student.config.model_type,
@@ -219,10 +219,10 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
     if loaded.task != "masked_lm":
         return True
     if isinstance(stage, Finetune):
-        return stage.train == "all" or is_lm_head(parameter, loaded.model.config)
+        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
     # Parameters without a gradient would stall data-parallel training.
     only_hidden = all(isinstance(o, HiddenCosine) for o in stage.objectives if o.weight > 0)
-    return not (only_hidden and is_lm_head(parameter, loaded.model.config))
+    return not (only_hidden and parameter in lm_head_parameters(loaded.model))
 
 
 def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
@@ -236,7 +236,7 @@ def check_length(corpus: Corpus, loaded: LoadedModel) -> None:
     Raises:
         ValueError: corpus.max_length is too large.
     """
-    positions = loaded.model.config.max_position_embeddings
+    positions = position_limit(loaded.model.config)
     if corpus.max_length > positions:
         raise ValueError(
             f"corpus.max_length: {corpus.max_length} tokens are more than the {positions} "

@@ -51,6 +51,63 @@ def layer_map(
             return [round(i * (teacher_depth - 1) / max(depth - 1, 1)) for i in range(depth)]
 
 
+def typed_layer_map(
+    rule: LayerRule | Sequence[int], types: Sequence[str], depth: int | None = None
+) -> list[int]:
+    """`layer_map` for layers of several types, whose first one is of a kind of its own.
+
+    A rule gives each student layer one of the type that the teacher has at that place, so that the
+    pattern goes on as it was: `alternate` takes those nearest to where it would take them without
+    types, in order.
+
+    Raises:
+        ValueError: as `layer_map`, or a map whose first layer isn't layer 0, or has it elsewhere.
+    """
+    if rule == "alternate":
+        wanted = layer_map("first", len(types), depth)  # checks depth
+        return _nearest_of_type([types[i] for i in wanted], types)
+    chosen = layer_map(rule, len(types), depth)
+    if chosen[0] != 0:
+        named = f"'{rule}' begins" if isinstance(rule, str) else f"{chosen} begins"
+        raise ValueError(
+            f"layers: {named} with layer {chosen[0]}, but the first layer has no attention norm "
+            "and only layer 0 fits there: take alternate, first, or numbers that begin with 0"
+        )
+    return chosen
+
+
+def _nearest_of_type(wanted: Sequence[str], types: Sequence[str]) -> list[int]:
+    """Rising teacher layers of the wanted types, from 0 on, as near as can be to an even spread.
+
+    Exact, by dynamic programming over (student layer, teacher layer): the sum of distances.
+    """
+    spread = [i * (len(types) - 1) / max(len(wanted) - 1, 1) for i in range(len(wanted))]
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}  # by the teacher layer taken last
+    for i in range(1, len(wanted)):
+        following: dict[int, tuple[float, list[int]]] = {}
+        for layer, kind in enumerate(types):
+            before = [found for last, found in best.items() if last < layer]
+            if kind == wanted[i] and before:
+                cost, path = min(before)
+                following[layer] = (cost + abs(layer - spread[i]), [*path, layer])
+        best = following
+    return min(best.values())[1]
+
+
+def chosen_layers(
+    config: Any, layers: LayerRule | Sequence[int], depth: int | None = None
+) -> list[int]:
+    """The layer map of a teacher's config: `layer_map`, or `typed_layer_map` where types differ.
+
+    Raises:
+        ValueError: as those.
+    """
+    family = families.family_of(config, config.model_type)
+    if family.first_layer_is_special:
+        return typed_layer_map(layers, config.layer_types, depth)
+    return layer_map(layers, config.num_hidden_layers, depth)
+
+
 def _checked(layers: list[int], teacher_depth: int, depth: int | None) -> list[int]:
     wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
     if wrong:
@@ -78,11 +135,12 @@ def make_student(
     A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a
     headless DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types
     are folded into the positions (row 0), so single texts get what the teacher's layers would give;
-    pairs do not.
+    pairs do not. Teachers of all other families keep their class.
 
     Args:
         teacher: a transformers encoder; it is not changed.
-        layers, depth: see `layer_map`.
+        layers, depth: see `layer_map`; layers of several types (ModernBERT's full and sliding
+            attention): see `typed_layer_map`.
         family: the student's family; None chooses.
         pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
             warning. So it does where DistilBERT can't express the teacher.
@@ -94,7 +152,7 @@ def make_student(
         ValueError: layers out of range, a family that can't express the teacher.
     """
     model_type = families.family_of(teacher.config, type(teacher).__name__).model_type
-    chosen = layer_map(layers, teacher.config.num_hidden_layers, depth)
+    chosen = chosen_layers(teacher.config, layers, depth)
     if _to_distilbert(teacher, model_type, family, pairs):
         student = _distilbert_from_bert(teacher, chosen)
     else:
@@ -108,8 +166,11 @@ def _to_distilbert(
     teacher: PreTrainedModel, model_type: str, family: StudentFamily | None, pairs: bool
 ) -> bool:
     """Whether to convert BERT to DistilBERT; complains where it was asked for and can't be."""
-    if model_type == "distilbert" and family == "bert":
-        raise ValueError("family: a DistilBERT teacher can't give a BERT student; leave family out")
+    if family is not None and family != model_type and model_type != "bert":
+        raise ValueError(
+            f"family: a teacher of the family {model_type} can't give a {family} student; leave "
+            "family out"
+        )
     if model_type != "bert" or family == "bert":
         return False
     problem = _not_expressible(teacher)
@@ -152,6 +213,15 @@ def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     """The same class with fewer layers."""
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
+    types = getattr(teacher.config, "layer_types", None)
+    if types is not None:
+        config.layer_types = [types[layer] for layer in layers]
+        if config.layer_types != types[: len(layers)]:
+            warnings.warn(
+                f"layers {layers} break the pattern of the teacher's layer types: config.json says "
+                "each layer's type, but readers that know only the pattern get it wrong",
+                stacklevel=3,
+            )
     extra = _constructor_options(teacher)
     student = type(teacher)(config, **extra)
     _load(student, _renumber(_state(teacher), families.layer_prefix(teacher), layers))
@@ -159,9 +229,8 @@ def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 
 
 def _constructor_options(teacher: PreTrainedModel) -> dict[str, Any]:
-    has_pooler = families.FAMILIES[teacher.config.model_type].has_pooler
-    if teacher.base_model is teacher and has_pooler and getattr(teacher, "pooler", None) is None:
-        return {"add_pooling_layer": False}
+    if teacher.base_model is teacher and families.FAMILIES[teacher.config.model_type].has_pooler:
+        return {"add_pooling_layer": getattr(teacher, "pooler", None) is not None}
     return {}
 
 

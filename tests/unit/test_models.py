@@ -21,16 +21,17 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    FNetConfig,
+    FNetForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
+from potstill.families import FAMILIES
 from potstill.models import (
     LoadedModel,
     UntrainedHead,
@@ -253,14 +254,14 @@ def test_weights_are_read_as_float32(tmp_path: Path) -> None:
             "FOLDER is an encoder-decoder (t5); Potstill distils encoders",
         ),
         (
-            lambda: RobertaForMaskedLM(
-                RobertaConfig(
+            lambda: FNetForMaskedLM(
+                FNetConfig(
                     **{"vocab_size": 87, "hidden_size": 16, "num_hidden_layers": 1},
-                    **{"num_attention_heads": 2, "intermediate_size": 16},
+                    intermediate_size=16,
                 )
             ),
-            "FOLDER is of the family roberta, which Potstill does not know (it knows bert, "
-            "distilbert); families.py is where a row would be added",
+            "FOLDER is of the family fnet, which Potstill does not know (it knows "
+            f"{', '.join(FAMILIES)}); families.py is where a row would be added",
         ),
     ],
     ids=["decoder", "encoder-decoder", "unknown"],
