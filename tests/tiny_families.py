@@ -34,7 +34,7 @@ _SPECIFIC: dict[str, dict[str, Any]] = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "mpnet": {"pad_token_id": 1, "max_position_embeddings": 66},
-    "electra": {"embedding_size": 12},
+    "electra": {"embedding_size": 16},
     "deberta-v2": {
         "relative_attention": True,
         "pos_att_type": ["p2c", "c2p"],

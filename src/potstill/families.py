@@ -39,6 +39,9 @@ class Family:
             and nothing else but a mask: no rotation, no relative positions.
         positions_from: the number of a text's first position; None: one more than `pad_token_id`.
         first_layer_is_special: whether layer 0 has other parts than the rest.
+        positions_qk: paths, below a layer, of projections of relative positions to heads.
+        shared_heads: whether one table serves the heads of all layers.
+        ffn_width: what the config calls the FFN's inner width.
     """
 
     model_type: str
@@ -53,6 +56,9 @@ class Family:
     plain_scores: bool = False
     positions_from: int | None = 0
     first_layer_is_special: bool = False
+    positions_qk: tuple[str, ...] = ()
+    shared_heads: bool = False
+    ffn_width: str = "intermediate_size"
 
 
 _BERT_LAYER: dict[str, Any] = {
@@ -96,6 +102,7 @@ FAMILIES = {
             lm_transform=("vocab_transform", "activation", "vocab_layer_norm"),
             lm_head=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
             plain_scores=True,
+            ffn_width="hidden_dim",
         ),
         Family(model_type="roberta", **_ROBERTA),
         Family(model_type="xlm-roberta", **_ROBERTA),
@@ -110,6 +117,7 @@ FAMILIES = {
             lm_head=("lm_head.",),
             has_pooler=True,
             positions_from=2,  # whatever pad_token_id is
+            shared_heads=True,
         ),
         Family(
             model_type="electra",
@@ -131,6 +139,7 @@ FAMILIES = {
             lm_transform=("cls.predictions.transform",),
             lm_head=("cls.predictions.", "lm_predictions."),
             takes_token_types=True,
+            positions_qk=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
         ),
         Family(
             model_type="modernbert",

@@ -32,7 +32,13 @@ from potstill.families import (
 )
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
 from potstill.recipe import Task
-from potstill.sentence_modules import MODULES, Pooling, SentenceModules, sentence_modules
+from potstill.sentence_modules import (
+    MODULES,
+    Pooling,
+    SentenceModules,
+    resized,
+    sentence_modules,
+)
 from potstill.signals import Readout, Signals
 from potstill.weights import writing
 
@@ -180,7 +186,10 @@ def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> Loaded
         with tempfile.TemporaryDirectory() as folder, quiet():
             tokenizer.save_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=inputs)
-    return replace(loaded, model=model, tokenizer=tokenizer, name=name)
+    sentence = loaded.sentence
+    if sentence is not None:
+        sentence = resized(sentence, int(model.config.hidden_size))
+    return replace(loaded, model=model, tokenizer=tokenizer, sentence=sentence, name=name)
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ def _model_lines(casts: Sequence[Cast]) -> list[str]:
         if cast.model is not None:
             if isinstance(cast.stage, Finetune):
                 found.setdefault(cast.stage.model, _shape(cast.model))
-            found |= dict.fromkeys(stage_writes(cast.stage), _shape(cast.model))
+            chosen = f"; {cast.why}" if cast.why else ""
+            found |= dict.fromkeys(stage_writes(cast.stage), _shape(cast.model) + chosen)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 

@@ -30,7 +30,8 @@ from potstill.recipe import (
     Task,
     stage_writes,
 )
-from potstill.stages import check_length, check_pair, student_of, with_passage
+from potstill.stages import check_length, check_pair, with_passage
+from potstill.students import build_student, student_shape
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 
@@ -44,6 +45,7 @@ class Cast:
     stage: Stage
     model: LoadedModel | None = None  # what it makes or trains
     teacher: LoadedModel | None = None
+    why: str = ""  # of a student's shape
 
 
 def rehearse(recipe: Recipe, teacher_folder: Path) -> list[Cast]:
@@ -84,7 +86,7 @@ class _Rehearsal:
                 return cast
             case MakeStudent():
                 teacher = self._model(stage.teacher, task)
-                return Cast(stage, _student(stage, teacher), teacher)
+                return _student(stage, teacher)
             case Distill():
                 cast = Cast(stage, self._model(stage.model, task), self._model(stage.teacher, task))
                 _check_training(stage, self.recipe, cast)
@@ -112,11 +114,12 @@ class _Rehearsal:
         return self.teachers[key]
 
 
-def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
+def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
-        student = student_of(stage, teacher)
-    return replace(teacher, model=student, name=stage.writes)
+        shape = student_shape(teacher.model, stage)
+        student = build_student(teacher.model, stage, shape)
+    return Cast(stage, replace(teacher, model=student, name=stage.writes), teacher, shape.why)
 
 
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, assert_never
 
 from torch import manual_seed
 from torch.nn import Module
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from potstill import models as model_folders
 from potstill.benchmarking import benchmark
@@ -45,7 +45,7 @@ from potstill.recipe import (
 )
 from potstill.report import write_report
 from potstill.runfolder import write_json
-from potstill.students import chosen_layers, make_student
+from potstill.students import build_student, student_shape
 from potstill.teachers import LiveTeacher, Reading
 from potstill.text import Record, heldout_side, read_records
 from potstill.trainee import Trainee
@@ -150,20 +150,16 @@ def trains(stage: Stage) -> bool:
 # --- surgery ---
 
 
-def student_of(stage: MakeStudent, teacher: LoadedModel) -> PreTrainedModel:
-    """What `make_student` makes of a teacher, with or without its weights."""
-    return make_student(
-        teacher.model, stage.layers, depth=stage.depth, family=stage.family, pairs=stage.pairs
-    )
-
-
 def _make_student(
     stage: MakeStudent, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     teacher = load_model(context.models[stage.teacher], context.task)
+    manual_seed(context.seed)  # of a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        student = student_of(stage, teacher)
+        shape = student_shape(teacher.model, stage)
+        student = build_student(teacher.model, stage, shape)
+    context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:
         context.reporter.say(f"note: {note}")
@@ -171,7 +167,10 @@ def _make_student(
     depth = teacher.model.config.num_hidden_layers
     result = {
         "teacher_layers": depth,
-        "layers": chosen_layers(teacher.model.config, stage.layers, stage.depth),
+        "layers": shape.layers,
+        "widths": asdict(shape.widths),
+        "chosen": shape.why,
+        "initialise": stage.initialise,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
         "from_type": teacher.model.config.model_type,
         "to_type": student.config.model_type,

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.families import FAMILIES
-from potstill.students import chosen_layers, make_student
+from potstill.layer_maps import chosen_layers
+from potstill.students import make_student
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 ALL, UNEVEN = list(range(6)), [0, 1, 5]

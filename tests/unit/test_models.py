@@ -546,3 +546,17 @@ def test_pooling_reads_nothing_from_padding() -> None:
     other = torch.where(mask.bool().unsqueeze(-1), hidden, torch.full_like(hidden, 1e4))
     for pooling in ("mean", "cls", "max"):
         assert torch.equal(pool(hidden, mask, pooling), pool(other, mask, pooling))
+
+
+def test_pooling_s_config_follows_a_narrower_one(sentence_teacher: Path, tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="it is in the test extra"
+    )
+    teacher = load_model(sentence_teacher, "sentence_embedding")
+    narrow = with_model(teacher, make_student(teacher.model, width=16), "narrow")
+    save_model(narrow, tmp_path)
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    assert encoder.get_embedding_dimension() == 16
+    found = torch.tensor(encoder.encode(TEXTS))
+    expected = torch.tensor(predict(tmp_path, TEXTS, "sentence_embedding"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -72,6 +72,9 @@ def test_make_student_tells_what_it_did(context: Context, masked_lm_teacher: Pat
     assert result == {
         "teacher_layers": 4,
         "layers": [0, 3],
+        "widths": {"hidden": 32, "heads": 4, "ffn": 48},
+        "chosen": "2 of 4 layers (0, 3), width 32, FFN 48, 21.11 k parameters",
+        "initialise": "teacher",
         "rule": "alternate",
         "from_type": "bert",
         "to_type": "distilbert",
@@ -85,8 +88,19 @@ def test_make_student_warns_of_pairs(context: Context) -> None:
     result = done({"kind": "make_student", "pairs": True}, context)
     (warning,) = result["warnings"]
     assert "the student stays BERT" in warning
-    assert context.reporter.said == [f"note: {warning}"]  # type: ignore[attr-defined]
+    told = f"student: {result['chosen']}"
+    assert context.reporter.said == [told, f"note: {warning}"]  # type: ignore[attr-defined]
     assert result["to_type"] == "bert"
+
+
+def test_a_student_that_starts_at_random_is_one_of_the_run_s_seed(context: Context) -> None:
+    make = {"kind": "make_student", "initialise": "random", "width": 16}
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        context.seed = seed
+        done({**make, "writes": f"random{number}"}, context, f"made{number}")
+        found.append((context.models[f"random{number}"] / "model.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from potstill.students import layer_map, make_student, typed_layer_map
+from potstill.layer_maps import layer_map, typed_layer_map
+from potstill.students import make_student
 from tiny_families import family_model
 
 
