@@ -1,9 +1,15 @@
-"""Narrower models: fewer channels, heads and inner FFN units, the most important ones kept.
+"""Narrower models, initialised from wide ones: hidden states projected, heads and FFN units chosen.
 
-A narrow model's weights are a selection of the wide one's, so that layer norms, which act on each
-channel alone, and the residual connections, which add channels of the same number, stay what they
-were (weight subcloning, Samragh et al. 2023, arXiv 2312.09299). What is kept has the largest
-weights; maps that lose inputs are scaled to keep the size of their outputs.
+The narrow model's hidden states stand for the wide one's in the coordinates of their principal
+components, P [D x d] with orthonormal columns: every map that reads hidden states becomes W P,
+every one that writes them P^T W, and so embeddings E P. This is SliceGPT's rotation and slicing
+(Ashkboos et al. 2024, arXiv 2401.15024), exact for what P keeps but for two things that its
+architecture avoids and these have: layer norms with a gain for each channel, which become the mean
+gain in the new coordinates, and activations that act on channels (the masked-LM head's, a
+pooler's). A turn at random within the d dimensions spreads the components over the channels, so
+that taking the mean out of a hidden state, as layer norms do, takes no component with it. Heads and
+inner FFN units can't be turned: those with the largest weights are kept, and the maps that read
+them are scaled to keep the size of their outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.families import FAMILIES, Family, family_of, layer_prefix
+from potstill.families import FAMILIES, Family, family_of, layer_prefix, position_limit
+
+SAMPLE = (64, 64)  # sequences, and tokens of each, whose hidden states are looked at
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def _check(old: Widths, new: Widths) -> None:
 
 @torch.no_grad()
 def narrowed(model: PreTrainedModel, widths: Widths, **constructor: Any) -> PreTrainedModel:
-    """A narrower model of the same class whose weights are a selection of this one's.
+    """A narrower model of the same class, initialised from this one as the module says.
 
     Args:
         constructor: options of the class beside its config.
@@ -98,25 +106,12 @@ def narrowed(model: PreTrainedModel, widths: Widths, **constructor: Any) -> PreT
         ValueError: as `narrow_config`.
     """
     narrow = type(model)(narrow_config(model.config, widths), **constructor)
-    kept = _Kept(model, widths)
+    cut = _Cut(model, widths)
     shapes = {name: value.shape for name, value in narrow.state_dict().items()}
-    maps = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
+    state = {
+        name: cut.parameter(name, value.detach().clone(), shapes[name])
+        for name, value in model.state_dict().items()
     }
-    state = {}
-    for name, value in model.state_dict().items():
-        cut = value.detach().clone()
-        for axis, size in enumerate(shapes[name]):
-            if size == cut.shape[axis]:
-                continue
-            index = kept.index(name, axis, cut.shape[axis]).to(cut.device)
-            selected = cut.index_select(axis, index)
-            if axis == 1 and name in maps:  # the same output from fewer inputs
-                selected *= cut.float().norm() / selected.float().norm().clamp(min=1e-12)
-            cut = selected
-        state[name] = cut
     missing, unexpected = narrow.load_state_dict(state, strict=False)
     assert not missing, missing
     assert not unexpected, unexpected
@@ -124,15 +119,42 @@ def narrowed(model: PreTrainedModel, widths: Widths, **constructor: Any) -> PreT
     return narrow
 
 
-class _Kept:
-    """Which channels, heads and inner units of a model a narrower one keeps, in their order."""
+def principal_components(model: PreTrainedModel, width: int) -> tuple[Tensor, float]:
+    """Orthonormal directions [D x width] that hold most of a model's hidden states.
+
+    Of all layers, on sequences of random tokens: no text is asked for, and what the vocabulary can
+    say is covered evenly. The directions span the principal components, turned at random.
+
+    Returns:
+        The directions, and the share of the hidden states' squared length in them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    length = min(SAMPLE[1], position_limit(model.config))
+    ids_BL = torch.randint(int(model.config.vocab_size), (SAMPLE[0], length), generator=generator)
+    ids_BL[ids_BL == model.config.pad_token_id] += 1
+    ids_BL %= int(model.config.vocab_size)
+    base, device = model.base_model, model.device
+    states = base(input_ids=ids_BL.to(device), output_hidden_states=True).hidden_states
+    moments_DD = sum(
+        state.flatten(0, 1).double().T @ state.flatten(0, 1).double() for state in states
+    ).cpu()
+    values, vectors = torch.linalg.eigh(moments_DD)
+    turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+    kept = float(values[-width:].sum() / values.sum())
+    return (vectors[:, -width:] @ turn).float(), kept
+
+
+class _Cut:
+    """What becomes of each axis of each parameter of a model in a narrower one."""
 
     def __init__(self, model: PreTrainedModel, widths: Widths) -> None:
         self.family: Family = FAMILIES[model.config.model_type]
         self.prefix = layer_prefix(model)
         self.widths, self.old = widths, widths_of(model.config)
+        self.turned, self.share = torch.eye(self.old.hidden), 1.0
+        if widths.hidden != self.old.hidden:
+            self.turned, self.share = principal_components(model, widths.hidden)
         layers: Any = model.get_submodule(self.prefix.removesuffix("."))
-        self.channels = _largest(self._channel_weights(model), widths.hidden)
         # Keys and values that several heads share go or stay together.
         self.groups = int(getattr(model.config, "num_key_value_heads", None) or self.old.heads)
         groups = widths.heads * self.groups // self.old.heads
@@ -142,12 +164,41 @@ class _Kept:
         self.heads = [_largest(weight, groups) for weight in weights]
         self.units = [_largest(self._unit_weights(layer), widths.ffn) for layer in layers]
 
-    def index(self, name: str, axis: int, size: int) -> Tensor:
-        """Kept indices of an axis of a parameter."""
+    def parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+        """The narrow model's parameter of this name, of that shape."""
+        if value.dim() == 1 and name.endswith(".weight"):  # a norm's gain
+            return self._gain(value) if value.shape != shape else value
+        for axis, size in enumerate(shape):
+            if size == value.shape[axis]:
+                continue
+            index = self._kept(name, axis, value.shape[axis])
+            if index is None:
+                value = self._project(value, axis)
+                continue
+            chosen = value.index_select(axis, index.to(value.device))
+            if axis == 1:  # a map that reads fewer heads or units
+                chosen *= value.float().norm() / chosen.float().norm().clamp(min=1e-12)
+            value = chosen
+        return value
+
+    def _gain(self, gain_D: Tensor) -> Tensor:
+        """Norms divide by the root mean square of fewer channels, which hold `share` of it."""
+        scale = (self.share * self.old.hidden / self.widths.hidden) ** 0.5
+        turned = self.turned.to(gain_D)
+        result: Tensor = (turned**2).T @ gain_D * scale
+        return result
+
+    def _project(self, value: Tensor, axis: int) -> Tensor:
+        """From the wide model's channels to the narrow one's, along one axis."""
+        turned = self.turned.to(value)
+        result: Tensor = torch.tensordot(value, turned, dims=([axis], [0]))
+        return result.movedim(-1, axis).contiguous()
+
+    def _kept(self, name: str, axis: int, size: int) -> Tensor | None:
+        """Indices of the heads or units that an axis keeps; None: it is one of hidden states."""
         if not name.startswith(self.prefix):
-            if size == self.old.heads:  # the table of relative positions, a column a head
-                return self.heads[0]
-            return _tiled(self.channels, self.old.hidden, size)
+            # the table of relative positions has a column a head
+            return self.heads[0] if size == self.old.heads else None
         number, _, rest = name.removeprefix(self.prefix).partition(".")
         path, layer = rest.rpartition(".")[0], int(number)
         *writers, reader = self.family.ffn
@@ -156,7 +207,7 @@ class _Kept:
         of_heads = path in self.family.qkv or path in self.family.positions_qk
         if (of_heads and axis == 0) or (path == self.family.attention_out and axis == 1):
             return self._of_heads(self.heads[layer], size)
-        return _tiled(self.channels, self.old.hidden, size)
+        return None
 
     def _of_heads(self, groups: Tensor, size: int) -> Tensor:
         """Channels of the kept groups of heads: of keys and values, of queries, or of all three."""
@@ -164,29 +215,6 @@ class _Kept:
         width = size // blocks // self.groups
         index = (groups[:, None] * width + torch.arange(width)).flatten()
         return _tiled(index, size // blocks, size)
-
-    def _channel_weights(self, model: PreTrainedModel) -> Tensor:
-        """Each channel's share of the weights, summed over all matrices that read or write it."""
-        total = torch.zeros(self.old.hidden)
-        for name, value in model.state_dict().items():
-            if value.dim() != 2:
-                continue
-            for axis in (0, 1):
-                if value.shape[axis] == self.old.hidden and not self._of_another_axis(name, axis):
-                    squares = value.detach().float().square().sum(1 - axis).cpu()
-                    total += squares / squares.sum().clamp(min=1e-12)
-        return total
-
-    def _of_another_axis(self, name: str, axis: int) -> bool:
-        """Whether an axis that is as long as the hidden states is one of heads or inner units."""
-        path = name.removeprefix(self.prefix).partition(".")[2].rpartition(".")[0]
-        if not name.startswith(self.prefix):
-            return False
-        *writers, reader = self.family.ffn
-        written = (*self.family.qkv, *self.family.positions_qk, *writers)
-        return (axis == 0 and path in written) or (
-            axis == 1 and path in (reader, self.family.attention_out)
-        )
 
     def _head_weights(self, layer: nn.Module) -> Tensor:
         """Norm of what a group of heads reads as values times the norm of what is read from it."""

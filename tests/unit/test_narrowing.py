@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from potstill.families import FAMILIES
-from potstill.narrowing import Widths, narrowed, widths_of
+from potstill.families import FAMILIES, layer_prefix
+from potstill.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
@@ -59,35 +60,80 @@ def test_inner_units_that_say_nothing_go_first(name: str) -> None:
     torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-4)
 
 
-def test_what_has_the_largest_weights_is_kept_in_its_order() -> None:
-    model = family_model("bert", "headless", layers=1, type_vocab_size=1)
+def test_units_and_heads_with_the_largest_weights_are_kept_in_their_order() -> None:
+    model = family_model("bert", "headless", layers=1)
     layer = model.encoder.layer[0]
-    loud = [1, 2, 5, 8, 9, 13, 14, 15, 19, 20, 22, 23]
     with torch.no_grad():
         layer.output.dense.weight[:, [3, 11, 2]] *= 50
         for head in (1, 3):  # of four, six wide
             layer.attention.self.value.weight[6 * head : 6 * head + 6] *= 50
-        for name, value in model.named_parameters():
-            if value.dim() == 2 and (name.startswith("embeddings.") or "intermediate" in name):
-                value[:, loud] *= 50
-        numbers = torch.arange(24.0)
-        model.embeddings.LayerNorm.weight.copy_(numbers)
-        layer.attention.self.value.bias.copy_(numbers)
+        layer.attention.self.value.bias.copy_(torch.arange(24.0))
         layer.intermediate.dense.bias.copy_(torch.arange(40.0))
-    narrow = narrowed(model, Widths(12, 2, 3))
-    kept = narrow.encoder.layer[0]
-    assert narrow.embeddings.LayerNorm.weight.tolist() == loud
+    kept = narrowed(model, Widths(12, 2, 3)).encoder.layer[0]
     assert kept.intermediate.dense.bias.tolist() == [2, 3, 11]
     assert kept.attention.self.value.bias.tolist() == [*range(6, 12), *range(18, 24)]
 
 
-def test_outputs_keep_their_size() -> None:
-    model = family_model("bert", "headless", layers=2)
-    narrow = narrowed(model, Widths(12, 2, 10))
+def flat(name: str, rank: int) -> PreTrainedModel:
+    """A model whose hidden states all lie in `rank` dimensions, at any layer: no other is written.
+
+    Gains are all alike, for a norm can't keep to a few directions otherwise; in these dimensions
+    the mean of the channels is 0, so that taking it out changes nothing.
+    """
+    model = family_model(name, "headless", layers=2)
+    generator = torch.Generator().manual_seed(7)
+    some = torch.randn(24, rank, generator=generator)
+    basis, _ = torch.linalg.qr(some - some.mean(0))
+    onto = basis @ basis.T
+    row, prefix = FAMILIES[name], layer_prefix(model)
+    writers = (row.ffn[-1], row.attention_out)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            path = key.removeprefix(prefix).partition(".")[2].rpartition(".")[0]
+            if value.dim() == 1 and key.endswith(".weight"):
+                value.fill_(1.5)
+            elif not key.startswith(prefix):  # tables
+                value.copy_(value @ onto)
+            elif path in writers or "norm" in key.lower():
+                value.copy_(onto @ value)
+    return model
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "eurobert"])
+def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
+    """Half of the channels hold all there is: as many heads and units as before keep the rest."""
+    model = flat(name, rank=12)
+    turned, share = principal_components(model, 12)
+    assert share == pytest.approx(1)
+    torch.testing.assert_close(turned.T @ turned, torch.eye(12), rtol=1e-5, atol=1e-5)
+    cut = _Cut(model, Widths(12, 2, 40))
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        wide = model(**batch, output_hidden_states=True).hidden_states[0]
+        narrow = narrowed(model, Widths(12, 2, 40)).eval()
+        found = narrow(**batch, output_hidden_states=True).hidden_states[0]
+    real = batch["attention_mask"].bool()
+    # embeddings and their norm, in the other coordinates: only the mean over 12 channels is lost
+    expected = wide[real] @ cut.turned
+    loss = 1 - torch.cosine_similarity(found[real], expected, dim=-1)
+    assert float(loss.mean()) < 0.1
+    assert float(found[real].norm() / expected.norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_the_same_model_gives_the_same_narrow_one() -> None:
+    model = family_model("bert", "masked_lm", layers=2)
+    torch.manual_seed(1)
+    one = narrowed(model, Widths(12, 2, 20)).state_dict()
+    torch.manual_seed(2)
+    two = narrowed(model, Widths(12, 2, 20)).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_maps_that_read_fewer_units_keep_the_size_of_their_outputs() -> None:
+    model = family_model("bert", "headless", layers=1)
+    narrow = narrowed(model, Widths(24, 4, 10))
     wide, cut = model.encoder.layer[0].output.dense, narrow.encoder.layer[0].output.dense
-    rows = cut.weight.shape[0] / wide.weight.shape[0]
-    # half of the rows go, and what is left of each is scaled up to the size of the whole
-    assert float(cut.weight.norm() / wide.weight.norm()) == pytest.approx(rows**0.5, rel=0.1)
+    assert float(cut.weight.detach().norm() / wide.weight.detach().norm()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
