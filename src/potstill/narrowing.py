@@ -15,7 +15,7 @@ them are scaled to keep the size of their outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.families import FAMILIES, Family, family_of, layer_prefix, position_limit
 
-SAMPLE = (64, 64)  # sequences, and tokens of each, whose hidden states are looked at
+TEXTS = 64  # whose hidden states are looked at
+TOKENS = 64  # of each where they are random
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,23 @@ def _check(old: Widths, new: Widths) -> None:
 
 
 @torch.no_grad()
-def narrowed(model: PreTrainedModel, widths: Widths, **constructor: Any) -> PreTrainedModel:
+def narrowed(
+    model: PreTrainedModel,
+    widths: Widths,
+    sample: Sequence[Sequence[int]] | None = None,
+    **constructor: Any,
+) -> PreTrainedModel:
     """A narrower model of the same class, initialised from this one as the module says.
 
     Args:
+        sample: see `principal_components`.
         constructor: options of the class beside its config.
 
     Raises:
         ValueError: as `narrow_config`.
     """
     narrow = type(model)(narrow_config(model.config, widths), **constructor)
-    cut = _Cut(model, widths)
+    cut = _Cut(model, widths, sample)
     shapes = {name: value.shape for name, value in narrow.state_dict().items()}
     state = {
         name: cut.parameter(name, value.detach().clone(), shapes[name])
@@ -119,25 +126,34 @@ def narrowed(model: PreTrainedModel, widths: Widths, **constructor: Any) -> PreT
     return narrow
 
 
-def principal_components(model: PreTrainedModel, width: int) -> tuple[Tensor, float]:
-    """Orthonormal directions [D x width] that hold most of a model's hidden states.
+def principal_components(
+    model: PreTrainedModel, width: int, sample: Sequence[Sequence[int]] | None = None
+) -> tuple[Tensor, float]:
+    """Orthonormal directions [D x width] that hold most of a model's hidden states, of all layers.
 
-    Of all layers, on sequences of random tokens: no text is asked for, and what the vocabulary can
-    say is covered evenly. The directions span the principal components, turned at random.
+    They span the principal components, turned at random.
+
+    Args:
+        sample: texts as token ids, special tokens included; the first of them are read. None:
+            sequences of random tokens, which tell less.
 
     Returns:
         The directions, and the share of the hidden states' squared length in them.
     """
     generator = torch.Generator().manual_seed(0)
-    length = min(SAMPLE[1], position_limit(model.config))
-    ids_BL = torch.randint(int(model.config.vocab_size), (SAMPLE[0], length), generator=generator)
-    ids_BL[ids_BL == model.config.pad_token_id] += 1
-    ids_BL %= int(model.config.vocab_size)
-    base, device = model.base_model, model.device
-    states = base(input_ids=ids_BL.to(device), output_hidden_states=True).hidden_states
-    moments_DD = sum(
-        state.flatten(0, 1).double().T @ state.flatten(0, 1).double() for state in states
-    ).cpu()
+    if sample is None:
+        size, length = int(model.config.vocab_size), min(TOKENS, position_limit(model.config))
+        sample = torch.randint(size, (TEXTS, length), generator=generator).tolist()
+    moments_DD = torch.zeros(model.config.hidden_size, model.config.hidden_size).double()
+    for ids in sample[:TEXTS]:
+        ids_1L = torch.tensor([ids], device=model.device)
+        states = model.base_model(
+            input_ids=ids_1L,
+            attention_mask=torch.ones_like(ids_1L),
+            output_hidden_states=True,
+        ).hidden_states
+        every_KD = torch.cat([state[0] for state in states]).double()
+        moments_DD += (every_KD.T @ every_KD).cpu()
     values, vectors = torch.linalg.eigh(moments_DD)
     turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
     kept = float(values[-width:].sum() / values.sum())
@@ -147,13 +163,18 @@ def principal_components(model: PreTrainedModel, width: int) -> tuple[Tensor, fl
 class _Cut:
     """What becomes of each axis of each parameter of a model in a narrower one."""
 
-    def __init__(self, model: PreTrainedModel, widths: Widths) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        widths: Widths,
+        sample: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.family: Family = FAMILIES[model.config.model_type]
         self.prefix = layer_prefix(model)
         self.widths, self.old = widths, widths_of(model.config)
         self.turned, self.share = torch.eye(self.old.hidden), 1.0
         if widths.hidden != self.old.hidden:
-            self.turned, self.share = principal_components(model, widths.hidden)
+            self.turned, self.share = principal_components(model, widths.hidden, sample)
         layers: Any = model.get_submodule(self.prefix.removesuffix("."))
         # Keys and values that several heads share go or stay together.
         self.groups = int(getattr(model.config, "num_key_value_heads", None) or self.old.heads)

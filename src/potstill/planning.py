@@ -146,8 +146,9 @@ def _model_lines(casts: Sequence[Cast]) -> list[str]:
         if cast.model is not None:
             if isinstance(cast.stage, Finetune):
                 found.setdefault(cast.stage.model, _shape(cast.model))
-            chosen = f"; {cast.why}" if cast.why else ""
-            found |= dict.fromkeys(stage_writes(cast.stage), _shape(cast.model) + chosen)
+            family = cast.model.model.config.model_type
+            shape = f"{family}, {cast.why}" if cast.why else _shape(cast.model)
+            found |= dict.fromkeys(stage_writes(cast.stage), shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 

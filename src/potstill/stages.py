@@ -16,6 +16,7 @@ from torch.nn import Module
 from transformers import PreTrainedTokenizerFast
 
 from potstill import models as model_folders
+from potstill import narrowing
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
@@ -158,7 +159,11 @@ def _make_student(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         shape = student_shape(teacher.model, stage)
-        student = build_student(teacher.model, stage, shape)
+        sample = None
+        if shape.widths.hidden != teacher.model.config.hidden_size:
+            side = context.corpus.train
+            sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
+        student = build_student(teacher.model, stage, shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:

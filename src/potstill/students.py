@@ -32,6 +32,7 @@ def make_student(
     initialise: Literal["teacher", "random"] = "teacher",
     family: StudentFamily | None = None,
     pairs: bool = False,
+    sample: Sequence[Sequence[int]] | None = None,
 ) -> PreTrainedModel:
     """A student with some of the teacher's layers, every weight copied from the teacher.
 
@@ -56,6 +57,8 @@ def make_student(
         family: the student's family; None chooses.
         pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
             warning. So it does where DistilBERT can't express the teacher.
+        sample: for a narrower student, some texts as token ids with their special tokens, of which
+            it keeps the most; None: random tokens serve, less well.
 
     Returns:
         A transformers model in eval mode, in the teacher's dtype.
@@ -71,7 +74,7 @@ def make_student(
             **{"initialise": initialise, "family": family, "pairs": pairs},
         }
     )
-    return build_student(teacher, wanted, student_shape(teacher, wanted))
+    return build_student(teacher, wanted, student_shape(teacher, wanted), sample)
 
 
 def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
@@ -95,7 +98,12 @@ def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
     return choose_shape(teacher.config, wanted, count)
 
 
-def build_student(teacher: PreTrainedModel, wanted: Student, shape: Shape) -> PreTrainedModel:
+def build_student(
+    teacher: PreTrainedModel,
+    wanted: Student,
+    shape: Shape,
+    sample: Sequence[Sequence[int]] | None = None,
+) -> PreTrainedModel:
     """`make_student` for a shape that has been chosen."""
     converts = _to_distilbert(teacher, wanted)
     options = _constructor_options(teacher, converts)
@@ -108,7 +116,7 @@ def build_student(teacher: PreTrainedModel, wanted: Student, shape: Shape) -> Pr
         build = _distilbert_from_bert if converts else _slice
         student = build(teacher, shape.layers)
         if widths_of(student.config) != shape.widths:
-            student = narrowed(student, shape.widths, **options)
+            student = narrowed(student, shape.widths, sample, **options)
     torch.nn.Module.to(student, teacher.dtype)
     student.eval()
     return student

@@ -15,6 +15,7 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, MakeStudent, SoftTargets, Stage
 from potstill.stages import Context, Silent, check_length, check_pair, is_trained, run_stage
+from potstill.students import make_student
 from potstill.text import heldout_side, read_records
 
 
@@ -91,6 +92,20 @@ def test_make_student_warns_of_pairs(context: Context) -> None:
     told = f"student: {result['chosen']}"
     assert context.reporter.said == [told, f"note: {warning}"]  # type: ignore[attr-defined]
     assert result["to_type"] == "bert"
+
+
+def test_a_narrower_student_keeps_what_the_corpus_says_most_of(
+    context: Context, masked_lm_teacher: Path
+) -> None:
+    done({"kind": "make_student", "width": 16, "writes": "narrow"}, context)
+    found = load_model(context.models["narrow"], "masked_lm").model.state_dict()
+    teacher = load_model(masked_lm_teacher, "masked_lm").model
+    texts = [context.corpus.train[i].tolist() for i in range(64)]
+    expected = make_student(teacher, width=16, sample=texts).state_dict()
+    other = make_student(teacher, width=16).state_dict()
+    key = "distilbert.embeddings.word_embeddings.weight"
+    torch.testing.assert_close(found[key], expected[key])
+    assert not torch.allclose(found[key], other[key])
 
 
 def test_a_student_that_starts_at_random_is_one_of_the_run_s_seed(context: Context) -> None:
