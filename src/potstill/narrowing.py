@@ -144,6 +144,8 @@ def principal_components(
     if sample is None:
         size, length = int(model.config.vocab_size), min(TOKENS, position_limit(model.config))
         sample = torch.randint(size, (TEXTS, length), generator=generator).tolist()
+    was_training = model.training
+    model.eval()  # dropout would blur what is looked at
     moments_DD = torch.zeros(model.config.hidden_size, model.config.hidden_size).double()
     for ids in sample[:TEXTS]:
         ids_1L = torch.tensor([ids], device=model.device)
@@ -154,6 +156,7 @@ def principal_components(
         ).hidden_states
         every_KD = torch.cat([state[0] for state in states]).double()
         moments_DD += (every_KD.T @ every_KD).cpu()
+    model.train(was_training)
     values, vectors = torch.linalg.eigh(moments_DD)
     turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
     kept = float(values[-width:].sum() / values.sum())
