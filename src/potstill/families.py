@@ -4,11 +4,13 @@ names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -22,33 +24,70 @@ class Family:
     Attributes:
         model_type: `config.model_type` of transformers.
         layers: path of the list of layers, below the base model.
-        lm_transform: modules of the masked-LM head before its decoder, applied in order.
-        lm_head: prefixes of the parameters that belong to the masked-LM head alone.
-        takes_token_types: whether the model reads token_type_ids.
+        qkv: paths, below a layer, of the projections to queries, keys and values; or of the one
+            that gives all three, in this order. Rotary positions are applied after them.
+        attention_out: path, below a layer, of the linear map that reads the heads' outputs.
+        ffn: paths, below a layer, of the FFN's linear maps: those that write its inner width, then
+            the one that reads it.
+        lm_transform: the masked-LM head before its decoder, applied in order: paths of modules, or
+            functions that the architecture keeps in its code.
+        lm_head: prefixes of the parameters that belong to the masked-LM head; a decoder tied to
+            the word embeddings belongs to them all the same.
+        takes_token_types: whether the model tells token types apart by token_type_ids.
         has_pooler: whether the base model has a pooler that `add_pooling_layer=False` leaves out.
-        qkv: paths, below a layer, of the linear maps to queries, keys and values; or of one that
-            gives all three, in this order along the width. Their outputs are what relations are
-            over: where positions rotate queries and keys (rotary families), before the rotation.
-        plain_scores: whether attention scores are q k^T / sqrt(d) and the mask, without rotated or
-            relative positions: only then do queries and keys tell them.
+        plain_scores: whether attention scores are queries times keys over the root of their width,
+            and nothing else but a mask: no rotation, no relative positions.
+        positions_from: the number of a text's first position; None: one more than `pad_token_id`.
+        first_layer_is_special: whether layer 0 has other parts than the rest.
+        positions_qk: paths, below a layer, of projections of relative positions to heads.
+        shared_heads: whether one table serves the heads of all layers.
+        ffn_width: what the config calls the FFN's inner width.
     """
 
     model_type: str
     layers: str
-    lm_transform: tuple[str, ...]
-    lm_head: tuple[str, ...]
-    takes_token_types: bool
-    has_pooler: bool
     qkv: tuple[str, ...]
-    plain_scores: bool
+    attention_out: str
+    ffn: tuple[str, ...]
+    lm_transform: tuple[str | Callable[[Tensor], Tensor], ...]
+    lm_head: tuple[str, ...]
+    takes_token_types: bool = False
+    has_pooler: bool = False
+    plain_scores: bool = False
+    positions_from: int | None = 0
+    first_layer_is_special: bool = False
+    positions_qk: tuple[str, ...] = ()
+    shared_heads: bool = False
+    ffn_width: str = "intermediate_size"
 
+
+_BERT_LAYER: dict[str, Any] = {
+    "layers": "encoder.layer",
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention_out": "attention.output.dense",
+    "ffn": ("intermediate.dense", "output.dense"),
+    "plain_scores": True,
+}
+_LLAMA_LAYER: dict[str, Any] = {
+    "layers": "layers",
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": "self_attn.o_proj",
+    "ffn": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+}
+_ROBERTA: dict[str, Any] = {
+    **_BERT_LAYER,
+    "lm_transform": ("lm_head.dense", F.gelu, "lm_head.layer_norm"),
+    "lm_head": ("lm_head.",),
+    "has_pooler": True,
+    "positions_from": None,
+}
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family(
             model_type="bert",
-            layers="encoder.layer",
+            **_BERT_LAYER,
             lm_transform=("cls.predictions.transform",),
             lm_head=("cls.predictions.",),
             takes_token_types=True,
@@ -59,14 +98,76 @@ FAMILIES = {
         Family(
             model_type="distilbert",
             layers="transformer.layer",
+            qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            attention_out="attention.out_lin",
+            ffn=("ffn.lin1", "ffn.lin2"),
             lm_transform=("vocab_transform", "activation", "vocab_layer_norm"),
             lm_head=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
-            takes_token_types=False,
-            has_pooler=False,
-            qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
             plain_scores=True,
+            ffn_width="hidden_dim",
         ),
+        Family(model_type="roberta", **_ROBERTA),
+        Family(model_type="xlm-roberta", **_ROBERTA),
+        Family(model_type="camembert", **_ROBERTA),
+        Family(
+            model_type="mpnet",
+            layers="encoder.layer",
+            qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+            attention_out="attention.attn.o",
+            ffn=("intermediate.dense", "output.dense"),
+            lm_transform=("lm_head.dense", F.gelu, "lm_head.layer_norm"),
+            lm_head=("lm_head.",),
+            has_pooler=True,
+            positions_from=2,  # whatever pad_token_id is
+            shared_heads=True,
+        ),
+        Family(
+            model_type="electra",
+            **_BERT_LAYER,
+            lm_transform=("generator_predictions",),
+            lm_head=("generator_predictions.", "generator_lm_head."),
+            takes_token_types=True,
+        ),
+        Family(
+            model_type="deberta-v2",
+            layers="encoder.layer",
+            qkv=(
+                "attention.self.query_proj",
+                "attention.self.key_proj",
+                "attention.self.value_proj",
+            ),
+            attention_out="attention.output.dense",
+            ffn=("intermediate.dense", "output.dense"),
+            lm_transform=("cls.predictions.transform",),
+            lm_head=("cls.predictions.", "lm_predictions."),
+            takes_token_types=True,
+            positions_qk=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+        ),
+        Family(
+            model_type="modernbert",
+            layers="layers",
+            qkv=("attn.Wqkv",),
+            attention_out="attn.Wo",
+            ffn=("mlp.Wi", "mlp.Wo"),
+            lm_transform=("head",),
+            lm_head=("head.", "decoder."),
+            first_layer_is_special=True,
+        ),
+        Family(
+            model_type="nomic_bert",
+            **_LLAMA_LAYER,
+            lm_transform=("cls.predictions.transform",),
+            lm_head=("cls.predictions.",),
+            takes_token_types=True,
+            has_pooler=True,
+        ),
+        Family(model_type="eurobert", **_LLAMA_LAYER, lm_transform=(), lm_head=("lm_head.",)),
     )
+}
+
+# Encoders that Potstill can't serve, and why.
+REFUSED = {
+    "albert": "all its layers share one set of weights, so leaving layers out makes it no smaller",
 }
 
 # Parameter names of BERT -> DistilBERT, replaced in this order. What is not listed keeps its name.
@@ -124,6 +225,11 @@ def family_of(config: PretrainedConfig, called: str) -> Family:
         raise ValueError(
             f"{called} is a decoder ({model_type}), not an encoder; Potstill distils encoders"
         )
+    if model_type in REFUSED:
+        raise ValueError(
+            f"{called} is of the family {model_type}, which can't be distilled by leaving layers "
+            f"out: {REFUSED[model_type]}"
+        )
     if family is None:
         raise ValueError(
             f"{called} is of the family {model_type}, which Potstill does not know "
@@ -141,23 +247,65 @@ def _only_causal(model_type: str) -> bool:
     )
 
 
+def takes_token_types(config: PretrainedConfig) -> bool:
+    """Whether a model tells token types apart; one with a single type, or none, does not."""
+    family = family_of(config, config.model_type)
+    return family.takes_token_types and getattr(config, "type_vocab_size", 2) > 1
+
+
+def position_limit(config: PretrainedConfig) -> int:
+    """The longest input in tokens, special tokens included."""
+    family = family_of(config, config.model_type)
+    first = family.positions_from
+    if first is None:
+        first = int(config.pad_token_id) + 1
+    return int(config.max_position_embeddings) - first
+
+
 def lm_features(model: PreTrainedModel, hidden_KD: Tensor) -> Tensor:
     """What the masked-LM decoder reads, [K x D], from last hidden states [K x D]."""
-    family = family_of(model.config, type(model).__name__)
+    steps: tuple[Any, ...] = family_of(model.config, type(model).__name__).lm_transform
+    if _own_matrix_product(model):
+        head = "lm_predictions.lm_head"
+        steps = (f"{head}.dense", f"{head}.transform_act_fn", f"{head}.LayerNorm")
     return reduce(
-        lambda value, path: _submodule(model, path)(value), family.lm_transform, hidden_KD
+        lambda value, step: (_submodule(model, step) if isinstance(step, str) else step)(value),
+        steps,
+        hidden_KD,
     )
 
 
 def lm_readout(model: PreTrainedModel) -> Readout:
-    """The masked-LM decoder: weight [V x D] (usually the word embeddings) and bias [V]."""
+    """The masked-LM decoder: weight [V x D] (usually the word embeddings) and bias [V], if any."""
+    if _own_matrix_product(model):
+        embeddings: Any = model.get_input_embeddings()
+        return Readout(embeddings.weight, _submodule(model, "lm_predictions.lm_head").bias)
     decoder: Any = model.get_output_embeddings()
     return Readout(decoder.weight, decoder.bias)
 
 
+def _own_matrix_product(model: PreTrainedModel) -> bool:
+    """DeBERTa's other head (`legacy: false`) has no decoder: it multiplies by the embeddings."""
+    return hasattr(model, "lm_predictions")
+
+
 def is_lm_head(name: str, config: PretrainedConfig) -> bool:
-    """Whether a parameter's name belongs to the masked-LM head alone."""
+    """Whether a parameter's name says that it is of the masked-LM head."""
     return name.startswith(family_of(config, config.model_type).lm_head)
+
+
+def lm_head_parameters(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that belong to the masked-LM head alone.
+
+    Of a decoder that is tied to the word embeddings only the bias does, whichever of its two names
+    a parameter goes by.
+    """
+    shared: Any = model.get_input_embeddings()
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if is_lm_head(name, model.config) and parameter is not shared.weight
+    }
 
 
 def layer_prefix(model: PreTrainedModel) -> str:
@@ -167,6 +315,6 @@ def layer_prefix(model: PreTrainedModel) -> str:
     return f"{base}{family.layers}."
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module:
+def _submodule(model: nn.Module, path: str) -> Any:
     # transformers keeps some activations as plain functions, which get_submodule would refuse
     return reduce(getattr, path.split("."), model)

@@ -17,14 +17,28 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from potstill.families import Family, family_of, is_lm_head, lm_features, lm_readout
+from potstill.families import (
+    family_of,
+    is_lm_head,
+    lm_features,
+    lm_readout,
+    position_limit,
+    takes_token_types,
+)
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
 from potstill.recipe import Task
-from potstill.sentence_modules import MODULES, Pooling, SentenceModules, sentence_modules
+from potstill.sentence_modules import (
+    MODULES,
+    Pooling,
+    SentenceModules,
+    resized,
+    sentence_modules,
+)
 from potstill.signals import EXCLUDED, Readout, Signals
 from potstill.weights import writing
 
@@ -42,8 +56,8 @@ class LoadedModel:
     @property
     def max_length(self) -> int:
         """The longest input in tokens, special tokens included."""
-        positions = self.model.config.max_position_embeddings
-        return min(positions, self.sentence.max_length) if self.sentence else int(positions)
+        positions = position_limit(self.model.config)
+        return min(positions, self.sentence.max_length) if self.sentence else positions
 
 
 class UntrainedHead(ValueError):
@@ -96,7 +110,7 @@ def load_model(
             **kwargs,
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, model_input_names=_inputs(family)
+            path, revision=revision, trust_remote_code=False, model_input_names=_inputs(config)
         )
     _check_loaded(name, config, info, untrained_head)
     if not getattr(tokenizer, "is_fast", False):
@@ -110,7 +124,7 @@ def load_model(
             path,
             revision,
             name,
-            int(config.max_position_embeddings),
+            position_limit(config),
             int(config.hidden_size),
             # where sentence-transformers 6 writes the limit; older ones say max_seq_length
             int(tokenizer.model_max_length),
@@ -162,14 +176,17 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
 def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> LoadedModel:
     """The same tokenizer and sentence modules around another model; with its inputs."""
-    inputs = _inputs(family_of(model.config, name))
+    inputs = _inputs(model.config)
     tokenizer: Any = loaded.tokenizer
     if list(tokenizer.model_input_names) != inputs:
         # Setting the attribute is not saved; passing it to from_pretrained is.
         with tempfile.TemporaryDirectory() as folder, quiet():
             tokenizer.save_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=inputs)
-    return replace(loaded, model=model, tokenizer=tokenizer, name=name)
+    sentence = loaded.sentence
+    if sentence is not None:
+        sentence = resized(sentence, int(model.config.hidden_size))
+    return replace(loaded, model=model, tokenizer=tokenizer, sentence=sentence, name=name)
 
 
 # --- signals --------------------------------------------------------------------------------------
@@ -222,8 +239,8 @@ def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Ten
 # --- details --------------------------------------------------------------------------------------
 
 
-def _inputs(family: Family) -> list[str]:
-    types = ["token_type_ids"] if family.takes_token_types else []
+def _inputs(config: PretrainedConfig) -> list[str]:
+    types = ["token_type_ids"] if takes_token_types(config) else []
     return ["input_ids", *types, "attention_mask"]
 
 

@@ -83,7 +83,7 @@ def projection_shapes(
 ) -> dict[str, tuple[int, int]]:
     """Name -> (teacher's width, student's width) of the maps to be learnt; none at equal widths."""
     shape = teacher.model.config.hidden_size, student.model.config.hidden_size
-    names = []
+    names: list[str] = []
     for objective in objectives:
         if isinstance(objective, (HiddenMse, VectorMse)) and objective.weight > 0:
             names.append(objective.kind)

@@ -140,16 +140,19 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
 def _model_lines(casts: Sequence[Cast]) -> list[str]:
     found: dict[str, str] = {}
     for cast in casts:
+        names: list[str] = []
         if isinstance(cast.stage, MakeStudent):
             names = [cast.stage.teacher]
-        else:
-            names = [t.model for t in cast.stage.teachers] if cast.teachers else []
+        elif isinstance(cast.stage, Distill):
+            names = [t.model for t in cast.stage.teachers]
         for name, teacher in zip(names, cast.teachers, strict=True):
             found.setdefault(name, _shape(teacher))
         if cast.model is not None:
             if isinstance(cast.stage, Finetune):
                 found.setdefault(cast.stage.model, _shape(cast.model))
-            found |= dict.fromkeys(stage_writes(cast.stage), _shape(cast.model))
+            family = cast.model.model.config.model_type
+            shape = f"{family}, {cast.why}" if cast.why else _shape(cast.model)
+            found |= dict.fromkeys(stage_writes(cast.stage), shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 

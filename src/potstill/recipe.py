@@ -7,6 +7,7 @@ all that was decided.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,10 +20,10 @@ from potstill.recipe_objectives import HiddenCosine as HiddenCosine
 from potstill.recipe_objectives import HiddenMse as HiddenMse
 from potstill.recipe_objectives import HiddenObjective as HiddenObjective
 from potstill.recipe_objectives import InnerObjective as InnerObjective
+from potstill.recipe_objectives import LayerPairs as LayerPairs
 from potstill.recipe_objectives import LogitObjective as LogitObjective
 from potstill.recipe_objectives import LogitsMse as LogitsMse
 from potstill.recipe_objectives import Objective as Objective
-from potstill.recipe_objectives import LayerPairs as LayerPairs
 from potstill.recipe_objectives import PatientHidden as PatientHidden
 from potstill.recipe_objectives import RelationPair as RelationPair
 from potstill.recipe_objectives import Relations as Relations
@@ -31,6 +32,7 @@ from potstill.recipe_objectives import VectorMse as VectorMse
 
 Task = Literal["masked_lm", "sentence_embedding"]
 LayerRule = Literal["alternate", "uniform", "first", "last"]
+StudentFamily = Literal["bert", "distilbert"]
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -196,16 +198,59 @@ class Finetune(Config):
     training: Training
 
 
-class MakeStudent(Config):
-    """Build a shallower student from a teacher's own layers."""
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_SHARES = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5}
 
+
+def _as_count(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kKmMgGbB]?)\s*", value)
+    return round(float(found[1]) * _UNITS[found[2].lower()]) if found else value
+
+
+def _as_share(value: Any) -> Any:
+    return _SHARES.get(value, value) if isinstance(value, str) else value
+
+
+class Student(Config):
+    """The student that is asked for: by layers and widths, or by what it may cost."""
+
+    layers: LayerRule | list[Annotated[int, Field(ge=0)]] = "alternate"
+    depth: Annotated[int, Field(ge=1)] | None = None  # layers, for a rule; null: half, rounded up
+    width: Annotated[int, Field(ge=1)] | None = None  # hidden size; null: the teacher's
+    # Inner width of the FFN; null: in proportion to the width.
+    ffn: Annotated[int, Field(ge=1)] | None = None
+    # Parameters it may have ("15 M"); depth and widths are chosen.
+    at_most: Annotated[int, Field(ge=1), BeforeValidator(_as_count)] | None = None
+    # The same for the share of what a token costs the teacher, in parameters of layers ("half").
+    ratio: Annotated[float, Field(gt=0, le=1), BeforeValidator(_as_share)] | None = None
+    # random: to compare with a student that starts from the teacher's weights.
+    initialise: Literal["teacher", "random"] = "teacher"
+    family: StudentFamily | None = None
+    pairs: bool = False  # the teacher reads text pairs, so token types must stay
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Student:
+        budgets = [key for key in ("at_most", "ratio") if getattr(self, key) is not None]
+        if len(budgets) == 2:
+            raise ValueError("at_most and ratio both choose the student's shape: leave one out")
+        sizes = [key for key in ("depth", "width", "ffn") if getattr(self, key) is not None]
+        if not isinstance(self.layers, str):
+            sizes.append("layers as a list")
+        if budgets and sizes:
+            raise ValueError(f"{budgets[0]} chooses the shape: leave {' and '.join(sizes)} out")
+        return self
+
+
+class _Making(Config):
     kind: Literal["make_student"] = "make_student"
     teacher: Name = "teacher"
     writes: Name = "student"
-    layers: LayerRule | list[Annotated[int, Field(ge=0)]] = "alternate"
-    depth: Annotated[int, Field(ge=1)] | None = None  # layers, for a rule; null: half, rounded up
-    family: Literal["bert", "distilbert"] | None = None
-    pairs: bool = False  # the teacher reads text pairs, so token types must stay
+
+
+class MakeStudent(Student, _Making):
+    """Build a smaller student from a teacher's own weights."""
 
 
 class WeightedTeacher(Config):
@@ -267,8 +312,9 @@ class Distill(Config):
     @property
     def teachers(self) -> list[WeightedTeacher]:
         """The teachers, one or several."""
-        one = isinstance(self.teacher, str)
-        return [WeightedTeacher(model=self.teacher)] if one else list(self.teacher)
+        if isinstance(self.teacher, str):
+            return [WeightedTeacher(model=self.teacher)]
+        return list(self.teacher)
 
 
 class Evaluate(Config):
@@ -338,7 +384,32 @@ class Recipe(Config):
     # Further models that stages read by these names; all share the teacher's vocabulary.
     teachers: dict[Name, Teacher] = {}
     corpus: Corpus
+    student: Student = Student()  # what all make_student stages are asked for
     stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_student(cls, value: Any) -> Any:
+        """Hand the keys of `student` to the make_student stages."""
+        if not isinstance(value, dict) or not isinstance(value.get("student"), dict):
+            return value
+        wanted, stages = value["student"], value.get("stages")
+        if not wanted or not isinstance(stages, list):
+            return value
+        makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
+        if not any(makes):
+            raise ValueError("student: there is no make_student stage that would make one")
+        handed = list(stages)
+        for number, stage in enumerate(stages, start=1):
+            if makes[number - 1]:
+                for key in wanted.keys() & stage.keys():
+                    if stage[key] != wanted[key]:
+                        raise ValueError(
+                            f"student.{key} is {wanted[key]}, but stage {number} (make_student) "
+                            f"says {stage[key]}: leave one of them out"
+                        )
+                handed[number - 1] = {**wanted, **stage}
+        return {**value, "stages": handed}
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:

@@ -31,6 +31,7 @@ from potstill.recipe import (
     Relations,
     Report,
     SoftTargets,
+    Student,
     VectorMse,
 )
 
@@ -82,10 +83,26 @@ def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
         raise RecipeError(f"{origin}: {explain(error, Recipe)}") from None
 
 
+def checked_student(settings: dict[str, Any]) -> Student:
+    """Settings of a student, as the `student` block of a recipe.
+
+    Raises:
+        RecipeError: a value that does not fit.
+    """
+    try:
+        return Student.model_validate(settings)
+    except ValidationError as error:
+        raise RecipeError(explain(error, Student)) from None
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
+    # `student` has been handed to the stages, where each key stands now
     return yaml.safe_dump(
-        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+        recipe.model_dump(mode="json", exclude={"student"}),
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
 
 

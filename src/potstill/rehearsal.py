@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_model
@@ -30,7 +31,8 @@ from potstill.recipe import (
     Task,
     stage_writes,
 )
-from potstill.stages import check_length, student_of, with_passage
+from potstill.stages import check_length, with_passage
+from potstill.students import build_student, student_shape
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 
@@ -44,6 +46,7 @@ class Cast:
     stage: Stage
     model: LoadedModel | None = None  # what it makes or trains
     teachers: tuple[LoadedModel, ...] = ()
+    why: str = ""  # of a student's shape
 
 
 def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Cast]:
@@ -87,7 +90,7 @@ class _Rehearsal:
                 return cast
             case MakeStudent():
                 teacher = self._model(stage.teacher, task)
-                return Cast(stage, _student(stage, teacher), (teacher,))
+                return _student(stage, teacher)
             case Distill():
                 teachers = tuple(self._model(t.model, task) for t in stage.teachers)
                 cast = Cast(stage, self._model(stage.model, task), teachers)
@@ -115,11 +118,13 @@ class _Rehearsal:
         return self.opened[key]
 
 
-def _student(stage: MakeStudent, teacher: LoadedModel) -> LoadedModel:
+def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
-        student = student_of(stage, teacher)
-    return replace(teacher, model=student, name=stage.writes)
+        shape = student_shape(teacher.model, stage)
+        student = build_student(teacher.model, stage, shape)
+    made = replace(teacher, model=student, name=stage.writes)
+    return Cast(stage, made, (teacher,), shape.why)
 
 
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
@@ -171,7 +176,7 @@ def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequenc
 
 
 def _check_lengths(stage: Benchmark, teacher: LoadedModel) -> None:
-    positions = teacher.model.config.max_position_embeddings
+    positions = position_limit(teacher.model.config)
     if max(stage.lengths) > positions:
         raise ValueError(
             f"benchmark.lengths: {max(stage.lengths)} tokens are more than the {positions} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.hub import read_remote_json
@@ -60,6 +60,19 @@ def sentence_modules(
         min(limit, positions),
         tuple((file, json.dumps(content, indent=2)) for file, content in files.items()),
     )
+
+
+def resized(modules: SentenceModules, width: int) -> SentenceModules:
+    """The same modules for hidden states of another width."""
+    files = []
+    for file, text in modules.files:
+        content = json.loads(text)
+        for key in ("embedding_dimension", "word_embedding_dimension"):  # since 6, and before
+            if isinstance(content, dict) and content.get(key) not in (None, width):
+                content[key] = width
+                text = json.dumps(content, indent=2)
+        files.append((file, text))
+    return replace(modules, files=tuple(files))
 
 
 def _check_obeyed(name: str, file: str, config: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Protocol, assert_never
 
 from torch import manual_seed
 from torch.nn import Module
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from potstill import models as model_folders
+from potstill import narrowing
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
@@ -23,7 +24,7 @@ from potstill.data import TokenizedCorpus
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.families import is_lm_head
+from potstill.families import lm_head_parameters, position_limit
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_model, save_model
 from potstill.pairing import check_pair
@@ -47,7 +48,7 @@ from potstill.recipe import (
 )
 from potstill.report import write_report
 from potstill.runfolder import write_json
-from potstill.students import layer_map, make_student
+from potstill.students import build_student, student_shape
 from potstill.teachers import LiveTeacher, Reading
 from potstill.text import Record, heldout_side, read_records
 from potstill.trainee import Trainee
@@ -152,20 +153,20 @@ def trains(stage: Stage) -> bool:
 # --- surgery ---
 
 
-def student_of(stage: MakeStudent, teacher: LoadedModel) -> PreTrainedModel:
-    """What `make_student` makes of a teacher, with or without its weights."""
-    return make_student(
-        teacher.model, stage.layers, depth=stage.depth, family=stage.family, pairs=stage.pairs
-    )
-
-
 def _make_student(
     stage: MakeStudent, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     teacher = load_model(context.models[stage.teacher], context.task)
+    manual_seed(context.seed)  # of a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        student = student_of(stage, teacher)
+        shape = student_shape(teacher.model, stage)
+        sample = None
+        if shape.widths.hidden != teacher.model.config.hidden_size:
+            side = context.corpus.train
+            sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
+        student = build_student(teacher.model, stage, shape, sample)
+    context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:
         context.reporter.say(f"note: {note}")
@@ -173,7 +174,10 @@ def _make_student(
     depth = teacher.model.config.num_hidden_layers
     result = {
         "teacher_layers": depth,
-        "layers": layer_map(stage.layers, depth, stage.depth),
+        "layers": shape.layers,
+        "widths": asdict(shape.widths),
+        "chosen": shape.why,
+        "initialise": stage.initialise,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
         "from_type": teacher.model.config.model_type,
         "to_type": student.config.model_type,
@@ -226,10 +230,10 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
     if loaded.task != "masked_lm":
         return True
     if isinstance(stage, Finetune):
-        return stage.train == "all" or is_lm_head(parameter, loaded.model.config)
+        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
     # Parameters without a gradient would stall data-parallel training.
     on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
-    return on_logits or not is_lm_head(parameter, loaded.model.config)
+    return on_logits or parameter not in lm_head_parameters(loaded.model)
 
 
 def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
@@ -243,7 +247,7 @@ def check_length(corpus: Corpus, loaded: LoadedModel) -> None:
     Raises:
         ValueError: corpus.max_length is too large.
     """
-    positions = loaded.model.config.max_position_embeddings
+    positions = position_limit(loaded.model.config)
     if corpus.max_length > positions:
         raise ValueError(
             f"corpus.max_length: {corpus.max_length} tokens are more than the {positions} "

@@ -1,4 +1,4 @@
-"""Students made from a teacher's own layers: layer maps, and the surgery that applies them."""
+"""Students made from a teacher's own weights: fewer layers, narrower ones, another class."""
 
 from __future__ import annotations
 
@@ -14,55 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill import families
-from potstill.recipe import LayerRule
-
-StudentFamily = Literal["bert", "distilbert"]
-
-
-def layer_map(
-    rule: LayerRule | Sequence[int], teacher_depth: int, depth: int | None = None
-) -> list[int]:
-    """Which teacher layer each student layer starts as.
-
-    Args:
-        rule: `alternate` spreads over the whole depth, ends included (of 12 the [0, 2, 4, 7, 9,
-            11] of the DistilBERT reference); `uniform` takes the last layer of each of `depth`
-            equal blocks (PKD's skip, Sun et al. 2019); `first`, `last`; or the numbers themselves,
-            counted from 0.
-        depth: layers of the student, for a rule; None: half of the teacher's, rounded up.
-
-    Raises:
-        ValueError: a depth or a number out of range, or a layer named twice.
-    """
-    if not isinstance(rule, str):
-        return _checked(list(rule), teacher_depth, depth)
-    depth = (teacher_depth + 1) // 2 if depth is None else depth
-    if not 1 <= depth <= teacher_depth:
-        raise ValueError(f"depth: {depth} is out of range: the teacher has {teacher_depth} layers")
-    match rule:
-        case "first":
-            return list(range(depth))
-        case "last":
-            return list(range(teacher_depth - depth, teacher_depth))
-        case "uniform":
-            return [(i + 1) * teacher_depth // depth - 1 for i in range(depth)]
-        case "alternate":
-            # Python rounds halves to even, which gives [0, 2, 5] of 6
-            return [round(i * (teacher_depth - 1) / max(depth - 1, 1)) for i in range(depth)]
-
-
-def _checked(layers: list[int], teacher_depth: int, depth: int | None) -> list[int]:
-    wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
-    if wrong:
-        raise ValueError(
-            f"layers: {wrong[0]} is out of range: the teacher's {teacher_depth} layers are 0 "
-            f"to {teacher_depth - 1}"
-        )
-    if not layers or len(set(layers)) < len(layers):
-        raise ValueError(f"layers: {layers} must name at least one layer and none twice")
-    if depth is not None and depth != len(layers):
-        raise ValueError(f"depth is {depth}, but layers names {len(layers)}: leave one of them out")
-    return layers
+from potstill.narrowing import Widths, narrow_config, narrowed, widths_of
+from potstill.recipe import LayerRule, Student, StudentFamily
+from potstill.recipe_files import checked_student
+from potstill.shapes import Shape, choose_shape
 
 
 def make_student(
@@ -70,46 +25,112 @@ def make_student(
     layers: LayerRule | Sequence[int] = "alternate",
     *,
     depth: int | None = None,
+    width: int | None = None,
+    ffn: int | None = None,
+    at_most: int | str | None = None,
+    ratio: float | str | None = None,
+    initialise: Literal["teacher", "random"] = "teacher",
     family: StudentFamily | None = None,
     pairs: bool = False,
+    sample: Sequence[Sequence[int]] | None = None,
 ) -> PreTrainedModel:
     """A student with some of the teacher's layers, every weight copied from the teacher.
 
     A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a
     headless DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types
     are folded into the positions (row 0), so single texts get what the teacher's layers would give;
-    pairs do not.
+    pairs do not. Teachers of all other families keep their class. A narrower student has a
+    selection of the teacher's weights (see narrowing).
 
     Args:
         teacher: a transformers encoder; it is not changed.
-        layers, depth: see `layer_map`.
+        layers, depth: see `layer_maps.layer_map`; layers of several types (ModernBERT's full and
+            sliding attention): see `layer_maps.typed_layer_map`.
+        width, ffn: hidden size and inner width of the FFN; None: the teacher's, the FFN in
+            proportion to the width.
+        at_most: parameters that the student may have, as a number or "15 M"; its depth and widths
+            are chosen (see shapes).
+        ratio: likewise, but the share of the teacher's computation a token may cost, as a number
+            or "half".
+        initialise: "random" leaves the student as its class initialises it, from torch's own
+            generator: to compare with.
         family: the student's family; None chooses.
         pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
             warning. So it does where DistilBERT can't express the teacher.
+        sample: for a narrower student, some texts as token ids with their special tokens, of which
+            it keeps the most; None: random tokens serve, less well.
 
     Returns:
         A transformers model in eval mode, in the teacher's dtype.
 
     Raises:
-        ValueError: layers out of range, a family that can't express the teacher.
+        ValueError: layers or widths out of range, a budget too small, a family that can't express
+            the teacher.
     """
-    model_type = families.family_of(teacher.config, type(teacher).__name__).model_type
-    chosen = layer_map(layers, teacher.config.num_hidden_layers, depth)
-    if _to_distilbert(teacher, model_type, family, pairs):
-        student = _distilbert_from_bert(teacher, chosen)
+    wanted = checked_student(
+        {
+            "layers": layers if isinstance(layers, str) else list(layers),
+            **{"depth": depth, "width": width, "ffn": ffn, "at_most": at_most, "ratio": ratio},
+            **{"initialise": initialise, "family": family, "pairs": pairs},
+        }
+    )
+    return build_student(teacher, wanted, student_shape(teacher, wanted), sample)
+
+
+def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
+    """The shape that a student asked for so gets: see shapes.choose_shape.
+
+    Raises:
+        ValueError: as `make_student`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # building it warns
+        converts = _to_distilbert(teacher, wanted)
+
+    def count(depth: int, widths: Widths) -> int:
+        config = _shallow_config(teacher, converts, list(range(depth)))
+        with torch.device("meta"):
+            blank = _class_of(teacher, converts)(
+                narrow_config(config, widths), **_constructor_options(teacher, converts)
+            )
+        return int(blank.num_parameters())
+
+    return choose_shape(teacher.config, wanted, count)
+
+
+def build_student(
+    teacher: PreTrainedModel,
+    wanted: Student,
+    shape: Shape,
+    sample: Sequence[Sequence[int]] | None = None,
+) -> PreTrainedModel:
+    """`make_student` for a shape that has been chosen."""
+    converts = _to_distilbert(teacher, wanted)
+    options = _constructor_options(teacher, converts)
+    student: PreTrainedModel
+    if wanted.initialise == "random" or teacher.device.type == "meta":  # which has no weights
+        config = _shallow_config(teacher, converts, shape.layers)
+        with teacher.device:
+            student = _class_of(teacher, converts)(narrow_config(config, shape.widths), **options)
     else:
-        student = _slice(teacher, chosen)
+        build = _distilbert_from_bert if converts else _slice
+        student = build(teacher, shape.layers)
+        if widths_of(student.config) != shape.widths:
+            student = narrowed(student, shape.widths, sample, **options)
     torch.nn.Module.to(student, teacher.dtype)
     student.eval()
     return student
 
 
-def _to_distilbert(
-    teacher: PreTrainedModel, model_type: str, family: StudentFamily | None, pairs: bool
-) -> bool:
+def _to_distilbert(teacher: PreTrainedModel, wanted: Student) -> bool:
     """Whether to convert BERT to DistilBERT; complains where it was asked for and can't be."""
-    if model_type == "distilbert" and family == "bert":
-        raise ValueError("family: a DistilBERT teacher can't give a BERT student; leave family out")
+    model_type = families.family_of(teacher.config, type(teacher).__name__).model_type
+    family = wanted.family
+    if family is not None and family != model_type and model_type != "bert":
+        raise ValueError(
+            f"family: a teacher of the family {model_type} can't give a {family} student; leave "
+            "family out"
+        )
     if model_type != "bert" or family == "bert":
         return False
     problem = _not_expressible(teacher)
@@ -121,14 +142,14 @@ def _to_distilbert(
         if type(teacher).__name__ in _WITHOUT_TASK:
             warnings.warn(
                 f"DistilBERT can't express this teacher: {problem}; the student stays BERT",
-                stacklevel=3,
+                stacklevel=4,
             )
         return False
-    if pairs:
+    if wanted.pairs:
         warnings.warn(
             "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: "
             "the student stays BERT",
-            stacklevel=3,
+            stacklevel=4,
         )
         return False
     return family == "distilbert" or type(teacher).__name__ in _WITHOUT_TASK
@@ -148,21 +169,45 @@ def _not_expressible(teacher: PreTrainedModel) -> str | None:
     return None
 
 
-def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """The same class with fewer layers."""
+def _class_of(teacher: PreTrainedModel, converts: bool) -> Any:
+    if not converts:
+        return type(teacher)
+    return getattr(transformers, families.DISTILBERT_CLASS[type(teacher).__name__])
+
+
+def _constructor_options(teacher: PreTrainedModel, converts: bool) -> dict[str, Any]:
+    """What the student's class is told beside its config."""
+    has_pooler = families.FAMILIES[teacher.config.model_type].has_pooler
+    if not converts and teacher.base_model is teacher and has_pooler:
+        return {"add_pooling_layer": getattr(teacher, "pooler", None) is not None}
+    return {}
+
+
+def _shallow_config(teacher: PreTrainedModel, converts: bool, layers: list[int]) -> Any:
+    """The config of a student with these of the teacher's layers, as wide as the teacher."""
+    if converts:
+        return _distilbert_config(teacher.config, len(layers))
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
-    extra = _constructor_options(teacher)
-    student = type(teacher)(config, **extra)
+    types = getattr(teacher.config, "layer_types", None)
+    if types is not None:
+        config.layer_types = [types[layer] for layer in layers]
+    return config
+
+
+def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """The same class with fewer layers."""
+    config = _shallow_config(teacher, False, layers)
+    types = getattr(teacher.config, "layer_types", None)
+    if types is not None and config.layer_types != types[: len(layers)]:
+        warnings.warn(
+            f"layers {layers} break the pattern of the teacher's layer types: config.json says "
+            "each layer's type, but readers that know only the pattern get it wrong",
+            stacklevel=4,
+        )
+    student = type(teacher)(config, **_constructor_options(teacher, converts=False))
     _load(student, _renumber(_state(teacher), families.layer_prefix(teacher), layers))
     return student
-
-
-def _constructor_options(teacher: PreTrainedModel) -> dict[str, Any]:
-    has_pooler = families.FAMILIES[teacher.config.model_type].has_pooler
-    if teacher.base_model is teacher and has_pooler and getattr(teacher, "pooler", None) is None:
-        return {"add_pooling_layer": False}
-    return {}
 
 
 def _distilbert_from_bert(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
@@ -172,8 +217,9 @@ def _distilbert_from_bert(teacher: PreTrainedModel, layers: list[int]) -> PreTra
     state = _renumber(state, "bert.encoder.layer.", layers)
     # A single text's token types are all 0: position + type vector 0 is one table.
     state[families.POSITIONS] = state[families.POSITIONS] + state[families.TOKEN_TYPES][0]
-    student_class = getattr(transformers, families.DISTILBERT_CLASS[type(teacher).__name__])
-    student: PreTrainedModel = student_class(_distilbert_config(teacher.config, len(layers)))
+    student: PreTrainedModel = _class_of(teacher, converts=True)(
+        _distilbert_config(teacher.config, len(layers))
+    )
     prefix = "distilbert." if student.base_model is student else ""
     _load(
         student,

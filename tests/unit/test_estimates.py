@@ -25,8 +25,9 @@ from potstill.estimates import (
     trained_parameters,
 )
 from potstill.models import LoadedModel, load_model
-from potstill.recipe import Corpus, Distill, Finetune, MakeStudent, Recipe, Training
+from potstill.recipe import Corpus, Distill, Finetune, Recipe, Training
 from potstill.rehearsal import Cast, rehearse
+from potstill.students import make_student
 
 # A layer of the tiny models: width 32, inner width 48; weights and biases, and two layer norms.
 LAYER = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
@@ -316,10 +317,8 @@ def test_a_sample_of_short_texts_is_refused(tmp_path: Path, loaded: LoadedModel)
 def test_make_student_on_the_meta_device_is_the_real_one(
     masked_lm_teacher: Path, text_file: Path
 ) -> None:
-    from potstill.stages import student_of
-
     (cast,) = casts(masked_lm_teacher, text_file, "masked_lm", MAKE)
-    real = student_of(MakeStudent(), load_model(masked_lm_teacher, "masked_lm"))
+    real = make_student(load_model(masked_lm_teacher, "masked_lm").model)
     assert cast.model is not None
     assert {p.device.type for p in cast.model.model.parameters()} == {"meta"}
     shapes = {name: tuple(p.shape) for name, p in real.named_parameters()}

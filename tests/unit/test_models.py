@@ -21,16 +21,17 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    FNetConfig,
+    FNetForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
+from potstill.families import FAMILIES
 from potstill.models import (
     LoadedModel,
     UntrainedHead,
@@ -253,14 +254,14 @@ def test_weights_are_read_as_float32(tmp_path: Path) -> None:
             "FOLDER is an encoder-decoder (t5); Potstill distils encoders",
         ),
         (
-            lambda: RobertaForMaskedLM(
-                RobertaConfig(
+            lambda: FNetForMaskedLM(
+                FNetConfig(
                     **{"vocab_size": 87, "hidden_size": 16, "num_hidden_layers": 1},
-                    **{"num_attention_heads": 2, "intermediate_size": 16},
+                    intermediate_size=16,
                 )
             ),
-            "FOLDER is of the family roberta, which Potstill does not know (it knows bert, "
-            "distilbert); families.py is where a row would be added",
+            "FOLDER is of the family fnet, which Potstill does not know (it knows "
+            f"{', '.join(FAMILIES)}); families.py is where a row would be added",
         ),
     ],
     ids=["decoder", "encoder-decoder", "unknown"],
@@ -545,3 +546,17 @@ def test_pooling_reads_nothing_from_padding() -> None:
     other = torch.where(mask.bool().unsqueeze(-1), hidden, torch.full_like(hidden, 1e4))
     for pooling in ("mean", "cls", "max"):
         assert torch.equal(pool(hidden, mask, pooling), pool(other, mask, pooling))
+
+
+def test_pooling_s_config_follows_a_narrower_one(sentence_teacher: Path, tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="it is in the test extra"
+    )
+    teacher = load_model(sentence_teacher, "sentence_embedding")
+    narrow = with_model(teacher, make_student(teacher.model, width=16), "narrow")
+    save_model(narrow, tmp_path)
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    assert encoder.get_embedding_dimension() == 16
+    found = torch.tensor(encoder.encode(TEXTS))
+    expected = torch.tensor(predict(tmp_path, TEXTS, "sentence_embedding"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -115,12 +115,39 @@ def test_the_resolved_recipe_says_all_and_reads_back(tmp_path: Path) -> None:
         path = written(tmp_path, dump_recipe(recipe))
         assert load_recipe(path) == recipe
         dumped = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert set(dumped) == set(type(recipe).model_fields)
+        # what all students are asked for stands in the stages that make them
+        assert set(dumped) == set(type(recipe).model_fields) - {"student"}
         for stage, kept in zip(recipe.stages, dumped["stages"], strict=True):
             assert set(kept) == set(type(stage).model_fields)
         training = dumped["stages"][1]["training"]
         assert training["log_every"] == 10  # a default that no shipped recipe names
         assert training["betas"] == [0.9, 0.98]
+
+
+def test_students_are_asked_for_at_the_top_or_in_their_stages() -> None:
+    makes = [{"kind": "make_student"}, {"kind": "make_student", "writes": "plain", "width": 64}]
+    recipe = parse_recipe(tree(*makes, student={"depth": 2, "width": 64}), "x")
+    assert [(s.depth, s.width) for s in recipe.stages] == [(2, 64), (2, 64)]  # type: ignore[union-attr]
+    again = parse_recipe(yaml.safe_load(dump_recipe(recipe)), "x")
+    assert again.stages == recipe.stages
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"width": 32}, "student.width is 32, but stage 1 (make_student) says 64: leave one of"),
+        ({"widht": 32}, "unknown key 'widht' in student; did you mean 'width'?"),
+        ({"at_most": "2 M"}, "at_most chooses the shape: leave width out"),
+    ],
+)
+def test_a_student_that_can_not_be(student: dict[str, Any], message: str) -> None:
+    make = {"kind": "make_student", "width": 64}
+    assert message in sentence_of(parse_recipe, tree(make, student=student), "x")
+
+
+def test_a_student_that_no_stage_makes() -> None:
+    found = sentence_of(parse_recipe, tree({"kind": "benchmark"}, student={"depth": 1}), "x")
+    assert "there is no make_student stage that would make one" in found
 
 
 def test_a_recipe_does_not_change() -> None:
@@ -158,8 +185,8 @@ def text(**changes: Any) -> dict[str, Any]:
         (tree(sead=1), "unknown key 'sead'; did you mean 'seed'?"),
         (
             tree(zzz=1),
-            "unknown key 'zzz'; valid keys: corpus, description, name, seed, stages, task, "
-            "teacher, threads",
+            "unknown key 'zzz'; valid keys: corpus, description, name, seed, stages, student, "
+            "task, teacher, threads",
         ),
         (
             tree(finetune(learnin_rate=1)),

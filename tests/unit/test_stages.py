@@ -15,6 +15,7 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, MakeStudent, SoftTargets, Stage
 from potstill.stages import Context, Silent, check_length, check_pair, is_trained, run_stage
+from potstill.students import make_student
 from potstill.text import heldout_side, read_records
 
 
@@ -72,6 +73,9 @@ def test_make_student_tells_what_it_did(context: Context, masked_lm_teacher: Pat
     assert result == {
         "teacher_layers": 4,
         "layers": [0, 3],
+        "widths": {"hidden": 32, "heads": 4, "ffn": 48},
+        "chosen": "2 of 4 layers (0, 3), width 32, FFN 48, 21.11 k parameters",
+        "initialise": "teacher",
         "rule": "alternate",
         "from_type": "bert",
         "to_type": "distilbert",
@@ -85,8 +89,33 @@ def test_make_student_warns_of_pairs(context: Context) -> None:
     result = done({"kind": "make_student", "pairs": True}, context)
     (warning,) = result["warnings"]
     assert "the student stays BERT" in warning
-    assert context.reporter.said == [f"note: {warning}"]  # type: ignore[attr-defined]
+    told = f"student: {result['chosen']}"
+    assert context.reporter.said == [told, f"note: {warning}"]  # type: ignore[attr-defined]
     assert result["to_type"] == "bert"
+
+
+def test_a_narrower_student_keeps_what_the_corpus_says_most_of(
+    context: Context, masked_lm_teacher: Path
+) -> None:
+    done({"kind": "make_student", "width": 16, "writes": "narrow"}, context)
+    found = load_model(context.models["narrow"], "masked_lm").model.state_dict()
+    teacher = load_model(masked_lm_teacher, "masked_lm").model
+    texts = [context.corpus.train[i].tolist() for i in range(64)]
+    expected = make_student(teacher, width=16, sample=texts).state_dict()
+    other = make_student(teacher, width=16).state_dict()
+    key = "distilbert.embeddings.word_embeddings.weight"
+    torch.testing.assert_close(found[key], expected[key])
+    assert not torch.allclose(found[key], other[key])
+
+
+def test_a_student_that_starts_at_random_is_one_of_the_run_s_seed(context: Context) -> None:
+    make = {"kind": "make_student", "initialise": "random", "width": 16}
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        context.seed = seed
+        done({**make, "writes": f"random{number}"}, context, f"made{number}")
+        found.append((context.models[f"random{number}"] / "model.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from potstill.students import layer_map, make_student
+from potstill.layer_maps import layer_map, typed_layer_map
+from potstill.students import make_student
+from tiny_families import family_model
 
 
 def config(layers: int = 6, **changes: object) -> BertConfig:
@@ -242,6 +244,48 @@ def test_layer_maps(rule: object, depth: int | None, teacher: int, expected: lis
 def test_maps_that_do_not_fit_are_refused(rule: object, depth: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer_map(rule, 6, depth)
+
+
+@pytest.mark.parametrize(
+    ("rule", "depth", "expected"),
+    [
+        # of 22 layers every third sees all tokens: those stay at every third place
+        ("alternate", 11, [0, 2, 4, 6, 8, 10, 12, 14, 17, 18, 20]),
+        ("alternate", 22, list(range(22))),
+        ("alternate", 1, [0]),
+        ("first", 4, [0, 1, 2, 3]),
+        ([0, 4, 7], None, [0, 4, 7]),
+    ],
+)
+def test_layers_of_several_types(rule: object, depth: int | None, expected: list[int]) -> None:
+    types = ["full" if i % 3 == 0 else "sliding" for i in range(22)]
+    found = typed_layer_map(rule, types, depth)  # type: ignore[arg-type]
+    if rule == "alternate":
+        assert [types[i] for i in found] == types[: len(found)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("rule", ["last", "uniform", [1, 2], [2, 0]], ids=str)
+def test_a_first_layer_of_its_own_kind_stays_first(rule: object) -> None:
+    with pytest.raises(ValueError, match=r"only layer 0 fits there: take alternate, first, or"):
+        typed_layer_map(rule, ["full", "sliding", "sliding", "full"], None)  # type: ignore[arg-type]
+
+
+def test_layer_types_out_of_their_pattern_are_told() -> None:
+    teacher = family_model("modernbert", "headless")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_student(teacher)
+        make_student(teacher, [0, 4, 5])
+    with pytest.warns(UserWarning, match="break the pattern of the teacher's layer types"):
+        student = make_student(teacher, [0, 3])
+    assert student.config.layer_types == ["full_attention", "full_attention"]
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+def test_another_family_is_for_bert_teachers(name: str) -> None:
+    with pytest.raises(ValueError, match=f"a teacher of the family {name} can't give a bert"):
+        make_student(family_model(name, "masked_lm"), family="bert")
 
 
 def test_a_decoder_is_refused() -> None:

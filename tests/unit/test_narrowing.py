@@ -1,0 +1,153 @@
+"""Narrowing against the wide model whose dropped parts are silent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from potstill.families import FAMILIES, layer_prefix
+from potstill.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
+from tiny_families import HEADS, MISSING, NAMES, family_model
+
+PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
+
+
+def inputs(pad: int) -> dict[str, torch.Tensor]:
+    ids_BL = torch.randint(5, 53, (3, 20), generator=torch.Generator().manual_seed(5))
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, 11:] = 0
+    ids_BL[mask_BL == 0] = pad
+    return {"input_ids": ids_BL, "attention_mask": mask_BL}
+
+
+@pytest.mark.parametrize(("name", "head"), PAIRS)
+def test_a_narrow_model_has_the_widths_it_was_asked_for(name: str, head: str) -> None:
+    model = family_model(name, head, layers=3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    narrow = narrowed(model, Widths(12, 2, 20)).eval()
+    assert type(narrow) is type(model)
+    assert widths_of(narrow.config) == Widths(12, 2, 20)
+    with torch.no_grad():
+        found = narrow(**inputs(int(model.config.pad_token_id)))
+    assert all(value.isfinite().all() for value in found.values() if torch.is_tensor(value))
+    assert found[0].shape[0] == 3
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_as_wide_as_before_is_the_same(name: str) -> None:
+    model = family_model(name, "masked_lm", layers=2)
+    same = narrowed(model, widths_of(model.config)).eval()
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        torch.testing.assert_close(same(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inner_units_that_say_nothing_go_first(name: str) -> None:
+    """Silence some, then narrow: outputs stay, and whatever number they had."""
+    model = family_model(name, "headless", layers=3)
+    row, old = FAMILIES[name], widths_of(model.config)
+    with torch.no_grad():
+        for layer in model.get_submodule(row.layers):
+            layer.get_submodule(row.ffn[-1]).weight[:, [0, 7, 9, 30]] = 0
+    narrow = narrowed(model, Widths(old.hidden, old.heads, old.ffn - 4)).eval()
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        expected, found = model(**batch)[0], narrow(**batch)[0]
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-4, atol=1e-4)
+
+
+def test_units_and_heads_with_the_largest_weights_are_kept_in_their_order() -> None:
+    model = family_model("bert", "headless", layers=1)
+    layer = model.encoder.layer[0]
+    with torch.no_grad():
+        layer.output.dense.weight[:, [3, 11, 2]] *= 50
+        for head in (1, 3):  # of four, six wide
+            layer.attention.self.value.weight[6 * head : 6 * head + 6] *= 50
+        layer.attention.self.value.bias.copy_(torch.arange(24.0))
+        layer.intermediate.dense.bias.copy_(torch.arange(40.0))
+    kept = narrowed(model, Widths(12, 2, 3)).encoder.layer[0]
+    assert kept.intermediate.dense.bias.tolist() == [2, 3, 11]
+    assert kept.attention.self.value.bias.tolist() == [*range(6, 12), *range(18, 24)]
+
+
+def flat(name: str, rank: int) -> PreTrainedModel:
+    """A model whose hidden states all lie in `rank` dimensions, at any layer: no other is written.
+
+    Gains are all alike, for a norm can't keep to a few directions otherwise; in these dimensions
+    the mean of the channels is 0, so that taking it out changes nothing.
+    """
+    model = family_model(name, "headless", layers=2)
+    generator = torch.Generator().manual_seed(7)
+    some = torch.randn(24, rank, generator=generator)
+    basis, _ = torch.linalg.qr(some - some.mean(0))
+    onto = basis @ basis.T
+    row, prefix = FAMILIES[name], layer_prefix(model)
+    writers = (row.ffn[-1], row.attention_out)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            path = key.removeprefix(prefix).partition(".")[2].rpartition(".")[0]
+            if value.dim() == 1 and key.endswith(".weight"):
+                value.fill_(1.5)
+            elif not key.startswith(prefix):  # tables
+                value.copy_(value @ onto)
+            elif path in writers or "norm" in key.lower():
+                value.copy_(onto @ value)
+    return model
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "eurobert"])
+def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
+    """Half of the channels hold all there is: as many heads and units as before keep the rest."""
+    model = flat(name, rank=12)
+    turned, share = principal_components(model, 12)
+    assert share == pytest.approx(1)
+    torch.testing.assert_close(turned.T @ turned, torch.eye(12), rtol=1e-5, atol=1e-5)
+    cut = _Cut(model, Widths(12, 2, 40))
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        wide = model(**batch, output_hidden_states=True).hidden_states[0]
+        narrow = narrowed(model, Widths(12, 2, 40)).eval()
+        found = narrow(**batch, output_hidden_states=True).hidden_states[0]
+    real = batch["attention_mask"].bool()
+    # embeddings and their norm, in the other coordinates: only the mean over 12 channels is lost
+    expected = wide[real] @ cut.turned
+    loss = 1 - torch.cosine_similarity(found[real], expected, dim=-1)
+    assert float(loss.mean()) < 0.1
+    assert float(found[real].norm() / expected.norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_the_same_model_gives_the_same_narrow_one() -> None:
+    model = family_model("bert", "masked_lm", layers=2)
+    torch.manual_seed(1)
+    one = narrowed(model, Widths(12, 2, 20)).state_dict()
+    torch.manual_seed(2)
+    two = narrowed(model, Widths(12, 2, 20)).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_maps_that_read_fewer_units_keep_the_size_of_their_outputs() -> None:
+    model = family_model("bert", "headless", layers=1)
+    narrow = narrowed(model, Widths(24, 4, 10))
+    wide, cut = model.encoder.layer[0].output.dense, narrow.encoder.layer[0].output.dense
+    assert float(cut.weight.detach().norm() / wide.weight.detach().norm()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "message"),
+    [
+        ("bert", Widths(14, 2, 20), "width: 14 is not 2 heads of 6, .* take a multiple of 6"),
+        ("bert", Widths(30, 5, 20), "width: 30 is out of range: the teacher's is 24"),
+        ("bert", Widths(12, 2, 0), "ffn: 0 is out of range: the teacher's is 40"),
+        ("bert", Widths(12, 2, 41), "ffn: 41 is out of range: the teacher's is 40"),
+        ("electra", Widths(12, 2, 20), "width: 12 is also this model's embedding_size"),
+        ("eurobert", Widths(18, 3, 20), "width: 3 heads are no whole groups of 2"),
+    ],
+)
+def test_widths_that_can_not_be(name: str, widths: Widths, message: str) -> None:
+    changes = {"embedding_size": 12} if name == "electra" else {}
+    with pytest.raises(ValueError, match=message):
+        narrowed(family_model(name, "headless", layers=1, **changes), widths)
