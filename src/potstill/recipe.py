@@ -249,6 +249,11 @@ class _Making(Config):
     writes: Name = "student"
 
 
+def _asked_for(wanted: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The known keys of a `student` block, with their fields."""
+    return [(key, field) for key, field in Student.model_fields.items() if key in wanted]
+
+
 class MakeStudent(Student, _Making):
     """Build a smaller student from a teacher's own weights."""
 
@@ -397,7 +402,8 @@ class Recipe(Config):
         if not wanted or not isinstance(stages, list):
             return value
         makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
-        if not any(makes):
+        asked = any(wanted[key] != field.default for key, field in _asked_for(wanted))
+        if asked and not any(makes):
             raise ValueError("student: there is no make_student stage that would make one")
         handed = list(stages)
         for number, stage in enumerate(stages, start=1):

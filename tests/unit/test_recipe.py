@@ -145,6 +145,12 @@ def test_a_student_that_can_not_be(student: dict[str, Any], message: str) -> Non
     assert message in sentence_of(parse_recipe, tree(make, student=student), "x")
 
 
+def test_a_dumped_recipe_is_a_recipe() -> None:
+    for stages in ([{"kind": "benchmark"}], [{"kind": "make_student"}]):
+        recipe = parse_recipe(tree(*stages), "x")
+        assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
+
+
 def test_a_student_that_no_stage_makes() -> None:
     found = sentence_of(parse_recipe, tree({"kind": "benchmark"}, student={"depth": 1}), "x")
     assert "there is no make_student stage that would make one" in found
