@@ -477,7 +477,7 @@ def _potstill(
     no_tokenizer: Any = None  # batches are token ids: nothing asks for it
     live = LiveTeacher(LoadedModel(teacher, no_tokenizer, "masked_lm", "teacher"), reading)
     loaded = LoadedModel(student, no_tokenizer, "masked_lm", "student")
-    trainee = Trainee(loaded, live, reading, chunk_size)
+    trainee = Trainee(loaded, [live], reading, chunk_size)
     return potstill_losses(trainee), _optimizer(trainee, SETTINGS)
 
 

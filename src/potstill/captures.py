@@ -102,7 +102,8 @@ def _projections(model: PreTrainedModel, layer: int) -> list[nn.Module]:
 
 def _keep_output(kept: dict[int, Tensor], key: int) -> Callable[..., None]:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        kept[key] = output[0] if isinstance(output, tuple) else output
+        # DeBERTa's maps read relative positions afterwards: the first call is that of the tokens
+        kept.setdefault(key, output[0] if isinstance(output, tuple) else output)
 
     return hook
 

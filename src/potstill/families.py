@@ -92,8 +92,6 @@ FAMILIES = {
             lm_head=("cls.predictions.",),
             takes_token_types=True,
             has_pooler=True,
-            qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
-            plain_scores=True,
         ),
         Family(
             model_type="distilbert",

@@ -85,9 +85,11 @@ def logits_mse(
         ValueError: logits of different shapes.
     """
     check_same_shape(student_logits_KV, teacher_logits_KV, "logits")
-    everywhere = torch.ones(len(student_logits_KV), device=student_logits_KV.device)
-    total, _ = _mse_chunk(student_logits_KV, teacher_logits_KV, included_KV, everywhere, 0.0)
-    return total / _rows(student_logits_KV)
+    square_KV = (student_logits_KV - teacher_logits_KV).square()
+    if included_KV is None:
+        return square_KV.mean(-1).sum() / _rows(student_logits_KV)
+    classes_K = included_KV.sum(-1).clamp(min=1)
+    return ((square_KV * included_KV).sum(-1) / classes_K).sum() / _rows(student_logits_KV)
 
 
 def temperature_at(settings: SoftTargets, step: int, steps: int) -> float:

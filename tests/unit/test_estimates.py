@@ -43,7 +43,7 @@ def casts(teacher: Path, text: Path, task: str, *stages: dict[str, Any]) -> list
         "corpus": {"sources": [str(text)], "max_length": 32, "min_length": 4},
         "stages": list(stages),
     }
-    return rehearse(Recipe.model_validate(recipe), teacher)
+    return rehearse(Recipe.model_validate(recipe), {"teacher": teacher})
 
 
 def distill(*objectives: dict[str, Any], **training: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tiny_recipes import tree
 
-from potstill.inputs import cache_folder, check_inputs, teacher_folder
+from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.recipe import Recipe
 
 
@@ -63,13 +63,15 @@ def test_a_look_at_paths_imports_no_heavy_library() -> None:
 
 
 def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert teacher_folder(recipe(masked_lm_teacher)) == masked_lm_teacher
+    assert given_folders(recipe(masked_lm_teacher)) == {"teacher": masked_lm_teacher}
     monkeypatch.chdir(masked_lm_teacher.parent)
-    assert teacher_folder(recipe(masked_lm_teacher.name)) == Path(masked_lm_teacher.name)
+    assert given_folders(recipe(masked_lm_teacher.name)) == {
+        "teacher": Path(masked_lm_teacher.name)
+    }
     with pytest.raises(ValueError, match=r"package:torch/nn is not a model folder"):
-        teacher_folder(recipe("package:torch/nn"))
+        given_folders(recipe("package:torch/nn"))
     with pytest.raises(ValueError, match=r"package:torch/nowhere: no such folder"):
-        teacher_folder(recipe("package:torch/nowhere"))
+        given_folders(recipe("package:torch/nowhere"))
 
 
 def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,11 +83,11 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     settings = recipe({"model": "org/model", "revision": "v2"})
-    assert teacher_folder(settings) == tmp_path
+    assert given_folders(settings) == {"teacher": tmp_path}
     assert (asked[0]["name"], asked[0]["revision"]) == ("org/model", "v2")
     assert "*.bin" not in asked[0]["allow_patterns"]
     assert asked[0]["local_files_only"] is False
-    teacher_folder(settings, fetch=False)
+    given_folders(settings, fetch=False)
     assert asked[1]["local_files_only"] is True
 
     def refuse(*_: Any, **__: Any) -> str:
@@ -95,9 +97,9 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with pytest.raises(
         ValueError, match=r"^teacher.model: org/model can't be had: .*HF_HUB_OFFLINE"
     ):
-        teacher_folder(settings)
+        given_folders(settings)
     with pytest.raises(ValueError, match=r"not in the hub's cache, and a plan fetches nothing$"):
-        teacher_folder(settings, fetch=False)
+        given_folders(settings, fetch=False)
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:

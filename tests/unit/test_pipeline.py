@@ -131,7 +131,7 @@ def test_fingerprints_tell_what_depends_on_what(
     def prints(
         *chosen: dict[str, Any], teacher: Path = masked_lm_teacher, **more: Any
     ) -> list[str]:
-        return stage_fingerprints(recipe(teacher, text_file, *chosen, **more), teacher)
+        return stage_fingerprints(recipe(teacher, text_file, *chosen, **more), {"teacher": teacher})
 
     base = prints()
     assert len(set(base)) == 2

@@ -10,7 +10,7 @@ import torch
 
 from conftest import sentences
 from potstill import planning
-from potstill.pipeline import GIVEN, models_read, stage_fingerprints
+from potstill.pipeline import given_digests, models_read, stage_fingerprints
 from potstill.planning import plan_run
 from potstill.recipe import Recipe, stage_writes
 from potstill.runfolder import RunFolder, manifest_digest, open_run
@@ -137,9 +137,14 @@ def finish(run: RunFolder, recipe: Recipe, teacher: Path, number: int) -> Path:
     stage = recipe.stages[number - 1]
     (folder / "model").mkdir()
     writes = dict.fromkeys(stage_writes(stage), "model")
-    digests = {**GIVEN, **dict.fromkeys(("untrained", "student"), manifest_digest({}))}
+    digests = {
+        **given_digests(["teacher"]),
+        **dict.fromkeys(("untrained", "student"), manifest_digest({})),
+    }
     reads = {name: digests[name] for name in models_read(stage, digests)}
-    run.finish(folder, stage_fingerprints(recipe, teacher)[number - 1], writes, reads, 1.0)
+    run.finish(
+        folder, stage_fingerprints(recipe, {"teacher": teacher})[number - 1], writes, reads, 1.0
+    )
     return folder
 
 
@@ -157,7 +162,7 @@ def test_what_a_run_folder_has_is_told_and_left_alone(
     (finished[2] / "result.json").write_text("{damaged}")
     begun = run.stage_folder(4, "benchmark") / "checkpoints" / "step-00000003"
     begun.mkdir(parents=True)
-    config = {"fingerprint": stage_fingerprints(settings, masked_lm_teacher)[3]}
+    config = {"fingerprint": stage_fingerprints(settings, {"teacher": masked_lm_teacher})[3]}
     (begun.parents[1] / "config.json").write_text(json.dumps(config))
     before = files(tmp_path)
     lines = plan_run(settings, run.path)

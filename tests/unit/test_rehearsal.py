@@ -34,7 +34,7 @@ def casts(
         "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, **corpus},
         "stages": list(stages),
     }
-    return rehearse(Recipe.model_validate(tree), teacher)
+    return rehearse(Recipe.model_validate(tree), {"teacher": teacher})
 
 
 def test_each_stage_gets_the_models_it_will_have(masked_lm_teacher: Path, text_file: Path) -> None:

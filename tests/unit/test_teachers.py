@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import sentences
+from potstill.hidden_objectives import Taught
 from potstill.models import LoadedModel, load_model
 from potstill.objectives import IGNORED, objective_sums, soft_targets
 from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Task
@@ -180,7 +181,7 @@ def test_a_lone_last_text_takes_no_part(encoder: LoadedModel) -> None:
             _, found = objective_sums(
                 TRIPLE[:2],
                 read.signals(student, *part),
-                LiveTeacher(encoder, read).signals(*part),
+                [Taught(LiveTeacher(encoder, read).signals(*part))],
                 read.rows(*part[1:]),
                 part[1].bool(),
                 {"soft_targets": 1.0, "hard_targets": 1.0},

@@ -17,7 +17,7 @@ def test_the_teacher_is_asked_but_is_no_part_of_it(masked_lm_teacher: Path) -> N
     """A model that follows itself: no loss of hidden states, and no gradient of the teacher."""
     student, teacher = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
     reading = Reading.of("masked_lm", [SoftTargets(), HiddenCosine()], InBatch(), 2)
-    trainee = Trainee(student, LiveTeacher(teacher, reading), reading, chunk_size=8)
+    trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     names = {f"model.{name}" for name, _ in student.model.named_parameters()}
     assert {name for name, _ in trainee.named_parameters()} == names
 

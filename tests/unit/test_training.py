@@ -55,7 +55,7 @@ def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> No
     loaded = load_model(masked_lm_teacher, "masked_lm")
     reading = Reading.of("masked_lm", [HardTargets()], InBatch(), 8)
     settings = Training(epochs=1, weight_decay=0.1)
-    optimizer = training._optimizer(Trainee(loaded, None, reading, 8), settings)
+    optimizer = training._optimizer(Trainee(loaded, [], reading, 8), settings)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in loaded.model.named_parameters():
         plain = "bias" in name or "LayerNorm" in name
