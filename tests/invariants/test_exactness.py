@@ -102,6 +102,76 @@ def test_micro_batches_of_whole_groups_change_nothing(
     assert_same_run(folders[0], folders[2])
 
 
+INNER: list[dict[str, Any]] = [
+    {"kind": "soft_targets", "temperature": 4.0, "final_temperature": 1.0, "schedule": "cosine"},
+    {"kind": "logits_mse", "weight": 0.1},
+    {"kind": "hidden_mse", "weight": 0.5},
+    {"kind": "relations", "heads": 2},
+]
+WITH_HEADS: list[dict[str, Any]] = [
+    {"kind": "patient_hidden", "tokens": "all"},
+    {"kind": "attention_mse", "weight": 0.1},
+    {"kind": "relations", "pairs": ["qk", "vv"], "teacher_layer": 2},
+]
+
+
+def with_objectives(plan: Recipe, objectives: list[dict[str, Any]], **student: Any) -> Recipe:
+    """The same recipe with other objectives and another student."""
+    tree = plan.model_dump(mode="json", exclude={"student"})
+    tree["stages"][0] |= student
+    tree["stages"][1]["objectives"] = objectives
+    return Recipe.model_validate(tree)
+
+
+@pytest.mark.parametrize("which", ["narrow", "as wide"])
+def test_accumulation_changes_nothing_for_objectives_inside_the_layers(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, which: str
+) -> None:
+    student = {"width": 16} if which == "narrow" else {}
+    folders = [
+        run(
+            with_objectives(
+                # eps well above the rounding of gradients that are 0 but for it
+                recipe(masked_lm_teacher, text_file, micro_batch_size=micro, eps=1e-4),
+                INNER if which == "narrow" else WITH_HEADS,
+                **student,
+            ),
+            output=tmp_path / str(micro),
+        )
+        for micro in (8, 2)
+    ]
+    assert_same_run(*folders)
+    # what the losses learnt beside the student stays out of it
+    assert not [name for name in weights(folders[0]) if "projection" in name]
+
+
+def test_projections_and_temperatures_go_on_where_they_were(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = with_objectives(
+        recipe(masked_lm_teacher, text_file, max_steps=12, checkpoint_steps=5), INNER, width=16
+    )
+    whole = run(plan, output=tmp_path / "whole")
+    step = training._Loop._step
+
+    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+        if number == 7:
+            raise StopAt
+        step(loop, number, batches)
+
+    monkeypatch.setattr(training._Loop, "_step", stop)
+    with pytest.raises(StopAt):
+        run(plan, output=tmp_path / "parts")
+    monkeypatch.undo()
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "another-cache"))
+    parts = run(plan, output=tmp_path / "parts")
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value), name
+    temperatures = [line["temperature"] for line in losses(parts).values()]
+    assert temperatures == [line["temperature"] for line in losses(whole).values()]
+    assert (temperatures[0], temperatures[-1]) == (4.0, 1.0)
+
+
 def test_chunk_size_changes_nothing(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
