@@ -267,18 +267,16 @@ def memory_bytes(cast: Cast, longest: int) -> dict[str, float]:
         "activations": 0.0
         if _head_only(stage)
         else tokens * _activation_bytes(student, settings, longest),
-        "attention's matrices": tokens * _matrix_bytes(cast, longest),
     }
+    if matrices := _matrix_bytes(cast, longest):
+        found["attention's matrices"] = tokens * matrices
     rows = min(settings.chunk_size, tokens * _head_rows(stage, student))
     if rows:
         kinds = {type(objective) for objective in _weighted(stage)}
         copies = LOGIT_COPIES[SoftTargets in kinds] + ({SoftTargets, LogitsMse} <= kinds)
         copies += max(len(cast.teachers) - 1, 0)
         found["logits of a chunk"] = rows * student.model.config.vocab_size * 4 * copies
-    return {name: value for name, value in found.items() if value or name in _ALWAYS}
-
-
-_ALWAYS = ("libraries", "teacher's weights", "student's weights, gradients and optimizer")
+    return found
 
 
 def _matrix_bytes(cast: Cast, length: int) -> float:

@@ -201,42 +201,56 @@ def hidden_sum(
             states = _layer_states(student, teacher, pairing, chosen_BL)
             return torch.stack([_patient_rows(s, t).sum() for _, s, t in states]).sum()
         case HiddenMse():
-            rows = []
-            for layer, student_KD, teacher_KE in _layer_states(
-                student, teacher, pairing, tokens_BL
-            ):
-                name = EMBEDDINGS_PROJECTION if layer == EMBEDDINGS else objective.kind
-                own_KE = wide(_projected(student_KD, taught.projections.get(name)))
-                rows.append(_mse_rows(own_KE, teacher_KE).sum())
-            return torch.stack(rows).sum()
+            return _hidden_mse_sum(student, taught, pairing, tokens_BL)
         case AttentionMse():
-            pairs = [(student.qkv[s], teacher.qkv[t]) for s, t in pairing.layers]
-            heads = pairing.heads
-            return torch.stack(
-                [
-                    _score_rows(_scores(q_s, k_s, heads), _scores(q_t, k_t, heads), tokens_BL).sum()
-                    for (q_s, k_s, _), (q_t, k_t, _) in pairs
-                ]
-            ).sum()
+            return _attention_mse_sum(student, teacher, pairing, tokens_BL)
         case Relations():
-            ((layer_s, layer_t),) = pairing.layers
-            return torch.stack(
-                [
-                    _relation_rows(
-                        _related(student, layer_s, pair),
-                        _related(teacher, layer_t, pair),
-                        tokens_BL,
-                        pairing.heads,
-                    ).sum()
-                    for pair in objective.pairs
-                ]
-            ).sum()
+            return _relations_sum(objective.pairs, student, teacher, pairing, tokens_BL)
         case _:
             assert_never(objective)
 
 
 # TinyBERT's W_e; its W_h, of the layers, goes by the objective's own name.
 EMBEDDINGS_PROJECTION = "hidden_mse_embeddings"
+
+
+def _hidden_mse_sum(
+    student: Signals, taught: Taught, pairing: Pairing, tokens_BL: Tensor
+) -> Tensor:
+    sums = []
+    for layer, own_KD, other_KE in _layer_states(student, taught.signals, pairing, tokens_BL):
+        name = EMBEDDINGS_PROJECTION if layer == EMBEDDINGS else "hidden_mse"
+        own_KE = wide(_projected(own_KD, taught.projections.get(name)))
+        sums.append(_mse_rows(own_KE, other_KE).sum())
+    return torch.stack(sums).sum()
+
+
+def _attention_mse_sum(
+    student: Signals, teacher: Signals, pairing: Pairing, tokens_BL: Tensor
+) -> Tensor:
+    sums = []
+    for layer_s, layer_t in pairing.layers:
+        own_BHLL, other_BHLL = (
+            _scores(*_related(signals, layer, "qk"), pairing.heads)
+            for signals, layer in ((student, layer_s), (teacher, layer_t))
+        )
+        sums.append(_score_rows(own_BHLL, other_BHLL, tokens_BL).sum())
+    return torch.stack(sums).sum()
+
+
+def _relations_sum(
+    pairs: Sequence[RelationPair],
+    student: Signals,
+    teacher: Signals,
+    pairing: Pairing,
+    tokens_BL: Tensor,
+) -> Tensor:
+    ((layer_s, layer_t),) = pairing.layers
+    sums = []
+    for pair in pairs:
+        own, other = _related(student, layer_s, pair), _related(teacher, layer_t, pair)
+        sums.append(_relation_rows(own, other, tokens_BL, pairing.heads).sum())
+    return torch.stack(sums).sum()
 
 
 def _layer_states(

@@ -85,11 +85,11 @@ def logits_mse(
         ValueError: logits of different shapes.
     """
     check_same_shape(student_logits_KV, teacher_logits_KV, "logits")
-    square_KV = (student_logits_KV - teacher_logits_KV).square()
+    squares_KV = (student_logits_KV - teacher_logits_KV).square()
     if included_KV is None:
-        return square_KV.mean(-1).sum() / _rows(student_logits_KV)
-    classes_K = included_KV.sum(-1).clamp(min=1)
-    return ((square_KV * included_KV).sum(-1) / classes_K).sum() / _rows(student_logits_KV)
+        return squares_KV.mean(-1).sum() / _rows(squares_KV)
+    rows_K = (squares_KV * included_KV).sum(-1) / included_KV.sum(-1).clamp(min=1)
+    return rows_K.sum() / _rows(squares_KV)
 
 
 def temperature_at(settings: SoftTargets, step: int, steps: int) -> float:

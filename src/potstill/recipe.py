@@ -319,7 +319,7 @@ class Distill(Config):
         """The teachers, one or several."""
         if isinstance(self.teacher, str):
             return [WeightedTeacher(model=self.teacher)]
-        return list(self.teacher)
+        return self.teacher
 
 
 class Evaluate(Config):

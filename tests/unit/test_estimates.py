@@ -116,7 +116,7 @@ def _minilm(kind: Any, teacher: int | None, student: int, more: Any, task: Any) 
             return LoadedModel(BertModel(config), tiny_tokenizer(), task, "minilm")
 
     stage = kind(training=Training(max_steps=1), **more)
-    return Cast(stage, model(student), None if teacher is None else model(teacher))
+    return Cast(stage, model(student), () if teacher is None else (model(teacher),))
 
 
 def test_time_is_tokens_over_speed(masked_lm_teacher: Path, text_file: Path) -> None:

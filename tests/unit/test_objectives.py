@@ -16,10 +16,9 @@ from potstill.objectives import (
     logits_mse,
     objective_sums,
     soft_targets,
-    temperature_at,
 )
 from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, SoftTargets
-from potstill.signals import Readout, Signals
+from potstill.signals import EXCLUDED, Readout, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -79,6 +78,29 @@ def test_hard_targets_without_a_row_is_zero() -> None:
     assert hard_targets(normal(2, 3), torch.tensor([IGNORED, IGNORED])).item() == 0
 
 
+@pytest.mark.parametrize("some", [False, True])
+def test_logits_mse_is_the_equation(some: bool) -> None:
+    student, teacher = normal(5, 7), normal(5, 7)
+    included = torch.rand(5, 7, generator=GENERATOR) > 0.4 if some else None
+    expected = 0.0
+    for row in range(5):
+        classes = [c for c in range(7) if included is None or included[row, c]]
+        squares = [(student[row, c].item() - teacher[row, c].item()) ** 2 for c in classes]
+        expected += sum(squares) / len(classes) / 5
+    assert logits_mse(student, teacher, included).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_logits_mse_by_hand() -> None:
+    student, teacher = (
+        torch.tensor([[1.0, 2.0], [0.0, 0.0]]),
+        torch.tensor([[1.0, 4.0], [3.0, 1.0]]),
+    )
+    assert logits_mse(student, teacher).item() == (2.0 + 5.0) / 2
+    assert logits_mse(student, student).item() == 0
+    kept = torch.tensor([[True, False], [True, True]])
+    assert logits_mse(student, teacher, kept).item() == (0.0 + 5.0) / 2
+
+
 def test_hidden_cosine_is_the_equation() -> None:
     student, teacher = normal(6, 4), normal(6, 4)
     a, b = student.numpy(), teacher.numpy()
@@ -108,6 +130,13 @@ OBJECTIVES = {
     ],
     "masked": [SoftTargets(weight=1, positions="masked"), HardTargets(weight=1)],
     "hard": [HardTargets(weight=1)],
+    "logits": [LogitsMse(weight=2)],
+    "every": [
+        LogitsMse(weight=3),
+        SoftTargets(weight=5, temperature=2),
+        HardTargets(weight=2, target="teacher"),
+        HiddenCosine(weight=1),
+    ],
 }
 K, D, V = 13, 6, 17
 
@@ -118,14 +147,20 @@ def problem(bias: str) -> tuple[Signals, Signals, Rows, torch.Tensor]:
     tokens[2, 3:] = False  # 13 real tokens
     weight_s, weight_t = normal(V, D).requires_grad_(), normal(V, D)
     shape = {"vector": (V,), "rows": (K, V), "none": None}[bias]
-    bias_s = None if shape is None else normal(*shape).requires_grad_()
+    bias_s = None if shape is None else normal(*shape)
     bias_t = None if shape is None else normal(*shape)
+    if bias == "rows":  # as in a batch, where some texts are not compared
+        for values in (bias_s, bias_t):
+            values[:, 5:8] = values[3:6, 10:] = EXCLUDED
+    if bias_s is not None:
+        bias_s.requires_grad_()
     student = Signals(hidden_s, hidden_s[tokens] * 1.5, Readout(weight_s, bias_s))
     hidden_t = normal(3, 5, D)
     teacher = Signals(hidden_t, hidden_t[tokens], Readout(weight_t, bias_t))
     gold = torch.full((K,), IGNORED)
     gold[[1, 4, 12]] = torch.tensor([3, 0, 16])
-    return student, teacher, Rows(*(torch.ones(2, K, dtype=torch.bool)), gold), tokens
+    everywhere = torch.ones(K, dtype=torch.bool)
+    return student, teacher, Rows(everywhere, everywhere, gold), tokens
 
 
 def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, tokens: torch.Tensor):
@@ -143,6 +178,11 @@ def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, token
             if objective.target == "teacher":
                 targets = torch.where(targets == IGNORED, IGNORED, z_t.argmax(-1))
             value = hard_targets(z_s, targets)
+        elif objective.kind == "logits_mse":
+            included = student.readout.included(everywhere)
+            kept = rows.mse_K
+            included = None if included is None else included[kept]
+            value = logits_mse(z_s[kept], z_t[kept], included)
         else:
             value = hidden_cosine(student.hidden_BLD[tokens], teacher.hidden_BLD[tokens])
         means[objective.kind] = value.item()
@@ -187,9 +227,15 @@ def test_chunked_losses_and_gradients_are_those_of_the_plain_functions(
 ) -> None:
     student, teacher, rows, tokens = problem(bias)
     if name == "masked":
-        masked_K = rows.gold_K != IGNORED
-        rows = Rows(masked_K, masked_K, rows.gold_K)
-    counts = {"soft_targets": int(rows.soft_K.sum()), "hard_targets": 3, "hidden_cosine": 13}
+        rows = Rows(*[rows.gold_K != IGNORED] * 2, rows.gold_K)
+    if name == "every":  # other rows than those of the soft targets
+        rows = Rows(rows.soft_K, rows.gold_K != IGNORED, rows.gold_K)
+    counts = {
+        "soft_targets": int(rows.soft_K.sum()),
+        "logits_mse": int(rows.mse_K.sum()),
+        "hard_targets": 3,
+        "hidden_cosine": 13,
+    }
     scales = {o.kind: o.weight / counts[o.kind] for o in OBJECTIVES[name]}
     total, sums = objective_sums(
         OBJECTIVES[name], student, [Taught(teacher)], rows, tokens, scales, chunk_size
@@ -250,8 +296,15 @@ def test_bfloat16_autocast_stays_close_to_float32() -> None:
         return Signals(signals.hidden_BLD.float(), signals.features_KD.float(), readout)
 
     scales = {"soft_targets": 1.0, "hard_targets": 1.0, "hidden_cosine": 1.0}
-    taught = [Taught(single(teacher))]
-    arguments = (OBJECTIVES["triple"], single(student), taught, rows, tokens, scales, 5)
+    arguments = (
+        OBJECTIVES["triple"],
+        single(student),
+        [Taught(single(teacher))],
+        rows,
+        tokens,
+        scales,
+        5,
+    )
     plain, _ = objective_sums(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
         mixed, _ = objective_sums(*arguments)
@@ -259,112 +312,3 @@ def test_bfloat16_autocast_stays_close_to_float32() -> None:
     (expected,) = torch.autograd.grad(plain, [student.readout.weight_VD])
     assert mixed.item() == pytest.approx(plain.item(), rel=0.02)
     assert torch.cosine_similarity(grad.flatten(), expected.flatten(), dim=0) > 0.999
-
-
-# --- logits by mean squares, several teachers, temperatures ---------------------------------------
-
-
-@pytest.mark.parametrize("chunk_size", [1, 4, 100])
-@pytest.mark.parametrize("bias", ["vector", "none"])
-def test_logits_mse_and_its_gradients_are_those_of_the_plain_function(
-    bias: str, chunk_size: int
-) -> None:
-    student, teacher, rows, tokens = problem(bias)
-    masked_K = rows.gold_K != IGNORED
-    rows = Rows(masked_K, masked_K, rows.gold_K)
-    whole = slice(0, K)
-    z_s = student.readout.logits(student.features_KD, whole)[masked_K]
-    z_t = teacher.readout.logits(teacher.features_KD, whole)[masked_K]
-    by_hand = sum(
-        sum(float(a - b) ** 2 for a, b in zip(s, t, strict=True)) / V
-        for s, t in zip(z_s, z_t, strict=True)
-    )
-    plain = logits_mse(z_s, z_t)
-    assert plain.item() == pytest.approx(by_hand / 3, rel=1e-12)
-    chosen, scales = [LogitsMse(positions="masked")], {"logits_mse": 1 / 3}
-    total, sums = objective_sums(
-        chosen, student, [Taught(teacher)], rows, tokens, scales, chunk_size
-    )
-    assert sums["logits_mse"].item() == pytest.approx(by_hand, rel=1e-12)
-    wanted = torch.autograd.grad(plain, leaves(student), retain_graph=True, allow_unused=True)
-    found = torch.autograd.grad(total, leaves(student), allow_unused=True)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
-
-
-def test_logits_mse_leaves_excluded_classes_out() -> None:
-    """In a batch, a text is not compared with itself, nor with those of other groups."""
-    student, teacher = normal(3, 4), normal(3, 4)
-    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
-    expected = sum(
-        sum(float(student[i, j] - teacher[i, j]) ** 2 for j in range(4) if mask[i, j])
-        / int(mask[i].sum())
-        for i in range(3)
-    )
-    found = logits_mse(student.clone(), teacher.clone(), mask)
-    assert found.item() == pytest.approx(expected / 3, rel=1e-12)
-
-
-def test_several_teachers_are_followed_in_their_mean() -> None:
-    student, one, rows, tokens = problem("vector")
-    _, two, _, _ = problem("vector")
-    shares = (0.25, 0.75)
-    taught = [Taught(t, share) for t, share in zip((one, two), shares, strict=True)]
-    chosen = [
-        SoftTargets(temperature=2.0),
-        HardTargets(target="teacher"),
-        LogitsMse(),
-        HiddenCosine(),
-    ]
-    scales = dict.fromkeys(("soft_targets", "hard_targets", "logits_mse", "hidden_cosine"), 1.0)
-    _, sums = objective_sums(chosen, student, taught, rows, tokens, scales, 5)
-    whole = slice(0, K)
-    z_s = student.readout.logits(student.features_KD, whole)
-    z_1, z_2 = (t.readout.logits(t.features_KD, whole) for t in (one, two))
-    soft = 0.25 * (z_1 / 2).softmax(-1) + 0.75 * (z_2 / 2).softmax(-1)
-    log_s = (z_s / 2).log_softmax(-1)
-    expected = 4 * (soft * (soft.log() - log_s)).sum()
-    assert sums["soft_targets"].item() == pytest.approx(expected.item(), rel=1e-10)
-    likely = (0.25 * z_1.softmax(-1) + 0.75 * z_2.softmax(-1)).argmax(-1)
-    hard = -z_s.log_softmax(-1)[torch.arange(K), likely][rows.gold_K != IGNORED].sum()
-    assert sums["hard_targets"].item() == pytest.approx(hard.item(), rel=1e-10)
-    mean = 0.25 * z_1 + 0.75 * z_2
-    squares = (z_s - mean).square().mean(-1).sum()
-    assert sums["logits_mse"].item() == pytest.approx(squares.item(), rel=1e-10)
-    cosines = sum(
-        share
-        * (1 - torch.cosine_similarity(student.hidden_BLD, t.hidden_BLD, dim=-1))[tokens].sum()
-        for t, share in zip((one, two), shares, strict=True)
-    )
-    assert sums["hidden_cosine"].item() == pytest.approx(cosines.item(), rel=1e-10)
-
-
-def test_a_teacher_beside_itself_is_one_teacher() -> None:
-    student, teacher, rows, tokens = problem("rows")
-    scales = {o.kind: 0.3 for o in OBJECTIVES["triple"]}
-    arguments = rows, tokens, scales, 5
-    alone, _ = objective_sums(OBJECTIVES["triple"], student, [Taught(teacher)], *arguments)
-    twice = [Taught(teacher, 0.4), Taught(teacher, 0.6)]
-    both, _ = objective_sums(OBJECTIVES["triple"], student, twice, *arguments)
-    assert both.item() == pytest.approx(alone.item(), rel=1e-12)
-    for one, other in zip(
-        torch.autograd.grad(both, leaves(student), retain_graph=True),
-        torch.autograd.grad(alone, leaves(student)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("linear", [4.0, 3.25, 2.5, 1.75, 1.0]),
-        # 1 + 3 (1 + cos(pi x)) / 2 at quarters
-        ("cosine", [4.0, 3.560660, 2.5, 1.439340, 1.0]),
-    ],
-)
-def test_temperatures_along_a_training(schedule: str, expected: list[float]) -> None:
-    settings = SoftTargets(temperature=4.0, final_temperature=1.0, schedule=schedule)  # type: ignore[arg-type]
-    found = [temperature_at(settings, step, 5) for step in range(5)]
-    assert found == pytest.approx(expected, abs=1e-6)
-    assert temperature_at(SoftTargets(temperature=3.0), 2, 5) == 3.0

@@ -1,12 +1,18 @@
-"""What is compared with what, and what is refused before anything runs."""
+"""Which layers, heads and widths are compared, and what is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from transformers import BertForMaskedLM
 
+from conftest import tiny_config, tiny_tokenizer
 from potstill.captures import Wanted
+from potstill.families import FAMILIES
+from potstill.hidden_objectives import Pairing
 from potstill.models import LoadedModel
 from potstill.pairing import check_pair, compared_layers, pair_up, projection_shapes, wanted_of
 from potstill.recipe import (
@@ -16,12 +22,136 @@ from potstill.recipe import (
     Objective,
     PatientHidden,
     Relations,
+    SoftTargets,
     VectorMse,
 )
 from potstill.signals import EMBEDDINGS
-from potstill.students import make_student
 from tiny_families import family_model
 from tiny_tokenizers import family_tokenizer
+
+
+def model(name: str, layers: int = 4, **changes: Any) -> LoadedModel:
+    with torch.device("meta"):
+        found = BertForMaskedLM(tiny_config(layers, **changes))
+    return LoadedModel(found, tiny_tokenizer(), "masked_lm", name)
+
+
+TEACHER = model("teacher", 12)
+STUDENT = model("student", 6)
+NARROW = model("narrow", 6, hidden_size=24)
+
+
+def layers(objective: Objective, student: LoadedModel, teacher: LoadedModel) -> list[int]:
+    """The teacher's, in the order of the student's."""
+    pairs = pair_up(student, teacher, [objective])[objective.kind].layers
+    assert [pair[0] for pair in pairs] == list(range(len(pairs)))
+    return [pair[1] for pair in pairs]
+
+
+def test_layers_of_pkd() -> None:
+    """Section 3.2 of the paper, counted from 1: skip {2, 4, 6, 8, 10}, last {7, 8, 9, 10, 11}."""
+    assert layers(PatientHidden(), STUDENT, TEACHER) == [1, 3, 5, 7, 9]
+    assert layers(PatientHidden(layers="last"), STUDENT, TEACHER) == [6, 7, 8, 9, 10]
+    assert layers(PatientHidden(layers=[0, 1, 2, 3, 11]), STUDENT, TEACHER) == [0, 1, 2, 3, 11]
+
+
+def test_layers_of_tinybert() -> None:
+    """g(m) = 3 m for 4 of 12 layers (section 4.2 of the paper), counted from 1."""
+    four = model("four", 4)
+    assert layers(AttentionMse(), four, TEACHER) == [2, 5, 8, 11]
+    pairs = pair_up(four, TEACHER, [HiddenMse()])["hidden_mse"].layers
+    assert pairs == ((EMBEDDINGS, EMBEDDINGS), (0, 2), (1, 5), (2, 8), (3, 11))
+    assert layers(HiddenMse(embeddings=False, layers="last"), four, TEACHER) == [8, 9, 10, 11]
+
+
+def test_uneven_depths_and_equal_ones() -> None:
+    assert [t for _, t in compared_layers("uniform", 5, 12, "x")] == [1, 3, 6, 8, 11]
+    assert compared_layers("uniform", 3, 3, "x") == compared_layers("last", 3, 3, "x")
+
+
+def test_relations_are_of_the_last_layers_or_of_those_named() -> None:
+    assert pair_up(STUDENT, TEACHER, [Relations()]) == {"relations": Pairing(((5, 11),), heads=4)}
+    chosen = Relations(teacher_layer=9, student_layer=2, heads=8)
+    assert pair_up(NARROW, TEACHER, [chosen]) == {"relations": Pairing(((2, 9),), heads=8)}
+
+
+def test_only_what_is_compared_is_listened_to() -> None:
+    objectives = [SoftTargets(), HiddenCosine(), HiddenMse(layers="last"), Relations()]
+    pairings = pair_up(STUDENT, TEACHER, objectives)
+    assert wanted_of(objectives, pairings, 0) == Wanted(frozenset(range(-1, 6)), frozenset({5}))
+    assert wanted_of(objectives, pairings, 1) == Wanted(
+        frozenset({EMBEDDINGS, *range(6, 12)}), frozenset({11})
+    )
+    assert pair_up(STUDENT, TEACHER, [SoftTargets()]) == {}
+
+
+def test_projections_are_learnt_where_widths_differ() -> None:
+    objectives = [HiddenMse(), VectorMse(), Relations()]
+    assert projection_shapes(STUDENT, TEACHER, objectives) == {}
+    assert projection_shapes(NARROW, TEACHER, objectives) == {
+        "hidden_mse": (32, 24),
+        "hidden_mse_embeddings": (32, 24),
+        "vector_mse": (32, 24),
+    }
+    without = HiddenMse(embeddings=False)
+    assert set(projection_shapes(NARROW, TEACHER, [without])) == {"hidden_mse"}
+    check_pair(NARROW, TEACHER, objectives)
+
+
+SINGLE = model("single", 1)
+DEEP = model("deep", 13)
+TWELVE = model("twelve", 6, num_attention_heads=8)
+
+
+@pytest.mark.parametrize(
+    ("objective", "student", "message"),
+    [
+        (HiddenCosine(), NARROW, "the student's is 24, the teacher's 32; leave it out"),
+        (PatientHidden(), NARROW, "the student's is 24, the teacher's 32; use hidden_mse"),
+        (PatientHidden(), SINGLE, r"patient_hidden\.layers: a student of one layer has none"),
+        (HiddenMse(), DEEP, r"hidden_mse\.layers: 13 layers of the student .* teacher's 12"),
+        (PatientHidden(layers="last"), DEEP, r"patient_hidden\.layers: 13 layers of the student"),
+        (
+            PatientHidden(layers=[1, 2, 3, 4, 5, 6]),
+            STUDENT,
+            r"patient_hidden\.layers: 6 layers of the teacher are named, where 5 of the student",
+        ),
+        (AttentionMse(layers=[0]), STUDENT, r"attention_mse\.layers: 1 layers .* where 6 of the"),
+        (
+            HiddenMse(layers=[0, 1, 2, 3, 4, 12]),
+            STUDENT,
+            r"hidden_mse\.layers: 12 is out of range: the teacher's 12 layers are 0 to 11",
+        ),
+        (HiddenMse(layers=[0, 1, 2, 3, 4, 4]), STUDENT, r"names a layer twice"),
+        (AttentionMse(), TWELVE, "the student has 8, the teacher 4; use relations"),
+        (Relations(teacher_layer=12), STUDENT, r"teacher_layer: 12 is out of range: the teacher's"),
+        (Relations(student_layer=6), STUDENT, r"student_layer: 6 is out of range: the student's 6"),
+        (
+            Relations(heads=3),
+            NARROW,
+            r"relations\.heads: 3 does not divide the width 32 of teacher; set a divisor of 8",
+        ),
+        (Relations(heads=16), NARROW, "16 does not divide the width 24 of narrow; set a divisor"),
+    ],
+)
+def test_what_a_pair_can_not_compare(
+    objective: Objective, student: LoadedModel, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pair(student, TEACHER, [objective])
+    weightless = objective.model_copy(update={"weight": 0.0})
+    check_pair(student, TEACHER, [SoftTargets(), weightless])  # it is left out of the training
+
+
+def test_scores_with_positions_in_them_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = replace(FAMILIES["bert"], plain_scores=False)
+    monkeypatch.setitem(FAMILIES, "bert", row)
+    with pytest.raises(ValueError, match=r"attention scores of student \(bert\) are not those of"):
+        check_pair(STUDENT, TEACHER, [AttentionMse()])
+    check_pair(STUDENT, TEACHER, [Relations()])
+
+
+# --- other families -------------------------------------------------------------------------------
 
 
 def loaded(name: str, layers: int, **changes: Any) -> LoadedModel:
@@ -35,113 +165,6 @@ def pair(name: str = "bert", **student: Any) -> tuple[LoadedModel, LoadedModel]:
         teacher.model, **{"family": "bert", **student} if name == "bert" else student
     )
     return LoadedModel(made, teacher.tokenizer, teacher.task, "student"), teacher
-
-
-@pytest.mark.parametrize(
-    ("rule", "student", "teacher", "expected"),
-    [
-        ("uniform", 3, 6, [(0, 1), (1, 3), (2, 5)]),
-        ("uniform", 4, 12, [(0, 2), (1, 5), (2, 8), (3, 11)]),
-        ("uniform", 4, 6, [(0, 0), (1, 2), (2, 3), (3, 5)]),
-        ("last", 3, 6, [(0, 3), (1, 4), (2, 5)]),
-        ([5, 0], 2, 6, [(0, 5), (1, 0)]),
-    ],
-)
-def test_layers_of_unequal_depths(rule: Any, student: int, teacher: int, expected: Any) -> None:
-    assert compared_layers(rule, student, teacher, "x") == expected
-
-
-@pytest.mark.parametrize(
-    ("rule", "student", "message"),
-    [
-        ([0, 1, 6], 3, "x: 6 is out of range: the teacher's 6 layers are 0 to 5"),
-        ([0, 1], 3, "x: 2 layers of the teacher are named, where 3 of the student are compared"),
-        ([1, 1, 2], 3, r"x: \[1, 1, 2\] names a layer twice"),
-        ("uniform", 7, "x: 7 layers of the student can't each have one of the teacher's 6"),
-    ],
-)
-def test_layers_that_can_not_be_compared(rule: Any, student: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        compared_layers(rule, student, 6, "x")
-
-
-def test_each_objective_hears_what_it_compares() -> None:
-    chosen: list[Objective] = [
-        PatientHidden(),
-        HiddenMse(layers=[0, 4, 5]),
-        AttentionMse(layers="last"),
-        Relations(teacher_layer=4),
-        HiddenCosine(),
-    ]
-    pairings = pair_up(*pair(), chosen)
-    # PKD leaves the last student layer out: two of three, of the teacher's every second
-    assert pairings["patient_hidden"].layers == ((0, 1), (1, 3))
-    assert pairings["hidden_mse"].layers == ((EMBEDDINGS, EMBEDDINGS), (0, 0), (1, 4), (2, 5))
-    assert pairings["attention_mse"].layers == ((0, 3), (1, 4), (2, 5))
-    assert pairings["relations"].layers == ((2, 4),)
-    assert (pairings["attention_mse"].heads, pairings["relations"].heads) == (4, 4)
-    student = wanted_of(chosen, pairings, 0)
-    teacher = wanted_of(chosen, pairings, 1)
-    assert student == Wanted(frozenset({EMBEDDINGS, 0, 1, 2}), frozenset({0, 1, 2}))
-    assert teacher == Wanted(frozenset({EMBEDDINGS, 0, 1, 3, 4, 5}), frozenset({3, 4, 5}))
-
-
-def test_one_layer_is_heard_for_relations_alone() -> None:
-    chosen: list[Objective] = [Relations()]
-    pairings = pair_up(*pair("modernbert"), chosen)
-    assert wanted_of(chosen, pairings, 1) == Wanted(qkv=frozenset({5}))
-
-
-def test_projections_are_for_other_widths_alone() -> None:
-    chosen: list[Objective] = [HiddenMse(), VectorMse(), Relations(heads=2)]
-    assert projection_shapes(*pair(), chosen) == {}
-    found = projection_shapes(*pair(width=12), chosen)
-    assert found == dict.fromkeys(("hidden_mse", "hidden_mse_embeddings", "vector_mse"), (24, 12))
-    without: list[Objective] = [HiddenMse(embeddings=False)]
-    assert list(projection_shapes(*pair(width=12), without)) == ["hidden_mse"]
-
-
-@pytest.mark.parametrize(
-    ("objective", "student", "message"),
-    [
-        (HiddenCosine(), {"width": 12}, "the student's is 12, the teacher's 24; leave it out"),
-        (PatientHidden(), {"width": 12}, "use hidden_mse, which learns a projection"),
-        (PatientHidden(), {"depth": 1}, "a student of one layer has none before its last"),
-        (
-            PatientHidden(layers=[0]),
-            {},
-            "patient_hidden.layers: 1 layers .* where 2 of",
-        ),
-        (HiddenMse(layers=[0, 1, 9]), {}, "hidden_mse.layers: 9 is out of range"),
-        (
-            AttentionMse(),
-            {"width": 12},
-            "head with head: the student has 2, the teacher 4",
-        ),
-        (
-            Relations(teacher_layer=6),
-            {},
-            "relations.teacher_layer: 6 is out of range",
-        ),
-        (
-            Relations(student_layer=3),
-            {},
-            "relations.student_layer: 3 is out of range",
-        ),
-        (
-            Relations(heads=5),
-            {},
-            "relations.heads: 5 does not divide .* divisor of 24",
-        ),
-        (Relations(heads=8), {"width": 12}, "8 does not divide the width 12 .* a divisor of 12"),
-    ],
-    ids=lambda value: getattr(value, "kind", None),
-)
-def test_what_shapes_can_not_serve(
-    objective: Objective, student: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_pair(*pair(**student), [objective])
 
 
 @pytest.mark.parametrize("name", ["mpnet", "deberta-v2", "modernbert", "nomic_bert", "eurobert"])

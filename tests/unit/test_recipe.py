@@ -192,7 +192,7 @@ def text(**changes: Any) -> dict[str, Any]:
         (
             tree(zzz=1),
             "unknown key 'zzz'; valid keys: corpus, description, name, seed, stages, student, "
-            "task, teacher, threads",
+            "task, teacher, teachers, threads",
         ),
         (
             tree(finetune(learnin_rate=1)),

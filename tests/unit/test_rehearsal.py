@@ -42,12 +42,12 @@ def test_each_stage_gets_the_models_it_will_have(masked_lm_teacher: Path, text_f
         masked_lm_teacher, text_file, MAKE, DISTILL, {"kind": "evaluate"}
     )
     assert made.model is distilled.model
-    assert made.teacher is distilled.teacher
+    assert made.teachers == distilled.teachers
     assert made.model is not None
     assert made.model.model.config.model_type == "distilbert"
     assert made.model.model.config.num_hidden_layers == 2
     assert {p.device.type for p in made.model.model.parameters()} == {"meta"}
-    assert (evaluated.model, evaluated.teacher) == (None, None)
+    assert (evaluated.model, evaluated.teachers) == (None, ())
 
 
 def test_a_headless_teacher_is_taken_once_it_is_finetuned(

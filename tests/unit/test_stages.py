@@ -13,8 +13,9 @@ from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.models import LoadedModel, load_model
+from potstill.pairing import check_pair
 from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, MakeStudent, SoftTargets, Stage
-from potstill.stages import Context, Silent, check_length, check_pair, is_trained, run_stage
+from potstill.stages import Context, Silent, check_length, is_trained, run_stage
 from potstill.students import make_student
 from potstill.text import heldout_side, read_records
 

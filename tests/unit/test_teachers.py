@@ -13,7 +13,18 @@ from conftest import sentences
 from potstill.hidden_objectives import Taught
 from potstill.models import LoadedModel, load_model
 from potstill.objectives import IGNORED, objective_sums, soft_targets
-from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Task
+from potstill.recipe import (
+    HardTargets,
+    HiddenCosine,
+    InBatch,
+    LogitsMse,
+    Objective,
+    PatientHidden,
+    Relations,
+    SoftTargets,
+    Task,
+    VectorMse,
+)
 from potstill.signals import Signals
 from potstill.teachers import LiveTeacher, Reading
 
@@ -98,9 +109,38 @@ def test_masked_lm_counts() -> None:
     assert reading("masked_lm", [HardTargets()]).counts(mask, gold) == {"hard_targets": 6}
 
 
+def test_counts_of_texts_and_tokens() -> None:
+    _, mask, gold = batch()
+    chosen = [PatientHidden(), Relations(), LogitsMse(positions="masked")]
+    assert reading("masked_lm", chosen).counts(mask, gold) == {
+        "patient_hidden": 7,  # first tokens
+        "relations": 42,
+        "logits_mse": 6,
+    }
+    chosen = [PatientHidden(tokens="all"), VectorMse(), LogitsMse()]
+    assert reading("sentence_embedding", chosen, group=3).counts(mask, gold) == {
+        "patient_hidden": 42,
+        "vector_mse": 7,
+        "logits_mse": 6,  # the seventh text has none to be compared with
+    }
+
+
+def test_losses_on_logits_have_rows_of_their_own() -> None:
+    _, mask, gold = batch()
+    for soft, mse in (("masked", "all"), ("all", "masked")):
+        read = reading("masked_lm", [SoftTargets(positions=soft), LogitsMse(positions=mse)])
+        rows = read.rows(mask, gold)
+        assert len(rows.gold_K) == 42
+        sizes = {"all": 42, "masked": 6}
+        assert (int(rows.soft_K.sum()), int(rows.mse_K.sum())) == (sizes[soft], sizes[mse])
+        counts = read.counts(mask, gold)
+        assert counts == {"soft_targets": sizes[soft], "logits_mse": sizes[mse]}
+
+
 def test_counts_of_micro_batches_add_up() -> None:
     _, mask, gold = batch()
-    for task, objectives in (("masked_lm", TRIPLE), ("masked_lm", MASKED)):
+    states = (PatientHidden(), Relations(), LogitsMse())
+    for task, objectives in (("masked_lm", TRIPLE), ("masked_lm", MASKED), ("masked_lm", states)):
         read = reading(task, objectives)
         first, second = read.counts(mask[:2], gold[:2]), read.counts(mask[2:], gold[2:])
         assert {k: first[k] + second[k] for k in first} == read.counts(mask, gold)

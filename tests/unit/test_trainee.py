@@ -1,4 +1,4 @@
-"""What is trained: the student's parameters and no others."""
+"""What is trained: the student's parameters, projections that a loss learns, and no others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertForMaskedLM, BertModel
 
-from potstill.models import load_model, with_model
-from potstill.recipe import HiddenCosine, HiddenMse, InBatch, Relations, SoftTargets
-from potstill.students import make_student
+from conftest import tiny_config, tiny_tokenizer
+from potstill.models import LoadedModel, load_model
+from potstill.recipe import (
+    AttentionMse,
+    HardTargets,
+    HiddenCosine,
+    HiddenMse,
+    InBatch,
+    LogitsMse,
+    Objective,
+    PatientHidden,
+    Relations,
+    SoftTargets,
+    VectorMse,
+)
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 
@@ -34,35 +47,192 @@ def test_the_teacher_is_asked_but_is_no_part_of_it(masked_lm_teacher: Path) -> N
     assert all(p.grad is None for p in teacher.model.parameters())
 
 
-def test_projections_are_trained_beside_the_student_and_drawn_from_the_seed(
-    masked_lm_teacher: Path,
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 9, 3, 0], [2, 11, 3, 0, 0]])
+    return ids, (ids != 0).long(), torch.where(ids > 5, ids, -100)
+
+
+def sums(trainee: Trainee, temperature: float | None = None) -> dict[str, float]:
+    scales = {o.kind: 1.0 for o in trainee.reading.objectives}
+    with torch.no_grad():
+        _, found = trainee(*batch(), scales, temperature)
+    return {kind: float(value) for kind, value in found.items()}
+
+
+ON_STATES: list[Objective] = [
+    *(LogitsMse(), HiddenCosine(), PatientHidden(), HiddenMse(), AttentionMse(), Relations())
+]
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "sentence_embedding"])
+def test_a_model_that_follows_itself_has_no_loss(
+    masked_lm_teacher: Path, sentence_teacher: Path, task: str
 ) -> None:
+    folder = masked_lm_teacher if task == "masked_lm" else sentence_teacher
+    objectives = [*ON_STATES, *([VectorMse()] if task == "sentence_embedding" else [])]
+    reading = Reading.of(task, objectives, InBatch(), 3)
+    teacher = LiveTeacher(load_model(folder, task), reading)
+    trainee = Trainee(load_model(folder, task), [teacher], reading, chunk_size=8)
+    assert sums(trainee) == pytest.approx({o.kind: 0 for o in objectives}, abs=1e-5)
+    with torch.no_grad():
+        for parameter in trainee.model.parameters():
+            parameter.mul_(1.1)
+    assert min(sums(trainee).values()) > 1e-4
+
+
+@pytest.fixture(scope="module")
+def wide() -> LoadedModel:
+    torch.manual_seed(5)
+    model = BertForMaskedLM(tiny_config(6, hidden_size=48, initializer_range=0.2))
+    return LoadedModel(model.eval(), tiny_tokenizer(), "masked_lm", "wide")
+
+
+def projected(folder: Path, teachers: list[LoadedModel], seed: int = 1) -> Trainee:
+    objectives = [HiddenMse(), Relations()]
+    reading = Reading.of("masked_lm", objectives, InBatch(), 3)
+    live = [LiveTeacher(teacher, reading) for teacher in teachers]
+    return Trainee(load_model(folder, "masked_lm"), live, reading, chunk_size=8, seed=seed)
+
+
+def test_projections_are_trained_beside_the_student(
+    masked_lm_teacher: Path, wide: LoadedModel
+) -> None:
+    trainee = projected(masked_lm_teacher, [wide])
+    added = dict(trainee.named_parameters()).keys() - {
+        f"model.{name}" for name, _ in trainee.model.named_parameters()
+    }
+    assert added == {"projections.0_hidden_mse", "projections.0_hidden_mse_embeddings"}
+    before = sums(trainee)["hidden_mse"]
+    optimizer = torch.optim.AdamW(trainee.projections.parameters(), lr=0.01)
+    for _ in range(10):
+        optimizer.zero_grad()
+        total, _ = trainee(*batch(), {"hidden_mse": 1.0, "relations": 0.0})
+        total.backward()
+        optimizer.step()
+    assert sums(trainee)["hidden_mse"] < 0.9 * before
+
+
+def test_projections_begin_alike_and_as_the_seed_says(
+    masked_lm_teacher: Path, wide: LoadedModel
+) -> None:
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(len(found))  # which must not matter
+        found.append(projected(masked_lm_teacher, [wide, wide], seed).projections)
+        return dict(found[-1].items())
+
+    found: list[torch.nn.ParameterDict] = []
+    first, again, other = weights(1), weights(1), weights(2)
+    assert set(first) == {
+        f"{number}_hidden_mse{name}" for number in (0, 1) for name in ("", "_embeddings")
+    }
+    values = [*first.values()]
+    for name, value in first.items():
+        assert torch.equal(value, again[name])
+        assert not torch.equal(value, other[name])
+        assert value.shape == (48, 32)
+        assert float(value.detach().square().sum() / 48) == pytest.approx(1, rel=0.2)
+    assert not any(torch.equal(values[0], value) for value in values[1:])
+
+
+def test_teachers_of_one_width_need_no_projection(masked_lm_teacher: Path) -> None:
     teacher = load_model(masked_lm_teacher, "masked_lm")
-    student = with_model(teacher, make_student(teacher.model, width=16), "narrow")
-    reading = Reading.of("masked_lm", [HiddenMse()], InBatch(), 2)
-
-    def trainee(seed: int) -> Trainee:
-        return Trainee(student, [LiveTeacher(teacher, reading)], reading, 8, seed)
-
-    one, same, other = trainee(1), trainee(1), trainee(2)
-    shapes = {name: tuple(p.shape) for name, p in one.projections.items()}
-    assert shapes == {"0_hidden_mse": (32, 16), "0_hidden_mse_embeddings": (32, 16)}
-    for name, value in one.projections.items():
-        assert torch.equal(value, same.projections[name])
-        assert not torch.equal(value, other.projections[name])
-    assert not set(map(id, one.projections.values())) & set(map(id, student.model.parameters()))
+    assert len(projected(masked_lm_teacher, [teacher]).projections) == 0
 
 
-def test_what_no_objective_reaches_is_frozen(masked_lm_teacher: Path) -> None:
-    """Relations of a layer's queries, keys and values train what is before them, and no more."""
-    teacher, student = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
-    reading = Reading.of("masked_lm", [Relations(student_layer=1)], InBatch(), 2)
-    trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, 8)
+def test_one_teacher_twice_is_one_teacher(masked_lm_teacher: Path) -> None:
+    """And the losses to two are the mean of those to each, by their weights."""
+    objectives: list[Objective] = [SoftTargets(), HardTargets(target="teacher"), *ON_STATES]
+    reading = Reading.of("masked_lm", objectives, InBatch(), 3)
+    student = load_model(masked_lm_teacher, "masked_lm")
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            parameter.mul_(1.1)
+    torch.manual_seed(7)
+    other = BertForMaskedLM(tiny_config(4, initializer_range=0.2)).eval()
+    loaded = [
+        load_model(masked_lm_teacher, "masked_lm"),
+        LoadedModel(other, tiny_tokenizer(), "masked_lm", "other"),
+    ]
+
+    def losses(*chosen: tuple[int, float]) -> dict[str, float]:
+        teachers = [LiveTeacher(loaded[number], reading, weight) for number, weight in chosen]
+        return sums(Trainee(student, teachers, reading, chunk_size=4))
+
+    one = losses((0, 1.0))
+    assert losses((0, 3.0), (0, 2.0)) == pytest.approx(one, rel=1e-4)
+    both, second = losses((0, 3.0), (1, 1.0)), losses((1, 1.0))
+    for objective in ON_STATES[1:]:
+        kind = objective.kind
+        assert both[kind] == pytest.approx(0.75 * one[kind] + 0.25 * second[kind], rel=1e-4)
+        assert one[kind] != pytest.approx(second[kind], rel=0.1)
+
+
+def test_evaluations_are_at_the_final_temperature(masked_lm_teacher: Path) -> None:
+    student, teacher = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            parameter.mul_(1.1)
+
+    def loss(settings: SoftTargets, temperature: float | None) -> float:
+        reading = Reading.of("masked_lm", [settings], InBatch(), 3)
+        trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
+        return sums(trainee, temperature)["soft_targets"]
+
+    falling = SoftTargets(temperature=6, schedule="linear", final_temperature=1.5)
+    fixed = {t: loss(SoftTargets(temperature=t), None) for t in (6.0, 3.0, 1.5)}
+    assert loss(falling, 6.0) == pytest.approx(fixed[6.0], rel=1e-6)
+    assert loss(falling, 3.0) == pytest.approx(fixed[3.0], rel=1e-6)
+    assert loss(falling, None) == pytest.approx(fixed[1.5], rel=1e-6)
+    assert fixed[1.5] != pytest.approx(fixed[3.0], rel=0.01)
+
+
+ABOVE = ("intermediate.", "output.")  # of the last layer, beyond its attention
+
+
+@pytest.mark.parametrize(
+    ("objective", "frozen"),
+    [
+        (Relations(), (*ABOVE, "attention.output.")),
+        (
+            Relations(pairs=["vv"]),
+            (*ABOVE, "attention.output.", "attention.self.query", "attention.self.key"),
+        ),
+        (HiddenMse(), ()),
+    ],
+)
+def test_what_no_objective_reaches_is_not_trained(
+    masked_lm_teacher: Path, objective: Objective, frozen: tuple[str, ...]
+) -> None:
+    reading = Reading.of("masked_lm", [objective], InBatch(), 3)
+    student, teacher = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
+    for name, parameter in student.model.named_parameters():
+        parameter.requires_grad_(not name.startswith("cls."))  # as a stage does
+    trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     trainee.freeze_unreached()
-    trained = {name for name, p in student.model.named_parameters() if p.requires_grad}
-    layers = {int(n.split("layer.")[1].split(".")[0]) for n in trained if "encoder.layer." in n}
-    assert layers == {0, 1}
-    inner = {name for name in trained if "encoder.layer.1." in name}
-    assert all("attention.self" in name for name in inner)
-    assert not any(name.startswith("cls.") for name in trained)
-    assert all(p.grad is None for p in trainee.parameters())
+    for name, parameter in student.model.named_parameters():
+        last = name.partition("encoder.layer.3.")[2]
+        unreached = name.startswith("cls.") or last.startswith(frozen)
+        assert parameter.requires_grad != unreached, name
+        assert parameter.grad is None
+    total, _ = trainee(*batch(), {objective.kind: 1.0})
+    total.backward()
+    for name, parameter in student.model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_projections_of_sentence_vectors(sentence_teacher: Path) -> None:
+    torch.manual_seed(6)
+    student = load_model(sentence_teacher, "sentence_embedding")
+    wide = BertModel(tiny_config(hidden_size=48), add_pooling_layer=False).eval()
+    reading = Reading.of("sentence_embedding", [VectorMse()], InBatch(), 3)
+    teacher = LoadedModel(
+        wide, tiny_tokenizer(), "sentence_embedding", "wide", sentence=student.sentence
+    )
+    trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
+    ids, mask, gold = batch()
+    with torch.no_grad():
+        own = reading.signals(student, ids, mask, gold).features_KD
+        other = reading.signals(teacher, ids, mask, gold).features_KD
+    weight = trainee.projections["0_vector_mse"].detach()
+    expected = (own @ weight.T - other).square().sum()
+    assert sums(trainee)["vector_mse"] == pytest.approx(float(expected), rel=1e-5)

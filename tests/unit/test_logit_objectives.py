@@ -1,0 +1,202 @@
+"""Temperatures over time, and several teachers, against plain float64 loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from potstill.hidden_objectives import Taught
+from potstill.objectives import IGNORED, Rows, objective_sums, temperature_at
+from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
+from potstill.signals import EXCLUDED, Readout, Signals
+
+GENERATOR = torch.Generator().manual_seed(0)
+K, D, V = 6, 4, 5
+SHARES = (0.5, 0.2, 0.3)
+
+
+# --- temperature ----------------------------------------------------------------------------------
+
+
+def test_a_constant_temperature() -> None:
+    assert [temperature_at(SoftTargets(temperature=3), step, 4) for step in range(4)] == [3.0] * 4
+
+
+def test_a_linear_temperature_by_hand() -> None:
+    settings = SoftTargets(temperature=8, schedule="linear", final_temperature=2)
+    found = [temperature_at(settings, step, 5) for step in range(5)]
+    assert found == [8.0, 6.5, 5.0, 3.5, 2.0]
+
+
+def test_a_cosine_temperature_by_hand() -> None:
+    settings = SoftTargets(temperature=1, schedule="cosine", final_temperature=5)
+    found = [temperature_at(settings, step, 5) for step in range(5)]
+    half = math.sqrt(2)  # 4 * cos(45°) / 2
+    assert found == pytest.approx([1.0, 3 - half, 3.0, 3 + half, 5.0])
+
+
+def test_a_training_of_one_step_has_the_first_temperature() -> None:
+    for schedule in ("linear", "cosine"):
+        settings = SoftTargets(temperature=4, schedule=schedule, final_temperature=1)
+        assert temperature_at(settings, 0, 1) == 4.0
+
+
+# --- teachers -------------------------------------------------------------------------------------
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
+
+
+def model(grouped: bool) -> Signals:
+    """Whose logits are its features; grouped: two groups of three, a text not with itself."""
+    bias, classes = None, V
+    if grouped:
+        number = torch.arange(K)
+        same = (number[:, None] // 3 == number // 3) & (number[:, None] != number)
+        bias, classes = torch.where(same, 0.0, EXCLUDED).double(), K
+    features = normal(K, classes).requires_grad_()
+    return Signals(normal(1, K, D), features, Readout(torch.eye(classes).double(), bias))
+
+
+def plain_rows(signals: Signals, grouped: bool, temperature: float) -> list[dict[int, float]]:
+    """Row -> its own classes -> their probabilities."""
+    found = []
+    for row, values in enumerate((signals.features_KD / temperature).tolist()):
+        classes = list(range(V))
+        if grouped:
+            classes = [c for c in range(K) if c // 3 == row // 3 and c != row]
+        weights = {c: math.exp(values[c]) for c in classes}
+        found.append({c: w / sum(weights.values()) for c, w in weights.items()})
+    return found
+
+
+def plain_mean(teachers: Sequence[Signals], grouped: bool, temperature: float) -> list[Any]:
+    rows = [plain_rows(teacher, grouped, temperature) for teacher in teachers]
+    return [
+        {c: sum(s * r[k][c] for s, r in zip(SHARES, rows, strict=True)) for c in rows[0][k]}
+        for k in range(K)
+    ]
+
+
+def plain_loss(
+    objective: Objective, student: Signals, teachers: Sequence[Signals], grouped: bool
+) -> float:
+    total = 0.0
+    for k in range(K):
+        if isinstance(objective, LogitsMse):
+            classes = plain_rows(student, grouped, 1.0)[k]
+            for c in classes:
+                mean = sum(
+                    s * t.features_KD[k, c].item() for s, t in zip(SHARES, teachers, strict=True)
+                )
+                total += (student.features_KD[k, c].item() - mean) ** 2 / len(classes)
+            continue
+        heat = objective.temperature if isinstance(objective, SoftTargets) else 1.0
+        p = plain_mean(teachers, grouped, heat)[k]
+        q = plain_rows(student, grouped, heat)[k]
+        if isinstance(objective, HardTargets):
+            total -= math.log(q[max(p, key=lambda c: p[c])])
+            continue
+        for c in p:
+            reference = math.log(p[c]) if objective.divergence == "kl" else 0.0
+            total += heat**2 * p[c] * (reference - math.log(q[c]))
+    return total
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SoftTargets(temperature=2),
+        SoftTargets(temperature=3, divergence="cross_entropy"),
+        HardTargets(target="teacher"),
+        LogitsMse(),
+    ],
+)
+def test_losses_on_logits_follow_the_mean_of_the_teachers(
+    objective: Objective, grouped: bool
+) -> None:
+    student, *teachers = (model(grouped) for _ in range(4))
+    everywhere = torch.ones(K, dtype=torch.bool)
+    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
+    taught = [Taught(t, share) for t, share in zip(teachers, SHARES, strict=True)]
+
+    def total(features: torch.Tensor) -> torch.Tensor:
+        signals = Signals(student.hidden_BLD, features, student.readout)
+        tokens, scales = torch.ones(1, K, dtype=torch.bool), {objective.kind: 0.7}
+        return objective_sums([objective], signals, taught, rows, tokens, scales, 4)[0]
+
+    expected = 0.7 * plain_loss(objective, student, teachers, grouped)
+    assert total(student.features_KD).item() == pytest.approx(expected, rel=1e-9)
+    (gradient,) = torch.autograd.grad(total(student.features_KD), [student.features_KD])
+    direction = normal(*gradient.shape)
+    ahead, behind = (
+        total(student.features_KD + sign * 1e-6 * direction).item() for sign in (1, -1)
+    )
+    slope = (gradient * direction).sum().item()
+    assert (ahead - behind) / 2e-6 == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_most_likely_class_is_that_of_the_mean_not_of_the_majority() -> None:
+    """Two teachers find class 0 a little likelier, the third is sure of class 1."""
+    student = model(grouped=False)
+    logits = torch.zeros(3, K, V, dtype=torch.float64)
+    logits[:2, :, 0], logits[2, :, 1] = 0.5, 9.0
+    readout = student.readout
+    taught = [
+        Taught(Signals(student.hidden_BLD, z, readout), share)
+        for z, share in zip(logits, SHARES, strict=True)
+    ]
+    everywhere = torch.ones(K, dtype=torch.bool)
+    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
+    _, sums = objective_sums(
+        [HardTargets(target="teacher")],
+        student,
+        taught,
+        rows,
+        everywhere[None],
+        {"hard_targets": 1.0},
+        3,
+    )
+    expected = -torch.log_softmax(student.features_KD, -1)[:, 1].sum()
+    assert sums["hard_targets"].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_losses_on_hidden_states_are_the_mean_of_those_to_each_teacher() -> None:
+    student, *teachers = (model(grouped=False) for _ in range(4))
+    everywhere = torch.ones(K, dtype=torch.bool)
+    rows = Rows(everywhere, everywhere, torch.full((K,), IGNORED))
+
+    def cosine(taught: list[Taught]) -> float:
+        scales = {"hidden_cosine": 1.0}
+        _, sums = objective_sums(
+            [HiddenCosine()], student, taught, rows, everywhere[None], scales, 4
+        )
+        return sums["hidden_cosine"].item()
+
+    each = [cosine([Taught(teacher)]) for teacher in teachers]
+    expected = sum(share * value for share, value in zip(SHARES, each, strict=True))
+    together = cosine([Taught(t, share) for t, share in zip(teachers, SHARES, strict=True)])
+    assert together == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_teacher_twice_is_one_teacher() -> None:
+    student, teacher = model(grouped=True), model(grouped=True)
+    everywhere = torch.ones(K, dtype=torch.bool)
+    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
+    chosen: list[Objective] = [
+        *(SoftTargets(), HardTargets(target="teacher"), LogitsMse(), HiddenCosine())
+    ]
+    scales = {objective.kind: 0.3 for objective in chosen}
+    found = []
+    for taught in ([Taught(teacher)], [Taught(teacher, 0.25), Taught(teacher, 0.75)]):
+        total, _ = objective_sums(chosen, student, taught, rows, everywhere[None], scales, 4)
+        (gradient,) = torch.autograd.grad(total, [student.features_KD])
+        found.append((total.item(), gradient))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-10, atol=1e-13)
