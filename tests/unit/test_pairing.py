@@ -26,6 +26,7 @@ from potstill.recipe import (
     VectorMse,
 )
 from potstill.signals import EMBEDDINGS
+from potstill.students import make_student
 from tiny_families import family_model
 from tiny_tokenizers import family_tokenizer
 
