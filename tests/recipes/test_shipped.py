@@ -14,6 +14,8 @@ from transformers import BertForMaskedLM
 from conftest import Finished, sentences, tiny_config, tiny_tokenizer
 from potstill.recipe import Distill, HardTargets
 from potstill.recipe_files import load_recipe, shipped_recipes
+from tiny_families import family_model
+from tiny_tokenizers import family_tokenizer
 
 Potstill = Callable[..., Finished]
 SHORTER = (
@@ -85,6 +87,51 @@ def test_the_masked_lm_recipes(
     assert result(name, "03-evaluate")["models"]["student"]["masked_lm"]["loss"] > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "family", "changes"),
+    [
+        ("minilm-v2", "bert", ["student.width=12", "distill.objectives.relations.heads=4"]),
+        ("tinybert", "bert", []),
+        ("distilroberta", "roberta", []),
+        ("modernbert-half", "modernbert", []),
+    ],
+)
+def test_recipes_of_other_families_and_objectives(
+    potstill: Potstill, work: Path, text_file: Path, name: str, family: str, changes: list[str]
+) -> None:
+    save_teacher(family, work / "teacher")
+    fitting = [
+        *("finetune.training.max_steps=2", "finetune.training.batch_size=8"),
+        "finetune.training.micro_batch_size=4",
+    ]
+    kinds = [stage.kind for stage in load_recipe(name).stages]
+    finished = potstill(
+        *("run", name, "teacher=teacher", f"corpus.sources={text_file}", *changes),
+        *(*SHORTER, *MASKED_LM, *(fitting if "finetune" in kinds else [])),
+    )
+    assert finished.code == 0, finished.err
+    asked = {
+        o.kind for s in load_recipe(name).stages if isinstance(s, Distill) for o in s.objectives
+    }
+    trained = result(name, "02-distill")
+    assert {objective["kind"] for objective in trained["objectives"]} == asked
+    made = result(name, "01-make_student")
+    assert (len(made["layers"]), made["from_type"]) == (6, family)
+    assert Path(f"runs/{name}/model/README.md").is_file()
+    scored = "with_head" if "finetune" in kinds else "student"
+    number = kinds.index("evaluate") + 1
+    assert result(name, f"{number:02}-evaluate")["models"][scored]["masked_lm"]["loss"] > 0
+
+
+def save_teacher(family: str, folder: Path) -> None:
+    """Twelve layers, with a tokenizer of the family's own."""
+    tokenizer = family_tokenizer(family)
+    size = max(tokenizer.get_vocab().values()) + 1
+    special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("pad", "cls", "sep")}
+    family_model(family, "masked_lm", layers=12, vocab_size=size, **special).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def test_the_embedding_recipe(
     potstill: Potstill, work: Path, sentence_teacher: Path, text_file: Path
 ) -> None:
@@ -119,6 +166,7 @@ def test_the_quickstart(potstill: Potstill, work: Path, sentence_teacher: Path) 
 
 def test_every_shipped_recipe_is_run_here() -> None:
     tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
+    tested |= {"minilm-v2", "tinybert", "distilroberta", "modernbert-half"}
     assert set(shipped_recipes()) == tested
 
 

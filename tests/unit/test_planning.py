@@ -271,7 +271,7 @@ def test_no_weights_are_read(
     def spy(*arguments: Any) -> Any:
         casts = original(*arguments)
         for cast in casts:
-            for loaded in (cast.model, cast.teacher):
+            for loaded in (cast.model, *cast.teachers):
                 made.extend(p.device for p in loaded.model.parameters()) if loaded else None
         return casts
 

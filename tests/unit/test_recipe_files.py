@@ -122,7 +122,8 @@ def test_recipes_that_are_not_there() -> None:
     )
     assert sentence_of(load_recipe, "zzz") == (
         start.format("zzz")
-        + "shipped recipes: distilbert-article, distilbert, embedding, quickstart"
+        + "shipped recipes: distilbert-article, distilbert, distilroberta, embedding, minilm-v2, "
+        "modernbert-half, quickstart, tinybert"
     )
 
 
