@@ -103,6 +103,19 @@ def _hub_teacher(results: Results) -> str | None:
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
+def _teachers(results: Results) -> list[str]:
+    """What the student was distilled from: the teacher, and further ones that it followed."""
+    given = {"teacher": results.recipe.get("teacher", {}), **results.recipe.get("teachers", {})}
+    names = ["teacher"]
+    for stage in results.stages:
+        if stage.kind == "distill" and stage.writes == results.student:
+            followed = stage.settings.get("teacher", "teacher")
+            entries = [{"model": followed}] if isinstance(followed, str) else followed
+            names += [entry["model"] for entry in entries if entry["model"] in given]
+    models = [str(given[name].get("model", name)) for name in dict.fromkeys(names)]
+    return [_public_name(model) for model in models]
+
+
 def _hub_sources(results: Results) -> list[str]:
     sources = results.recipe.get("corpus", {}).get("sources", [])
     names = [source["name"] for source in sources if source.get("kind") == "hub"]
@@ -141,7 +154,7 @@ def _card(
     return {
         "title": settings.title or title_of(results),
         "verdict": verdict(results, metrics),
-        "teacher": _public_name(str(results.recipe.get("teacher", {}).get("model", "teacher"))),
+        "teacher": " and ".join(_teachers(results)),
         "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
         "made": made[-1].result if made else None,
         "trained": trained,

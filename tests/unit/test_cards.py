@@ -49,6 +49,19 @@ def test_front_matter(tmp_path):
     ]
 
 
+def test_several_teachers_are_named(tmp_path):
+    run = fake_run(tmp_path)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["teachers"] = {name: {"model": f"org/{name}"} for name in ("large", "unread")}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    path = run / "stages/02-distill/config.json"
+    config = json.loads(path.read_text())
+    config["stage"]["teacher"] = [{"model": "large", "weight": 2.0}, {"model": "teacher"}]
+    path.write_text(json.dumps(config))
+    text = ModelCard.load(cards.write_card(run, model_folder(run), Report())).text
+    assert "distilled with Potstill from example-org/all-MiniLM-L6-v2 and org/large." in text
+
+
 def test_body(tmp_path):
     folder = model_folder(fake_run(tmp_path))
     text = ModelCard.load(cards.write_card(tmp_path, folder, Report())).text

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.corpora import tokenize_corpus
@@ -64,7 +64,13 @@ MAKE = {"kind": "make_student"}
 
 
 @pytest.mark.parametrize(
-    ("objectives", "rows"), [([SOFT_ALL, COSINE], 1.0), ([SOFT_MASKED], 0.15), ([COSINE], 0.0)]
+    ("objectives", "rows"),
+    [
+        ([SOFT_ALL, COSINE], 1.0),
+        ([SOFT_MASKED], 0.15),
+        ([{"kind": "logits_mse"}], 1.0),
+        ([COSINE, {"kind": "relations"}], 0.0),
+    ],
 )
 def test_flops_of_masked_lm_distillation(
     masked_lm_teacher: Path, text_file: Path, objectives: list[dict[str, Any]], rows: float
@@ -176,6 +182,29 @@ def test_memory_by_hand(masked_lm_teacher: Path, text_file: Path) -> None:
         "activations": 4 * 30 * 4 * (2 * (8 * 32 + 2 * 48) + 2 * 32),
         "logits of a chunk": 64 * VOCABULARY * 4 * 4,
     }
+
+
+def test_memory_of_relations_projections_and_a_second_loss_on_logits(
+    masked_lm_teacher: Path, text_file: Path
+) -> None:
+    objectives = [SOFT_ALL, {"kind": "relations", "heads": 8}]
+    settings = {"micro_batch_size": 4, "chunk_size": 64}
+    _, cast = casts(
+        masked_lm_teacher, text_file, "masked_lm", MAKE, distill(*objectives, **settings)
+    )
+    memory = memory_bytes(cast, longest=30)
+    # three relations of eight heads: two matrices of the student's, one of the teacher's
+    assert memory["attention's matrices"] == 4 * 30 * 4 * 30 * 3 * 8 * 3
+    more = distill(SOFT_ALL, {"kind": "logits_mse"}, **settings)
+    _, cast = casts(masked_lm_teacher, text_file, "masked_lm", MAKE, more)
+    assert memory_bytes(cast, longest=30)["logits of a chunk"] == 64 * VOCABULARY * 4 * 5
+    with torch.device("meta"):
+        wide = BertForMaskedLM(tiny_config(hidden_size=48))
+    assert cast.model is not None
+    teacher = LoadedModel(wide, tiny_tokenizer(), "masked_lm", "wide")
+    stage = Distill.model_validate(distill({"kind": "hidden_mse"}))
+    own = trained_parameters(Cast(stage, cast.model, cast.teachers))
+    assert trained_parameters(Cast(stage, cast.model, (teacher,))) == own + 2 * 48 * 32
 
 
 @pytest.mark.parametrize("dropout", [False, True])

@@ -74,6 +74,13 @@ def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyP
         given_folders(recipe("package:torch/nowhere"))
 
 
+def test_further_models_have_names(masked_lm_teacher: Path, sentence_teacher: Path) -> None:
+    settings = recipe(masked_lm_teacher, teachers={"other": str(sentence_teacher)})
+    assert given_folders(settings) == {"teacher": masked_lm_teacher, "other": sentence_teacher}
+    with pytest.raises(ValueError, match=r"^teachers\.other\.model: \./nowhere: no such folder$"):
+        given_folders(recipe(masked_lm_teacher, teachers={"other": "./nowhere"}))
+
+
 def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
 

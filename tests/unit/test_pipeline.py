@@ -151,6 +151,22 @@ def test_fingerprints_tell_what_depends_on_what(
     assert not set(prints(teacher=copy)) & set(base)
 
 
+def test_further_teachers_are_part_of_every_fingerprint(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(masked_lm_teacher, tmp_path / "other"))
+    (other / "extra.json").write_text("{}")
+
+    def prints(**further: Path) -> list[str]:
+        settings = recipe(masked_lm_teacher, text_file)
+        return stage_fingerprints(settings, {**further, "teacher": masked_lm_teacher})
+
+    alone, first = prints(), prints(a=masked_lm_teacher, b=other)
+    assert first == prints(b=other, a=masked_lm_teacher)
+    for changed in (alone, prints(a=other, b=masked_lm_teacher), prints(a=other, b=other)):
+        assert not set(first) & set(changed)
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_stage_runs_again(
     masked_lm_teacher: Path, text_file: Path, folder: Path, damage: str

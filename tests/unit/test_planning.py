@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from potstill.pipeline import given_digests, models_read, stage_fingerprints
 from potstill.planning import plan_run
 from potstill.recipe import Recipe, stage_writes
 from potstill.runfolder import RunFolder, manifest_digest, open_run
+
+LAYER = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +88,29 @@ def test_a_new_run_is_planned_and_nothing_is_written(
     assert training[0].startswith("  2 distill: 20 steps, ")
     assert [line.split()[0] for line in training[1:4]] == ["time", "memory", "disk"]
     assert training[4] == "  in all"
+
+
+def test_further_teachers_are_shown_and_counted(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    tree = recipe(masked_lm_teacher, text_file).model_dump(mode="json")
+    alone = plan_run(Recipe.model_validate(tree), tmp_path / "run")
+    tree["teachers"] = {"second": str(masked_lm_teacher)}
+    tree["stages"][1]["teacher"] = ["teacher", "second"]
+    lines = plan_run(Recipe.model_validate(tree), tmp_path / "run")
+    assert "untrained, teacher, second -> student" in " ".join(block(lines, "Stages")[1].split())
+    models = [line.split()[0] for line in block(lines, "Models")]
+    assert models == ["teacher", "untrained", "second", "student"]
+
+    def tokens_per_second(found: list[str]) -> float:
+        (told,) = re.findall(r"([\d,]+) tokens/s", " ".join(block(found, "Training")))
+        return float(told.replace(",", ""))
+
+    layers, head = 2 * 4 * LAYER, 2 * 32 * (87 + 32)  # of each teacher, forward
+    student = 3 * 2 * 2 * LAYER + 3 * 2 * 32 * (87 + 32)
+    expected = (student + 2 * (layers + head)) / (student + layers + head)
+    ratio = tokens_per_second(alone) / tokens_per_second(lines)
+    assert ratio == pytest.approx(expected, rel=0.01)
 
 
 def test_time_and_disk_by_hand(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:

@@ -14,7 +14,17 @@ from transformers import BertForMaskedLM
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.models import LoadedModel, load_model
 from potstill.pairing import check_pair
-from potstill.recipe import Corpus, Distill, Finetune, HiddenCosine, MakeStudent, SoftTargets, Stage
+from potstill.recipe import (
+    Corpus,
+    Distill,
+    Finetune,
+    HiddenCosine,
+    LogitsMse,
+    MakeStudent,
+    Relations,
+    SoftTargets,
+    Stage,
+)
 from potstill.stages import Context, Silent, check_length, is_trained, run_stage
 from potstill.students import make_student
 from potstill.text import heldout_side, read_records
@@ -178,6 +188,9 @@ def test_which_parameters_a_stage_trains(masked_lm_teacher: Path, sentence_teach
     assert trained(cosine, masked) == (True, False)
     weightless = both.model_copy(update={"objectives": [HiddenCosine(), SoftTargets(weight=0)]})
     assert trained(weightless, masked) == (True, False)
+    for objective, reads_head in ((LogitsMse(), True), (Relations(), False)):
+        only = both.model_copy(update={"objectives": [objective]})
+        assert trained(only, masked) == (True, reads_head)
     assert trained(head, masked) == (False, True)
     assert trained(head.model_copy(update={"train": "all"}), masked) == (True, True)
     assert trained(cosine, sentence)[0]
