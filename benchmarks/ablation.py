@@ -23,7 +23,7 @@ def slug(arm: str) -> str:
 
 @contextmanager
 def claim(work: Path, arm: str, seed: int) -> Iterator[Path | None]:
-    """The file that an (arm, seed) is to write; None if it is there, or another process is at it."""
+    """The file that an (arm, seed) is to write; None if it is there, or another is at it."""
     folder = work / "scores"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(arm)}-{seed}.json"
@@ -53,7 +53,7 @@ def summary(
     other seeds would do to an arm is told by the spread, not by the interval.
     """
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for arm in ("teacher", "untrained", *arms):
+    for arm in ("teacher", *arms):
         for path in sorted((work / "scores").glob(f"{slug(arm)}-[0-9]*.json")):
             if re.fullmatch(rf"{slug(arm)}-\d+", path.stem):
                 found.setdefault(arm, {})[int(path.stem.rpartition("-")[2])] = json.loads(

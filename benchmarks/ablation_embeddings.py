@@ -1,12 +1,12 @@
 """Which objective, start, layer map and temperature is best for a sentence encoder?
 
-all-MiniLM-L6-v2 from 6 to 3 layers on BBC News, every arm on the same tokens in the same order, seed
-by seed. Scored on held-out title -> article, and on question -> paragraph of SQuAD, which no arm is
-trained on. Every finished (arm, seed) is a file in the work folder: the same command goes on where it
-stopped, and two of them share the work.
+all-MiniLM-L6-v2 from 6 to 3 layers on BBC News, every arm on the same tokens in the same order,
+seed by seed. Scored on held-out title -> article, and on question -> paragraph of SQuAD, which no
+arm is trained on. Every finished (arm, seed) is a file in the work folder: the same command goes on
+where it stopped, and two of them share the work.
 
     python benchmarks/ablation_embeddings.py --work FOLDER --squad squad-v2.0-dev-part.json
-    python benchmarks/ablation_embeddings.py --work FOLDER --summary > results/ablation_embeddings.json
+    python benchmarks/ablation_embeddings.py --work FOLDER --summary > ablation_embeddings.json
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ COSINE = {"kind": "hidden_cosine", "weight": 20.0}
 RELATIONS = {"kind": "relations", "weight": 1.0}
 TRIPLE = [SOFT, HARD, COSINE]
 
-# name -> (keys of make_student, objectives). Weights of added objectives are such that their size at
-# the first step is about that of the soft targets or the cosine.
+# name -> (keys of make_student, objectives). The weight of an added objective gives it about the
+# size of the soft targets or the cosine at the first step.
+UNTRAINED = "untrained"
 ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    UNTRAINED: ({}, []),
     "triple": ({}, TRIPLE),
     "without soft": ({}, [HARD, COSINE]),
     "without hard": ({}, [SOFT, COSINE]),
@@ -77,10 +79,9 @@ def recipe_of(arm: str, seed: int, tokens: int) -> Recipe:
     make, distil = tree["stages"][:2]
     training = {**distil["training"], "max_tokens": tokens, "evaluate_sequences": 32}
     # in a copy, the defaults that were written out would hide what an arm leaves out
-    stages = [
-        {"kind": "make_student", "writes": "untrained", "layers": make["layers"], **student},
-        {**distil, "objectives": objectives, "training": training},
-    ]
+    stages = [{"kind": "make_student", "writes": "untrained", "layers": make["layers"], **student}]
+    if objectives:
+        stages.append({**distil, "objectives": objectives, "training": training})
     return Recipe.model_validate({**tree, "student": {}, "stages": stages})
 
 
@@ -133,7 +134,6 @@ def score(folder: str | Path, seed: int, squad: Path) -> dict[str, list[float]]:
     }
 
 
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
@@ -151,19 +151,16 @@ def main() -> None:
     os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
     teacher = load_recipe("quickstart").teacher.model
     for seed in options.seeds:
-        for name in ("teacher", "untrained", *ARMS):
+        for name in ("teacher", *ARMS):
             with ablation.claim(options.work, name, seed) as path:
                 if path is None:
                     continue
                 if name == "teacher":
                     model: Path = resolve_path(teacher)
-                elif name == "untrained":
-                    model = train("triple", seed, options.work, options.tokens)
-                    model = model.parent / "stages" / "01-make_student" / "model"
                 else:
                     model = train(name, seed, options.work, options.tokens)
                 path.write_text(json.dumps(score(model, seed, options.squad)))
-                if name in ARMS and name != "triple":
+                if name in ARMS:
                     shutil.rmtree(options.work / "runs" / f"{ablation.slug(name)}-{seed}")
 
 

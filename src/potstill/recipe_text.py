@@ -1,0 +1,100 @@
+"""Text as a recipe has it: where it is, how it becomes token sequences, how they are masked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from potstill.recipe_base import Config
+
+
+class Files(Config):
+    """Files on this machine: paths or globs; `package:NAME/...` is in an installed package."""
+
+    kind: Literal["files"] = "files"
+    paths: Annotated[list[str], Field(min_length=1)]
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    # What one record of a .txt file is. A document also has the columns title (its first line),
+    # body (the rest) and label (the name of its folder).
+    unit: Literal["line", "paragraph", "document"] = "line"
+    # Tried in order; a file that fits none is an error.
+    encodings: Annotated[list[str], Field(min_length=1)] = ["utf-8"]
+
+
+class DatasetFolder(Config):
+    """A folder written by `datasets`' save_to_disk (a Dataset or a DatasetDict)."""
+
+    kind: Literal["dataset_folder"] = "dataset_folder"
+    path: str
+    split: str | None = None
+
+
+class HubDataset(Config):
+    """A data set of the hub, by name; only its Parquet form is read, no script ever runs."""
+
+    kind: Literal["hub"] = "hub"
+    name: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+def _as_source(value: Any) -> Any:
+    return {"kind": "files", "paths": [value]} if isinstance(value, str) else value
+
+
+def _as_sources(value: Any) -> Any:
+    return [value] if isinstance(value, (str, dict)) else value
+
+
+Source = Annotated[
+    Files | DatasetFolder | HubDataset, Field(discriminator="kind"), BeforeValidator(_as_source)
+]
+
+
+class Corpus(Config):
+    """Text, how it becomes token sequences, and which part of it is never trained on."""
+
+    sources: Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
+    # The columns that hold text; each becomes sequences of its own.
+    columns: Annotated[list[str], Field(min_length=1)] = ["text"]
+    max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
+    min_length: Annotated[int, Field(ge=1)] = 12  # texts of fewer tokens are dropped
+    # Sequences with a larger share of unknown tokens are dropped.
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.5
+    # The share of records held out, chosen by a hash of their text, so that exact duplicates always
+    # fall on the same side; or sources of their own.
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    heldout_sources: (
+        Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)] | None
+    ) = None
+    # The column whose text decides the side; by default all text columns together.
+    group_by: str | None = None
+    drop_duplicates: bool = False
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Corpus:
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length} is above max_length {self.max_length}: no text "
+                "would be left"
+            )
+        return self
+
+
+class Masking(Config):
+    """Dynamic masking: a new mask every epoch (Devlin et al. 2019; Liu et al. 2019)."""
+
+    probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask: Annotated[float, Field(ge=0, le=1)] = 0.8  # of the chosen: replaced by the mask token
+    random: Annotated[float, Field(ge=0, le=1)] = 0.1  # by a random token; the rest is kept
+    whole_word: bool = False
+    # Chance of a token to be chosen ~ count ** -smoothing (0: all alike; the reference uses 0.7).
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _shares(self) -> Masking:
+        if self.mask + self.random > 1 + 1e-9:
+            raise ValueError(f"mask + random is {self.mask + self.random:g}: it must be at most 1")
+        return self
