@@ -380,11 +380,13 @@ def plain_losses(
 def potstill_losses(trainee: Trainee) -> Losses:
     """The objective as the training loop computes it, with one micro-batch a step."""
 
+    from potstill import batches
+
     def losses(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        inputs = (batch.input_ids_BL, batch.attention_mask_BL, batch.gold_BL)
-        counts = trainee.reading.counts(batch.attention_mask_BL, batch.gold_BL)
+        inputs = batches.Batch(batch.input_ids_BL, batch.attention_mask_BL, batch.gold_BL)
+        counts = trainee.reading.counts(inputs)
         scales = {o.kind: o.weight / counts[o.kind] for o in trainee.reading.objectives}
-        total, sums = trainee(*inputs, scales)
+        total, sums = trainee(inputs, scales)
         return total, {kind: float(value) / counts[kind] for kind, value in sums.items()}
 
     return losses

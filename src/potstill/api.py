@@ -217,7 +217,7 @@ def _train(
     context = Context(
         task=task,
         seed=seed,
-        corpus_settings=corpus,
+        text_settings=corpus,
         run=run.path,
         cache=cache_folder() / "tokens",
         models=models,

@@ -34,6 +34,11 @@ CARD_TASKS = {
     "retrieval": "information-retrieval",
     "topic_probe": "text-classification",
     "masked_lm": "fill-mask",
+    "classification": "text-classification",
+    "multi_label": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
 }
 
 
@@ -64,7 +69,7 @@ def write_card(run: Path, model_folder: Path, settings: recipe.Report) -> Path:
 def _front_matter(
     results: Results, metrics: Mapping[str, Any], settings: recipe.Report, sentence: bool
 ) -> ModelCardData:
-    tag = "sentence-similarity" if sentence else "fill-mask"
+    tag = "sentence-similarity" if sentence else CARD_TASKS[_task(results)]
     scores = flat_scores(metrics["models"].get(results.student, {}).get("scores", {}))
     sources = _hub_sources(results)
     name = settings.title or title_of(results)
@@ -97,6 +102,10 @@ def _front_matter(
     )
 
 
+def _task(results: Results) -> str:
+    return str(results.recipe.get("task", "masked_lm"))
+
+
 def _hub_teacher(results: Results) -> str | None:
     """The teacher's name if it is one of the hub's; a path would say nothing to others."""
     name = str(results.recipe.get("teacher", {}).get("model", ""))
@@ -117,9 +126,16 @@ def _teachers(results: Results) -> list[str]:
 
 
 def _hub_sources(results: Results) -> list[str]:
-    sources = results.recipe.get("corpus", {}).get("sources", [])
-    names = [source["name"] for source in sources if source.get("kind") == "hub"]
+    names = [source["name"] for source in _sources(results) if source.get("kind") == "hub"]
     return list(dict.fromkeys(names))
+
+
+def _sources(results: Results) -> list[Mapping[str, Any]]:
+    """Where the text or the examples came from that models were trained on."""
+    if results.recipe.get("data"):
+        data = results.recipe["data"]
+        return [*data["train"], *(data.get("unlabelled") or [])]
+    return list((results.recipe.get("corpus") or {}).get("sources", []))
 
 
 def _public_name(spec: str) -> str:
@@ -150,7 +166,8 @@ def _card(
     rows = [
         row for row in comparison_rows(results, metrics) if any(c in row.cells for c in columns)
     ]
-    corpus = results.recipe.get("corpus", {}).get("sources", [])
+    corpus = _sources(results)
+    pairs = len((results.recipe.get("data") or {}).get("text", [])) == 2
     return {
         "title": settings.title or title_of(results),
         "verdict": verdict(results, metrics),
@@ -161,6 +178,9 @@ def _card(
         "columns": columns,
         "rows": rows,
         "sentence": sentence,
+        "task": _task(results),
+        "pipeline": CARD_TASKS.get(_task(results)),
+        "pairs": pairs,
         "pooling": _pooling(model_folder) if sentence else None,
         "normalize": sentence and "Normalize" in (model_folder / "modules.json").read_text("utf-8"),
         "noise": results.benchmark.get("noise", {}).get("message"),

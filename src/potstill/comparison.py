@@ -15,6 +15,18 @@ LABELS = {
     "topic_probe.accuracy": "Topic accuracy, linear probe",
     "similarity.pearson": "Similarity matrix, correlation",
     "hidden.cosine": "Hidden cosine",
+    "classification.accuracy": "Accuracy",
+    "classification.f1": "F1 of the second label",
+    "classification.macro_f1": "F1, mean over labels",
+    "classification.matthews": "Matthews' correlation",
+    "multi_label.micro_f1": "F1 over all labels",
+    "multi_label.macro_f1": "F1, mean over labels",
+    "multi_label.exact_match": "Exactly right",
+    "regression.pearson": "Pearson's correlation",
+    "regression.spearman": "Spearman's correlation",
+    "regression.mse": "Mean squared error",
+    "agreement.labels": "Agreement on labels",
+    "agreement.pearson": "Correlation with its predictions",
     "masked_lm.loss": "Masked-LM loss",
     "masked_lm.perplexity": "Masked-LM perplexity",
     "masked_lm.top1": "Masked-LM top-1 accuracy",
@@ -24,6 +36,7 @@ LABELS = {
     "soft_targets": "Soft targets",
     "hard_targets": "Hard targets",
     "logits_mse": "Squared difference of logits",
+    "gold_mse": "Squared difference from the value",
     "hidden_cosine": "Hidden cosine",
     "vector_mse": "Squared distance of sentence vectors",
     "patient_hidden": "Patient hidden states",
@@ -36,8 +49,10 @@ HEADLINES = {
     "retrieval.mrr": "MRR",
     "masked_lm.top1": "masked-LM top-1 accuracy",
     "topic_probe.accuracy": "topic accuracy",
+    "classification.accuracy": "accuracy",
+    "classification.matthews": "Matthews' correlation",
 }
-REFERENCES = {"tfidf": "TF-IDF", "unigram": "unigram"}
+REFERENCES = {"tfidf": "TF-IDF", "unigram": "unigram", "majority": "commonest answer"}
 
 
 def verdict(results: Results, metrics: Mapping[str, Any]) -> str:
@@ -277,8 +292,10 @@ def warnings_of(results: Results) -> list[str]:
     """The warnings of all stages, each once."""
     found: dict[str, None] = {}
     for stage in results.stages:
-        corpus = stage.result.get("corpus", {}).get("warnings", [])
-        found |= dict.fromkeys([*stage.result.get("warnings", []), *corpus])
+        told = [stage.result.get(key) or {} for key in ("corpus", "data")]
+        found |= dict.fromkeys(stage.result.get("warnings", []))
+        found |= dict.fromkeys(warning for each in told for warning in each.get("warnings", []))
+        found |= dict.fromkeys(stage.result.get("findings", []))
     return list(found)
 
 

@@ -1,14 +1,15 @@
-"""Token sequences in memory, and the batches that training and evaluation cut them into."""
+"""Token sequences and examples, and the batches that training and evaluation cut them into."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from potstill.batches import Batch as Batch
 from potstill.masking import IGNORED, Masker
 
 _WINDOW = 50  # batches within which sequences are sorted by length
@@ -35,6 +36,75 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """The tokenised examples of a task's data, special tokens included, in memory.
+
+    Attributes:
+        ids: int32, all sequences end to end.
+        offsets: int64 [N + 1]: example i is ids[offsets[i] : offsets[i + 1]].
+        lengths: int32 [N].
+        types: token types (uint8), as long as `ids`; None: all 0.
+        gold: a row an example, or, for tokens, as long as `ids`; see heads.
+        texts: each example's texts, for people to read.
+        origins: where each came from: "file:line".
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    types: np.ndarray | None
+    gold: np.ndarray
+    texts: Sequence[tuple[str, ...]]
+    origins: Sequence[str]
+    by_token: bool = False
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Sequence `index`: int32 [L]."""
+        found: np.ndarray = self.ids[self.offsets[index] : self.offsets[index + 1]]
+        return found
+
+    def __add__(self, other: Examples) -> Examples:
+        assert self.by_token == other.by_token
+        types = None
+        if self.types is not None or other.types is not None:
+            types = np.concatenate(
+                [
+                    np.zeros(len(e.ids), np.uint8) if e.types is None else e.types
+                    for e in (self, other)
+                ]
+            )
+        return Examples(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            np.concatenate([self.lengths, other.lengths]),
+            types,
+            np.concatenate([self.gold, other.gold]),
+            [*self.texts, *other.texts],
+            [*self.origins, *other.origins],
+            self.by_token,
+        )
+
+    def chosen(self, indices: np.ndarray) -> Examples:
+        """Some of them, in the order of `indices`."""
+        parts = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        lengths = self.lengths[indices]
+        return Examples(
+            self.ids[flat],
+            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            lengths,
+            None if self.types is None else self.types[flat],
+            self.gold[flat if self.by_token else indices],
+            [self.texts[i] for i in indices],
+            [self.origins[i] for i in indices],
+            self.by_token,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class TokenizedCorpus:
     """Both sides of a corpus and what became of its records.
 
@@ -49,19 +119,6 @@ class TokenizedCorpus:
     heldout: Tokens
     counts: dict[str, int]
     warnings: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Sequences padded to the longest of them."""
-
-    input_ids_BL: Tensor  # int64, masked where there is masking
-    attention_mask_BL: Tensor  # int64: 1 at real tokens
-    gold_BL: Tensor  # int64: the original token at chosen positions, -100 elsewhere
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -124,7 +181,7 @@ def plan_steps(
 
 
 def collate(
-    tokens: Tokens,
+    tokens: Tokens | Examples,
     indices: np.ndarray,
     pad_id: int,
     masker: Masker | None,
@@ -132,6 +189,9 @@ def collate(
     epoch: int,
 ) -> Batch:
     """A batch of sequences, masked by each one's own random stream and padded on the right."""
+    if isinstance(tokens, Examples):
+        assert masker is None
+        return _collate_examples(tokens, indices, pad_id)
     longest = int(tokens.lengths[indices].max())
     ids_BL = np.full((len(indices), longest), pad_id, dtype=np.int64)
     gold_BL = np.full((len(indices), longest), IGNORED, dtype=np.int64)
@@ -148,3 +208,30 @@ def collate(
         attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
         gold_BL=torch.from_numpy(gold_BL),
     )
+
+
+def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> Batch:
+    ids_BL = _padded(examples, examples.ids, indices, pad_id)
+    types, gold = examples.types, examples.gold
+    real_BL = np.arange(ids_BL.shape[1]) < examples.lengths[indices][:, None]
+    return Batch(
+        input_ids_BL=torch.from_numpy(ids_BL),
+        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
+        gold_BL=torch.from_numpy(
+            _padded(examples, gold, indices, IGNORED) if examples.by_token else gold[indices]
+        ),
+        token_type_ids_BL=(
+            None if types is None else torch.from_numpy(_padded(examples, types, indices, 0))
+        ),
+        numbers_B=torch.from_numpy(indices.astype(np.int64)),
+    )
+
+
+def _padded(examples: Examples, flat: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
+    """Per-token values of some examples: int64 [B x L]."""
+    longest = int(examples.lengths[indices].max())
+    rows_BL = np.full((len(indices), longest), fill, dtype=np.int64)
+    for row, index in enumerate(indices.tolist()):
+        start, end = examples.offsets[index], examples.offsets[index + 1]
+        rows_BL[row, : end - start] = flat[start:end]
+    return rows_BL

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from potstill.corpora import cut_texts
+from potstill.examples import TaskExamples
 from potstill.families import layer_prefix
 from potstill.models import LoadedModel
 from potstill.pairing import projection_shapes
@@ -108,6 +109,27 @@ def sample_text(corpus: Corpus, loaded: LoadedModel) -> Text:
         seconds=seconds,
         share=None if total is None else len(sequences) / total,
         unsized=[part.name for part in parts if part.size is None],
+    )
+
+
+def text_of_examples(examples: TaskExamples, taught: bool) -> Text:
+    """The same of a task's examples, all of which have been read.
+
+    Args:
+        taught: a teacher labels the unlabelled ones.
+    """
+    side = examples.train
+    if taught and examples.unlabelled is not None:
+        side = side + examples.unlabelled
+    chosen = np.unique(np.linspace(0, len(side) - 1, SAMPLE).astype(int))
+    return Text(
+        records=len(side),
+        sequences=[side[i] for i in chosen],
+        per_epoch=float(len(side)),
+        whole=True,
+        seconds=0.0,
+        share=None,
+        unsized=[],
     )
 
 

@@ -306,6 +306,27 @@ def lm_head_parameters(model: PreTrainedModel) -> set[str]:
     }
 
 
+# Where classes of transformers keep a task head's last linear map.
+_LAST_LINEAR = ("classifier.out_proj", "classifier", "qa_outputs")
+
+
+def last_linear(model: PreTrainedModel) -> nn.Linear:
+    """The last linear map of a task's head, whose rows are its labels."""
+    for path in _LAST_LINEAR:
+        try:
+            found = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.Linear):
+            return found
+    raise AssertionError(f"{type(model).__name__} has no last linear map that is known")
+
+
+def is_task_head(name: str, model: PreTrainedModel) -> bool:
+    """Whether a parameter belongs to a task's head; BERT's pooler, below the encoder, does too."""
+    return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
 def layer_prefix(model: PreTrainedModel) -> str:
     """Prefix of the layers' parameters in the model's state dict, without the number."""
     family = family_of(model.config, type(model).__name__)

@@ -23,7 +23,7 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
         _local(key, teacher)
-    for source in [*recipe.corpus.sources, *(recipe.corpus.heldout_sources or [])]:
+    for source in recipe.text.all_sources:
         if isinstance(source, Files):
             expand(source)
 

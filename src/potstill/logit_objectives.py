@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill.recipe import HardTargets, LogitObjective, LogitsMse, SoftTargets
+from potstill.recipe import GoldMse, HardTargets, LogitObjective, LogitsMse, SoftTargets
 from potstill.signals import Readout, Signals, check_same_shape, wide
 
 Divergence = Literal["kl", "cross_entropy"]
@@ -134,6 +134,15 @@ class Rows:
     soft_K: Tensor
     mse_K: Tensor
     gold_K: Tensor
+    # regression: what each row's one logit is to be; not a number where nobody knows
+    values_K: Tensor | None = None
+
+    @property
+    def golden(self) -> int:
+        """Rows that have a gold target."""
+        if self.values_K is not None:
+            return int((~self.values_K.isnan()).sum())
+        return int((self.gold_K != IGNORED).sum())
 
 
 def logit_sums(
@@ -178,7 +187,10 @@ class _LogitPass:
 
     @property
     def _asks_teachers(self) -> bool:
-        return any(not isinstance(o, HardTargets) or o.target == "teacher" for o in self.objectives)
+        return any(
+            o.target == "teacher" if isinstance(o, HardTargets) else not isinstance(o, GoldMse)
+            for o in self.objectives
+        )
 
     def teacher_logits(self, chunk: slice) -> list[Tensor]:
         """The teachers' logits of a chunk; none where no objective asks for them."""
@@ -265,6 +277,14 @@ def _one_chunk(
                     student_kV, _mean(teachers, shares), included_kV, kept_k, scale
                 )
                 dense.append(grad_kV)
+            case GoldMse():
+                assert rows.values_K is not None
+                wanted_k1 = wide(rows.values_K[chunk])[:, None]
+                known_k = ~wanted_k1[:, 0].isnan()
+                value, grad_kV = _mse_chunk(
+                    student_kV, wanted_k1.nan_to_num(), None, known_k, scale
+                )
+                dense.append(grad_kV)
             case SoftTargets():
                 kept_k = rows.soft_K[chunk]
                 value, grad_kV = _soft_chunk_(
@@ -286,7 +306,7 @@ def _one_chunk(
 
 def _order(objective: LogitObjective) -> int:
     """Hard ones first: they read few rows. Soft ones last: they overwrite all logits."""
-    return [HardTargets, LogitsMse, SoftTargets].index(type(objective))
+    return [HardTargets, GoldMse, LogitsMse, SoftTargets].index(type(objective))
 
 
 def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from potstill.data import Batch, Tokens, collate, epoch_batches
+from potstill.data import Batch, Examples, Tokens, collate, epoch_batches
 from potstill.masking import Masker
 
 
@@ -35,7 +35,7 @@ class MicroBatches:
         self.rank, self.world = rank, world
         self._epoch: tuple[int, list[np.ndarray]] | None = None  # the last one that was asked for
 
-    def of_step(self, tokens: Tokens, step: int) -> list[tuple[int, Batch]]:
+    def of_step(self, tokens: Tokens | Examples, step: int) -> list[tuple[int, Batch]]:
         """This process's micro-batches of a step, numbered within it.
 
         One that is numbered -1 is another process's: it only keeps this one in step and must add
@@ -49,7 +49,7 @@ class MicroBatches:
             )
         return self._own(self._epoch[1][within], tokens, epoch)
 
-    def spread(self, tokens: Tokens, count: int, epoch: int) -> Iterator[Batch]:
+    def spread(self, tokens: Tokens | Examples, count: int, epoch: int) -> Iterator[Batch]:
         """This process's micro-batches of `count` sequences that are spread over all of them.
 
         Like in training, those of one batch are of similar length.
@@ -60,7 +60,9 @@ class MicroBatches:
             part = chosen[start : start + self.size * self.world]
             yield from (batch for number, batch in self._own(part, tokens, epoch) if number >= 0)
 
-    def _own(self, indices: np.ndarray, tokens: Tokens, epoch: int) -> list[tuple[int, Batch]]:
+    def _own(
+        self, indices: np.ndarray, tokens: Tokens | Examples, epoch: int
+    ) -> list[tuple[int, Batch]]:
         parts = [indices[i : i + self.size] for i in range(0, len(indices), self.size)]
         rounds = -(-len(parts) // self.world)
         own = []

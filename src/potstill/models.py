@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,6 +29,8 @@ from transformers import (
 from potstill.families import (
     family_of,
     is_lm_head,
+    is_task_head,
+    last_linear,
     lm_features,
     lm_readout,
     position_limit,
@@ -40,6 +46,7 @@ from potstill.sentence_modules import (
     sentence_modules,
 )
 from potstill.signals import EXCLUDED, Readout, Signals
+from potstill.tasks import ENDINGS, TASKS, Head, row_of
 from potstill.weights import writing
 
 
@@ -61,7 +68,7 @@ class LoadedModel:
 
 
 class UntrainedHead(ValueError):
-    """A checkpoint without a trained masked-LM head."""
+    """A checkpoint without a trained head for the task."""
 
 
 def load_model(
@@ -71,6 +78,7 @@ def load_model(
     revision: str | None = None,
     untrained_head: bool = False,
     weights: bool = True,
+    labels: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is
     local).
@@ -78,26 +86,26 @@ def load_model(
     Weights are read from safetensors alone, in float32; no remote code runs.
 
     Args:
-        untrained_head: accept a checkpoint that has no trained masked-LM head.
+        untrained_head: accept a checkpoint that has no trained head for the task; it is initialised
+            at random, from torch's own generator.
+        labels: names of the labels of a head that isn't trained, or whose config has no names.
         weights: False leaves the parameters on the meta device: shapes and checks without the
             memory.
 
     Raises:
         ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, or a
             sentence encoder whose modules Potstill does not know.
-        UntrainedHead: task masked_lm and the checkpoint holds no masked-LM head.
+        UntrainedHead: the task has a head and the checkpoint holds none.
     """
     name = os.fspath(spec)
     path = place_of(name)
-    with quiet(), one_sentence(name):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    config = load_config(name, revision)
     family = family_of(config, name)
-    kwargs: dict[str, Any] = (
-        {} if task == "masked_lm" or not family.has_pooler else {"add_pooling_layer": False}
-    )
+    auto, kwargs = _class_for(task, config, labels, name)
+    if auto is AutoModel and family.has_pooler:
+        kwargs["add_pooling_layer"] = False
     if not weights:
         kwargs["device_map"] = "meta"
-    auto: Any = AutoModelForMaskedLM if task == "masked_lm" else AutoModel
     with quiet(), one_sentence(name):
         model, info = auto.from_pretrained(
             path,
@@ -112,7 +120,7 @@ def load_model(
         tokenizer: Any = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False, model_input_names=_inputs(config)
         )
-    _check_loaded(name, config, info, untrained_head)
+    _check_loaded(name, task, model, info, untrained_head)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{name}: Potstill needs a fast tokenizer (tokenizer.json), this one has none"
@@ -132,8 +140,22 @@ def load_model(
     return LoadedModel(model.eval(), tokenizer, task, name, sentence)
 
 
+def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> PretrainedConfig:
+    """A model's config.json; `spec` as `load_model`'s.
+
+    Raises:
+        ValueError: no such model.
+    """
+    name = os.fspath(spec)
+    with quiet(), one_sentence(name):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            place_of(name), revision=revision, trust_remote_code=False
+        )
+    return config
+
+
 def task_of(spec: str | os.PathLike[str]) -> Task:
-    """The task that a model serves: masked_lm for one with its head, sentence_embedding for others.
+    """The task that a model serves, by its head; sentence_embedding for one without.
 
     Args:
         spec: as `load_model`'s.
@@ -155,7 +177,20 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         return "masked_lm"
     if not classes or any("For" not in found for found in classes):
         return "sentence_embedding"
-    raise ValueError(f"{name}: {classes[0]} is neither a masked-LM model nor a plain encoder")
+    for row in TASKS.values():
+        if any(found.endswith(ENDINGS[row.head]) for found in classes):
+            return _sequence_task(config) if row.head == "sequence" else row.task
+    raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
+
+
+def _sequence_task(config: dict[str, Any]) -> Task:
+    """Which task a sequence head does, as config.json says, or as transformers would guess."""
+    said = config.get("problem_type")
+    for row in TASKS.values():
+        if said is not None and row.problem_type == said:
+            return row.task
+    labels = config.get("id2label")
+    return "regression" if labels is not None and len(labels) == 1 else "classification"
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:
@@ -244,13 +279,67 @@ def _inputs(config: PretrainedConfig) -> list[str]:
     return ["input_ids", *types, "attention_mask"]
 
 
-def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: bool) -> None:
+def _class_for(
+    task: Task, config: Any, labels: Sequence[str] | None, name: str
+) -> tuple[Any, dict[str, Any]]:
+    """transformers' class for a task, and what it is told."""
+    row = row_of(task)
+    if row is None:
+        return (AutoModelForMaskedLM if task == "masked_lm" else AutoModel), {}
+    autos: dict[Head, Any] = {
+        "sequence": AutoModelForSequenceClassification,
+        "tokens": AutoModelForTokenClassification,
+        "spans": AutoModelForQuestionAnswering,
+    }
+    auto, told = autos[row.head], dict[str, Any]()
+    if type(config) not in auto._model_mapping:
+        raise ValueError(
+            f"{name}: transformers has no class of the family {config.model_type} for "
+            f"{task}: take a teacher of another family"
+        )
+    if labels is not None and (is_unnamed(config) or not has_head(config, row.head)):
+        told["id2label"] = dict(enumerate(labels))
+        told["label2id"] = {label: number for number, label in enumerate(labels)}
+    if row.problem_type is not None:
+        told["problem_type"] = row.problem_type
+    return auto, told
+
+
+def has_head(config: Any, head: Head) -> bool:
+    """Whether a checkpoint's config says that it has such a head."""
+    return any(str(name).endswith(ENDINGS[head]) for name in config.architectures or [])
+
+
+def label_names(config: Any) -> list[str]:
+    """The labels in the order of the head's outputs."""
+    return [str(config.id2label[number]) for number in sorted(config.id2label)]
+
+
+def is_unnamed(config: Any) -> bool:
+    """Whether the labels are transformers' own stopgaps, LABEL_0, LABEL_1 and so on."""
+    return label_names(config) == [f"LABEL_{number}" for number in range(config.num_labels)]
+
+
+def _check_loaded(
+    name: str, task: Task, model: Any, info: dict[str, Any], untrained_head: bool
+) -> None:
+    config, row = model.config, row_of(task)
     missing = sorted(info["missing_keys"])
-    head = [key for key in missing if is_lm_head(key, config)]
+    mismatched = sorted(key for key, *_ in info["mismatched_keys"])
+    if row is None:
+        head = [key for key in missing if is_lm_head(key, config)]
+        what = "masked-LM head"
+    else:
+        mismatched_head = [key for key in mismatched if is_task_head(key, model)]
+        head = [*(key for key in missing if is_task_head(key, model)), *mismatched_head]
+        if head and not any(key.startswith(_last_name(model)) for key in head):
+            head = []  # a pooler alone that is missing is no new head: something is wrong
+        what = f"{task} head"
+        mismatched = [key for key in mismatched if key not in head]
     if head and not untrained_head:
         raise UntrainedHead(
-            f"{name} holds no trained masked-LM head (missing: {head[0]}); "
-            "make one with a finetune stage of task masked_lm before distilling from it"
+            f"{name} holds no trained {what} (missing: {head[0]}); "
+            f"make one with a finetune stage of task {task} before distilling from it"
         )
     body = [key for key in missing if key not in head]
     if body:
@@ -263,11 +352,13 @@ def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: 
             f"{name}: config.json says {config.num_hidden_layers} layers, but the checkpoint has "
             f"weights of layer {_layer_of(left[0])} (counted from 0)"
         )
-    if info["mismatched_keys"]:
-        raise ValueError(
-            f"{name}: {sorted(info['mismatched_keys'])[0][0]} has another shape than config.json "
-            "says"
-        )
+    if mismatched:
+        raise ValueError(f"{name}: {mismatched[0]} has another shape than config.json says")
+
+
+def _last_name(model: Any) -> str:
+    last = last_linear(model)
+    return next(str(name) for name, module in model.named_modules() if module is last)
 
 
 def _layer_of(key: str) -> int:

@@ -22,6 +22,7 @@ from potstill.recipe import (
     Report,
     Stage,
     Task,
+    TaskData,
     main_model,
     stage_reads,
     stage_writes,
@@ -126,7 +127,7 @@ class _Run:
         context = Context(
             task=recipe.task,
             seed=recipe.seed,
-            corpus_settings=recipe.corpus,
+            text_settings=recipe.text,
             run=self.folder,
             cache=cache_folder() / "tokens",
             models=dict(given),
@@ -238,7 +239,7 @@ def stage_fingerprints(recipe: Recipe, given: Mapping[str, Path]) -> list[str]:
     """
     further = [given[name] for name in sorted(given.keys() - {"teacher"})]
     models = [given["teacher"], *further]
-    found = [inputs_digest(recipe.task, recipe.seed, recipe.corpus, models)]
+    found = [inputs_digest(recipe.task, recipe.seed, recipe.text, models)]
     for stage in recipe.stages:
         found.append(stage_digest(found[-1], stage))
     return found[1:]
@@ -249,14 +250,15 @@ def given_digests(given: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(given, "as fingerprinted")
 
 
-def inputs_digest(task: Task, seed: int, corpus: Corpus, models: Iterable[Path]) -> str:
+def inputs_digest(
+    task: Task, seed: int, settings: Corpus | TaskData, models: Iterable[Path]
+) -> str:
     """Of all that decides what stages do, but for the stages: task, text and given models.
 
     Raises:
         ValueError: a source can't be found or read.
     """
-    sources = [*corpus.sources, *(corpus.heldout_sources or [])]
-    text = corpus.model_dump(mode="json"), sources_fingerprint(sources)
+    text = settings.model_dump(mode="json"), sources_fingerprint(settings.all_sources)
     return _digest(task, seed, *text, *(manifest_digest(model_manifest(m)) for m in models))
 
 

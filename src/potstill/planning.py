@@ -20,11 +20,13 @@ from potstill.estimates import (
     cost_of,
     matmul_flops,
     sample_text,
+    text_of_examples,
 )
+from potstill.examples import read_for, tokenize_task
 from potstill.former import begun_as
 from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.masking import make_masker
-from potstill.models import LoadedModel
+from potstill.models import LoadedModel, load_config
 from potstill.pipeline import (
     given_digests,
     is_current,
@@ -65,7 +67,7 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
     given = given_folders(recipe, fetch=False)
     casts = rehearse(recipe, given)
     tokenizer = _tokenizer(casts)
-    text = sample_text(recipe.corpus, tokenizer) if tokenizer else None
+    text = _text(recipe, tokenizer, given) if tokenizer else None
     lines = [f"{recipe.name}: {len(casts)} stages in {folder}", "", "Stages"]
     states = _states(recipe, run, given)
     lines += _stage_lines(recipe, states)
@@ -75,6 +77,16 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
         lines += ["", "Training", *_training_lines(recipe, casts, states, text, folder)]
         lines += ["", "One batch", *_batch_lines(recipe, casts, text)]
     return lines
+
+
+def _text(recipe: Recipe, tokenizer: LoadedModel, given: Mapping[str, Path]) -> Text:
+    if recipe.corpus is not None:
+        return sample_text(recipe.corpus, tokenizer)
+    assert recipe.data is not None
+    teacher = load_config(given["teacher"])
+    rows = read_for(recipe.task, recipe.data, teacher, recipe.seed)
+    taught = any(isinstance(stage, Distill) for stage in recipe.stages)
+    return text_of_examples(tokenize_task(rows, tokenizer.tokenizer), taught)
 
 
 # --- stages ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from potstill.recipe_base import Config as Config
 from potstill.recipe_base import Name as Name
 from potstill.recipe_objectives import AttentionMse as AttentionMse
+from potstill.recipe_objectives import GoldMse as GoldMse
 from potstill.recipe_objectives import HardTargets as HardTargets
 from potstill.recipe_objectives import HiddenCosine as HiddenCosine
 from potstill.recipe_objectives import HiddenMse as HiddenMse
@@ -51,8 +52,19 @@ from potstill.recipe_text import Files as Files
 from potstill.recipe_text import HubDataset as HubDataset
 from potstill.recipe_text import Masking as Masking
 from potstill.recipe_text import Source as Source
+from potstill.recipe_text import TaskData as TaskData
 
-Task = Literal["masked_lm", "sentence_embedding"]
+Task = Literal[
+    "masked_lm",
+    "sentence_embedding",
+    "classification",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "question_answering",
+]
+# Those that are learnt from text as it is; the others need labelled examples, in `data`.
+TEXT_TASKS = ("masked_lm", "sentence_embedding")
 
 
 class Teacher(Config):
@@ -77,9 +89,18 @@ class Recipe(Config):
     teacher: Teacher
     # Further models that stages read by these names; all share the teacher's vocabulary.
     teachers: dict[Name, Teacher] = {}
-    corpus: Corpus
+    # Text as it is, for masked LM and sentence embeddings; or the labelled examples of a task.
+    corpus: Corpus | None = None
+    data: TaskData | None = None
     student: Student = Student()  # what all make_student stages are asked for
     stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @property
+    def text(self) -> Corpus | TaskData:
+        """What models learn from."""
+        found = self.corpus if self.data is None else self.data
+        assert found is not None
+        return found
 
     @model_validator(mode="before")
     @classmethod
@@ -124,15 +145,29 @@ class Recipe(Config):
         return self
 
     @model_validator(mode="after")
+    def _text(self) -> Recipe:
+        wanted, other = ("corpus", "data") if self.task in TEXT_TASKS else ("data", "corpus")
+        if getattr(self, wanted) is None:
+            raise ValueError(f"{wanted} is not set: task {self.task} reads it")
+        if getattr(self, other) is not None:
+            raise ValueError(f"{other} is not read for task {self.task}: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _held_out(self) -> Recipe:
-        if self.corpus.heldout == 0 and self.corpus.heldout_sources is None:
+        corpus, data = self.corpus, self.data
+        nothing = corpus is not None and corpus.heldout == 0 and corpus.heldout_sources is None
+        key = "corpus.heldout"
+        if data is not None:
+            nothing, key = data.heldout == 0 and data.dev is None, "data.heldout"
+        if nothing:
             for number, stage in enumerate(self.stages, start=1):
                 if isinstance(stage, (Finetune, Distill)) and (
                     stage.training.keep == "best" or stage.training.patience is not None
                 ):
                     raise ValueError(
                         f"stage {number} ({stage.kind}): keep: best and patience judge by held-out "
-                        "text: raise corpus.heldout or leave them out"
+                        f"text: raise {key} or leave them out"
                     )
         return self
 
@@ -186,6 +221,8 @@ def unfit(stage: Stage, task: Task) -> str | None:
 
 
 def _unfit_objective(objective: Objective, task: Task) -> str | None:
+    if isinstance(objective, GoldMse) and task != "regression":
+        return f"gold_mse is for regression; {task} has labels: use hard_targets"
     if task == "masked_lm":
         if isinstance(objective, VectorMse):
             return (
@@ -193,6 +230,20 @@ def _unfit_objective(objective: Objective, task: Task) -> str | None:
                 "hidden_mse instead"
             )
         return None
+    if task == "sentence_embedding":
+        return _unfit_embedding(objective)
+    if isinstance(objective, VectorMse) and task not in ("classification", "regression"):
+        return f"vector_mse compares one vector a text, and {task} has none; use hidden_mse"
+    if isinstance(objective, (SoftTargets, HardTargets)) and task == "regression":
+        return f"{objective.kind} needs a distribution, and regression has one value: use " + (
+            "logits_mse" if isinstance(objective, SoftTargets) else "gold_mse"
+        )
+    if isinstance(objective, (SoftTargets, LogitsMse)) and objective.positions == "masked":
+        return f"no token is masked in {task}; set positions: all in {objective.kind}"
+    return None
+
+
+def _unfit_embedding(objective: Objective) -> str | None:
     if isinstance(objective, HardTargets) and objective.target == "gold":
         return "unlabelled text has no gold target; set target: teacher in its hard_targets"
     if isinstance(objective, (SoftTargets, LogitsMse)) and objective.positions == "masked":

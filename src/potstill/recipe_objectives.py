@@ -55,6 +55,13 @@ class LogitsMse(Config):
     positions: Literal["all", "masked"] = "all"
 
 
+class GoldMse(Config):
+    """Regression: the squared difference from the value that the data say."""
+
+    kind: Literal["gold_mse"] = "gold_mse"
+    weight: Weight = 1.0
+
+
 # --- on vectors -----------------------------------------------------------------------------------
 
 
@@ -64,7 +71,7 @@ class HiddenCosine(Config):
 
 
 class VectorMse(Config):
-    """Sentence embeddings alone."""
+    """Of sentence embeddings; of classification, of what the classifier reads."""
 
     kind: Literal["vector_mse"] = "vector_mse"
     weight: Weight = 1.0
@@ -110,7 +117,7 @@ class Relations(Config):
         return self
 
 
-LogitObjective = SoftTargets | HardTargets | LogitsMse
+LogitObjective = SoftTargets | HardTargets | LogitsMse | GoldMse
 # What reads inside the layers, and so needs to listen to them.
 InnerObjective = PatientHidden | HiddenMse | AttentionMse | Relations
 HiddenObjective = HiddenCosine | VectorMse | InnerObjective

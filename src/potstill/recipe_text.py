@@ -1,4 +1,4 @@
-"""Text as a recipe has it: where it is, how it becomes token sequences, how they are masked."""
+"""Text and labelled examples as a recipe has them, and how tokens are masked."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ class Corpus(Config):
     group_by: str | None = None
     drop_duplicates: bool = False
 
+    @property
+    def all_sources(self) -> list[Source]:
+        return [*self.sources, *(self.heldout_sources or [])]
+
     @model_validator(mode="after")
     def _lengths(self) -> Corpus:
         if self.min_length > self.max_length:
@@ -80,6 +84,57 @@ class Corpus(Config):
                 f"min_length {self.min_length} is above max_length {self.max_length}: no text "
                 "would be left"
             )
+        return self
+
+
+def _as_names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Sources = Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
+
+
+class TaskData(Config):
+    """Labelled examples of a task, and text that the teacher alone labels."""
+
+    train: Sources
+    # What a checkpoint is chosen by; null: a share of `train`, chosen by a hash of the texts.
+    dev: Sources | None = None
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # that share
+    # What scores are reported on; null: `dev`.
+    test: Sources | None = None
+    # More text without labels, for `distill`: the teacher says what it is.
+    unlabelled: Sources | None = None
+    # The column of the text; two for a pair.
+    text: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)] = [
+        "text"
+    ]
+    # The column of the labels. Multi-label: a list of names (a string is cut at `separator`), or
+    # several columns, each 0 or 1.
+    label: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)] = ["label"]
+    separator: str = ","
+    # Names of the labels in the order of the model's outputs; null: as the teacher's config says,
+    # else as they are found, sorted.
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+    max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
+    # Examples of `train` to take, chosen by the seed; null: all.
+    max_train: Annotated[int, Field(ge=1)] | None = None
+    max_unlabelled: Annotated[int, Field(ge=1)] | None = None
+    # A row that can't be used ends the run, or is left out and counted.
+    on_bad_row: Literal["error", "skip"] = "error"
+    metric: str | None = None  # null: the task's own
+
+    @property
+    def all_sources(self) -> list[Source]:
+        return [*self.train, *(self.dev or []), *(self.test or []), *(self.unlabelled or [])]
+
+    @model_validator(mode="after")
+    def _once(self) -> TaskData:
+        for key in ("text", "label", "labels"):
+            named = getattr(self, key) or []
+            twice = next((name for name in named if named.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{key}: '{twice}' is named twice")
         return self
 
 

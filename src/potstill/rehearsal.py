@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.evaluation_tasks import check_task_metric
+from potstill.examples import read_for
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
-from potstill.models import LoadedModel, load_model
+from potstill.models import LoadedModel, load_config, load_model
 from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
@@ -70,13 +72,21 @@ def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Cast]:
 class _Rehearsal:
     def __init__(self, recipe: Recipe, given: Mapping[str, Path]) -> None:
         self.recipe, self.given = recipe, given
-        self.columns = _seen_columns(recipe)
+        self.columns: list[str] = []
+        self.labels: list[str] | None = None
+        if recipe.data is None:
+            self.columns = _seen_columns(recipe)
+        else:
+            teacher = load_config(given["teacher"])
+            self.labels = read_for(recipe.task, recipe.data, teacher, recipe.seed).labels
         self.written: dict[str, LoadedModel] = {}
         self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
     def stage(self, number: int, stage: Stage) -> Cast:
         cast = self._cast(stage)
-        if isinstance(stage, Evaluate):
+        if isinstance(stage, Evaluate) and self.recipe.data is not None:
+            check_task_metric(self.recipe.data, self.recipe.task)
+        elif isinstance(stage, Evaluate):
             _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)
         self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
         return cast
@@ -85,7 +95,7 @@ class _Rehearsal:
         task = self.recipe.task
         match stage:
             case Finetune():
-                cast = Cast(stage, self._model(stage.model, "masked_lm", untrained_head=True))
+                cast = Cast(stage, self._model(stage.model, task, untrained_head=True))
                 _check_training(stage, self.recipe, cast)
                 return cast
             case MakeStudent():
@@ -113,7 +123,11 @@ class _Rehearsal:
         key = name, task, untrained_head
         if key not in self.opened:
             self.opened[key] = load_model(
-                self.given[name], task, untrained_head=untrained_head, weights=False
+                self.given[name],
+                task,
+                untrained_head=untrained_head,
+                weights=False,
+                labels=self.labels,
             )
         return self.opened[key]
 
@@ -130,8 +144,8 @@ def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
     assert cast.model is not None
     for teacher in cast.teachers:  # first, for its user knows it by name
-        check_length(recipe.corpus, teacher)
-    check_length(recipe.corpus, cast.model)
+        check_length(recipe.text, teacher)
+    check_length(recipe.text, cast.model)
     check_trackers(stage.training.trackers)
     group = None
     if isinstance(stage, Distill) and recipe.task == "sentence_embedding":
@@ -149,6 +163,7 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
 def _seen_columns(recipe: Recipe) -> list[str]:
     """Columns of the first records; fails as reading the corpus would."""
     corpus = recipe.corpus
+    assert corpus is not None
     seen: dict[str, None] = {}
     for sources in (corpus.sources, corpus.heldout_sources):
         if sources is not None:
@@ -161,6 +176,7 @@ def _seen_columns(recipe: Recipe) -> list[str]:
 
 
 def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequence[str]) -> None:
+    assert recipe.corpus is not None
     if recipe.corpus.heldout == 0 and recipe.corpus.heldout_sources is None:
         raise ValueError(
             f"{where}: no text is held out to evaluate on: raise corpus.heldout or give "

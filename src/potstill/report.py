@@ -193,7 +193,8 @@ def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
 
 def _counts(results: Results) -> list[tuple[str, str]]:
     for stage in reversed(results.stages):
-        counts = stage.result.get("corpus", {}).get("counts")
+        told = stage.result.get("corpus") or stage.result.get("data") or {}
+        counts = told.get("counts")
         if counts:
             return list(_flat(counts))
     return []

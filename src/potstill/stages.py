@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,15 @@ from potstill import narrowing
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
-from potstill.data import TokenizedCorpus
+from potstill.data import Examples, TokenizedCorpus, Tokens
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.families import lm_head_parameters, position_limit
+from potstill.evaluation_tasks import check_task_metric, evaluate_task, task_score
+from potstill.examples import TaskExamples, read_for, tokenize_task
+from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker, make_masker
-from potstill.models import LoadedModel, load_model, save_model
+from potstill.models import LoadedModel, load_config, load_model, save_model
 from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
@@ -34,6 +36,7 @@ from potstill.recipe import (
     Distill,
     Evaluate,
     Finetune,
+    GoldMse,
     HardTargets,
     InBatch,
     InnerObjective,
@@ -44,11 +47,13 @@ from potstill.recipe import (
     Report,
     Stage,
     Task,
+    TaskData,
     Training,
 )
 from potstill.report import write_report
 from potstill.runfolder import write_json
 from potstill.students import build_student, student_shape
+from potstill.tasks import row_of
 from potstill.teachers import LiveTeacher, Reading
 from potstill.text import Record, heldout_side, read_records
 from potstill.trainee import Trainee
@@ -81,7 +86,7 @@ class Context:
 
     task: Task
     seed: int
-    corpus_settings: Corpus
+    text_settings: Corpus | TaskData
     run: Path
     cache: Path
     models: dict[str, Path]
@@ -92,7 +97,37 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        return load_model(self.models["teacher"], self.task, untrained_head=True).tokenizer
+        teacher = self.models["teacher"]
+        return load_model(teacher, self.task, untrained_head=True, weights=False).tokenizer
+
+    @property
+    def corpus_settings(self) -> Corpus:
+        assert isinstance(self.text_settings, Corpus)
+        return self.text_settings
+
+    @cached_property
+    def examples(self) -> TaskExamples:
+        """A task's data, for the tokenizer that all models of the run share."""
+        self.reporter.say("reading and tokenising the examples")
+        assert isinstance(self.text_settings, TaskData)
+        teacher = load_config(self.models["teacher"])
+        rows = read_for(self.task, self.text_settings, teacher, self.seed)
+        found = tokenize_task(rows, self.tokenizer)
+        for warning in found.warnings:
+            self.reporter.say(f"note: {warning}")
+        return found
+
+    def open(self, name: str, untrained_head: bool = False) -> LoadedModel:
+        """A model of the run, with its weights."""
+        labels = self.examples.labels if isinstance(self.text_settings, TaskData) else None
+        folder = self.models[name]
+        return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
+
+    @property
+    def training_side(self) -> Tokens | Examples:
+        if isinstance(self.text_settings, TaskData):
+            return self.examples.train
+        return self.corpus.train
 
     @cached_property
     def corpus(self) -> TokenizedCorpus:
@@ -156,14 +191,14 @@ def trains(stage: Stage) -> bool:
 def _make_student(
     stage: MakeStudent, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    teacher = load_model(context.models[stage.teacher], context.task)
+    teacher = context.open(stage.teacher)
     manual_seed(context.seed)  # of a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         shape = student_shape(teacher.model, stage)
         sample = None
         if shape.widths.hidden != teacher.model.config.hidden_size:
-            side = context.corpus.train
+            side = context.training_side
             sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
         student = build_student(teacher.model, stage, shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")
@@ -197,25 +232,27 @@ def _finetune(
     stage: Finetune, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     manual_seed(context.seed)  # of a new head's weights
-    loaded = load_model(context.models[stage.model], "masked_lm", untrained_head=True)
+    loaded = context.open(stage.model, untrained_head=True)
     _freeze(stage, loaded)
-    objectives: list[Objective] = [HardTargets(weight=1.0, target="gold")]
-    masker = context.masker(stage.masking)
-    result = _train(loaded, [], objectives, InBatch(), stage.training, masker, folder, context)
+    gold: Objective = (
+        GoldMse() if context.task == "regression" else HardTargets(weight=1.0, target="gold")
+    )
+    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    result = _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, context)
     return result, {stage.writes or stage.model: "model"}
 
 
 def _distill(
     stage: Distill, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    student = load_model(context.models[stage.model], context.task)
+    student = context.open(stage.model)
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
-    teachers = {name: load_model(context.models[name], context.task) for name in weights}
+    teachers = {name: context.open(name) for name in weights}
     for loaded in teachers.values():
         check_pair(student, loaded, stage.objectives)
-        check_length(context.corpus_settings, loaded)
+        check_length(context.text_settings, loaded)
     _freeze(stage, student)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
@@ -227,8 +264,11 @@ def _distill(
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
     """Whether a stage trains a parameter of its model."""
-    if loaded.task != "masked_lm":
+    if loaded.task == "sentence_embedding":
         return True
+    if loaded.task != "masked_lm":
+        only_head = isinstance(stage, Finetune) and stage.train == "head"
+        return not only_head or is_task_head(parameter, loaded.model)
     if isinstance(stage, Finetune):
         return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
     # Parameters without a gradient would stall data-parallel training.
@@ -241,16 +281,17 @@ def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
         parameter.requires_grad_(is_trained(stage, loaded, name))
 
 
-def check_length(corpus: Corpus, loaded: LoadedModel) -> None:
+def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:
     """Refuse sequences that a model has no positions for.
 
     Raises:
-        ValueError: corpus.max_length is too large.
+        ValueError: max_length is too large.
     """
     positions = position_limit(loaded.model.config)
-    if corpus.max_length > positions:
+    if text.max_length > positions:
+        key = "corpus" if isinstance(text, Corpus) else "data"
         raise ValueError(
-            f"corpus.max_length: {corpus.max_length} tokens are more than the {positions} "
+            f"{key}.max_length: {text.max_length} tokens are more than the {positions} "
             f"positions of {loaded.name}: set {positions} at most"
         )
 
@@ -265,9 +306,9 @@ def _train(
     folder: Path,
     context: Context,
 ) -> dict[str, Any]:
-    check_length(context.corpus_settings, loaded)
-    corpus = context.corpus
-    if len(corpus.heldout) == 0 and (settings.keep == "best" or settings.patience is not None):
+    check_length(context.text_settings, loaded)
+    train_side, heldout, told = _sides(context, bool(teachers))
+    if len(heldout) == 0 and (settings.keep == "best" or settings.patience is not None):
         raise ValueError(
             "training.keep: best and training.patience judge by held-out text, and none is left: "
             "raise corpus.heldout or leave them out"
@@ -277,18 +318,19 @@ def _train(
     reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
     live = [LiveTeacher(teacher, reading, weight) for teacher, weight in teachers]
     trainee = Trainee(loaded, live, reading, settings.chunk_size, context.seed)
-    if any(isinstance(objective, InnerObjective) for objective in weighted):
+    if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
         trainee.freeze_unreached()
     job = Job(
         trainee=trainee,
-        train=corpus.train,
-        heldout=corpus.heldout,
+        train=train_side,
+        heldout=heldout,
         masker=masker,
         pad_id=int(loaded.tokenizer.pad_token_id or 0),
         settings=settings,
         seed=context.seed,
         folder=folder,
         fingerprint=context.fingerprint,
+        score=_scorer(loaded, context),
         progress=lambda state: context.reporter.progress(_fraction(state), _note(state)),
         say=context.reporter.say,
     )
@@ -300,8 +342,35 @@ def _train(
     return {
         **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
         "objectives": [objective.model_dump() for objective in weighted],
-        "corpus": {"counts": corpus.counts, "warnings": corpus.warnings},
+        **told,
     }
+
+
+def _sides(
+    context: Context, taught: bool
+) -> tuple[Tokens | Examples, Tokens | Examples, dict[str, Any]]:
+    """What is trained on, what is judged by, and what result.json tells of the data."""
+    if isinstance(context.text_settings, Corpus):
+        corpus = context.corpus
+        told = {"corpus": {"counts": corpus.counts, "warnings": corpus.warnings}}
+        return corpus.train, corpus.heldout, told
+    found = context.examples
+    train_side = found.train
+    if taught and found.unlabelled is not None:
+        train_side = train_side + found.unlabelled
+    told = {"data": {"counts": found.counts, "warnings": found.warnings, "labels": found.labels}}
+    return train_side, found.dev, told
+
+
+def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:
+    """The task's metric on the examples that a checkpoint is chosen by; None without one."""
+    row = row_of(context.task)
+    if row is None:
+        return None
+    assert isinstance(context.text_settings, TaskData)
+    metric = context.text_settings.metric or row.metric
+    dev, labels = context.examples.dev, context.examples.labels
+    return lambda: task_score(loaded, dev, labels, metric)
 
 
 def _drop_checkpoints(folder: Path) -> None:
@@ -332,6 +401,20 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     progress = context.reporter.progress
     others = chosen.keys() - {stage.baseline}
     student = context.student if context.student in others else None
+    if isinstance(context.text_settings, TaskData):
+        data = context.text_settings
+        return evaluate_task(
+            chosen,
+            context.examples.test,
+            context.examples.train,
+            context.examples.labels,
+            context.task,
+            stage,
+            data.metric,
+            context.seed,
+            progress,
+            student=student,
+        )
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
         records = context.heldout_records
@@ -362,7 +445,9 @@ def check_heldout(stage: Evaluate, context: Context) -> None:
     Raises:
         ValueError: as the stage itself would.
     """
-    if context.task == "sentence_embedding":
+    if isinstance(context.text_settings, TaskData):
+        check_task_metric(context.text_settings, context.task)
+    elif context.task == "sentence_embedding":
         check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
     else:
         check_sequences(context.corpus.heldout)

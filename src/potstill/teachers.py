@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted, listening
+from potstill.heads import head_rows, head_signals
 from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
 from potstill.objectives import IGNORED, Rows
 from potstill.recipe import (
+    GoldMse,
     HardTargets,
     InBatch,
     LogitsMse,
@@ -51,9 +54,7 @@ class Reading:
     def signals(
         self,
         loaded: LoadedModel,
-        input_ids_BL: Tensor,
-        attention_mask_BL: Tensor,
-        gold_BL: Tensor,
+        batch: Batch,
         wanted: Wanted = NOTHING,
     ) -> Signals:
         """One model's signals of one micro-batch, with what is wanted of its layers.
@@ -61,29 +62,33 @@ class Reading:
         Gradients as the caller's mode says.
         """
         with listening(loaded.model, wanted) as heard:
-            signals = self._signals(loaded, input_ids_BL, attention_mask_BL, gold_BL)
+            signals = self._signals(loaded, batch)
         return replace(signals, layers=heard.layers, qkv=heard.qkv)
 
-    def _signals(
-        self, loaded: LoadedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, gold_BL: Tensor
-    ) -> Signals:
+    def _signals(self, loaded: LoadedModel, batch: Batch) -> Signals:
         if self.task == "masked_lm":
-            rows_BL = self._positions(attention_mask_BL, gold_BL)
-            return masked_lm_signals(loaded.model, input_ids_BL, attention_mask_BL, rows_BL)
+            return masked_lm_signals(
+                loaded.model,
+                batch.input_ids_BL,
+                batch.attention_mask_BL,
+                self._positions(batch),
+            )
+        if self.task != "sentence_embedding":
+            return head_signals(loaded.model, self.task, batch)
         assert loaded.sentence is not None
         return embedding_signals(
             loaded.model,
             loaded.sentence.pooling,
-            input_ids_BL,
-            attention_mask_BL,
+            batch.input_ids_BL,
+            batch.attention_mask_BL,
             scale=self.scale,
             group=self.group,
         )
 
-    def rows(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> Rows:
+    def rows(self, batch: Batch) -> Rows:
         """Which rows each loss is over, in the order of `signals`' features."""
         if self.task == "masked_lm":
-            gold_K = gold_BL[self._positions(attention_mask_BL, gold_BL)]
+            gold_K = batch.gold_BL[self._positions(batch)]
             masked_K = gold_K != IGNORED
             everywhere_K = torch.ones_like(masked_K)
             return Rows(
@@ -91,24 +96,29 @@ class Reading:
                 mse_K=everywhere_K if self._everywhere(LogitsMse) else masked_K,
                 gold_K=gold_K,
             )
-        compared_K = self._compared(len(gold_BL), gold_BL.device)
+        if self.task != "sentence_embedding":
+            return head_rows(self.task, batch, teacher_decides=self._teacher_decides)
+        compared_K = self._compared(len(batch), batch.input_ids_BL.device)
         # Any class will do for gold: hard targets of embeddings are the teacher's.
         return Rows(compared_K, compared_K, torch.where(compared_K, 0, IGNORED))
 
-    def counts(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> dict[str, int]:
+    def counts(self, batch: Batch) -> dict[str, int]:
         """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
-        tokens, texts = int(attention_mask_BL.sum()), len(gold_BL)
+        tokens, texts = int(batch.attention_mask_BL.sum()), len(batch)
         if self.task == "masked_lm":
-            distributions = int((gold_BL != IGNORED).sum())
+            distributions = golden = int((batch.gold_BL != IGNORED).sum())
+        elif self.task == "sentence_embedding":
+            distributions = golden = int(self._compared(texts, batch.input_ids_BL.device).sum())
         else:
-            distributions = int(self._compared(texts, gold_BL.device).sum())
+            rows = self.rows(batch)
+            distributions, golden = int(rows.soft_K.sum()), rows.golden
 
         def count(objective: Objective) -> int:
             match objective:
                 case SoftTargets() | LogitsMse():
                     return tokens if self._everywhere(type(objective)) else distributions
-                case HardTargets():
-                    return distributions
+                case HardTargets() | GoldMse():
+                    return golden
                 case VectorMse():
                     return texts
                 case PatientHidden():
@@ -124,8 +134,13 @@ class Reading:
             isinstance(o, kind) and o.positions == "all" for o in self.objectives
         )
 
-    def _positions(self, attention_mask_BL: Tensor, gold_BL: Tensor) -> Tensor:
-        return attention_mask_BL.bool() if self.all_positions else gold_BL != IGNORED
+    @property
+    def _teacher_decides(self) -> bool:
+        """Whether hard targets are the teacher's, so that every distribution has one."""
+        return any(isinstance(o, HardTargets) and o.target == "teacher" for o in self.objectives)
+
+    def _positions(self, batch: Batch) -> Tensor:
+        return batch.attention_mask_BL.bool() if self.all_positions else batch.gold_BL != IGNORED
 
     def _compared(self, texts: int, device: torch.device) -> Tensor:
         """Texts that have two others in their group at least: with one, it is certain at once.
@@ -151,13 +166,6 @@ class LiveTeacher:
     def to(self, device: torch.device) -> None:
         torch.nn.Module.to(self.loaded.model, device)
 
-    def signals(
-        self,
-        input_ids_BL: Tensor,
-        attention_mask_BL: Tensor,
-        gold_BL: Tensor,
-        wanted: Wanted = NOTHING,
-    ) -> Signals:
-        inputs = (input_ids_BL, attention_mask_BL, gold_BL)
+    def signals(self, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
         with torch.no_grad():
-            return self.reading.signals(self.loaded, *inputs, wanted)
+            return self.reading.signals(self.loaded, batch, wanted)

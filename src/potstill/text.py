@@ -49,6 +49,24 @@ def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[
         raise ValueError(f"the corpus is empty: there is no text in {names}")
 
 
+def read_rows(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
+    """All rows of the sources with their origins ("file:line"), whatever their columns hold.
+
+    Args:
+        columns: those that are wanted of a table; others may be left out.
+
+    Raises:
+        ValueError: a source can't be found or read, a line does not parse, or there is no row.
+    """
+    opened = [_open_source(source, columns) for source in sources]
+    empty = True
+    for row in chain.from_iterable(opened):
+        empty = False
+        yield row
+    if empty:
+        raise ValueError(f"there is no row in {', '.join(_describe(s) for s in sources)}")
+
+
 def heldout_side(
     record: Record, columns: Sequence[str], group_by: str | None, fraction: float, seed: int
 ) -> bool:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted
+from potstill.heads import blank_gold
 from potstill.hidden_objectives import Pairing, Taught
 from potstill.models import LoadedModel
 from potstill.objectives import objective_sums
@@ -76,9 +78,7 @@ class Trainee(nn.Module):
 
     def forward(
         self,
-        input_ids_BL: Tensor,
-        attention_mask_BL: Tensor,
-        gold_BL: Tensor,
+        batch: Batch,
         scales: Mapping[str, float],
         temperature: float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,23 +87,22 @@ class Trainee(nn.Module):
         Args:
             temperature: of soft targets; None: the final one, at which losses are comparable.
         """
-        inputs = (input_ids_BL, attention_mask_BL, gold_BL)
         taught = [
             Taught(
-                guide.teacher.signals(*inputs, guide.wanted),
+                guide.teacher.signals(batch, guide.wanted),
                 guide.share,
                 guide.pairings,
                 {name: self.projections[key] for name, key in guide.projections.items()},
             )
             for guide in self._guides
         ]
-        student = self.reading.signals(self._student[0], *inputs, self._wanted)
+        student = self.reading.signals(self._student[0], batch, self._wanted)
         return objective_sums(
             [_at(objective, temperature) for objective in self.reading.objectives],
             student,
             taught,
-            self.reading.rows(attention_mask_BL, gold_BL),
-            attention_mask_BL.bool(),
+            self.reading.rows(batch),
+            batch.attention_mask_BL.bool(),
             scales,
             self.chunk_size,
         )
@@ -115,8 +114,10 @@ class Trainee(nn.Module):
         stall data-parallel training. Which they are, a small backward pass tells.
         """
         ids_BL = torch.arange(12, device=self.model.device).reshape(3, 4)
+        gold = blank_gold(self.reading.task, ids_BL, self.model.config)
+        batch = Batch(ids_BL, torch.ones_like(ids_BL), gold)
         kinds = [objective.kind for objective in self.reading.objectives]
-        total, _ = self(ids_BL, torch.ones_like(ids_BL), ids_BL, dict.fromkeys(kinds, 1.0))
+        total, _ = self(batch, dict.fromkeys(kinds, 1.0))
         torch.autograd.backward(total)
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.grad is not None)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from potstill.data import Batch, Tokens, plan_steps
+from potstill.data import Batch, Examples, Tokens, plan_steps
 from potstill.distributed import (
     check_processes,
     largest_of_all,
@@ -74,7 +74,7 @@ class _State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best_loss: float | None = None
+    best_loss: float | None = None  # of a task: minus the score
     best_step: int = 0
     worse: int = 0  # evaluations since the best
     precision: str = ""  # what was computed in
@@ -86,14 +86,16 @@ class Job:
     """One training: what, on which text, how, and where it writes."""
 
     trainee: Trainee
-    train: Tokens
-    heldout: Tokens
+    train: Tokens | Examples
+    heldout: Tokens | Examples
     masker: Masker | None
     pad_id: int
     settings: Training
     seed: int
     folder: Path
     fingerprint: str  # a checkpoint of another one is not resumed
+    # Of a task: the metric that a checkpoint is chosen by, the higher the better; None: the loss.
+    score: Callable[[], float] | None = None
     progress: Callable[[Progress], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
 
@@ -263,7 +265,7 @@ class _Loop:
             if number < 0:
                 continue
             tokens += int(batch.attention_mask_BL.sum())
-            for kind, count in reading.counts(batch.attention_mask_BL, batch.gold_BL).items():
+            for kind, count in reading.counts(batch).items():
                 counts[kind] += count
         totals = sum_of_all(self.accelerator, [*counts.values(), tokens])
         counts = {kind: max(int(count), 1) for kind, count in zip(counts, totals, strict=False)}
@@ -324,13 +326,7 @@ class _Loop:
         with ExitStack() as stack:
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
-            result: tuple[Tensor, dict[str, Tensor]] = self.module(
-                batch.input_ids_BL,
-                batch.attention_mask_BL,
-                batch.gold_BL,
-                dict(scales),
-                temperature,
-            )
+            result: tuple[Tensor, dict[str, Tensor]] = self.module(batch, dict(scales), temperature)
         return result
 
     def _temperature(self, step: int) -> float | None:
@@ -355,9 +351,8 @@ class _Loop:
                 self.job.heldout, self.settings.evaluate_sequences, EVALUATION_EPOCH
             ):
                 batch = batch.to(self.device)
-                inputs = (batch.input_ids_BL, batch.attention_mask_BL, batch.gold_BL)
-                _, parts = trainee(*inputs, dict.fromkeys(sums, 0.0))
-                for kind, count in reading.counts(*inputs[1:]).items():
+                _, parts = trainee(batch, dict.fromkeys(sums, 0.0))
+                for kind, count in reading.counts(batch).items():
                     counts[kind] += count
                     sums[kind] += float(parts[kind])
         totals = sum_of_all(self.accelerator, [*sums.values(), *counts.values()])
@@ -367,10 +362,14 @@ class _Loop:
     def _evaluate_and_judge(self) -> bool:
         """Evaluate, keep the best, and say whether patience has ended."""
         result, state = self.evaluate(), self.state
+        judged = result["loss"]
+        if self.job.score is not None:
+            result["score"] = self.job.score()
+            judged = -result["score"]
         self.log.write("evaluate", step=state.step, **result)
         self.log.track({"heldout/loss": result["loss"]}, state.step)
-        if state.best_loss is None or result["loss"] < state.best_loss:
-            state.best_loss, state.best_step, state.worse = result["loss"], state.step, 0
+        if state.best_loss is None or judged < state.best_loss:
+            state.best_loss, state.best_step, state.worse = judged, state.step, 0
             if self.settings.keep == "best":
                 self._save(self.job.folder / "checkpoints-best", keep=1)
         else:
@@ -387,9 +386,12 @@ class _Loop:
                 self.job.say(
                     f"kept the weights of step {state.best_step}, the best on held-out text"
                 )
-        best = (
-            None if state.best_loss is None else {"loss": state.best_loss, "step": state.best_step}
-        )
+        best = None
+        if state.best_loss is not None:
+            what, value = ("loss", state.best_loss)
+            if self.job.score is not None:
+                what, value = "score", -state.best_loss
+            best = {what: value, "step": state.best_step}
         self.log.write("end", step=state.step, best=best, stopped_early=stopped)
         self.log.end_tracking()
         self.job.trainee.model.eval()

@@ -1,0 +1,115 @@
+"""Reading a task's head: what its distributions are over, and the gold of each.
+
+| task | K rows | a row's distribution is over | gold_BL of a batch |
+|---|---|---|---|
+| classification | B | the labels | int64 [B] |
+| multi_label | B * labels | no and yes, of one label | int64 [B x labels], 0 or 1 |
+| regression | B | nothing: one value | float [B] |
+| token_classification | tokens that have a label | the labels | int64 [B x L] |
+| question_answering | 2 B: starts, then ends | the tokens of the text | int64 [B x 2] |
+
+Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELLED where only a
+teacher can say; not a number for regression.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.batches import Batch
+from potstill.families import last_linear, takes_token_types
+from potstill.logit_objectives import IGNORED, Rows
+from potstill.recipe import Task
+from potstill.signals import Readout, Signals
+
+UNLABELLED = -200
+
+
+def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
+    """Last hidden states, and the distributions of the task's own head.
+
+    The model runs as a whole, so that its pooling and its head's activations and dropout are its
+    own; what the head's last linear map reads is listened to.
+    """
+    inputs = model_inputs(model, batch)
+    heard: dict[str, Tensor] = {}
+
+    def keep_features(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        heard["features"] = arguments[0]
+
+    def keep_hidden(_: nn.Module, __: Any, output: Any) -> None:
+        heard["hidden"] = output[0]
+
+    final = last_linear(model)
+    handles = [
+        final.register_forward_pre_hook(keep_features),
+        model.base_model.register_forward_hook(keep_hidden),
+    ]
+    try:
+        output = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    features, readout = heard["features"], Readout(final.weight, final.bias)
+    if task == "multi_label":
+        # the sigmoid of z is the softmax of (0, z), at every temperature
+        logits_BC = output.logits
+        pairs_BC2 = torch.stack([torch.zeros_like(logits_BC), logits_BC], dim=-1)
+        features, readout = pairs_BC2.flatten(0, 1), _identity(2, logits_BC)
+    elif task == "token_classification":
+        features = features[batch.gold_BL != IGNORED]
+    return Signals(heard["hidden"], features, readout)
+
+
+def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """What a model is called with: token types only where it tells them apart."""
+    inputs = {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL}
+    if batch.token_type_ids_BL is not None and takes_token_types(model.config):
+        inputs["token_type_ids"] = batch.token_type_ids_BL
+    return inputs
+
+
+def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
+    """Which of `head_signals`' rows each loss is over, and their gold.
+
+    Args:
+        teacher_decides: hard targets are the teacher's, so that every row has one.
+    """
+    if task == "regression":
+        everywhere_K = torch.ones_like(batch.gold_BL, dtype=torch.bool)
+        nobody_K = torch.full_like(everywhere_K, IGNORED, dtype=torch.int64)
+        return Rows(everywhere_K, everywhere_K, nobody_K, batch.gold_BL)
+    gold_K = batch.gold_BL.flatten()
+    if task == "token_classification":
+        gold_K = gold_K[gold_K != IGNORED]
+    counted_K = gold_K != IGNORED
+    if teacher_decides:  # any class will do: the teacher's takes its place
+        gold_K = torch.where(counted_K, 0, IGNORED)
+    gold_K = torch.where(gold_K == UNLABELLED, IGNORED, gold_K)
+    return Rows(counted_K, counted_K, gold_K)
+
+
+def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
+    """Gold of the right shape for some token ids, whatever it says."""
+    match task:
+        case "masked_lm" | "sentence_embedding":
+            return ids_BL
+        case "classification":
+            return torch.zeros_like(ids_BL[:, 0])
+        case "multi_label":
+            return ids_BL.new_zeros((len(ids_BL), config.num_labels))
+        case "regression":
+            return torch.zeros_like(ids_BL[:, 0], dtype=torch.float32)
+        case "token_classification":
+            return torch.zeros_like(ids_BL)
+        case "question_answering":
+            return torch.zeros_like(ids_BL[:, :2])
+
+
+def _identity(size: int, like: Tensor) -> Readout:
+    """A readout for features that are logits already."""
+    return Readout(torch.eye(size, dtype=like.dtype, device=like.device))

@@ -1,0 +1,175 @@
+"""Scores of tasks, each as a function of sums over items, so that intervals need no second pass.
+
+A metric is what each item adds (its statistics) and a formula of their means. A bootstrap then only
+weighs the items anew, and a score that is no mean of items (F1, a correlation) has an interval all
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray
+RESAMPLES = 2000
+_BLOCK = 20_000_000  # weights that exist at a time
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's answers by one metric.
+
+    Attributes:
+        items_NS: what each of N items adds.
+        formula: means [... x S] -> score [...].
+    """
+
+    items_NS: Array
+    formula: Callable[[Array], Array]
+
+    @property
+    def value(self) -> float:
+        return float(self.formula(self.items_NS.mean(axis=0)))
+
+
+def resampled(scored: Sequence[Scored], seed: int) -> Array:
+    """Scores [len(scored) x RESAMPLES] of resamples of the items, the same ones for all.
+
+    The bootstrap of Efron 1979: a resample draws as many items as there are, with replacement.
+    """
+    count = len(scored[0].items_NS)
+    assert all(len(one.items_NS) == count for one in scored), "the same items"
+    rng = np.random.default_rng(seed)
+    found: list[list[Array]] = [[] for _ in scored]
+    block = max(1, min(RESAMPLES, _BLOCK // count))
+    for start in range(0, RESAMPLES, block):
+        rows = min(block, RESAMPLES - start)
+        weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=rows) / count
+        for values, one in zip(found, scored, strict=True):
+            values.append(one.formula(weights_RN @ one.items_NS))
+    return np.array([np.concatenate(values) for values in found])
+
+
+def interval(values_R: Array) -> list[float] | None:
+    """The middle 95% of resamples; None where one of them has no value."""
+    if not np.isfinite(values_R).all():
+        return None
+    low, high = np.percentile(values_R, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def accuracy(gold_N: Array, predicted_N: Array) -> Scored:
+    """The share of items whose label is right."""
+    return _mean((gold_N == predicted_N).astype(float))
+
+
+def f1(gold_N: Array, predicted_N: Array) -> Scored:
+    """F1 of the label 1, as GLUE reports it for MRPC and QQP: 2 tp / (2 tp + fp + fn)."""
+    counts = _counts(gold_N == 1, predicted_N == 1)
+    return Scored(counts, lambda means: _ratio(2 * means[..., 0], means[..., 1] + means[..., 2]))
+
+
+def macro_f1(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
+    """The mean over classes of F1; a class that is neither there nor predicted counts 0."""
+    return Scored(_by_class(gold_N, predicted_N, classes), _macro_f1)
+
+
+def matthews(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
+    """Matthews' correlation of gold and prediction, CoLA's score; 0 where either never varies.
+
+    Of several classes R_K (Gorodkin 2004).
+    """
+    return Scored(_by_class(gold_N, predicted_N, classes), _matthews)
+
+
+def micro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
+    """F1 over all (item, label) pairs of multi-label answers (bool)."""
+    parts = [gold_NC & predicted_NC, gold_NC, predicted_NC]
+    items = np.stack([part.sum(axis=1) for part in parts], axis=1).astype(float)
+    return Scored(items, lambda means: _ratio(2 * means[..., 0], means[..., 1] + means[..., 2]))
+
+
+def multi_label_macro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
+    """The mean over labels of F1 of multi-label answers (bool)."""
+    parts = [gold_NC & predicted_NC, gold_NC, predicted_NC]
+    return Scored(np.concatenate(parts, axis=1).astype(float), _macro_f1)
+
+
+def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
+    """The share of items whose labels are all right, none too many."""
+    return _mean((gold_NC == predicted_NC).all(axis=1).astype(float))
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def pearson(gold_N: Array, predicted_N: Array) -> Scored:
+    """Pearson's correlation; 0 where either never varies."""
+    x, y = gold_N - gold_N.mean(), predicted_N - predicted_N.mean()
+    return Scored(np.stack([x, y, x * x, y * y, x * y], axis=1), _correlation)
+
+
+def spearman(gold_N: Array, predicted_N: Array) -> Scored:
+    """Pearson's correlation of the ranks, ties sharing theirs.
+
+    Resamples keep the ranks that items have among all.
+    """
+    return pearson(stats.rankdata(gold_N), stats.rankdata(predicted_N))
+
+
+def mse(gold_N: Array, predicted_N: Array) -> Scored:
+    """Mean squared error: the lower the better."""
+    return _mean((gold_N - predicted_N) ** 2)
+
+
+# --- formulas -------------------------------------------------------------------------------------
+
+
+def _mean(values_N: Array) -> Scored:
+    return Scored(values_N[:, None].astype(float), lambda means: means[..., 0])
+
+
+def _counts(gold_N: Array, predicted_N: Array) -> Array:
+    """[N x 3]: both, gold, predicted."""
+    return np.stack([gold_N & predicted_N, gold_N, predicted_N], axis=1).astype(float)
+
+
+def _by_class(gold_N: Array, predicted_N: Array, classes: int) -> Array:
+    """[N x 3 classes]: both, gold, predicted."""
+    every = np.arange(classes)
+    gold_NC, predicted_NC = gold_N[:, None] == every, predicted_N[:, None] == every
+    return np.concatenate([gold_NC & predicted_NC, gold_NC, predicted_NC], axis=1).astype(float)
+
+
+def _macro_f1(means: Array) -> Array:
+    both, gold, predicted = np.split(means, 3, axis=-1)
+    found: Array = _ratio(2 * both, gold + predicted).mean(axis=-1)
+    return found
+
+
+def _matthews(means: Array) -> Array:
+    both, gold, predicted = np.split(means, 3, axis=-1)
+    right, chance = both.sum(-1), (gold * predicted).sum(-1)
+    spread = (1 - (gold**2).sum(-1)) * (1 - (predicted**2).sum(-1))
+    # the shares of a constant add up to 1 but for rounding
+    return _ratio(right - chance, np.sqrt(np.where(spread < 1e-12, 0, spread)))
+
+
+def _correlation(means: Array) -> Array:
+    x, y, xx, yy, xy = (means[..., number] for number in range(5))
+    spread = (xx - x * x) * (yy - y * y)
+    return _ratio(xy - x * y, np.sqrt(np.clip(spread, 0, None)))
+
+
+def _ratio(above: Any, below: Any) -> Array:
+    """above / below, and 0 where nothing is below."""
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    found: Array = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return found

@@ -1,0 +1,87 @@
+"""The tasks that a fine-tuned head does, as data: one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from potstill.recipe import Task
+
+HeadTask = Literal[
+    "classification", "multi_label", "regression", "token_classification", "question_answering"
+]
+Head = Literal["sequence", "tokens", "spans"]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What one task is.
+
+    Attributes:
+        head: what it predicts for: whole sequences, tokens, or the ends of an answer.
+        problem_type: what transformers' config.json calls it; None where it has no word.
+        metric: the score that a checkpoint is chosen by, and that retention is of.
+        metrics: all that are computed.
+    """
+
+    task: HeadTask
+    head: Head
+    problem_type: str | None
+    metric: str
+    metrics: tuple[str, ...]
+
+
+TASKS: dict[HeadTask, TaskRow] = {
+    row.task: row
+    for row in (
+        TaskRow(
+            task="classification",
+            head="sequence",
+            problem_type="single_label_classification",
+            metric="accuracy",
+            metrics=("accuracy", "f1", "macro_f1", "matthews"),
+        ),
+        TaskRow(
+            task="multi_label",
+            head="sequence",
+            problem_type="multi_label_classification",
+            metric="micro_f1",
+            metrics=("micro_f1", "macro_f1", "exact_match"),
+        ),
+        TaskRow(
+            task="regression",
+            head="sequence",
+            problem_type="regression",
+            metric="spearman",
+            metrics=("pearson", "spearman", "mse"),
+        ),
+        TaskRow(
+            task="token_classification",
+            head="tokens",
+            problem_type=None,
+            metric="f1",
+            metrics=("f1", "precision", "recall", "accuracy"),
+        ),
+        TaskRow(
+            task="question_answering",
+            head="spans",
+            problem_type=None,
+            metric="f1",
+            metrics=("exact_match", "f1"),
+        ),
+    )
+}
+
+# Class names of transformers end in these.
+ENDINGS: dict[Head, str] = {
+    "sequence": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "spans": "ForQuestionAnswering",
+}
+
+
+def row_of(task: Task) -> TaskRow | None:
+    """The row of a task with a head of its own; None for masked LM and sentence embeddings."""
+    if task == "masked_lm" or task == "sentence_embedding":
+        return None
+    return TASKS[task]
