@@ -18,8 +18,11 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForPreTraining,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     FNetConfig,
     FNetForMaskedLM,
@@ -343,12 +346,38 @@ def test_the_task_of_a_folder(sentence_teacher: Path, folder: Path, tmp_path: Pa
         "sentence_embedding"
     )
     assert task_of(sentence_teacher) == "sentence_embedding"  # without modules: a plain encoder
-    classifier = tmp_path / "classifier"
-    BertForSequenceClassification(tiny_config()).save_pretrained(classifier)
-    with pytest.raises(ValueError, match="BertForSequenceClassification is neither a masked-LM"):
-        task_of(classifier)
+    chooser = tmp_path / "chooser"
+    BertForMultipleChoice(tiny_config()).save_pretrained(chooser)
+    with pytest.raises(ValueError, match="BertForMultipleChoice has the head of no task"):
+        task_of(chooser)
     with pytest.raises(ValueError, match=r"can't be loaded: it has no config.json$"):
         task_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "task"),
+    [
+        (BertForSequenceClassification, {}, "classification"),
+        (BertForSequenceClassification, {"num_labels": 1}, "regression"),
+        (
+            BertForSequenceClassification,
+            {"problem_type": "multi_label_classification"},
+            "multi_label",
+        ),
+        (
+            BertForSequenceClassification,
+            {"num_labels": 1, "problem_type": "multi_label_classification"},
+            "multi_label",
+        ),
+        (BertForTokenClassification, {}, "token_classification"),
+        (BertForQuestionAnswering, {}, "question_answering"),
+    ],
+)
+def test_the_task_of_a_head(cls: Any, settings: dict[str, Any], task: str, tmp_path: Path) -> None:
+    config = tiny_config()
+    config.update(settings)
+    cls(config).save_pretrained(tmp_path)
+    assert task_of(tmp_path) == task
 
 
 def test_a_checkpoint_with_more_layers_than_its_config(folder: Path) -> None:

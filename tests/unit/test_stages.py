@@ -48,7 +48,7 @@ def context(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> Context
     return Context(
         task="masked_lm",
         seed=1,
-        corpus_settings=corpus(text_file),
+        text_settings=corpus(text_file),
         run=tmp_path,
         cache=tmp_path / "cache",
         models={"teacher": masked_lm_teacher},
@@ -246,7 +246,7 @@ def test_a_length_beyond_the_positions(masked_lm_teacher: Path, text_file: Path)
 def test_the_corpus_tells_its_warnings(context: Context, tmp_path: Path) -> None:
     path = tmp_path / "twice.txt"
     path.write_text("\n".join(sentences(20) * 2))
-    context.corpus_settings = corpus(path)
+    context.text_settings = corpus(path)
     assert context.corpus.counts["duplicates"] == 20
     notes = context.reporter.said  # type: ignore[attr-defined]
     assert any(note.startswith("note: 20 texts are the same") for note in notes)
@@ -263,7 +263,7 @@ def test_heldout_records(context: Context, tmp_path: Path, text_file: Path) -> N
     ]
     own = tmp_path / "own.txt"
     own.write_text("malt and oak\n")
-    context.corpus_settings = corpus(text_file, heldout_sources=[str(own)])
+    context.text_settings = corpus(text_file, heldout_sources=[str(own)])
     del context.heldout_records  # kept once they are read
     assert [record.columns["text"] for record in context.heldout_records] == ["malt and oak"]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import sentences
+from potstill.batches import Batch
 from potstill.hidden_objectives import Taught
 from potstill.models import LoadedModel, load_model
 from potstill.objectives import IGNORED, objective_sums, soft_targets
@@ -82,7 +83,7 @@ def test_masked_lm_distributions_are_where_the_objectives_want_them(
 ) -> None:
     ids, mask, gold = batch()
     read = reading("masked_lm", objectives)
-    signals = LiveTeacher(masked_lm, read).signals(ids, mask, gold)
+    signals = LiveTeacher(masked_lm, read).signals(Batch(ids, mask, gold))
     with torch.no_grad():
         whole = masked_lm.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     expected_logits, expected_gold, expected_soft = [], [], []
@@ -95,7 +96,7 @@ def test_masked_lm_distributions_are_where_the_objectives_want_them(
                 expected_soft.append(everywhere or chosen)
     torch.testing.assert_close(logits(signals), torch.stack(expected_logits))
     torch.testing.assert_close(signals.hidden_BLD, whole.hidden_states[-1])
-    rows = read.rows(mask, gold)
+    rows = read.rows(Batch(mask, mask, gold))
     assert rows.gold_K.tolist() == expected_gold
     assert rows.soft_K.tolist() == expected_soft
     assert (rows.gold_K != IGNORED).sum() == len(CHOSEN)
@@ -104,21 +105,25 @@ def test_masked_lm_distributions_are_where_the_objectives_want_them(
 def test_masked_lm_counts() -> None:
     _, mask, gold = batch()
     everywhere = {"soft_targets": 42, "hard_targets": 6, "hidden_cosine": 42}
-    assert reading("masked_lm", TRIPLE).counts(mask, gold) == everywhere
-    assert reading("masked_lm", MASKED).counts(mask, gold) == everywhere | {"soft_targets": 6}
-    assert reading("masked_lm", [HardTargets()]).counts(mask, gold) == {"hard_targets": 6}
+    assert reading("masked_lm", TRIPLE).counts(Batch(mask, mask, gold)) == everywhere
+    assert reading("masked_lm", MASKED).counts(Batch(mask, mask, gold)) == everywhere | {
+        "soft_targets": 6
+    }
+    assert reading("masked_lm", [HardTargets()]).counts(Batch(mask, mask, gold)) == {
+        "hard_targets": 6
+    }
 
 
 def test_counts_of_texts_and_tokens() -> None:
     _, mask, gold = batch()
     chosen = [PatientHidden(), Relations(), LogitsMse(positions="masked")]
-    assert reading("masked_lm", chosen).counts(mask, gold) == {
+    assert reading("masked_lm", chosen).counts(Batch(mask, mask, gold)) == {
         "patient_hidden": 7,  # first tokens
         "relations": 42,
         "logits_mse": 6,
     }
     chosen = [PatientHidden(tokens="all"), VectorMse(), LogitsMse()]
-    assert reading("sentence_embedding", chosen, group=3).counts(mask, gold) == {
+    assert reading("sentence_embedding", chosen, group=3).counts(Batch(mask, mask, gold)) == {
         "patient_hidden": 42,
         "vector_mse": 7,
         "logits_mse": 6,  # the seventh text has none to be compared with
@@ -129,11 +134,11 @@ def test_losses_on_logits_have_rows_of_their_own() -> None:
     _, mask, gold = batch()
     for soft, mse in (("masked", "all"), ("all", "masked")):
         read = reading("masked_lm", [SoftTargets(positions=soft), LogitsMse(positions=mse)])
-        rows = read.rows(mask, gold)
+        rows = read.rows(Batch(mask, mask, gold))
         assert len(rows.gold_K) == 42
         sizes = {"all": 42, "masked": 6}
         assert (int(rows.soft_K.sum()), int(rows.mse_K.sum())) == (sizes[soft], sizes[mse])
-        counts = read.counts(mask, gold)
+        counts = read.counts(Batch(mask, mask, gold))
         assert counts == {"soft_targets": sizes[soft], "logits_mse": sizes[mse]}
 
 
@@ -142,8 +147,11 @@ def test_counts_of_micro_batches_add_up() -> None:
     states = (PatientHidden(), Relations(), LogitsMse())
     for task, objectives in (("masked_lm", TRIPLE), ("masked_lm", MASKED), ("masked_lm", states)):
         read = reading(task, objectives)
-        first, second = read.counts(mask[:2], gold[:2]), read.counts(mask[2:], gold[2:])
-        assert {k: first[k] + second[k] for k in first} == read.counts(mask, gold)
+        first, second = (
+            read.counts(Batch(mask[:2], mask[:2], gold[:2])),
+            read.counts(Batch(mask[2:], mask[2:], gold[2:])),
+        )
+        assert {k: first[k] + second[k] for k in first} == read.counts(Batch(mask, mask, gold))
 
 
 # --- sentence embeddings --------------------------------------------------------------------------
@@ -166,7 +174,7 @@ def test_each_text_has_a_distribution_over_the_others_of_its_group(
 ) -> None:
     ids, mask, gold = batch()
     read = reading("sentence_embedding", TRIPLE, group, scale=7.0)
-    signals = LiveTeacher(encoder, read).signals(ids, mask, gold)
+    signals = LiveTeacher(encoder, read).signals(Batch(ids, mask, gold))
     found = torch.softmax(logits(signals), -1)
     vectors = embeddings(encoder, ids, mask)
     size = group or len(ids)
@@ -180,12 +188,12 @@ def test_each_text_has_a_distribution_over_the_others_of_its_group(
             assert found[text].sum() == pytest.approx(1)
             rest = [o for o in range(len(ids)) if o not in others]
             assert found[text, rest].tolist() == [0.0] * len(rest)
-    rows = read.rows(mask, gold)
+    rows = read.rows(Batch(mask, mask, gold))
     assert rows.soft_K.tolist() == [not alone for alone in lone]
     assert (rows.gold_K == IGNORED).tolist() == lone
     assert sum(lone) == {3: 1, 5: 2}.get(group or 0, 0)  # seven texts
     texts = len(ids) - sum(lone)
-    assert read.counts(mask, gold) == {
+    assert read.counts(Batch(mask, mask, gold)) == {
         "soft_targets": texts,
         "hard_targets": texts,
         "hidden_cosine": 42,
@@ -196,7 +204,7 @@ def test_similarities_are_exact_under_autocast(encoder: LoadedModel) -> None:
     ids, mask, gold = batch()
     read = reading("sentence_embedding", TRIPLE, scale=20.0)
     with torch.autocast("cpu", torch.bfloat16):
-        signals = LiveTeacher(encoder, read).signals(ids, mask, gold)
+        signals = LiveTeacher(encoder, read).signals(Batch(ids, mask, gold))
         found = logits(signals)
     assert signals.features_KD is not None
     unit = signals.features_KD.double()
@@ -220,9 +228,9 @@ def test_a_lone_last_text_takes_no_part(encoder: LoadedModel) -> None:
         with torch.no_grad():
             _, found = objective_sums(
                 TRIPLE[:2],
-                read.signals(student, *part),
-                [Taught(LiveTeacher(encoder, read).signals(*part))],
-                read.rows(*part[1:]),
+                read.signals(student, Batch(*part)),
+                [Taught(LiveTeacher(encoder, read).signals(Batch(*part)))],
+                read.rows(Batch(*part)),
                 part[1].bool(),
                 {"soft_targets": 1.0, "hard_targets": 1.0},
                 chunk_size=2,
@@ -244,8 +252,8 @@ def test_groups_are_batches_of_their_own(encoder: LoadedModel) -> None:
     for part in (slice(0, 3), slice(3, 6), slice(0, 6)):
         inputs = ids[part], mask[part], gold[part]
         with torch.no_grad():
-            student_logits = logits(read.signals(student, *inputs))
-        teacher_logits = logits(LiveTeacher(encoder, read).signals(*inputs))
+            student_logits = logits(read.signals(student, Batch(*inputs)))
+        teacher_logits = logits(LiveTeacher(encoder, read).signals(Batch(*inputs)))
         losses.append(soft_targets(student_logits, teacher_logits, 2.0))
     first, second, together = losses
     torch.testing.assert_close(together, (first + second) / 2)
@@ -260,7 +268,7 @@ def test_a_live_teacher_is_frozen(masked_lm_teacher: Path) -> None:
     loaded.model.train()
     teacher = LiveTeacher(loaded, reading("masked_lm", TRIPLE))
     assert not loaded.model.training
-    first, second = (teacher.signals(*batch()) for _ in range(2))
+    first, second = (teacher.signals(Batch(*batch())) for _ in range(2))
     torch.testing.assert_close(logits(first), logits(second), rtol=0, atol=0)  # no dropout
     assert not first.hidden_BLD.requires_grad
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -271,7 +279,7 @@ def test_a_live_teacher_is_frozen(masked_lm_teacher: Path) -> None:
 def test_a_student_is_read_with_gradients(masked_lm: LoadedModel, encoder: LoadedModel) -> None:
     for task, loaded in (("masked_lm", masked_lm), ("sentence_embedding", encoder)):
         student = load_model(loaded.name, task)
-        logits(reading(task, TRIPLE).signals(student, *batch())).square().sum().backward()
+        logits(reading(task, TRIPLE).signals(student, Batch(*batch()))).square().sum().backward()
         gradient = student.model.get_input_embeddings().weight.grad
         assert gradient is not None
         assert gradient.abs().sum() > 0
@@ -282,6 +290,6 @@ def test_real_texts_agree_with_the_tokenizer(encoder: LoadedModel) -> None:
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     read = reading("sentence_embedding", TRIPLE)
     gold = torch.full_like(ids, IGNORED)
-    signals = LiveTeacher(encoder, read).signals(ids, mask, gold)
+    signals = LiveTeacher(encoder, read).signals(Batch(ids, mask, gold))
     torch.testing.assert_close(signals.features_KD, embeddings(encoder, ids, mask))
-    assert read.counts(mask, gold)["hidden_cosine"] == int(mask.sum())
+    assert read.counts(Batch(mask, mask, gold))["hidden_cosine"] == int(mask.sum())

@@ -9,6 +9,7 @@ import torch
 from transformers import BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
+from potstill.batches import Batch
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
     AttentionMse,
@@ -38,7 +39,9 @@ def test_the_teacher_is_asked_but_is_no_part_of_it(masked_lm_teacher: Path) -> N
     trainee.model.eval()
     ids_BL = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 9, 3, 0]])
     scales = {"soft_targets": 0.5, "hidden_cosine": 2.0}
-    total, sums = trainee(ids_BL, (ids_BL != 0).long(), torch.full_like(ids_BL, -100), scales)
+    total, sums = trainee(
+        Batch(ids_BL, (ids_BL != 0).long(), torch.full_like(ids_BL, -100)), scales
+    )
     assert sums["hidden_cosine"].item() == pytest.approx(0, abs=1e-5)
     expected = sum(scales[kind] * float(value) for kind, value in sums.items())
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
@@ -55,7 +58,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def sums(trainee: Trainee, temperature: float | None = None) -> dict[str, float]:
     scales = {o.kind: 1.0 for o in trainee.reading.objectives}
     with torch.no_grad():
-        _, found = trainee(*batch(), scales, temperature)
+        _, found = trainee(Batch(*batch()), scales, temperature)
     return {kind: float(value) for kind, value in found.items()}
 
 
@@ -106,7 +109,7 @@ def test_projections_are_trained_beside_the_student(
     optimizer = torch.optim.AdamW(trainee.projections.parameters(), lr=0.01)
     for _ in range(10):
         optimizer.zero_grad()
-        total, _ = trainee(*batch(), {"hidden_mse": 1.0, "relations": 0.0})
+        total, _ = trainee(Batch(*batch()), {"hidden_mse": 1.0, "relations": 0.0})
         total.backward()
         optimizer.step()
     assert sums(trainee)["hidden_mse"] < 0.9 * before
@@ -214,7 +217,7 @@ def test_what_no_objective_reaches_is_not_trained(
         unreached = name.startswith("cls.") or last.startswith(frozen)
         assert parameter.requires_grad != unreached, name
         assert parameter.grad is None
-    total, _ = trainee(*batch(), {objective.kind: 1.0})
+    total, _ = trainee(Batch(*batch()), {objective.kind: 1.0})
     total.backward()
     for name, parameter in student.model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -231,8 +234,8 @@ def test_projections_of_sentence_vectors(sentence_teacher: Path) -> None:
     trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     ids, mask, gold = batch()
     with torch.no_grad():
-        own = reading.signals(student, ids, mask, gold).features_KD
-        other = reading.signals(teacher, ids, mask, gold).features_KD
+        own = reading.signals(student, Batch(ids, mask, gold)).features_KD
+        other = reading.signals(teacher, Batch(ids, mask, gold)).features_KD
     weight = trainee.projections["0_vector_mse"].detach()
     expected = (own @ weight.T - other).square().sum()
     assert sums(trainee)["vector_mse"] == pytest.approx(float(expected), rel=1e-5)
