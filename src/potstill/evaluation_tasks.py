@@ -95,7 +95,7 @@ class _Case:
 
 
 def evaluate_task(
-    models: Mapping[str, Path],
+    models: Mapping[str, Sequence[Path]],
     test: Examples,
     train: Examples,
     labels: Sequence[str],
@@ -110,8 +110,12 @@ def evaluate_task(
 ) -> dict[str, Any]:
     """Scores of each model, retention against the baseline, and what trivial means reach.
 
+    A model that was trained several times scores the mean of its trainings. Intervals are of the
+    examples: what other ones would have given these models; what other seeds would have given is
+    told by the scores of each (`seeds`).
+
     Args:
-        models: name -> folder; the baseline (`settings.baseline`) must be among them.
+        models: name -> folders, one a training; the baseline must be among them.
         train: what TF-IDF and the majority are learnt from.
         metric: the score that findings speak of; None: the task's own.
         student: the model whose answers stand beside the baseline's; None: the last one.
@@ -127,23 +131,32 @@ def evaluate_task(
     case = _Case(row, labels, train, test, metric or row.metric)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
-    done = 0
+    done, work = 0, sum(len(models[name]) for name in order) * len(test)
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(done / (len(order) * len(test)))
+        progress(done / work)
 
     outputs = {
-        name: head_outputs(load_model(models[name], task, labels=labels), test, advance)
+        name: [
+            head_outputs(load_model(folder, task, labels=labels), test, advance)
+            for folder in models[name]
+        ]
         for name in order
     }
-    scored = {name: case.scores(values) for name, values in outputs.items()}
-    trivial = _trivial(case, seed)
-    references = {name: case.scores(values) for name, values in trivial.items()}
+    scored = {name: [case.scores(values) for values in found] for name, found in outputs.items()}
+    references = {name: [case.scores(values)] for name, values in _trivial(case, seed).items()}
     retention, intervals = _retentions(case, scored, references, settings.baseline, seed)
     differences = _differences(case, scored, references, student, twin, seed)
-    base = outputs[settings.baseline]
+    base = outputs[settings.baseline][0]
+    found: dict[str, Any] = {}
+    for name in order:
+        found[name] = {task: _values(scored[name])}
+        if len(scored[name]) > 1:
+            found[name][task]["seeds"] = [one[case.metric].value for one in scored[name]]
+        if name != settings.baseline:
+            found[name]["agreement"] = _agreement(row, outputs[name], base)
     return {
         "task": task,
         "records": len(test),
@@ -151,27 +164,33 @@ def evaluate_task(
         "labels": list(labels),
         "metric": case.metric,
         "twin": twin,
-        "models": {
-            name: {task: _values(found)}
-            | (
-                {}
-                if name == settings.baseline
-                else {"agreement": _agreement(row, outputs[name], base)}
-            )
-            for name, found in scored.items()
-        },
+        "models": found,
         "references": {name: {task: _values(found)} for name, found in references.items()},
         "retention": retention,
         "intervals": intervals,
         "differences": differences,
         "findings": _findings(case, differences, student),
-        "softened": _softened(case, base, outputs[student]),
-        "examples": _examples(case, base, outputs[student]),
+        "softened": _softened(case, base, outputs[student][0]),
+        "examples": _examples(case, base, outputs[student][0]),
     }
 
 
-def _values(found: Mapping[str, Scored]) -> dict[str, float]:
-    return {name: scored.value for name, scored in found.items()}
+Runs = Sequence[Mapping[str, Scored]]  # of one model, a mapping of scores for each training
+
+
+def _values(runs: Runs) -> dict[str, Any]:
+    return {name: _mean(runs, name) for name in runs[0]}
+
+
+def _mean(runs: Runs, metric: str) -> float:
+    return float(np.mean([found[metric].value for found in runs]))
+
+
+def _resampled(models: Sequence[Runs], metric: str, seed: int) -> list[np.ndarray]:
+    """Of each model, the mean score of its trainings in each resample of the examples."""
+    flat = [found[metric] for runs in models for found in runs]
+    drawn = iter(task_metrics.resampled(flat, seed))
+    return [np.mean([next(drawn) for _ in runs], axis=0) for runs in models]
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -204,8 +223,13 @@ def _scores(row: TaskRow, outputs: np.ndarray, gold: np.ndarray, classes: int) -
     return found
 
 
-def _agreement(row: TaskRow, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
-    """How alike two models' answers are, right or wrong."""
+def _agreement(row: TaskRow, runs: Sequence[np.ndarray], base: np.ndarray) -> dict[str, float]:
+    """How alike a model's answers and the baseline's are, right or wrong."""
+    each = [_alike(row, outputs, base) for outputs in runs]
+    return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
+
+
+def _alike(row: TaskRow, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
     if row.task == "regression":
         return {"pearson": task_metrics.pearson(base[:, 0], outputs[:, 0]).value}
     if row.task == "multi_label":
@@ -218,8 +242,8 @@ def _agreement(row: TaskRow, outputs: np.ndarray, base: np.ndarray) -> dict[str,
 
 def _retentions(
     case: _Case,
-    scored: Mapping[str, Mapping[str, Scored]],
-    references: Mapping[str, Mapping[str, Scored]],
+    scored: Mapping[str, Runs],
+    references: Mapping[str, Runs],
     baseline: str,
     seed: int,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
@@ -231,18 +255,17 @@ def _retentions(
     others = [name for name in scored if name != baseline]
     ratios: dict[str, dict[str, float]] = {name: {} for name in others}
     intervals: dict[str, dict[str, list[float]]] = {}
-    for metric in _own_first(case.metric, scored[baseline]):
+    for metric in _own_first(case.metric, scored[baseline][0]):
         if metric == "mse":
             continue
-        base = scored[baseline][metric]
-        drawn = task_metrics.resampled([base, *(scored[n][metric] for n in others)], seed)
-        guess = references["majority"][metric].value
+        drawn = _resampled([scored[name] for name in (baseline, *others)], metric, seed)
+        guess = _mean(references["majority"], metric)
         sure = task_metrics.interval(drawn[0])
         if sure is None or sure[0] <= max(guess, 0.0):
             continue
         for name, values_R in zip(others, drawn[1:], strict=True):
             key = f"{case.row.task}.{metric}"
-            ratios[name][key] = scored[name][metric].value / base.value
+            ratios[name][key] = _mean(scored[name], metric) / _mean(scored[baseline], metric)
             found = task_metrics.interval(values_R / drawn[0])
             if found is not None:
                 intervals.setdefault(name, {})[key] = found
@@ -255,22 +278,22 @@ def _own_first(metric: str, names: Mapping[str, Any]) -> list[str]:
 
 def _differences(
     case: _Case,
-    scored: Mapping[str, Mapping[str, Scored]],
-    references: Mapping[str, Mapping[str, Scored]],
+    scored: Mapping[str, Runs],
+    references: Mapping[str, Runs],
     student: str,
     twin: str | None,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The student's score less the twin's and the trivial ones', with a paired 95% interval."""
-    mine = scored[student][case.metric]
-    others = {name: found[case.metric] for name, found in references.items()}
-    if twin in scored and twin != student:
-        others = {str(twin): scored[str(twin)][case.metric], **others}
-    drawn = task_metrics.resampled([mine, *others.values()], seed)
+    others = dict(references)
+    if twin is not None and twin != student:
+        others = {twin: scored[twin], **others}
+    drawn = _resampled([scored[student], *others.values()], case.metric, seed)
+    mine = _mean(scored[student], case.metric)
     return {
         name: {
             "metric": case.metric,
-            "difference": mine.value - other.value,
+            "difference": mine - _mean(other, case.metric),
             "interval": task_metrics.interval(drawn[0] - values_R),
         }
         for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)

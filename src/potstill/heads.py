@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from potstill.batches import Batch
 from potstill.families import last_linear, takes_token_types
 from potstill.logit_objectives import IGNORED, Rows
+from potstill.models import pool
 from potstill.recipe import Task
 from potstill.signals import Readout, Signals
 
@@ -55,6 +56,9 @@ def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
         for handle in handles:
             handle.remove()
     features, readout = heard["features"], Readout(final.weight, final.bias)
+    if task not in ("token_classification", "question_answering") and features.dim() == 3:
+        # EuroBERT averages the logits of tokens, which are those of the average
+        features = pool(features, batch.attention_mask_BL, "mean")
     if task == "multi_label":
         # the sigmoid of z is the softmax of (0, z), at every temperature
         logits_BC = output.logits

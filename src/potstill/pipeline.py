@@ -24,6 +24,8 @@ from potstill.recipe import (
     Task,
     TaskData,
     main_model,
+    plain_twin,
+    repeated,
     stage_reads,
     stage_writes,
 )
@@ -134,6 +136,8 @@ class _Run:
             reporter=self.reporter,
             is_main=self.is_main,
             student=stage_writes(recipe.stages[about - 1])[0] if about else None,
+            twin=plain_twin(recipe.stages),
+            repeats=repeated(recipe.stages),
         )
         ran = False
         digests = given_digests(given)
@@ -197,6 +201,8 @@ class _Run:
         """Make room for a stage that runs (again)."""
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
+            for repeat in folder.glob("repeat-*"):
+                shutil.rmtree(repeat)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("DONE", "result.json"):
             (folder / name).unlink(missing_ok=True)

@@ -44,6 +44,8 @@ from potstill.recipe_stages import Training as Training
 from potstill.recipe_stages import WeightedTeacher as WeightedTeacher
 from potstill.recipe_stages import asked_for
 from potstill.recipe_stages import main_model as main_model
+from potstill.recipe_stages import plain_twin as plain_twin
+from potstill.recipe_stages import repeated as repeated
 from potstill.recipe_stages import stage_reads as stage_reads
 from potstill.recipe_stages import stage_writes as stage_writes
 from potstill.recipe_text import Corpus as Corpus
@@ -199,6 +201,8 @@ def unfit(stage: Stage, task: Task) -> str | None:
             problem = _unfit_objective(objective, task)
             if problem:
                 return problem
+    if isinstance(stage, (Finetune, Distill)) and stage.repeats > 1 and task in TEXT_TASKS:
+        return f"repeats: {task} has no scores by seed; leave it out"
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):

@@ -78,6 +78,9 @@ class Finetune(Config):
     writes: Name | None = None  # null: the same name
     train: Literal["all", "head"] = "all"
     masking: Masking = Masking()
+    # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
+    # written, the others that name with .2, .3 and so on. Scores are their mean.
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1
     training: Training
 
 
@@ -171,6 +174,7 @@ class Distill(Config):
     objectives: Annotated[list[Objective], Field(min_length=1)]
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
     training: Training
 
     @model_validator(mode="after")
@@ -277,11 +281,32 @@ def main_model(stages: Sequence[Stage]) -> int | None:
 
 
 def stage_writes(stage: Stage) -> list[str]:
-    """Names of the models that a stage writes: none or one."""
+    """Names of the models that a stage writes: none, one, or one for each repeat."""
     match stage:
         case Finetune() | Distill():
-            return [stage.writes or stage.model]
+            name = stage.writes or stage.model
+            return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
         case MakeStudent():
             return [stage.writes]
         case Evaluate() | Benchmark() | Report():
             return []
+
+
+def repeated(stages: Sequence[Stage]) -> dict[str, list[str]]:
+    """Name of a model -> the names of its repeats, itself first, of models that have some."""
+    written = (stage_writes(stage) for stage in stages)
+    return {names[0]: names for names in written if len(names) > 1}
+
+
+def plain_twin(stages: Sequence[Stage]) -> str | None:
+    """The model that was trained from the main student's start, but without a teacher."""
+    number = main_model(stages)
+    main = stages[number - 1] if number is not None else None
+    if not isinstance(main, Distill):
+        return None
+    twins = [
+        stage_writes(stage)[0]
+        for stage in stages
+        if isinstance(stage, Finetune) and stage.model == main.model
+    ]
+    return next((name for name in reversed(twins) if name not in stage_writes(main)), None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -49,9 +49,10 @@ from potstill.recipe import (
     Task,
     TaskData,
     Training,
+    stage_writes,
 )
 from potstill.report import write_report
-from potstill.runfolder import write_json
+from potstill.runfolder import read_json, write_json
 from potstill.students import build_student, student_shape
 from potstill.tasks import row_of
 from potstill.teachers import LiveTeacher, Reading
@@ -94,6 +95,8 @@ class Context:
     fingerprint: str = ""
     is_main: bool = True
     student: str | None = None  # the model the recipe is about
+    twin: str | None = None  # the same one trained without a teacher
+    repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -231,35 +234,68 @@ def _make_student(
 def _finetune(
     stage: Finetune, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    manual_seed(context.seed)  # of a new head's weights
-    loaded = context.open(stage.model, untrained_head=True)
-    _freeze(stage, loaded)
+    def once(folder: Path, seed: int) -> dict[str, Any]:
+        manual_seed(seed)  # of a new head's weights
+        loaded = context.open(stage.model, untrained_head=True)
+        _freeze(stage, loaded)
+        return _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, seed, context)
+
     gold: Objective = (
         GoldMse() if context.task == "regression" else HardTargets(weight=1.0, target="gold")
     )
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
-    result = _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, context)
-    return result, {stage.writes or stage.model: "model"}
+    return _repeated(stage, folder, context, once)
 
 
 def _distill(
     stage: Distill, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    student = context.open(stage.model)
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
     teachers = {name: context.open(name) for name in weights}
-    for loaded in teachers.values():
-        check_pair(student, loaded, stage.objectives)
-        check_length(context.text_settings, loaded)
-    _freeze(stage, student)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
-    result = _train(
-        student, weighted, stage.objectives, stage.in_batch, stage.training, masker, folder, context
-    )
-    return result, {stage.writes or stage.model: "model"}
+
+    def once(folder: Path, seed: int) -> dict[str, Any]:
+        student = context.open(stage.model)
+        for loaded in teachers.values():
+            check_pair(student, loaded, stage.objectives)
+            check_length(context.text_settings, loaded)
+        _freeze(stage, student)
+        settings = stage.objectives, stage.in_batch, stage.training
+        return _train(student, weighted, *settings, masker, folder, seed, context)
+
+    return _repeated(stage, folder, context, once)
+
+
+def _repeated(
+    stage: Finetune | Distill,
+    folder: Path,
+    context: Context,
+    once: Callable[[Path, int], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Train as often as the stage says; what is finished of an interrupted stage is kept."""
+    names = stage_writes(stage)
+    if len(names) == 1:
+        return once(folder, context.seed), {names[0]: "model"}
+    results = []
+    for number in range(1, len(names) + 1):
+        own = folder / f"repeat-{number}"
+        seed = context.seed + number - 1
+        context.reporter.say(f"training {number} of {len(names)}, seed {seed}")
+        if not (own / "result.json").is_file():
+            result = {"seed": seed, **once(own, seed)}
+            if context.is_main:
+                write_json(own / "result.json", result)
+        if context.is_main:
+            results.append(read_json(own / "result.json"))
+    if context.is_main:  # the first one's model and log stand where those of a single one do
+        for name in ("model", "log.jsonl"):
+            (folder / "repeat-1" / name).replace(folder / name)
+    first = results[0] if results else {}
+    writes = {name: f"repeat-{number}/model" for number, name in enumerate(names, start=1)}
+    return {**first, "repeats": results}, {**writes, names[0]: "model"}
 
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
@@ -304,6 +340,7 @@ def _train(
     settings: Training,
     masker: Masker | None,
     folder: Path,
+    seed: int,
     context: Context,
 ) -> dict[str, Any]:
     check_length(context.text_settings, loaded)
@@ -317,7 +354,7 @@ def _train(
     weighted = [objective for objective in objectives if objective.weight > 0]
     reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
     live = [LiveTeacher(teacher, reading, weight) for teacher, weight in teachers]
-    trainee = Trainee(loaded, live, reading, settings.chunk_size, context.seed)
+    trainee = Trainee(loaded, live, reading, settings.chunk_size, seed)
     if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
         trainee.freeze_unreached()
     job = Job(
@@ -327,7 +364,7 @@ def _train(
         masker=masker,
         pad_id=int(loaded.tokenizer.pad_token_id or 0),
         settings=settings,
-        seed=context.seed,
+        seed=seed,
         folder=folder,
         fingerprint=context.fingerprint,
         score=_scorer(loaded, context),
@@ -392,7 +429,10 @@ def _note(state: Progress) -> str:
 
 
 def _chosen(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:
-    wanted = list(dict.fromkeys([baseline, *(names if names is not None else context.models)]))
+    """The models that a stage is about; of repeats the first alone."""
+    again = {name for names in context.repeats.values() for name in names[1:]}
+    every = [name for name in context.models if name not in again]
+    wanted = list(dict.fromkeys([baseline, *(names if names is not None else every)]))
     return {name: context.models[name] for name in wanted}
 
 
@@ -403,8 +443,12 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     student = context.student if context.student in others else None
     if isinstance(context.text_settings, TaskData):
         data = context.text_settings
+        runs = {
+            name: [context.models[each] for each in context.repeats.get(name, [name])]
+            for name in chosen
+        }
         return evaluate_task(
-            chosen,
+            runs,
             context.examples.test,
             context.examples.train,
             context.examples.labels,
@@ -414,6 +458,7 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
             context.seed,
             progress,
             student=student,
+            twin=context.twin if context.twin in chosen else None,
         )
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)

@@ -1,0 +1,140 @@
+"""Which objective, start, layer map and temperature is best for a classifier?
+
+A fine-tuned all-MiniLM-L6-v2 (see sst2_teacher.yaml) from 6 to 3 layers on a fixed subset of SST-2,
+every arm on the same examples in the same order, seed by seed. Scored on SST-2's dev set. Every
+finished (arm, seed) is a file in the work folder: the same command goes on where it stopped, and
+several of them share the work.
+
+    potstill run benchmarks/sst2_teacher.yaml data.train=SST-2/train.tsv data.test=SST-2/dev.tsv
+    python benchmarks/ablation_sst2.py --work FOLDER --teacher runs/sst2-teacher/model --data SST-2
+    python benchmarks/ablation_sst2.py --work FOLDER --summary > ablation_sst2.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ablation
+import torch
+
+from potstill.evaluation_tasks import head_outputs
+from potstill.examples import read_for, tokenize_task
+from potstill.models import load_config, load_model
+from potstill.pipeline import run
+from potstill.recipe import Recipe
+
+EXAMPLES, EPOCHS = 6000, 2
+
+SOFT = {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0}
+HARD = {"kind": "hard_targets", "weight": 2.0}
+COSINE = {"kind": "hidden_cosine", "weight": 1.0}
+RELATIONS = {"kind": "relations", "weight": 1.0}
+TRIPLE = [SOFT, HARD, COSINE]
+
+# name -> (keys of make_student, objectives); no objectives: trained without a teacher.
+ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "plain twin": ({}, []),
+    "triple": ({}, TRIPLE),
+    "without soft": ({}, [HARD, COSINE]),
+    "without hard": ({}, [SOFT, COSINE]),
+    "without cosine": ({}, [SOFT, HARD]),
+    "random start": ({"initialise": "random"}, TRIPLE),
+    "random start, plain": ({"initialise": "random"}, []),
+    "layers first": ({"layers": "first"}, TRIPLE),
+    "layers last": ({"layers": "last"}, TRIPLE),
+    "layers uniform": ({"layers": "uniform"}, TRIPLE),
+    "T 1": ({}, [{**SOFT, "temperature": 1.0}, HARD, COSINE]),
+    "T 4": ({}, [{**SOFT, "temperature": 4.0}, HARD, COSINE]),
+    "T 8": ({}, [{**SOFT, "temperature": 8.0}, HARD, COSINE]),
+    "MSE of logits for soft": ({}, [{"kind": "logits_mse", "weight": 1.0}, HARD, COSINE]),
+    "MiniLMv2 and hard": ({}, [RELATIONS, HARD]),
+    "triple and MiniLMv2": ({}, [*TRIPLE, RELATIONS]),
+    "triple and PKD": ({}, [*TRIPLE, {"kind": "patient_hidden", "weight": 1.0}]),
+    "strong cosine": ({}, [SOFT, HARD, {**COSINE, "weight": 20.0}]),
+}
+
+
+def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
+    student, objectives = ARMS[arm]
+    training = {
+        **{"epochs": EPOCHS, "batch_size": 32, "learning_rate": 1.0e-4, "warmup": 0.1},
+        **{"evaluate_every": 10**6, "evaluate_sequences": 32},
+    }
+    follow: dict[str, Any] = {"kind": "finetune"}
+    if objectives:
+        follow = {"kind": "distill", "objectives": objectives}
+    return Recipe.model_validate(
+        {
+            "name": "ablation",
+            "task": "classification",
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+            "teacher": str(teacher),
+            "data": {
+                "train": str(data / "train.tsv"),
+                "test": str(data / "dev.tsv"),
+                "text": "sentence",
+                "max_length": 64,
+                # one subset for all seeds would need a seed of its own; each seed has its own
+                "max_train": EXAMPLES,
+                "heldout": 0.005,
+            },
+            "stages": [
+                {"kind": "make_student", "writes": "untrained", **student},
+                {**follow, "model": "untrained", "writes": "student", "training": training},
+            ],
+        }
+    )
+
+
+def score(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
+    """1 for each sentence of the dev set that is answered rightly."""
+    assert recipe.data is not None
+    loaded = load_model(folder, "classification")
+    rows = read_for("classification", recipe.data, load_config(folder), recipe.seed)
+    test = tokenize_task(rows, loaded.tokenizer).test
+    right = head_outputs(loaded, test).argmax(axis=1) == test.gold
+    return {"accuracy": right.astype(float).tolist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    if options.summary:
+        settings = {
+            **{"examples": EXAMPLES, "epochs": EPOCHS, "metric": "accuracy"},
+            "teacher": "all-MiniLM-L6-v2, fine-tuned",
+        }
+        print(json.dumps(ablation.summary(options.work, list(ARMS), settings), indent=1))
+        return
+    torch.set_num_threads(options.threads)
+    os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
+    for seed in options.seeds:
+        for name in ("teacher", *ARMS):
+            with ablation.claim(options.work, name, seed) as path:
+                if path is None:
+                    continue
+                arm = name if name in ARMS else "triple"
+                recipe = recipe_of(arm, seed, options.teacher, options.data)
+                if name == "teacher":
+                    path.write_text(json.dumps(score(options.teacher, recipe)))
+                    continue
+                folder = options.work / "runs" / f"{ablation.slug(name)}-{seed}"
+                run(recipe, output=folder)
+                path.write_text(json.dumps(score(folder / "model", recipe)))
+                shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

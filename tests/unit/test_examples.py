@@ -1,0 +1,248 @@
+"""Labelled files to examples: what is read, and what is refused with its line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import sentences, tiny_tokenizer
+from potstill.examples import TaskRows, read_task, resolve_labels, tokenize_task
+from potstill.heads import UNLABELLED
+from potstill.recipe import Task, TaskData
+from potstill.tasks import row_of
+
+
+def file(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / name
+    if name.endswith(".jsonl"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def rows(count: int = 30, labels: tuple[Any, ...] = ("bad", "good")) -> list[dict[str, Any]]:
+    return [
+        {"text": text, "label": labels[number % len(labels)]}
+        for number, text in enumerate(sentences(count))
+    ]
+
+
+def read(
+    train: str,
+    task: Task = "classification",
+    teacher: list[str] | None = None,
+    unnamed: bool = False,
+    **settings: Any,
+) -> TaskRows:
+    row = row_of(task)
+    assert row is not None
+    data = TaskData.model_validate({"train": train, "heldout": 0.3, **settings})
+    return read_task(data, row, 1, teacher_labels=teacher, unnamed=unnamed)
+
+
+def problem(*arguments: Any, **settings: Any) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        tokenize_task(read(*arguments, **settings), tiny_tokenizer())
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_row_is_on_one_side(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows())
+    found = read(train)
+    assert found.labels == ["bad", "good"]
+    assert len(found.sides["train"]) + len(found.sides["dev"]) == 30
+    assert found.sides["dev"]
+    by_text = {row["text"]: row["label"] for row in rows()}
+    for side in found.sides.values():
+        for example in side:
+            assert found.labels[example.gold] == by_text[example.texts[0]]
+    assert found.sides["train"][0].origin.startswith(f"{train}:")
+    assert read(train).sides == found.sides
+
+
+def test_tokens_are_the_tokenizers(tmp_path: Path) -> None:
+    pairs = [
+        {"a": f"{t} wash", "b": "low wine", "label": n % 2} for n, t in enumerate(sentences(20))
+    ]
+    found = tokenize_task(
+        read(file(tmp_path, "pairs.tsv", pairs), text=["a", "b"], max_length=24), tiny_tokenizer()
+    )
+    assert found.train.types is not None
+    for index, texts in enumerate(found.train.texts):
+        expected = tiny_tokenizer()(*texts, truncation=True, max_length=24)
+        assert found.train[index].tolist() == expected["input_ids"]
+        start, end = found.train.offsets[index : index + 2]
+        assert found.train.types[start:end].tolist() == expected["token_type_ids"]
+    assert any("are longer than data.max_length (24 tokens)" in w for w in found.warnings)
+
+
+def test_special_tokens_in_a_text_are_text(tmp_path: Path) -> None:
+    given = [*rows(20), {"text": "oak [SEP] peat", "label": "good"}]
+    found = read(
+        file(tmp_path, "train.tsv", given), heldout=0.0, dev=file(tmp_path, "d.tsv", rows())
+    )
+    tokens = tokenize_task(found, tiny_tokenizer()).train
+    assert tokens[20].tolist().count(3) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(("b", "a"), ["a", "b"]), ((10, 9, 2), ["2", "9", "10"]), ((1.0, 0.0), ["0", "1"])],
+)
+def test_labels_are_sorted(labels: tuple[Any, ...], expected: list[str], tmp_path: Path) -> None:
+    assert read(file(tmp_path, "train.jsonl", rows(30, labels))).labels == expected
+
+
+def test_labels_by_number_of_a_teacher_with_names(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows(30, (0, 1)))
+    found = read(train, teacher=["NEG", "POS"])
+    assert found.labels == ["NEG", "POS"]
+    golds = {example.texts[0]: example.gold for example in found.sides["train"]}
+    assert all(
+        golds[row["text"]] == row["label"] for row in rows(30, (0, 1)) if row["text"] in golds
+    )
+
+
+def test_resolve_labels() -> None:
+    unnamed = ["LABEL_0", "LABEL_1"]
+    assert resolve_labels({"x", "y"}, None, None, False) == ["x", "y"]
+    assert resolve_labels({"x", "y"}, ["y", "x"], None, False) == ["y", "x"]
+    # a teacher's order counts, whatever order the recipe gives the same names in
+    assert resolve_labels({"x", "y"}, ["y", "x"], ["x", "y"], False) == ["x", "y"]
+    assert resolve_labels({"x", "y"}, ["y", "x"], unnamed, True) == ["y", "x"]
+    assert resolve_labels({"0", "1"}, None, unnamed, True) == unnamed
+    with pytest.raises(ValueError, match=r"give data\.labels in the order of the teacher's"):
+        resolve_labels({"x", "y"}, None, unnamed, True)
+    with pytest.raises(ValueError, match="3 names, but the teacher has 2 labels"):
+        resolve_labels({"x"}, ["x", "y", "z"], ["x", "y"], False)
+    with pytest.raises(ValueError, match="x, z are not the teacher's: x, y"):
+        resolve_labels({"x"}, ["x", "z"], ["x", "y"], False)
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    texts = sentences(20)
+    as_list = [{"text": t, "label": [["a"], [], ["a", "b"]][n % 3]} for n, t in enumerate(texts)]
+    as_text = [{"text": t, "label": ["a", "", "a, b"][n % 3]} for n, t in enumerate(texts)]
+    as_columns = [
+        {"text": t, "a": int(n % 3 != 1), "b": int(n % 3 == 2)} for n, t in enumerate(texts)
+    ]
+    found = [
+        read(file(tmp_path, "list.jsonl", as_list), "multi_label"),
+        read(file(tmp_path, "text.tsv", as_text), "multi_label"),
+        read(file(tmp_path, "columns.tsv", as_columns), "multi_label", label=["a", "b"]),
+    ]
+    for one in found:
+        assert one.labels == ["a", "b"]
+        golds = {e.texts[0]: e.gold for side in one.sides.values() for e in side}
+        assert [golds[t] for t in texts[:3]] == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_values_and_unlabelled_text(tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(sentences(8, seed=3)), encoding="utf-8")
+    scored = file(tmp_path, "train.tsv", rows(20, (0.5, 2, "3e0")))
+    found = read(scored, "regression", unlabelled=str(more), max_unlabelled=5)
+    assert {e.gold for e in found.sides["train"]} == {0.5, 2.0, 3.0}
+    assert len(found.sides["unlabelled"]) == 5
+    assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
+    examples = tokenize_task(found, tiny_tokenizer())
+    assert examples.train.gold.dtype == "float32"
+    labelled = read(file(tmp_path, "l.tsv", rows()), unlabelled=str(more))
+    assert {e.gold for e in labelled.sides["unlabelled"]} == {UNLABELLED}
+
+
+def test_a_fixed_subset(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows(200))
+    some = read(train, max_train=50).sides["train"]
+    assert len(some) == 50
+    assert some == read(train, max_train=50).sides["train"]
+    everything = read(train).sides["train"]
+    assert all(example in everything for example in some)
+    assert some != everything[:50]
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "message"),
+    [
+        ({"text": " ", "label": "bad"}, {}, "the text column 'text' is empty"),
+        ({"text": "oak", "label": ""}, {}, "the label column 'label' is empty"),
+        ({"text": ["oak"], "label": "bad"}, {}, "column 'text' holds a list, not text"),
+        ({"text": "oak", "label": 0.5}, {}, "label 0.5 is a fraction"),
+        ({"text": "oak", "label": ["bad"]}, {}, "label column 'label' holds a list"),
+        ({"text": "oak", "lable": "bad"}, {}, "no column 'label' (data.label); there are: text"),
+        ({"words": "oak", "label": "bad"}, {}, "no column 'text' (data.text)"),
+        (
+            {"text": "oak", "label": "ugly"},
+            {"labels": ["bad", "good"]},
+            "label 'ugly' is none of the model's: bad, good",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used(
+    row: dict[str, Any], settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    train = file(tmp_path, "train.jsonl", [*rows(20), row, *rows(10)])
+    said = problem(train, **settings)
+    assert said.startswith(f"{train}:21: {message}")
+    assert said.endswith("or leave such rows out with data.on_bad_row=skip")
+    found = tokenize_task(read(train, on_bad_row="skip", **settings), tiny_tokenizer())
+    assert len(found.train) + len(found.dev) == 30
+    assert any(w.startswith("1 rows are left out (train.") for w in found.warnings)
+
+
+def test_a_value_that_is_none(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", [*rows(10, (1, 2)), {"text": "oak", "label": "many"}])
+    assert "label column 'label' holds 'many': a number belongs there" in problem(
+        train, "regression"
+    )
+
+
+def test_what_no_example_teaches(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows())
+    labels = ["bad", "good", "ugly"]
+    assert "no example of the label ugly" in problem(train, labels=labels)
+    same = file(tmp_path, "same.tsv", rows(20, ("good",)))
+    assert "all examples have the label 'good'" in problem(same)
+    several = file(tmp_path, "several.jsonl", rows(20, (["a"], [])))
+    assert "no example of the label b" in problem(several, "multi_label", labels=["a", "b"])
+
+
+def test_columns_that_hold_no_flags(tmp_path: Path) -> None:
+    given = [{"text": t, "a": "yes", "b": 0} for t in sentences(5)]
+    said = problem(file(tmp_path, "f.tsv", given), "multi_label", label=["a", "b"])
+    assert "label column 'a' holds 'yes': 0 or 1 belongs there" in said
+
+
+def test_all_texts_are_cut(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", [{**r, "text": r["text"] + " malt" * 9} for r in rows()])
+    assert "data.max_length: 8 tokens cut every text of data.train" in problem(train, max_length=8)
+
+
+def test_texts_on_two_sides_are_told(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows())
+    found = tokenize_task(read(train, dev=train), tiny_tokenizer())
+    assert (
+        "30 of 30 texts of dev are also in train, so scores on them are too good" in found.warnings
+    )
+
+
+def test_few_examples_of_a_class_are_told(tmp_path: Path) -> None:
+    given = [*rows(30, ("good",)), *rows(3, ("bad",))]
+    dev = file(tmp_path, "dev.tsv", rows())
+    found = tokenize_task(read(file(tmp_path, "t.tsv", given), dev=dev), tiny_tokenizer())
+    assert "few examples of bad (3): what is learnt of them is chance" in found.warnings
+
+
+def test_no_row_can_be_used(tmp_path: Path) -> None:
+    empty = file(tmp_path, "e.jsonl", [{"text": "", "label": "a"}])
+    assert problem(empty, on_bad_row="skip") == "data.train: no row can be used"
+    (tmp_path / "nothing.jsonl").write_text("")
+    assert "there is no row in" in problem(str(tmp_path / "nothing.jsonl"))

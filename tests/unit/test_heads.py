@@ -1,0 +1,160 @@
+"""What a head's distributions are over, against the models' own outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from potstill.batches import Batch
+from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals
+from potstill.logit_objectives import IGNORED
+from potstill.objectives import soft_targets
+from potstill.signals import Signals
+from tiny_families import MISSING, NAMES, family_model
+
+
+def batch(gold: Tensor, types: bool = False) -> Batch:
+    ids = torch.tensor([[2, 9, 11, 17, 3], [2, 8, 13, 3, 0], [2, 21, 3, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
+    second = torch.zeros_like(ids)
+    second[:, 2:] = 1
+    return Batch(ids, mask, gold, second if types else None)
+
+
+def logits(signals: Signals) -> Tensor:
+    assert signals.features_KD is not None
+    assert signals.readout is not None
+    return signals.readout.logits(signals.features_KD, slice(0, len(signals.features_KD)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_logits_and_hidden_states_are_the_models_own(name: str) -> None:
+    model = family_model(name, "classification")
+    given = batch(torch.tensor([0, 1, 2]))
+    inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
+    signals = head_signals(model, "classification", given)
+    torch.testing.assert_close(logits(signals), model(**inputs).logits)
+    hidden = model.base_model(**inputs).last_hidden_state
+    torch.testing.assert_close(signals.hidden_BLD, hidden)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if (name, "tokens") not in MISSING])
+def test_tokens_that_have_a_label(name: str) -> None:
+    model = family_model(name, "tokens")
+    gold = torch.full((3, 5), IGNORED)
+    gold[0, 1], gold[0, 3], gold[2, 1] = 2, UNLABELLED, 0
+    given = batch(gold)
+    inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
+    expected = model(**inputs).logits[[0, 0, 2], [1, 3, 1]]
+    torch.testing.assert_close(logits(head_signals(model, "token_classification", given)), expected)
+
+
+def test_token_types_reach_a_model_that_tells_them_apart() -> None:
+    model = family_model("bert", "classification")
+    plain, pairs = (batch(torch.tensor([0, 1, 2]), types=types) for types in (False, True))
+    first, second = (logits(head_signals(model, "classification", b)) for b in (plain, pairs))
+    assert (first - second).abs().max() > 0.01
+    expected = model(
+        input_ids=pairs.input_ids_BL,
+        attention_mask=pairs.attention_mask_BL,
+        token_type_ids=pairs.token_type_ids_BL,
+    ).logits
+    torch.testing.assert_close(second, expected)
+    other = family_model("distilbert", "classification")  # has none, and is asked all the same
+    assert head_signals(other, "classification", pairs).features_KD is not None
+
+
+def test_no_hook_stays() -> None:
+    model = family_model("bert", "classification")
+    head_signals(model, "classification", batch(torch.tensor([0, 1, 2])))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_gradients_reach_head_and_encoder() -> None:
+    model = family_model("roberta", "classification")
+    logits(head_signals(model, "classification", batch(torch.tensor([0, 1, 2])))).sum().backward()
+    # the mask token's row of the word embeddings among them, so all of a matrix counts as one
+    unreached = [name for name, p in model.named_parameters() if p.grad is None]
+    assert unreached == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -> None:
+    """Against the binary divergence of the sigmoids, written out."""
+    teacher, student = (
+        family_model("bert", "classification"),
+        family_model("electra", "classification"),
+    )
+    given = batch(torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]))
+    both = [head_signals(model, "multi_label", given) for model in (student, teacher)]
+    loss = soft_targets(logits(both[0]), logits(both[1]), temperature)
+    inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
+    q, p = (
+        torch.sigmoid(model(**inputs).logits.double() / temperature) for model in (student, teacher)
+    )
+    kl = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert loss.item() == pytest.approx(kl.mean().item() * temperature**2, rel=1e-4)
+
+
+def test_rows_of_labels() -> None:
+    gold = torch.tensor([1, UNLABELLED, 0])
+    rows = head_rows("classification", batch(gold), teacher_decides=False)
+    assert rows.soft_K.tolist() == [True, True, True]
+    assert rows.gold_K.tolist() == [1, IGNORED, 0]
+    assert rows.golden == 2
+    taught = head_rows("classification", batch(gold), teacher_decides=True)
+    assert taught.gold_K.tolist() == [0, 0, 0]  # any class: the teacher's takes its place
+
+
+def test_rows_of_many_labels() -> None:
+    gold = torch.tensor([[1, 0], [UNLABELLED, UNLABELLED], [0, 1]])
+    rows = head_rows("multi_label", batch(gold), teacher_decides=False)
+    assert rows.gold_K.tolist() == [1, 0, IGNORED, IGNORED, 0, 1]
+    assert bool(rows.soft_K.all())
+
+
+def test_rows_of_tokens() -> None:
+    gold = torch.tensor([[IGNORED, 2, IGNORED], [IGNORED, UNLABELLED, 1]])
+    rows = head_rows("token_classification", batch(gold), teacher_decides=False)
+    assert rows.gold_K.tolist() == [2, IGNORED, 1]
+    assert rows.soft_K.tolist() == [True, True, True]
+
+
+def test_rows_of_values() -> None:
+    rows = head_rows("regression", batch(torch.tensor([1.5, torch.nan])), teacher_decides=False)
+    assert rows.golden == 1
+    assert rows.mse_K.tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [
+        ("classification", (3,)),
+        ("multi_label", (3, 7)),
+        ("regression", (3,)),
+        ("token_classification", (3, 4)),
+        ("question_answering", (3, 2)),
+        ("masked_lm", (3, 4)),
+    ],
+)
+def test_blank_gold(task: str, shape: tuple[int, ...]) -> None:
+    class Config:
+        num_labels = 7
+
+    found = blank_gold(task, torch.zeros((3, 4), dtype=torch.int64), Config())  # type: ignore[arg-type]
+    assert tuple(found.shape) == shape
+
+
+def test_the_last_linear_map_of_every_head() -> None:
+    from potstill.families import is_task_head, last_linear
+
+    for name in NAMES:
+        model = family_model(name, "classification", layers=1)
+        final = last_linear(model)
+        assert isinstance(final, nn.Linear)
+        assert final.out_features == 3
+        own = {p for n, p in model.named_parameters() if is_task_head(n, model)}
+        encoder = {p for n, p in model.base_model.named_parameters() if "pooler" not in n}
+        assert final.weight in own
+        assert not own & encoder
