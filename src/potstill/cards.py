@@ -69,7 +69,7 @@ def write_card(run: Path, model_folder: Path, settings: recipe.Report) -> Path:
 def _front_matter(
     results: Results, metrics: Mapping[str, Any], settings: recipe.Report, sentence: bool
 ) -> ModelCardData:
-    tag = "sentence-similarity" if sentence else CARD_TASKS[_task(results)]
+    tag = "sentence-similarity" if sentence else CARD_TASKS.get(_task(results), "fill-mask")
     scores = flat_scores(metrics["models"].get(results.student, {}).get("scores", {}))
     sources = _hub_sources(results)
     name = settings.title or title_of(results)

@@ -20,6 +20,7 @@ from potstill.recipe import (
     Evaluate,
     Files,
     Finetune,
+    GoldMse,
     HardTargets,
     HiddenCosine,
     HiddenMse,
@@ -246,7 +247,7 @@ _WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
     "sources": (Files, DatasetFolder, HubDataset),
     "heldout_sources": (Files, DatasetFolder, HubDataset),
     "objectives": (
-        *(SoftTargets, HardTargets, LogitsMse),
+        *(SoftTargets, HardTargets, LogitsMse, GoldMse),
         *(HiddenCosine, VectorMse, PatientHidden, HiddenMse, AttentionMse, Relations),
     ),
     "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),

@@ -284,6 +284,7 @@ def _repeated(
         own = folder / f"repeat-{number}"
         seed = context.seed + number - 1
         context.reporter.say(f"training {number} of {len(names)}, seed {seed}")
+        own.mkdir(exist_ok=True)
         if not (own / "result.json").is_file():
             result = {"seed": seed, **once(own, seed)}
             if context.is_main:

@@ -11,7 +11,7 @@ import torch
 
 from potstill.hidden_objectives import Taught
 from potstill.objectives import IGNORED, Rows, objective_sums, temperature_at
-from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
+from potstill.recipe import GoldMse, HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
 from potstill.signals import EXCLUDED, Readout, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -200,3 +200,32 @@ def test_one_teacher_twice_is_one_teacher() -> None:
         found.append((total.item(), gradient))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-10, atol=1e-13)
+
+
+# --- gold values ----------------------------------------------------------------------------------
+
+
+def test_the_squared_difference_from_gold_values() -> None:
+    """Sum and gradients against autograd in float64, where one row's value is not known."""
+    features = normal(K, D).requires_grad_()
+    weight, bias = normal(1, D).requires_grad_(), normal(1).requires_grad_()
+    wanted = normal(K)
+    wanted[2] = math.nan
+    nobody = torch.full((K,), IGNORED)
+    everywhere = torch.ones(K, dtype=torch.bool)
+    rows = Rows(everywhere, everywhere, nobody, wanted)
+    student = Signals(features[None], features, Readout(weight, bias))
+    total, sums = objective_sums(
+        [GoldMse(weight=3.0)], student, [], rows, everywhere[None], {"gold_mse": 3.0}, chunk_size=4
+    )
+    torch.autograd.backward(total)
+    found = [tensor.grad.clone() for tensor in (features, weight, bias)]  # type: ignore[union-attr]
+    known = [row for row in range(K) if row != 2]
+    plain = [tensor.detach().clone().requires_grad_() for tensor in (features, weight, bias)]
+    logits = (plain[0] @ plain[1].T + plain[2])[:, 0]
+    expected = ((logits[known] - wanted[known]) ** 2).sum()
+    torch.autograd.backward(3 * expected)
+    assert float(sums["gold_mse"]) == pytest.approx(float(expected.detach()))
+    for ours, reference in zip(found, plain, strict=True):
+        torch.testing.assert_close(ours, reference.grad)
+    assert rows.golden == K - 1

@@ -198,8 +198,8 @@ def text(**changes: Any) -> dict[str, Any]:
         (tree(sead=1), "unknown key 'sead'; did you mean 'seed'?"),
         (
             tree(zzz=1),
-            "unknown key 'zzz'; valid keys: corpus, description, name, seed, stages, student, "
-            "task, teacher, teachers, threads",
+            "unknown key 'zzz'; valid keys: corpus, data, description, name, seed, stages, "
+            "student, task, teacher, teachers, threads",
         ),
         (
             tree(finetune(learnin_rate=1)),

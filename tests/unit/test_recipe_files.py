@@ -88,7 +88,7 @@ def test_an_override_leaves_parts_alone_that_the_file_shares_by_an_alias() -> No
             "zzz=1",
             "unknown key 'zzz' in the override zzz; there are: make_student, distill, evaluate, "
             "benchmark, report, name, description, task, seed, threads, teacher, teachers, corpus, "
-            "student, stages",
+            "data, student, stages",
         ),
         ("stages.5.title=x", "stages.5: there are 5 entries, counted from 0"),
         ("stages.5={kind: report}", "stages.5: there are 5 entries, counted from 0"),

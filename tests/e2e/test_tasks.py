@@ -1,0 +1,210 @@
+"""Each task from a plain encoder to a distilled student, offline: the student learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import WORDS, Finished, sentences
+from potstill.pipeline import run
+from potstill.recipe import Recipe
+from potstill.training import Interrupted
+
+TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "dropout": False}
+
+
+def data(folder: Path, label: Callable[[str], Any], pair: bool = False) -> dict[str, Any]:
+    """Short texts of known words; which word is first decides."""
+    lines = []
+    for number, text in enumerate(sentences(460)):
+        words = text.split()[:5]
+        first = [" ".join(words)]
+        if pair:
+            first.append(words[0] if number % 2 else WORDS[(WORDS.index(words[0]) + 7) % 30])
+        value = str(number % 2) if pair else str(label(words[0]))
+        lines.append("\t".join([*first, value]))
+    columns = ["text", "other", "label"] if pair else ["text", "label"]
+    for name, part in (("train", lines[:400]), ("test", lines[400:])):
+        (folder / f"{name}.tsv").write_text("\n".join(["\t".join(columns), *part]) + "\n")
+    return {
+        "train": str(folder / "train.tsv"),
+        "test": str(folder / "test.tsv"),
+        "text": columns[:-1],
+        "max_length": 24,
+    }
+
+
+def half(word: str) -> str:
+    return "early" if WORDS.index(word) < 15 else "late"
+
+
+def recipe(teacher: Path, task: str, given: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    objectives: list[dict[str, Any]] = [{"kind": "soft_targets"}, {"kind": "hard_targets"}]
+    if task == "regression":
+        objectives = [{"kind": "logits_mse"}, {"kind": "gold_mse"}]
+    return {
+        "name": "tiny",
+        "task": task,
+        "teacher": str(teacher),
+        "data": given,
+        "stages": [
+            {"kind": "finetune", "training": {"epochs": 8, "keep": "best", **TRAINING}},
+            {"kind": "make_student", "writes": "untrained"},
+            {
+                "kind": "finetune",
+                "model": "untrained",
+                "writes": "plain",
+                "training": {"max_steps": 4, **TRAINING},
+            },
+            {
+                "kind": "distill",
+                "model": "untrained",
+                "writes": "student",
+                "objectives": [*objectives, {"kind": "hidden_cosine"}],
+                "training": {"epochs": 2, **TRAINING},
+                **changes,
+            },
+            {"kind": "evaluate"},
+            {"kind": "report"},
+        ],
+    }
+
+
+def scores(folder: Path, name: str) -> dict[str, Any]:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found: dict[str, Any] = metrics["models"][name]["scores"]
+    return found
+
+
+def test_classification_with_repeats(sentence_teacher: Path, tmp_path: Path) -> None:
+    tree = recipe(sentence_teacher, "classification", data(tmp_path, half), repeats=2)
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    found = scores(folder, "student")["classification"]
+    assert len(found["seeds"]) == 2
+    assert found["accuracy"] == pytest.approx(sum(found["seeds"]) / 2)
+    assert found["accuracy"] > 0.8  # chance is 0.5
+    result = json.loads((folder / "stages/05-evaluate/result.json").read_text())
+    assert result["twin"] == "plain"
+    assert result["labels"] == ["early", "late"]
+    # plain transformers gives the published model's answers
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert model.config.id2label == {0: "early", 1: "late"}
+    right = 0
+    lines = (tmp_path / "test.tsv").read_text().splitlines()[1:]
+    with torch.no_grad():
+        for line in lines:
+            text, label = line.split("\t")
+            answer = int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())
+            right += model.config.id2label[answer] == label
+    assert right / len(lines) == pytest.approx(found["seeds"][0])
+    assert "text-classification" in (folder / "model" / "README.md").read_text()
+
+
+def test_pairs(sentence_teacher: Path, tmp_path: Path) -> None:
+    """Whether the second text is the first one's first word: no single text tells."""
+    given = data(tmp_path, half, pair=True)
+    tree = recipe(sentence_teacher, "classification", given)
+    tree["stages"][0]["training"]["epochs"] = 12
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    assert scores(folder, "student")["classification"]["accuracy"] > 0.7
+
+
+def test_many_labels(sentence_teacher: Path, tmp_path: Path) -> None:
+    def label(word: str) -> str:
+        number = WORDS.index(word)
+        return ",".join(n for n, yes in (("low", number < 15), ("even", number % 2 == 0)) if yes)
+
+    tree = recipe(sentence_teacher, "multi_label", data(tmp_path, label))
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    found = scores(folder, "student")["multi_label"]
+    assert found["micro_f1"] > 0.75  # naming the commonest labels always gives about 0.6
+    config = AutoModelForSequenceClassification.from_pretrained(folder / "model").config
+    assert config.problem_type == "multi_label_classification"
+
+
+def test_values(sentence_teacher: Path, tmp_path: Path) -> None:
+    given = data(tmp_path, lambda word: WORDS.index(word) / 10)
+    tree = recipe(sentence_teacher, "regression", given)
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    assert scores(folder, "student")["regression"]["spearman"] > 0.7  # chance is 0
+
+
+def test_an_interrupted_repeat_goes_on(
+    sentence_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = recipe(sentence_teacher, "classification", data(tmp_path, half), repeats=3)
+    tree["stages"] = [tree["stages"][0], tree["stages"][1], tree["stages"][3]]
+    tree["stages"][0]["training"] = {"max_steps": 2, **TRAINING}
+    tree["stages"][2]["training"] = {"max_steps": 2, **TRAINING}
+    whole = run(Recipe.model_validate(tree), output=tmp_path / "whole")
+    from potstill import stages
+
+    real, calls = stages.train, []
+
+    def second_stops(job: Any) -> Any:
+        calls.append(job.seed)
+        if len(calls) == 3:  # the teacher's, the first repeat's, the second's
+            raise Interrupted(2, 1)
+        return real(job)
+
+    monkeypatch.setattr(stages, "train", second_stops)
+    with pytest.raises(Interrupted):
+        run(Recipe.model_validate(tree), output=tmp_path / "cut")
+    cut = run(Recipe.model_validate(tree), output=tmp_path / "cut")
+    assert calls == [1, 1, 2, 2, 3]
+    for name in ("model", "repeat-2/model", "repeat-3/model"):
+        first, second = (
+            (folder / "stages" / "03-distill" / name / "model.safetensors").read_bytes()
+            for folder in (whole, cut)
+        )
+        assert first == second
+    weights = [
+        (whole / "stages" / "03-distill" / name / "model.safetensors").read_bytes()
+        for name in ("model", "repeat-2/model", "repeat-3/model")
+    ]
+    assert len(set(weights)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data is not set: task classification reads it"),
+        ({"corpus": {"sources": "x.txt"}}, "corpus is not read for task classification"),
+        ({"task": "masked_lm"}, "corpus is not set: task masked_lm reads it"),
+        ({"task": "regression"}, "soft_targets needs a distribution, and regression has one value"),
+        ({"stages.3.objectives.0.kind": "gold_mse"}, "gold_mse is for regression"),
+        ({"stages.3.objectives.0.positions": "masked"}, "no token is masked in classification"),
+        ({"data.metric": "bleu"}, "classification has no metric 'bleu'"),
+        ({"data.label": "lable"}, "train.tsv:2: no column 'lable' (data.label)"),
+        ({"data.max_length": 500}, "data.max_length: 500 tokens are more than the 64 positions"),
+        ({"data.train": "nowhere.tsv"}, "nowhere.tsv: no such file"),
+    ],
+)
+def test_bad_input(
+    changes: dict[str, Any],
+    message: str,
+    sentence_teacher: Path,
+    tmp_path: Path,
+    potstill: Callable[..., Finished],
+) -> None:
+    tree: Any = recipe(sentence_teacher, "classification", data(tmp_path, half))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = tree
+        for part in path:
+            place = place[int(part)] if part.isdecimal() else place[part]
+        place[last] = value
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    finished = potstill("run", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
+    assert finished.code == 2, finished.err
+    said = " ".join(finished.err.split())
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()

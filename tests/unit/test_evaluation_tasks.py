@@ -1,0 +1,206 @@
+"""Scores of task models against the models' own outputs, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from transformers import BertForSequenceClassification
+
+from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill import evaluation_tasks, task_metrics
+from potstill.data import Examples
+from potstill.evaluation_tasks import (
+    check_task_metric,
+    evaluate_task,
+    head_outputs,
+    task_score,
+)
+from potstill.examples import TaskExamples, read_task, tokenize_task
+from potstill.models import load_model
+from potstill.recipe import Evaluate, Task, TaskData
+from potstill.tasks import row_of
+
+
+def classifier(folder: Path, seed: int, **settings: Any) -> Path:
+    torch.manual_seed(seed)
+    config = tiny_config(layers=1, initializer_range=0.3)
+    config.update(settings)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def examples(folder: Path, task: Task, label: Any) -> TaskExamples:
+    lines = [f"{text}\t{label(text)}" for text in sentences(80)]
+    path = folder / "data.tsv"
+    path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    row = row_of(task)
+    assert row is not None
+    data = TaskData.model_validate({"train": str(path), "heldout": 0.5})
+    return tokenize_task(read_task(data, row, 1, teacher_labels=None), tiny_tokenizer())
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> TaskExamples:
+    return examples(tmp_path, "classification", lambda text: int("copper" in text))
+
+
+def evaluated(
+    models: dict[str, list[Path]], given: TaskExamples, task: Task = "classification", **named: Any
+) -> dict[str, Any]:
+    return evaluate_task(
+        models, given.test, given.train, given.labels, task, Evaluate(), None, 1, **named
+    )
+
+
+def logits_of(folder: Path, side: Examples) -> np.ndarray:
+    """One text at a time, by plain transformers."""
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = tiny_tokenizer()
+    with torch.no_grad():
+        each = [model(**tokenizer(*texts, return_tensors="pt")).logits for texts in side.texts]
+    return torch.cat(each).numpy()
+
+
+def test_outputs_are_in_the_examples_order(found: TaskExamples, tmp_path: Path) -> None:
+    folder = classifier(tmp_path / "model", 0)
+    loaded = load_model(folder, "classification")
+    loaded.model.train()
+    outputs = head_outputs(loaded, found.test)
+    assert outputs == pytest.approx(logits_of(folder, found.test), abs=1e-5)
+    assert loaded.model.training  # as it was: training goes on
+    expected = accuracy_score(found.test.gold, outputs.argmax(axis=1))
+    assert task_score(loaded, found.test, found.labels, "accuracy") == pytest.approx(expected)
+
+
+def test_an_error_is_a_negative_score(tmp_path: Path) -> None:
+    given = examples(tmp_path, "regression", lambda text: len(text.split()) / 10)
+    loaded = load_model(classifier(tmp_path / "m", 0, num_labels=1), "regression")
+    outputs = head_outputs(loaded, given.dev)[:, 0]
+    expected = -float(((outputs - given.dev.gold) ** 2).mean())
+    assert task_score(loaded, given.dev, given.labels, "mse") == pytest.approx(expected, rel=1e-5)
+
+
+def test_trainings_of_one_model_score_their_mean(found: TaskExamples, tmp_path: Path) -> None:
+    teacher = classifier(tmp_path / "teacher", 0)
+    runs = [classifier(tmp_path / str(seed), seed) for seed in (1, 2)]
+    result = evaluated({"teacher": [teacher], "student": runs}, found, student="student")
+    each = [
+        accuracy_score(found.test.gold, logits_of(run, found.test).argmax(axis=1)) for run in runs
+    ]
+    scores = result["models"]["student"]["classification"]
+    assert scores["seeds"] == pytest.approx(each)
+    assert scores["accuracy"] == pytest.approx(np.mean(each))
+    assert "seeds" not in result["models"]["teacher"]["classification"]
+    assert result["records"] == len(found.test)
+    assert "agreement" not in result["models"]["teacher"]
+
+
+def test_what_guessing_scores(found: TaskExamples, tmp_path: Path) -> None:
+    result = evaluated({"teacher": [classifier(tmp_path / "t", 0)]}, found)
+    commonest = np.bincount(found.train.gold).argmax()
+    share = float((found.test.gold == commonest).mean())
+    assert result["references"]["majority"]["classification"]["accuracy"] == pytest.approx(share)
+    # one word tells the label, and a linear model on words finds it
+    assert result["references"]["tfidf"]["classification"]["accuracy"] > share
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, outputs: dict[str, np.ndarray]) -> None:
+    """Models whose folders' names say what they answer."""
+    monkeypatch.setattr(evaluation_tasks, "load_model", lambda folder, *_, **__: folder.name)
+    monkeypatch.setattr(evaluation_tasks, "head_outputs", lambda name, *_: outputs[name])
+
+
+def sure(labels: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(2) == labels[:, None], 4.0, 0.0)
+
+
+def test_retention_difference_and_findings(
+    found: TaskExamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gold = found.test.gold
+    wrong = gold.copy()
+    wrong[:4] = 1 - wrong[:4]
+    bad = gold.copy()
+    bad[::2] = 1 - bad[::2]
+    outputs = {"teacher": sure(gold), "student": sure(wrong), "plain": sure(bad)}
+    fake(monkeypatch, outputs)
+    folders = {name: [Path(name)] for name in outputs}
+    result = evaluated(folders, found, student="student", twin="plain")
+    count = len(gold)
+    assert result["retention"]["student"]["classification.accuracy"] == pytest.approx(1 - 4 / count)
+    drawn = task_metrics.resampled(
+        [task_metrics.accuracy(gold, answer) for answer in (wrong, bad)], seed=1
+    )
+    told = result["differences"]["plain"]
+    assert told["difference"] == pytest.approx((gold == wrong).mean() - (gold == bad).mean())
+    assert told["interval"] == pytest.approx(np.percentile(drawn[0] - drawn[1], [2.5, 97.5]))
+    assert not any("plain" in finding for finding in result["findings"])
+    swapped = evaluated(folders, found, student="plain", twin="student")
+    assert (
+        "plain does not beat student, trained without a teacher (accuracy)" in swapped["findings"]
+    )
+    shown = result["examples"]
+    assert {example["query"] for example in shown} == {text for (text,) in found.test.texts[:4]}
+    assert shown[0]["teacher"]["top"] == shown[0]["expected"]
+
+
+def test_no_retention_of_a_teacher_that_guesses(
+    found: TaskExamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commonest = np.full_like(found.test.gold, np.bincount(found.train.gold).argmax())
+    fake(monkeypatch, {"teacher": sure(commonest), "student": sure(found.test.gold)})
+    result = evaluated({name: [Path(name)] for name in ("teacher", "student")}, found)
+    assert "classification.accuracy" not in result["retention"]["student"]
+
+
+def test_a_difference_that_could_be_chance_is_told(
+    found: TaskExamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gold = found.test.gold
+    one, two = gold.copy(), gold.copy()
+    one[:3], two[3:7] = 1 - one[:3], 1 - two[3:7]
+    fake(monkeypatch, {"teacher": sure(gold), "student": sure(one), "plain": sure(two)})
+    folders = {name: [Path(name)] for name in ("teacher", "student", "plain")}
+    result = evaluated(folders, found, student="student", twin="plain")
+    assert any(
+        finding.startswith(
+            "student is above plain, trained without a teacher, but not beyond doubt"
+        )
+        for finding in result["findings"]
+    )
+
+
+def test_many_labels_and_values(tmp_path: Path) -> None:
+    given = examples(
+        tmp_path,
+        "multi_label",
+        lambda text: ",".join(word for word in ("copper", "oak") if word in text),
+    )
+    problem = {"num_labels": 2, "problem_type": "multi_label_classification"}
+    folder = classifier(tmp_path / "many", 0, **problem)
+    result = evaluated({"teacher": [folder], "student": [folder]}, given, "multi_label")
+    assert result["models"]["student"]["agreement"] == {"labels": 1.0}
+    assert result["references"]["tfidf"]["multi_label"]["micro_f1"] > 0.5
+    given = examples(tmp_path, "regression", lambda text: len(text.split()) / 10)
+    folder = classifier(tmp_path / "value", 0, num_labels=1)
+    result = evaluated({"teacher": [folder], "student": [folder]}, given, "regression")
+    assert result["models"]["student"]["agreement"]["pearson"] == pytest.approx(1.0)
+    mean = float(given.train.gold.mean())
+    expected = float(((given.test.gold - mean) ** 2).mean())
+    found = result["references"]["majority"]["regression"]
+    assert found["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_metric_that_the_task_has_not() -> None:
+    data = TaskData(train=[{"kind": "files", "paths": ["x.tsv"]}], metric="bleu")  # type: ignore[list-item]
+    with pytest.raises(
+        ValueError, match="classification has no metric 'bleu'; there are: accuracy"
+    ):
+        check_task_metric(data, "classification")
+    check_task_metric(data.model_copy(update={"metric": "matthews"}), "classification")
