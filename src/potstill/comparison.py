@@ -275,6 +275,17 @@ def objective_note(objective: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def start_of(made: Mapping[str, Any]) -> str:
+    """What a student started from, in a sentence."""
+    count = f"{len(made['layers'])} of the teacher's {made['teacher_layers']} layers"
+    if made.get("initialise") == "random":
+        return f"As deep as {count}, with random weights."
+    widths, before = made.get("widths"), made.get("teacher_widths")
+    if widths and before and widths != before:
+        return f"{count} were projected to its width."
+    return f"{count} were copied."
+
+
 def effort(result: Mapping[str, Any]) -> str:
     """Steps, tokens and minutes of a training's result."""
     parts = []

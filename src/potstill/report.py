@@ -22,6 +22,7 @@ from potstill.comparison import (
     label_of,
     number,
     objective_note,
+    start_of,
     title_of,
     verdict,
     warnings_of,
@@ -90,12 +91,15 @@ def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:
     """One figure for each different map, with the names of the students that have it."""
-    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for stage in results.stages:
         if stage.kind != "make_student":
             continue
         layers, depth = stage.result["layers"], stage.result["teacher_layers"]
-        entry = found.setdefault((depth, *layers), {"students": [], "result": stage.result})
+        start = start_of(stage.result)
+        key = (depth, *layers, start, stage.result.get("chosen"))
+        new = {"students": [], "result": {"chosen": "", **stage.result}, "start": start}
+        entry = found.setdefault(key, new)
         entry["students"].append(stage.writes)
         entry["svg"] = Markup(figures.layer_map(layers, depth, key=f"layers{len(found)}"))
     return list(found.values())
@@ -116,7 +120,14 @@ def _curves(results: Results) -> list[dict[str, Any]]:
             weight = objective_note(weights.get(curve.key, {}))
             panels.append({"label": label, "weight": weight, "svg": Markup(svg)})
         if panels:
-            trainings.append({"stage": stage, "panels": panels, "effort": effort(stage.result)})
+            trainings.append(
+                {
+                    "stage": stage,
+                    "panels": panels,
+                    "effort": effort(stage.result),
+                    "projections": stage.result.get("projections", []),
+                }
+            )
     return trainings
 
 

@@ -29,6 +29,7 @@ from potstill.examples import TaskExamples, read_for, tokenize_task
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model, save_model
+from potstill.narrowing import widths_of
 from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
@@ -214,6 +215,7 @@ def _make_student(
         "teacher_layers": depth,
         "layers": shape.layers,
         "widths": asdict(shape.widths),
+        "teacher_widths": asdict(widths_of(teacher.model.config)),
         "chosen": shape.why,
         "initialise": stage.initialise,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
@@ -380,6 +382,10 @@ def _train(
     return {
         **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
         "objectives": [objective.model_dump() for objective in weighted],
+        "projections": [
+            f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
+            for label, weight in trainee.projections.items()
+        ],
         **told,
     }
 
