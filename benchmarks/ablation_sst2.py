@@ -28,7 +28,7 @@ from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 
-EXAMPLES, EPOCHS = 6000, 1
+EXAMPLES, EPOCHS = 4000, 1
 
 SOFT = {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0}
 HARD = {"kind": "hard_targets", "weight": 2.0}

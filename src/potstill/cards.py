@@ -18,6 +18,7 @@ from potstill import recipe
 from potstill.comparison import (
     comparison_rows,
     effort,
+    findings_of,
     flat_scores,
     label_of,
     objective_note,
@@ -184,10 +185,11 @@ def _card(
         "task": _task(results),
         "pipeline": CARD_TASKS.get(_task(results)),
         "pairs": pairs,
+        "data": bool(results.recipe.get("data")),
         "pooling": _pooling(model_folder) if sentence else None,
         "normalize": sentence and "Normalize" in (model_folder / "modules.json").read_text("utf-8"),
         "noise": results.benchmark.get("noise", {}).get("message"),
-        "warnings": warnings_of(results),
+        "warnings": [*findings_of(results), *warnings_of(results)],
         "language": settings.language,
         "license": settings.license,
     }
