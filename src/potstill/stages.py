@@ -260,7 +260,9 @@ def _distill(
     weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
 
     def once(folder: Path, seed: int) -> dict[str, Any]:
-        student = context.open(stage.model)
+        manual_seed(seed)  # of a new head's weights
+        # a student that was distilled in pretraining has no head for the task yet
+        student = context.open(stage.model, untrained_head=row_of(context.task) is not None)
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
             check_length(context.text_settings, loaded)
