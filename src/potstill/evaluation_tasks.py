@@ -82,7 +82,7 @@ class _Case:
 
     row: TaskRow
     labels: Sequence[str]
-    train: Examples
+    train: Examples | None
     test: Examples
     metric: str
 
@@ -97,7 +97,7 @@ class _Case:
 def evaluate_task(
     models: Mapping[str, Sequence[Path]],
     test: Examples,
-    train: Examples,
+    train: Examples | None,
     labels: Sequence[str],
     task: Task,
     settings: Evaluate,
@@ -116,7 +116,8 @@ def evaluate_task(
 
     Args:
         models: name -> folders, one a training; the baseline must be among them.
-        train: what TF-IDF and the majority are learnt from.
+        train: what TF-IDF and the majority are learnt from; None: the commonest answer is that of
+            `test` itself, and there is no TF-IDF.
         metric: the score that findings speak of; None: the task's own.
         student: the model whose answers stand beside the baseline's; None: the last one.
         twin: the same student trained without a teacher, where there is one.
@@ -326,25 +327,36 @@ def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list
 
 def _trivial(case: _Case, seed: int) -> dict[str, np.ndarray]:
     """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF."""
+    if case.train is None:
+        return {"majority": _commonest(case, case.test.gold)}
     gold, count, task = case.train.gold, len(case.test), case.row.task
     texts = [" \n ".join(one) for one in case.train.texts]
     asked = [" \n ".join(one) for one in case.test.texts]
+    majority = _commonest(case, gold)
     features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
     linear: Any
     if task == "regression":
-        majority = np.full((count, 1), gold.mean())
         linear = make_pipeline(features, Ridge()).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
     logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
     if task == "multi_label":
-        majority = np.tile(np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0), (count, 1))
         linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
-    majority = np.tile(np.bincount(gold, minlength=len(case.labels)).astype(float), (count, 1))
     linear = make_pipeline(features, logistic).fit(texts, gold)
     scores = np.full((count, len(case.labels)), -np.inf)
     scores[:, linear.classes_] = linear.predict_log_proba(asked)
     return {"majority": majority, "tfidf": scores}
+
+
+def _commonest(case: _Case, gold: np.ndarray) -> np.ndarray:
+    """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
+    if case.row.task == "regression":
+        answer = gold.mean(keepdims=True)
+    elif case.row.task == "multi_label":
+        answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)
+    else:
+        answer = np.bincount(gold, minlength=len(case.labels)).astype(float)
+    return np.tile(answer, (len(case.test), 1))
 
 
 # --- examples -------------------------------------------------------------------------------------
