@@ -120,6 +120,31 @@ def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
     assert float(found[real].norm() / expected.norm()) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_narrowing_is_exact_where_nothing_that_says_something_goes(silent: int) -> None:
+    """EuroBERT has no biases and norms that take no mean out: in few dimensions, with half of the
+    heads silent, the narrow model gives the wide one's logits, through all layers.
+    """
+    model = family_model("eurobert", "masked_lm", layers=3, rms_norm_eps=1e-12)
+    basis, _ = torch.linalg.qr(torch.randn(24, 12, generator=torch.Generator().manual_seed(7)))
+    onto = basis @ basis.T
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight @ onto)
+        for key, value in model.named_parameters():
+            if key.endswith(("o_proj.weight", "down_proj.weight")):
+                value.copy_(onto @ value)
+            elif value.dim() == 1:  # in other coordinates gains are all the same
+                value.fill_(1.5)
+        for layer in model.model.layers:  # two heads, 12 wide together, share keys and values
+            layer.self_attn.o_proj.weight[:, 12 * silent : 12 * silent + 12] = 0
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        expected = model(**batch).logits
+        found = narrowed(model, Widths(12, 2, 40)).eval()(**batch).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-3, atol=1e-3)
+
+
 def test_the_same_model_gives_the_same_narrow_one() -> None:
     model = family_model("bert", "masked_lm", layers=2)
     torch.manual_seed(1)
