@@ -263,11 +263,23 @@ def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: 
             f"{name}: config.json says {config.num_hidden_layers} layers, but the checkpoint has "
             f"weights of layer {_layer_of(left[0])} (counted from 0)"
         )
+    # transformers 5 reads a BERT of relative positions as one of absolute positions, and says no more
+    other = [key for key in info["unexpected_keys"] if _is_unread_weight(key)]
+    if other:
+        raise ValueError(
+            f"{name}: transformers has no place for {min(other)} of the checkpoint, so the model "
+            "would be another one than was trained; take one of the plain architecture"
+        )
     if info["mismatched_keys"]:
         raise ValueError(
             f"{name}: {sorted(info['mismatched_keys'])[0][0]} has another shape than config.json "
             "says"
         )
+
+
+def _is_unread_weight(key: str) -> bool:
+    """Whether it is a trained weight of a layer, and no buffer that is computed anyway."""
+    return _layer_of(key) >= 0 and not key.endswith((".inv_freq", ".position_ids"))
 
 
 def _layer_of(key: str) -> int:
