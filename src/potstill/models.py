@@ -263,7 +263,7 @@ def _check_loaded(name: str, config: Any, info: dict[str, Any], untrained_head: 
             f"{name}: config.json says {config.num_hidden_layers} layers, but the checkpoint has "
             f"weights of layer {_layer_of(left[0])} (counted from 0)"
         )
-    # transformers 5 reads a BERT of relative positions as one of absolute positions, and says no more
+    # transformers 5 reads a BERT of relative positions as one of absolute ones, without a word
     other = [key for key in info["unexpected_keys"] if _is_unread_weight(key)]
     if other:
         raise ValueError(

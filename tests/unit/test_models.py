@@ -361,7 +361,7 @@ def test_a_checkpoint_with_more_layers_than_its_config(folder: Path) -> None:
 
 
 def test_weights_that_transformers_has_no_place_for(folder: Path) -> None:
-    """BERT with relative positions (relative_key) was one architecture with BERT before version 5."""
+    """Before version 5 BERT could have relative positions (relative_key)."""
     weights = load_file(folder / "model.safetensors")
     attention = "bert.encoder.layer.1.attention.self"
     # what is computed anyway, and heads of other tasks, are left alone

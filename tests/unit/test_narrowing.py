@@ -164,12 +164,16 @@ def test_maps_that_read_fewer_units_keep_the_size_of_their_outputs() -> None:
 @pytest.mark.parametrize(
     ("name", "widths", "message"),
     [
-        ("bert", Widths(14, 2, 20), "width: 14 is not 2 heads of 6, .* take a multiple of 6"),
+        ("bert", Widths(14, 2, 20), "width: 14 holds no whole heads of 6, .* take a multiple of 6"),
         ("bert", Widths(30, 5, 20), "width: 30 is out of range: the teacher's is 24"),
         ("bert", Widths(12, 2, 0), "ffn: 0 is out of range: the teacher's is 40"),
         ("bert", Widths(12, 2, 41), "ffn: 41 is out of range: the teacher's is 40"),
         ("electra", Widths(12, 2, 20), "width: 12 is also this model's embedding_size"),
-        ("eurobert", Widths(18, 3, 20), "width: 3 heads are no whole groups of 2"),
+        (
+            "eurobert",
+            Widths(18, 3, 20),
+            "width: 18 has no whole groups of 2 .* multiple of 12",
+        ),
     ],
 )
 def test_widths_that_can_not_be(name: str, widths: Widths, message: str) -> None:

@@ -115,7 +115,7 @@ def test_a_budget_that_no_student_keeps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 400}, "width: 400 is not 6 heads of 64, the width of the teacher's heads"),
+        ({"width": 400}, "width: 400 holds no whole heads of 64, the width of the teacher's"),
         ({"width": 832}, "width: 832 is out of range: the teacher's is 768"),
         ({"ffn": 4000}, "ffn: 4000 is out of range: the teacher's is 3072"),
         ({"depth": 13}, "depth: 13 is out of range: the teacher has 12 layers"),
