@@ -149,6 +149,8 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
         check_length(recipe.text, teacher)
     check_length(recipe.text, cast.model)
     check_trackers(stage.training.trackers)
+    if stage.training.gradient_checkpointing:
+        _check_checkpointing(cast.model)
     group = None
     if isinstance(stage, Distill) and recipe.task == "sentence_embedding":
         group = stage.in_batch.group or stage.training.batch_size
@@ -160,6 +162,14 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
         tokenizer = cast.model.tokenizer
         any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
         make_masker(stage.masking, tokenizer, any_counts)
+
+
+def _check_checkpointing(loaded: LoadedModel) -> None:
+    if not loaded.model.supports_gradient_checkpointing:
+        raise ValueError(
+            f"training.gradient_checkpointing: {type(loaded.model).__name__} of transformers can't "
+            "compute its layers again; leave it out, or set a smaller micro_batch_size instead"
+        )
 
 
 def _seen_columns(recipe: Recipe) -> list[str]:
