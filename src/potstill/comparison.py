@@ -295,6 +295,8 @@ def objective_note(objective: Mapping[str, Any]) -> str:
         final = objective.get("final_temperature")
         to = "" if final is None else f" to {final:g}, {objective['schedule']}"
         parts.append(f"T = {objective['temperature']:g}{to}")
+    if objective.get("of") == "pooled":
+        parts.append("of the pooled vectors")
     if "pairs" in objective:
         parts.append(f"of {', '.join(objective['pairs'])}")
     return ", ".join(parts)

@@ -10,17 +10,16 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from potstill.caches import kept, key_of, read_meta, write_meta
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
 from potstill.text import Record, heldout_side, read_records, sources_fingerprint
@@ -62,23 +61,11 @@ def tokenize_corpus(
     """
     cutter = _Cutter(corpus, tokenizer)
     key = _key(corpus, cutter, seed)
-    folder = cache / key
-    opened = _open(folder)
-    if opened is not None:
-        return opened
-    # Renamed when it is complete, so that no other process ever sees half of it.
-    building = cache / f".{key}-{uuid.uuid4().hex[:8]}"
-    try:
-        building.mkdir(parents=True)
-        _build(corpus, cutter, building, seed, progress)
-        return _publish(building, folder)
-    except OSError as error:  # sources turn theirs into ValueError
-        raise ValueError(
-            f"{cache}: the token cache can't be written ({error.strerror or error}): make room or "
-            "choose another folder"
-        ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+    def build(folder: Path) -> None:
+        _build(corpus, cutter, folder, seed, progress)
+
+    return kept(cache / key, build, _open, "token cache")
 
 
 def cut_texts(
@@ -165,8 +152,7 @@ def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
         corpus.model_dump(exclude={"sources", "heldout_sources"}),
         *(backend, cutter.prefix, cutter.suffix, cutter.tokenizer.unk_token_id),
     ]
-    content = json.dumps(parts, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return key_of(parts)
 
 
 class _Side:
@@ -221,7 +207,7 @@ def _build(
     _count_repeats(train.hashes, heldout.hashes, counts)
     if counts["sequences_train"] == 0:
         raise ValueError(_nothing_left(corpus, counts))
-    _write_meta(folder, {"counts": dict(counts), "warnings": _warnings(corpus, counts)})
+    write_meta(folder, {"counts": dict(counts), "warnings": _warnings(corpus, counts)})
 
 
 def _add(
@@ -339,40 +325,10 @@ def _are(count: int, noun: str) -> str:
 # --- the cache ------------------------------------------------------------------------------------
 
 
-def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    meta["files"] = {
-        path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
-        for path in sorted(folder.glob("*/*"))
-    }
-    content = {"meta": meta, "checksum": _json_checksum(meta)}
-    (folder / "meta.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _checksum(path: Path) -> str | None:
-    """Of the small files; a token file may be huge, and its size is checked."""
-    if path.suffix == ".bin":
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _json_checksum(value: object) -> str:
-    content = json.dumps(value, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 def _open(folder: Path) -> TokenizedCorpus | None:
     """What a cache folder holds; None if it isn't there or not as it was written."""
-    try:
-        content = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        meta = content["meta"]
-        if content["checksum"] != _json_checksum(meta):
-            return None
-        for name, (size, checksum) in meta["files"].items():
-            path = folder / name
-            if path.stat().st_size != size or _checksum(path) != checksum:
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
+    meta = read_meta(folder)
+    if meta is None:
         return None
     return TokenizedCorpus(
         _open_side(folder, "train"),
@@ -391,25 +347,3 @@ def _open_side(folder: Path, name: str) -> Tokens:
         ids = np.memmap(folder / name / "tokens.bin", dtype=dtype, mode="r")
     lengths = np.diff(offsets).astype(np.int32)
     return Tokens(ids, offsets, lengths, token_counts, fingerprint=f"{folder.name}-{name}")
-
-
-def _publish(building: Path, folder: Path) -> TokenizedCorpus:
-    """Rename a finished cache to its place, or take the one that another process put there."""
-    while True:
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            opened = _open(folder)
-            if opened is not None:
-                return opened
-            # Damaged. Moved first, so that the place is free at once.
-            damaged = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-            with suppress(FileNotFoundError):  # another process was quicker
-                folder.rename(damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-        else:
-            opened = _open(folder)
-            assert opened is not None, "a cache that was just written does not open"
-            return opened

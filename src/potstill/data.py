@@ -47,6 +47,7 @@ class Examples:
         gold: a row an example, or, for tokens, as long as `ids`; see heads.
         texts: each example's texts, for people to read.
         origins: where each came from: "file:line".
+        first: the number of the first one, where they follow others in a teacher's cache.
     """
 
     ids: np.ndarray
@@ -57,6 +58,7 @@ class Examples:
     texts: Sequence[tuple[str, ...]]
     origins: Sequence[str]
     by_token: bool = False
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -223,7 +225,7 @@ def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> B
         token_type_ids_BL=(
             None if types is None else torch.from_numpy(_padded(examples, types, indices, 0))
         ),
-        numbers_B=torch.from_numpy(indices.astype(np.int64)),
+        numbers_B=torch.from_numpy(indices.astype(np.int64) + examples.first),
     )
 
 

@@ -59,14 +59,23 @@ def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
     if task not in ("token_classification", "question_answering") and features.dim() == 3:
         # EuroBERT averages the logits of tokens, which are those of the average
         features = pool(features, batch.attention_mask_BL, "mean")
+    vectors_BD = features if features.dim() == 2 else None
     if task == "multi_label":
         # the sigmoid of z is the softmax of (0, z), at every temperature
         logits_BC = output.logits
         pairs_BC2 = torch.stack([torch.zeros_like(logits_BC), logits_BC], dim=-1)
-        features, readout = pairs_BC2.flatten(0, 1), _identity(2, logits_BC)
+        features, readout = pairs_BC2.flatten(0, 1), identity(2, logits_BC)
     elif task == "token_classification":
         features = features[batch.gold_BL != IGNORED]
-    return Signals(heard["hidden"], features, readout)
+    return Signals(heard["hidden"], features, readout, vectors_BD=vectors_BD)
+
+
+def row_counts(task: Task, batch: Batch) -> Tensor:
+    """How many of `head_signals`' rows each example has: int64 [B]."""
+    if task == "token_classification":
+        return (batch.gold_BL != IGNORED).sum(1)
+    each = batch.gold_BL.shape[1] if task == "multi_label" else 1
+    return torch.full_like(batch.input_ids_BL[:, 0], each)
 
 
 def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
@@ -114,6 +123,6 @@ def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
             return torch.zeros_like(ids_BL[:, :2])
 
 
-def _identity(size: int, like: Tensor) -> Readout:
+def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
     """A readout for features that are logits already."""
-    return Readout(torch.eye(size, dtype=like.dtype, device=like.device))
+    return Readout(torch.eye(size, dtype=like.dtype, device=like.device), exact=exact)

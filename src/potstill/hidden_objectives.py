@@ -32,7 +32,8 @@ def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tenso
     """Mean over rows of 1 - cos(student, teacher): L_cos of DistilBERT (arXiv 1910.01108, sec. 2).
 
     Args:
-        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, both D wide.
+        student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, or the vectors
+            of the same K texts, both D wide.
 
     Returns:
         A scalar from 0 to 2.
@@ -188,14 +189,15 @@ def hidden_sum(
     pairing = taught.pairings.get(objective.kind, Pairing())
     match objective:
         case HiddenCosine():
-            hidden_s, hidden_t = student.hidden_BLD[tokens_BL], teacher.hidden_BLD[tokens_BL]
+            if objective.of == "pooled":
+                hidden_s, hidden_t = _vectors(student), _vectors(teacher)
+            else:
+                hidden_s, hidden_t = student.hidden_BLD[tokens_BL], teacher.hidden_BLD[tokens_BL]
             check_same_shape(hidden_s, hidden_t, "hidden states")
             return _cosine_rows(wide(hidden_s), wide(hidden_t)).sum()
         case VectorMse():
-            assert student.features_KD is not None
-            assert teacher.features_KD is not None
-            own_BD = _projected(student.features_KD, taught.projections.get(objective.kind))
-            return (wide(own_BD) - wide(teacher.features_KD)).square().sum()
+            own_BD = _projected(_vectors(student), taught.projections.get(objective.kind))
+            return (wide(own_BD) - wide(_vectors(teacher))).square().sum()
         case PatientHidden():
             chosen_BL = tokens_BL if objective.tokens == "all" else _first(tokens_BL)
             states = _layer_states(student, teacher, pairing, chosen_BL)
@@ -260,6 +262,11 @@ def _layer_states(
     for layer_s, layer_t in pairing.layers:
         own_KD, other_KD = student.layers[layer_s][chosen_BL], teacher.layers[layer_t][chosen_BL]
         yield layer_s, wide(own_KD), wide(other_KD)
+
+
+def _vectors(signals: Signals) -> Tensor:
+    assert signals.vectors_BD is not None
+    return signals.vectors_BD
 
 
 def _related(signals: Signals, layer: int, pair: RelationPair) -> tuple[Tensor, Tensor]:

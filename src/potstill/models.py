@@ -258,7 +258,8 @@ def embedding_signals(
     same_BB = number_B[:, None] // group == number_B // group
     same_BB &= number_B[:, None] != number_B
     excluded_BB = torch.where(same_BB, 0.0, EXCLUDED).to(unit_BD.dtype)
-    return Signals(hidden_BLD, unit_BD, Readout(unit_BD * scale, excluded_BB, exact=True))
+    readout = Readout(unit_BD * scale, excluded_BB, exact=True)
+    return Signals(hidden_BLD, unit_BD, readout, vectors_BD=unit_BD)
 
 
 def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:

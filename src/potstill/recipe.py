@@ -67,6 +67,8 @@ Task = Literal[
 ]
 # Those that are learnt from text as it is; the others need labelled examples, in `data`.
 TEXT_TASKS = ("masked_lm", "sentence_embedding")
+# Those in which a teacher's answer to an example is always the same, whatever the batch.
+CACHED_TASKS = ("classification", "multi_label", "regression", "token_classification")
 
 
 class Teacher(Config):
@@ -225,6 +227,9 @@ def unfit(stage: Stage, task: Task) -> str | None:
 
 
 def _unfit_objective(objective: Objective, task: Task) -> str | None:
+    pooled = isinstance(objective, HiddenCosine) and objective.of == "pooled"
+    if pooled and task in ("masked_lm", "token_classification", "question_answering"):
+        return f"hidden_cosine: {task} has no vector of a whole text; set of: tokens"
     if isinstance(objective, GoldMse) and task != "regression":
         return f"gold_mse is for regression; {task} has labels: use hard_targets"
     if task == "masked_lm":
@@ -236,7 +241,7 @@ def _unfit_objective(objective: Objective, task: Task) -> str | None:
         return None
     if task == "sentence_embedding":
         return _unfit_embedding(objective)
-    if isinstance(objective, VectorMse) and task not in ("classification", "regression"):
+    if isinstance(objective, VectorMse) and task in ("token_classification", "question_answering"):
         return f"vector_mse compares one vector a text, and {task} has none; use hidden_mse"
     if isinstance(objective, (SoftTargets, HardTargets)) and task == "regression":
         return f"{objective.kind} needs a distribution, and regression has one value: use " + (

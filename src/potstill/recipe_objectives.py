@@ -68,6 +68,9 @@ class GoldMse(Config):
 class HiddenCosine(Config):
     kind: Literal["hidden_cosine"] = "hidden_cosine"
     weight: Weight = 1.0
+    # Last hidden states, token by token; or one vector a text: its embedding, or what the
+    # classifier reads, which a cached teacher has.
+    of: Literal["tokens", "pooled"] = "tokens"
 
 
 class VectorMse(Config):

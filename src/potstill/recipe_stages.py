@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
-from potstill.recipe_objectives import InnerObjective, Objective
+from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking
 
 LayerRule = Literal["alternate", "uniform", "first", "last"]
@@ -175,6 +175,9 @@ class Distill(Config):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
+    # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
+    # where all objectives can be served by them and more than one epoch is trained.
+    cache: Literal["auto"] | bool = "auto"
     training: Training
 
     @model_validator(mode="after")
@@ -200,6 +203,24 @@ class Distill(Config):
                 "opaque: leave one of them out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _cache(self) -> Distill:
+        if self.cache is True and self.live is not None:
+            raise ValueError(
+                f"cache: true keeps a teacher's logits and a vector a text, and {self.live} reads "
+                "the hidden states of tokens: leave it out, or set cache: auto"
+            )
+        return self
+
+    @property
+    def live(self) -> str | None:
+        """The first objective that a cached teacher can't serve; None: it serves them all."""
+        for objective in self.objectives:
+            tokens = isinstance(objective, HiddenCosine) and objective.of == "tokens"
+            if objective.weight > 0 and (tokens or isinstance(objective, InnerObjective)):
+                return objective.kind
+        return None
 
     @property
     def teachers(self) -> list[WeightedTeacher]:

@@ -57,13 +57,14 @@ class Signals:
     """One model's view of one batch of B texts of L tokens, with K distributions.
 
     Attributes:
-        hidden_BLD: last hidden states.
+        hidden_BLD: last hidden states; of a cached teacher, which has none, [B x L x 0].
         features_KD: what the readout reads, one row a distribution.
         readout: features -> logits; None for a model without a head.
         layers: layer -> its output [B x L x D], of the layers that were asked for; EMBEDDINGS for
             what enters the first one. A norm after the last layer is not applied.
         qkv: layer -> queries, keys and values [B x L x D], likewise. They are what the projections
             give: where positions rotate queries and keys, before that.
+        vectors_BD: one vector a text: its embedding, or what a head over whole texts reads.
     """
 
     hidden_BLD: Tensor
@@ -71,6 +72,7 @@ class Signals:
     readout: Readout | None = None
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     qkv: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    vectors_BD: Tensor | None = None
 
 
 def wide(values: Tensor) -> Tensor:

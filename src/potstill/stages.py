@@ -6,21 +6,29 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from torch import manual_seed
+from torch import accelerator, manual_seed
 from torch.nn import Module
 from transformers import PreTrainedTokenizerFast
 
 from potstill import models as model_folders
 from potstill import narrowing
 from potstill.benchmarking import benchmark
+from potstill.cached_teachers import (
+    Answers,
+    CachedTeacher,
+    reads_vectors,
+    teacher_answers,
+    why_live,
+)
 from potstill.cards import write_card
 from potstill.corpora import tokenize_corpus
-from potstill.data import Examples, TokenizedCorpus, Tokens
+from potstill.data import Examples, TokenizedCorpus, Tokens, plan_steps
+from potstill.distributed import wait_for_all
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -257,7 +265,8 @@ def _distill(
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
     teachers = {name: context.open(name) for name in weights}
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
-    weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
+    answers = _answers(stage, teachers, context)
+    weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
 
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
@@ -271,6 +280,47 @@ def _distill(
         return _train(student, weighted, *settings, masker, folder, seed, context)
 
     return _repeated(stage, folder, context, once)
+
+
+def _answers(
+    stage: Distill, teachers: Mapping[str, LoadedModel], context: Context
+) -> dict[str, Answers]:
+    """What teachers say about all examples, kept on disk; none where they are asked anew."""
+    if row_of(context.task) is None:
+        return {}
+    train_side, dev, _ = _sides(context, True)
+    assert isinstance(train_side, Examples)
+    assert isinstance(dev, Examples)
+    limits = {key: getattr(stage.training, key) for key in ("epochs", "max_steps", "max_tokens")}
+    size = stage.training.batch_size
+    steps, _ = plan_steps(train_side.lengths, size, context.seed, **limits)
+    epochs = stage.repeats * steps / -(-len(train_side) // size)
+    why = why_live(stage, context.task, epochs)
+    context.reporter.say(
+        "the teacher is asked once for each example, and its answers are kept"
+        if why is None
+        else f"the teacher is asked anew for every batch: {why}"
+    )
+    if why is not None:
+        return {}
+    if not context.is_main:
+        wait_for_all()  # until the first process has asked
+    found = {}
+    for name, loaded in teachers.items():
+        if accelerator.is_available():
+            Module.to(loaded.model, accelerator.current_accelerator())
+        found[name] = teacher_answers(
+            loaded,
+            context.models[name],
+            [train_side, dev],
+            context.cache.parent / "teachers",
+            vectors=reads_vectors(stage.objectives),
+            say=context.reporter.say,
+            progress=context.reporter.progress,
+        )
+    if context.is_main and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        wait_for_all()
+    return found
 
 
 def _repeated(
@@ -339,7 +389,7 @@ def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:
 
 def _train(
     loaded: LoadedModel,
-    teachers: Sequence[tuple[LoadedModel, float]],
+    teachers: Sequence[tuple[LoadedModel, float, Answers | None]],
     objectives: Sequence[Objective],
     in_batch: InBatch,
     settings: Training,
@@ -358,8 +408,13 @@ def _train(
     # An objective without weight would cost its share of the time for nothing.
     weighted = [objective for objective in objectives if objective.weight > 0]
     reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
-    live = [LiveTeacher(teacher, reading, weight) for teacher, weight in teachers]
-    trainee = Trainee(loaded, live, reading, settings.chunk_size, seed)
+    asked = [
+        LiveTeacher(teacher, reading, weight)
+        if answers is None
+        else CachedTeacher(teacher, answers, weight)
+        for teacher, weight, answers in teachers
+    ]
+    trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
     if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
         trainee.freeze_unreached()
     job = Job(
@@ -388,6 +443,7 @@ def _train(
             f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
             for label, weight in trainee.projections.items()
         ],
+        **({"teachers": "cached" if teachers[0][2] else "live"} if teachers else {}),
         **told,
     }
 
@@ -405,7 +461,7 @@ def _sides(
     if taught and found.unlabelled is not None:
         train_side = train_side + found.unlabelled
     told = {"data": {"counts": found.counts, "warnings": found.warnings, "labels": found.labels}}
-    return train_side, found.dev, told
+    return train_side, replace(found.dev, first=len(train_side)), told
 
 
 def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:

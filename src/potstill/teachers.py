@@ -16,6 +16,7 @@ from potstill.objectives import IGNORED, Rows
 from potstill.recipe import (
     GoldMse,
     HardTargets,
+    HiddenCosine,
     InBatch,
     LogitsMse,
     Objective,
@@ -121,6 +122,8 @@ class Reading:
                     return golden
                 case VectorMse():
                     return texts
+                case HiddenCosine():
+                    return tokens if objective.of == "tokens" else texts
                 case PatientHidden():
                     return tokens if objective.tokens == "all" else texts
                 case _:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.batches import Batch
+from potstill.cached_teachers import CachedTeacher
 from potstill.captures import NOTHING, Wanted
 from potstill.heads import blank_gold
 from potstill.hidden_objectives import Pairing, Taught
@@ -19,12 +20,14 @@ from potstill.pairing import pair_up, projection_shapes, wanted_of
 from potstill.recipe import Objective, SoftTargets
 from potstill.teachers import LiveTeacher, Reading
 
+Teacher = LiveTeacher | CachedTeacher
+
 
 @dataclass(frozen=True)
 class _Guide:
     """A teacher with what is compared with it."""
 
-    teacher: LiveTeacher
+    teacher: Teacher
     share: float
     pairings: Mapping[str, Pairing]
     wanted: Wanted
@@ -44,7 +47,7 @@ class Trainee(nn.Module):
     def __init__(
         self,
         student: LoadedModel,
-        teachers: Sequence[LiveTeacher],
+        teachers: Sequence[Teacher],
         reading: Reading,
         chunk_size: int,
         seed: int = 0,
@@ -62,7 +65,7 @@ class Trainee(nn.Module):
             for number, teacher in enumerate(teachers)
         ]
 
-    def _guide(self, number: int, teacher: LiveTeacher, share: float, seed: int) -> _Guide:
+    def _guide(self, number: int, teacher: Teacher, share: float, seed: int) -> _Guide:
         student, objectives = self._student[0], self.reading.objectives
         pairings = pair_up(student, teacher.loaded, objectives)
         self._wanted |= wanted_of(objectives, pairings, side=0)
@@ -73,7 +76,7 @@ class Trainee(nn.Module):
         return _Guide(teacher, share, pairings, wanted_of(objectives, pairings, side=1), names)
 
     @property
-    def teachers(self) -> list[LiveTeacher]:
+    def teachers(self) -> list[Teacher]:
         return [guide.teacher for guide in self._guides]
 
     def forward(

@@ -18,7 +18,14 @@ from potstill.objectives import (
     relations,
     vector_mse,
 )
-from potstill.recipe import AttentionMse, HiddenMse, PatientHidden, Relations, VectorMse
+from potstill.recipe import (
+    AttentionMse,
+    HiddenCosine,
+    HiddenMse,
+    PatientHidden,
+    Relations,
+    VectorMse,
+)
 from potstill.signals import EMBEDDINGS, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -180,7 +187,7 @@ def signals(width: int, layers: int) -> Signals:
 
     return Signals(
         padded(),
-        features_KD=normal(3, width),
+        vectors_BD=normal(3, width),
         layers={layer: padded() for layer in range(-1, layers)},
         qkv={layer: (padded(), padded(), padded()) for layer in range(layers)},
     )
@@ -234,13 +241,27 @@ def test_sum_of_hidden_mse_with_embeddings_and_projections() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+def test_sum_of_the_cosine_of_vectors() -> None:
+    """One row a text, whatever its length, against the equation in float64."""
+    student, teacher = signals(4, 1), signals(4, 1)
+    assert student.vectors_BD is not None
+    assert teacher.vectors_BD is not None
+    expected = 0.0
+    for a, b in zip(student.vectors_BD.tolist(), teacher.vectors_BD.tolist(), strict=True):
+        expected += 1 - dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+    found = hidden_sum(HiddenCosine(of="pooled"), student, Taught(teacher), real_tokens())
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    tokens = hidden_sum(HiddenCosine(), student, Taught(teacher), real_tokens())
+    assert abs(tokens.item() - expected) > 0.01
+
+
 def test_sum_of_vector_mse_with_a_projection() -> None:
     student, teacher = signals(4, 0), signals(6, 0)
     weight = normal(6, 4)
     taught = Taught(teacher, projections={"vector_mse": weight})
     found = hidden_sum(VectorMse(), student, taught, real_tokens()).item()
     expected = 0.0
-    for a, b in zip(student.features_KD.tolist(), teacher.features_KD.tolist(), strict=True):
+    for a, b in zip(student.vectors_BD.tolist(), teacher.vectors_BD.tolist(), strict=True):
         expected += plain_distance([dot(row, a) for row in weight.tolist()], b)
     assert found == pytest.approx(expected, rel=1e-12)
 

@@ -1,0 +1,287 @@
+"""Teachers that are asked once for each example: their answers are kept on disk.
+
+Logits, and one vector a text where an objective reads it, in the order of the examples: train,
+unlabelled, dev. In float16, whose rounding no softmax notices; values of regression, which may be
+years or prices, in float32. A cache is named by what decides its content: the teacher's files, the
+task, and the examples as the teacher reads them (token ids, types and gold), of which tokenizer and
+max_length are part. So an outdated one is never found; a damaged one is told of and made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from potstill.batches import Batch
+from potstill.caches import kept, key_of, read_meta, write_meta
+from potstill.captures import NOTHING, Wanted
+from potstill.data import Examples, collate
+from potstill.heads import head_signals, identity, row_counts
+from potstill.models import LoadedModel
+from potstill.recipe import CACHED_TASKS, Distill, HiddenCosine, Objective, Task, VectorMse
+from potstill.runfolder import manifest_digest, model_manifest
+from potstill.signals import Readout, Signals
+
+_VERSION = 1  # of the cache's format
+_COUNTED = 1000  # examples whose rows are counted at a time
+_BATCH = 64  # examples that the teacher is asked about at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A teacher's answers to N examples, memory-mapped.
+
+    Attributes:
+        logits_RC: R rows of distributions over C classes, example by example.
+        starts: int64 [N + 1]: the rows of example i are starts[i] to starts[i + 1].
+        vectors_ND: float16, what the head's last linear map reads; None where nobody asked.
+    """
+
+    logits_RC: np.ndarray
+    starts: np.ndarray
+    vectors_ND: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def rows(self, numbers: np.ndarray) -> Tensor:
+        """Logits of some examples, in their order: float32 [K x C]."""
+        first, last = self.starts[numbers], self.starts[numbers + 1]
+        if int((last - first).max(initial=0)) == 1:
+            return _floats(self.logits_RC[first])
+        spans = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
+        return _floats(self.logits_RC[np.concatenate(spans)])
+
+
+def why_live(stage: Distill, task: Task, epochs: float) -> str | None:
+    """Why a stage's teachers are asked anew for every batch; None: their answers are kept.
+
+    Args:
+        epochs: how often the examples are read, over all repeats.
+    """
+    if task not in CACHED_TASKS:
+        return f"in {task} its answers differ from batch to batch"
+    if stage.cache is False:
+        return "cache is false"
+    if stage.live is not None:
+        return f"{stage.live} reads the hidden states of tokens"
+    if stage.cache == "auto" and epochs <= 1:
+        return "no example is read twice"
+    return None
+
+
+def reads_vectors(objectives: Sequence[Objective]) -> bool:
+    """Whether an objective reads one vector a text."""
+    return any(
+        isinstance(o, VectorMse) or (isinstance(o, HiddenCosine) and o.of == "pooled")
+        for o in objectives
+        if o.weight > 0
+    )
+
+
+def teacher_answers(
+    loaded: LoadedModel,
+    folder: Path,
+    examples: Sequence[Examples],
+    cache: Path,
+    *,
+    vectors: bool,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Answers:
+    """A teacher's answers to examples, from the cache or by asking it, in eval mode and float32.
+
+    Args:
+        loaded: the teacher, with its weights.
+        folder: where it was loaded from; its files are part of the cache's name.
+        examples: by their numbers, one part after the other.
+        cache: the folder that caches are in.
+        vectors: keep what the head's last linear map reads, too.
+
+    Raises:
+        ValueError: answers that are not finite or too large, or a cache that can't be written.
+    """
+    pad_id = int(loaded.tokenizer.pad_token_id or 0)
+    parts = {
+        "version": _VERSION,
+        "task": loaded.task,
+        "teacher": manifest_digest(model_manifest(folder)),
+        "examples": [_fingerprint(part) for part in examples],
+        "pad_id": pad_id,
+        "vectors": vectors,
+    }
+    place = cache / key_of(parts)
+    if place.exists():
+        found = _opened(place, parts)
+        if found is not None:
+            return found
+        say(f"the kept answers of {loaded.name} are damaged ({place}): asking it anew")
+
+    def build(target: Path) -> None:
+        say(f"asking {loaded.name} about {sum(map(len, examples))} examples, once for all epochs")
+        _build(loaded, examples, pad_id, vectors, target, progress)
+        write_meta(target, {"parts": parts})
+
+    return kept(place, build, lambda path: _opened(path, parts), "teacher's answers")
+
+
+class CachedTeacher:
+    """A teacher that has been asked; `weight` is among several of them.
+
+    Its own weights are given up: what is left of the model are shapes.
+    """
+
+    def __init__(self, loaded: LoadedModel, answers: Answers, weight: float = 1.0) -> None:
+        self.loaded = loaded
+        self.answers = answers
+        self.weight = weight
+        nn.Module.to(loaded.model, "meta")
+        self.readout = identity(answers.logits_RC.shape[1], torch.empty(0), exact=True)
+
+    def to(self, device: torch.device) -> None:
+        weight = self.readout.weight_VD.to(device)
+        self.readout = Readout(weight, exact=True)
+
+    def signals(self, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
+        """The answers to a batch's examples; zeros for a batch that is of none."""
+        assert wanted == NOTHING, "layers are not kept"
+        answers, device = self.answers, batch.input_ids_BL.device
+        vectors_BD = None
+        if batch.numbers_B is None:
+            count = int(row_counts(self.loaded.task, batch).sum())
+            logits_KC = torch.zeros(count, answers.logits_RC.shape[1])
+            if answers.vectors_ND is not None:
+                vectors_BD = torch.zeros(len(batch), answers.vectors_ND.shape[1])
+        else:
+            numbers = batch.numbers_B.cpu().numpy()
+            logits_KC = answers.rows(numbers)
+            if answers.vectors_ND is not None:
+                vectors_BD = _floats(answers.vectors_ND[numbers])
+        return Signals(
+            hidden_BLD=torch.zeros(*batch.input_ids_BL.shape, 0, device=device),
+            features_KD=logits_KC.to(device),
+            readout=self.readout,
+            vectors_BD=None if vectors_BD is None else vectors_BD.to(device),
+        )
+
+
+def _floats(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def _fingerprint(examples: Examples) -> str:
+    """Of all that the teacher's answers depend on, whatever files it came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for values in (examples.ids, examples.offsets, examples.types, examples.gold):
+        told = "none" if values is None else f"{values.dtype.str}{values.shape}"
+        digest.update(told.encode())
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def _build(
+    loaded: LoadedModel,
+    examples: Sequence[Examples],
+    pad_id: int,
+    vectors: bool,
+    folder: Path,
+    progress: Callable[[float], None],
+) -> None:
+    """Ask a teacher about all examples and write its answers into an empty folder."""
+    exact = loaded.task == "regression"
+    logits = _Matrix(folder / "logits.npy", np.float32 if exact else np.float16)
+    vector = _Matrix(folder / "vectors.npy", np.float16)
+    starts = np.concatenate([[0], *(_counts(loaded.task, part) for part in examples)]).cumsum()
+    np.save(folder / "starts.npy", starts.astype(np.int64))
+    total, first = len(starts) - 1, 0
+    for part in examples:
+        # of like length together, so that little is padded; written where they belong
+        order = np.argsort(part.lengths, kind="stable")
+        for begin in range(0, len(order), _BATCH):
+            rows = order[begin : begin + _BATCH]
+            batch = collate(part, rows, pad_id, None, 0, 0)
+            signals = _asked(loaded, batch)
+            places = [np.arange(starts[first + i], starts[first + i + 1]) for i in rows]
+            logits.write(_logits(signals), np.concatenate(places), int(starts[-1]), loaded.name)
+            if vectors:
+                assert signals.vectors_BD is not None
+                vector.write(signals.vectors_BD, first + rows, total, loaded.name)
+            progress((first + begin + len(rows)) / total)
+        first += len(part)
+    logits.close()
+    vector.close()
+
+
+def _counts(task: Task, examples: Examples) -> np.ndarray:
+    """Rows of each example."""
+    found = [
+        row_counts(
+            task, collate(examples, np.arange(i, min(i + 1000, len(examples))), 0, None, 0, 0)
+        )
+        for i in range(0, len(examples), 1000)
+    ]
+    return np.concatenate([counts.numpy() for counts in found])
+
+
+def _asked(loaded: LoadedModel, batch: Batch) -> Signals:
+    """Signals in eval mode, on the model's own device."""
+    loaded.model.eval()
+    device = loaded.model.device
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        return head_signals(loaded.model, loaded.task, batch.to(device))
+
+
+def _logits(signals: Signals) -> Tensor:
+    assert signals.features_KD is not None
+    assert signals.readout is not None
+    return signals.readout.logits(signals.features_KD, slice(0, len(signals.features_KD)))
+
+
+class _Matrix:
+    """A matrix on disk, made when its width is known."""
+
+    def __init__(self, path: Path, dtype: type[np.floating[Any]]) -> None:
+        self.path, self.dtype = path, dtype
+        self.values: Any = None
+
+    def write(self, values: Tensor, places: np.ndarray, total: int, name: str) -> None:
+        found = values.float().cpu().numpy()
+        largest = float(np.finfo(self.dtype).max)
+        if not np.abs(found).max(initial=0) <= largest:  # not a number is not, either
+            raise ValueError(
+                f"{name}: its answers are not finite, or beyond {largest:g}: set cache: false in "
+                "the distill stage, or take another teacher"
+            )
+        if self.values is None:
+            shape = total, found.shape[1]
+            self.values = np.lib.format.open_memmap(
+                self.path, mode="w+", dtype=self.dtype, shape=shape
+            )
+        self.values[places] = found
+
+    def close(self) -> None:
+        if self.values is not None:
+            self.values.flush()
+            self.values = None
+
+
+def _opened(folder: Path, parts: Mapping[str, Any]) -> Answers | None:
+    """What a cache folder holds; None where it isn't there, damaged, or of something else."""
+    meta = read_meta(folder)
+    if meta is None or meta.get("parts") != parts:
+        return None
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r") if parts["vectors"] else None
+    return Answers(
+        np.load(folder / "logits.npy", mmap_mode="r"), np.load(folder / "starts.npy"), vectors
+    )

@@ -1,0 +1,301 @@
+"""A teacher's kept answers: the same losses and gradients as live, and never those of another."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+from conftest import tiny_config, tiny_tokenizer
+from potstill import cached_teachers
+from potstill.batches import Batch
+from potstill.cached_teachers import CachedTeacher, reads_vectors, teacher_answers, why_live
+from potstill.data import Examples, collate
+from potstill.heads import UNLABELLED
+from potstill.logit_objectives import IGNORED
+from potstill.models import LoadedModel, load_model
+from potstill.recipe import (
+    Distill,
+    GoldMse,
+    HardTargets,
+    HiddenCosine,
+    InBatch,
+    LogitsMse,
+    Objective,
+    Relations,
+    SoftTargets,
+    Task,
+    Training,
+    VectorMse,
+)
+from potstill.signals import Readout, Signals
+from potstill.teachers import LiveTeacher, Reading
+from potstill.trainee import Trainee
+
+LABELS = 3
+LOSSES: dict[Task, list[Objective]] = {
+    "classification": [
+        *(SoftTargets(weight=5.0), HardTargets(), LogitsMse()),
+        *(HiddenCosine(of="pooled"), VectorMse()),
+    ],
+    "multi_label": [SoftTargets(), HardTargets(target="teacher"), HiddenCosine(of="pooled")],
+    "regression": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled")],
+    "token_classification": [SoftTargets(), HardTargets(target="teacher"), LogitsMse()],
+}
+
+
+def examples(task: Task, count: int, seed: int = 0) -> Examples:
+    """Random token ids between [CLS] and [SEP], of 4 to 12 tokens, labelled but for every third."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 13, count).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    ids = rng.integers(5, 35, offsets[-1]).astype(np.int32)
+    ids[offsets[:-1]], ids[offsets[1:] - 1] = 2, 3
+    gold: Any = rng.integers(0, LABELS, count)
+    gold[::3] = UNLABELLED
+    if task == "multi_label":
+        gold = rng.integers(0, 2, (count, LABELS))
+        gold[::3] = UNLABELLED
+    if task == "regression":
+        gold = rng.normal(size=count).astype(np.float32)
+        gold[::3] = np.nan
+    if task == "token_classification":
+        gold = rng.integers(0, LABELS, len(ids))
+        gold[rng.random(len(ids)) < 0.4] = IGNORED
+    by_token = task == "token_classification"
+    names = [str(i) for i in range(count)]
+    return Examples(
+        ids, offsets, lengths, None, gold, [(n,) for n in names], names, by_token=by_token
+    )
+
+
+def write_model(task: Task, folder: Path, seed: int = 0, layers: int = 2) -> Path:
+    torch.manual_seed(seed)
+    labels = 1 if task == "regression" else LABELS
+    config = tiny_config(layers, initializer_range=0.3, num_labels=labels)
+    tokens = task == "token_classification"
+    model = (BertForTokenClassification if tokens else BertForSequenceClassification)(config)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def asked(folder: Path, task: Task, parts: list[Examples], cache: Path, **more: Any) -> Any:
+    return teacher_answers(load_model(folder, task), folder, parts, cache, vectors=True, **more)
+
+
+def batch_of(parts: list[Examples]) -> Batch:
+    """Some of the last part, in another order than they are kept in."""
+    return collate(parts[-1], np.array([4, 0, 7, 3, 5]), 0, None, 0, 0)
+
+
+class Rounded(LiveTeacher):
+    """A live teacher whose answers are rounded as kept ones are, and readable as logits."""
+
+    def signals(self, batch: Batch, *_: Any) -> Signals:
+        found = super().signals(batch)
+        assert found.features_KD is not None
+        assert found.readout is not None
+        logits = found.readout.logits(found.features_KD, slice(0, len(found.features_KD)))
+        rounded = logits.float() if self.reading.task == "regression" else logits.half().float()
+        vectors = None if found.vectors_BD is None else found.vectors_BD.half().float()
+        return Signals(
+            found.hidden_BLD, rounded, Readout(torch.eye(rounded.shape[1])), vectors_BD=vectors
+        )
+
+
+def step(student: LoadedModel, teacher: Any, reading: Reading, batch: Batch) -> dict[str, Any]:
+    """Losses and gradients of one step."""
+    trainee = Trainee(student, [teacher], reading, chunk_size=3, seed=1)
+    trainee.model.eval()
+    trainee.zero_grad(set_to_none=True)
+    total, sums = trainee(batch, {o.kind: o.weight for o in reading.objectives})
+    total.backward()
+    grads = {n: p.grad.clone() for n, p in trainee.named_parameters() if p.grad is not None}
+    return {**sums, **grads, "total": total.detach()}
+
+
+@pytest.mark.parametrize("task", list(LOSSES))
+def test_live_and_cached_give_the_same_losses_and_gradients(task: Task, tmp_path: Path) -> None:
+    """Bit by bit where the live answers are rounded alike; else to float16's precision.
+
+    The teacher computes in float64, so that padding can't tip a value to the other side.
+    """
+    folder = write_model(task, tmp_path / "teacher")
+    student = load_model(write_model(task, tmp_path / "student", 1, layers=1), task)
+    parts = [examples(task, 9), examples(task, 8, seed=1)]
+    parts[1] = replace(parts[1], first=9)
+    loaded = [load_model(folder, task) for _ in range(3)]
+    for each in loaded:
+        each.model.double()
+    vectors = task != "token_classification"
+    answers = teacher_answers(loaded[0], folder, parts, tmp_path / "cache", vectors=vectors)
+    assert len(answers) == 17
+    reading = Reading.of(task, LOSSES[task], InBatch(), 5)
+    batch = batch_of(parts)
+    cached = step(student, CachedTeacher(loaded[0], answers), reading, batch)
+    rounded = step(student, Rounded(loaded[1], reading), reading, batch)
+    assert cached.keys() == rounded.keys()
+    for name, value in rounded.items():
+        assert torch.equal(cached[name], value), name
+    live = step(student, LiveTeacher(loaded[2], reading), reading, batch)
+    for name, value in live.items():
+        torch.testing.assert_close(cached[name], value.to(cached[name].dtype), rtol=5e-3, atol=2e-3)
+    assert float(cached["total"]) > 0.01
+
+
+def test_the_answers_are_the_models_own(tmp_path: Path) -> None:
+    """Of every example, one at a time, by its number."""
+    folder = write_model("classification", tmp_path / "teacher")
+    parts = [examples("classification", 5), examples("classification", 4, seed=1)]
+    answers = asked(folder, "classification", parts, tmp_path / "cache")
+    model = load_model(folder, "classification").model
+    number = 0
+    for part in parts:
+        for index in range(len(part)):
+            ids = torch.from_numpy(part[index].astype(np.int64))[None]
+            expected = model(input_ids=ids).logits
+            found = answers.rows(np.array([number]))
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+            number += 1
+
+
+def test_large_values_of_regression_keep_their_precision(tmp_path: Path) -> None:
+    """float16 can't tell the years 2019 and 2020 apart by half a year, nor say 100,000."""
+    folder = write_model("regression", tmp_path / "teacher")
+    loaded = load_model(folder, "regression")
+    bias: Any = loaded.model.classifier.bias
+    with torch.no_grad():
+        bias.fill_(100_000.25)
+    parts = [examples("regression", 4)]
+    answers = teacher_answers(loaded, folder, parts, tmp_path / "cache", vectors=False)
+    batch = collate(parts[0], np.arange(4), 0, None, 0, 0)
+    expected = loaded.model(batch.input_ids_BL, batch.attention_mask_BL).logits
+    torch.testing.assert_close(answers.rows(np.arange(4)), expected, rtol=0, atol=0.02)
+
+
+def test_answers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder = write_model("classification", tmp_path / "teacher")
+    loaded = load_model(folder, "classification")
+    bias: Any = loaded.model.classifier.bias
+    with torch.no_grad():
+        bias[1] = 1e6
+    with pytest.raises(ValueError, match=r"not finite, or beyond 65504: set cache: false"):
+        teacher_answers(
+            loaded, folder, [examples("classification", 4)], tmp_path / "cache", vectors=False
+        )
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def fail(*_: object) -> None:
+    raise AssertionError("asked again")
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Path, list[Examples], Path]:
+    folder = write_model("classification", tmp_path / "teacher")
+    parts = [examples("classification", 9)]
+    asked(folder, "classification", parts, tmp_path / "cache")
+    return folder, parts, tmp_path / "cache"
+
+
+def test_what_is_kept_is_not_asked_again(
+    kept: tuple[Path, list[Examples], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, parts, cache = kept
+    monkeypatch.setattr(cached_teachers, "_build", fail)
+    answers = asked(folder, "classification", parts, cache)
+    assert isinstance(answers.logits_RC, np.memmap)
+    assert answers.logits_RC.dtype == np.float16
+    # other texts, another cut (max_length), another tokenizer (other ids), other weights
+    shorter = parts[0].chosen(np.arange(8))
+    other_ids = replace(parts[0], ids=parts[0].ids + (parts[0].ids == 7))
+    for changed in ([shorter], [other_ids], [*parts, shorter]):
+        with pytest.raises(AssertionError, match="asked again"):
+            asked(folder, "classification", changed, cache)
+    write_model("classification", folder, seed=5)
+    with pytest.raises(AssertionError, match="asked again"):
+        asked(folder, "classification", parts, cache)
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "starts.npy", "vectors.npy", "meta.json"])
+def test_a_flipped_byte_is_noticed(name: str, kept: tuple[Path, list[Examples], Path]) -> None:
+    folder, parts, cache = kept
+    (place,) = cache.iterdir()
+    before = (place / name).read_bytes()
+    damaged = bytearray(before)
+    damaged[-3] ^= 1
+    (place / name).unlink()  # not in place: the file may be mapped
+    (place / name).write_bytes(damaged)
+    said: list[str] = []
+    asked(folder, "classification", parts, cache, say=said.append)
+    assert "damaged" in said[0]
+    assert "asking it anew" in said[0]
+    assert (place / name).read_bytes() == before
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_cache_under_another_ones_name_is_not_used(
+    kept: tuple[Path, list[Examples], Path], tmp_path: Path
+) -> None:
+    folder, parts, cache = kept
+    (place,) = cache.iterdir()
+    write_model("classification", folder, seed=5)
+    fresh = asked(folder, "classification", parts, cache)
+    (other,) = (path for path in cache.iterdir() if path != place)
+    aside = tmp_path / "aside"
+    other.rename(aside)
+    place.rename(other)  # the answers of the former weights
+    again = asked(folder, "classification", parts, cache)
+    assert np.array_equal(fresh.logits_RC, again.logits_RC)
+    assert os.path.samefile(other.parent, cache)
+
+
+def test_a_batch_of_no_examples_is_answered_with_zeros(
+    kept: tuple[Path, list[Examples], Path],
+) -> None:
+    folder, parts, cache = kept
+    answers = asked(folder, "classification", parts, cache)
+    teacher = CachedTeacher(load_model(folder, "classification"), answers)
+    batch = collate(parts[0], np.arange(3), 0, None, 0, 0)
+    found = teacher.signals(replace(batch, numbers_B=None))
+    assert found.features_KD is not None
+    assert found.features_KD.tolist() == [[0.0] * LABELS] * 3
+    assert next(teacher.loaded.model.parameters()).is_meta  # its weights are given up
+
+
+# --- which stages -------------------------------------------------------------------------------
+
+
+def stage(*objectives: Objective, **more: Any) -> Distill:
+    return Distill(objectives=list(objectives), training=Training(epochs=3), **more)
+
+
+def test_where_answers_are_kept() -> None:
+    pooled = stage(SoftTargets(), HiddenCosine(of="pooled"))
+    assert why_live(pooled, "classification", 3.0) is None
+    assert why_live(pooled, "classification", 1.0) == "no example is read twice"
+    always = stage(SoftTargets(), cache=True)
+    assert why_live(always, "classification", 0.5) is None
+    assert why_live(stage(SoftTargets(), cache=False), "classification", 3.0) == "cache is false"
+    triple = stage(SoftTargets(), HiddenCosine())
+    assert (
+        why_live(triple, "classification", 3.0) == "hidden_cosine reads the hidden states of tokens"
+    )
+    without = stage(SoftTargets(), Relations(weight=0))
+    assert why_live(without, "classification", 3.0) is None
+    assert "differ from batch to batch" in str(why_live(pooled, "question_answering", 3.0))
+    assert reads_vectors([VectorMse()])
+    assert reads_vectors([HiddenCosine(of="pooled")])
+    assert not reads_vectors([SoftTargets(), HiddenCosine(), VectorMse(weight=0)])
+
+
+def test_a_cache_that_cannot_serve_an_objective_is_refused() -> None:
+    with pytest.raises(ValueError, match="cache: true keeps .* relations reads the hidden states"):
+        stage(SoftTargets(), Relations(), cache=True)
