@@ -85,7 +85,12 @@ class _Rehearsal:
         self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
     def stage(self, number: int, stage: Stage) -> Cast:
-        cast = self._cast(stage)
+        try:
+            cast = self._cast(stage)
+        except ValueError as error:
+            if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
+                raise ValueError(f"stage {number} (make_student): {error}") from None
+            raise
         if isinstance(stage, Evaluate) and self.recipe.data is not None:
             check_task_metric(self.recipe.data, self.recipe.task)
         elif isinstance(stage, Evaluate):
