@@ -32,6 +32,7 @@ from potstill.recipe import (
     LogitsMse,
     Masking,
     Objective,
+    ScoredPairs,
     SoftTargets,
     Task,
     TaskData,
@@ -39,7 +40,7 @@ from potstill.recipe import (
     unfit,
 )
 from potstill.runfolder import RunFolder
-from potstill.stages import Context, Silent, run_stage
+from potstill.stages import Context, Silent, run_stage, with_pairs
 from potstill.tasks import TaskRow, row_of
 from potstill.text import read_records
 
@@ -128,6 +129,7 @@ def evaluate(
     query: str | None = None,
     passage: str = "text",
     label: str | None = None,
+    pairs: ScoredPairs | None = None,
     unit: str = "line",
     seed: int = 1,
     progress: Callable[[float], None] = lambda _: None,
@@ -135,7 +137,9 @@ def evaluate(
     """Score models on text beside a baseline, as the evaluate stage does.
 
     Args:
-        query, passage, label: columns, for sentence encoders; see recipe.Evaluate.
+        query, passage, label: columns, for sentence encoders; see recipe.Evaluate. Of models with
+            a task's head: passage is the column of the text (two with a comma), label the labels'.
+        pairs: for sentence encoders: labelled pairs to score them on, too.
         unit: of .txt files: line, paragraph or document.
 
     Returns:
@@ -162,12 +166,13 @@ def evaluate(
     )
     corpus = _corpus(text, folders.values(), task, columns, unit)
     assert isinstance(corpus, Corpus)
-    settings = Evaluate(models=None, query=query, passage=passage, label=label).model_copy(
+    settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs).model_copy(
         update={"baseline": os.fspath(baseline)}
     )
     if task == "sentence_embedding":
         records = list(read_records(corpus.sources, corpus.columns))
-        return evaluate_embeddings(folders, records, settings, seed, progress)
+        found = evaluate_embeddings(folders, records, settings, seed, progress)
+        return with_pairs(found, folders, settings, seed)
     tokenizer = load_model(baseline, task).tokenizer
     everything = tokenize_corpus(
         corpus.model_copy(update={"heldout": 0.0}), tokenizer, cache_folder() / "tokens", seed

@@ -34,6 +34,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Scores that say something of the model itself, not of its likeness to the teacher.
 CARD_TASKS = {
     "retrieval": "information-retrieval",
+    "sts": "sentence-similarity",
     "topic_probe": "text-classification",
     "masked_lm": "fill-mask",
     "classification": "text-classification",

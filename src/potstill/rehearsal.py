@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_tasks import check_task_metric
 from potstill.examples import read_for
 from potstill.families import position_limit
@@ -84,10 +85,17 @@ class _Rehearsal:
         self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
     def stage(self, number: int, stage: Stage) -> Cast:
-        cast = self._cast(stage)
+        try:
+            cast = self._cast(stage)
+        except ValueError as error:
+            if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
+                raise ValueError(f"stage {number} (make_student): {error}") from None
+            raise
         if isinstance(stage, Evaluate) and self.recipe.data is not None:
             check_task_metric(self.recipe.data, self.recipe.task)
         elif isinstance(stage, Evaluate):
+            if stage.pairs is not None:
+                read_pairs(stage.pairs)
             _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)
         self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
         return cast
