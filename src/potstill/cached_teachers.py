@@ -211,12 +211,12 @@ def _build(
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
             batch = collate(part, rows, pad_id, None, 0, 0)
-            signals = _asked(loaded, batch)
+            logits_KC, vectors_BD = _asked(loaded, batch)
             places = [np.arange(starts[first + i], starts[first + i + 1]) for i in rows]
-            logits.write(_logits(signals), np.concatenate(places), int(starts[-1]), loaded.name)
+            logits.write(logits_KC, np.concatenate(places), int(starts[-1]), loaded.name)
             if vectors:
-                assert signals.vectors_BD is not None
-                vector.write(signals.vectors_BD, first + rows, total, loaded.name)
+                assert vectors_BD is not None
+                vector.write(vectors_BD, first + rows, total, loaded.name)
             progress((first + begin + len(rows)) / total)
         first += len(part)
     logits.close()
@@ -225,27 +225,23 @@ def _build(
 
 def _counts(task: Task, examples: Examples) -> np.ndarray:
     """Rows of each example."""
-    found = [
-        row_counts(
-            task, collate(examples, np.arange(i, min(i + 1000, len(examples))), 0, None, 0, 0)
-        )
-        for i in range(0, len(examples), 1000)
-    ]
-    return np.concatenate([counts.numpy() for counts in found])
+    found = []
+    for start in range(0, len(examples), _COUNTED):
+        numbers = np.arange(start, min(start + _COUNTED, len(examples)))
+        found.append(row_counts(task, collate(examples, numbers, 0, None, 0, 0)).numpy())
+    return np.concatenate(found)
 
 
-def _asked(loaded: LoadedModel, batch: Batch) -> Signals:
-    """Signals in eval mode, on the model's own device."""
+def _asked(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Logits [K x C] and vectors [B x D] in eval mode, on the model's own device."""
     loaded.model.eval()
     device = loaded.model.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return head_signals(loaded.model, loaded.task, batch.to(device))
-
-
-def _logits(signals: Signals) -> Tensor:
-    assert signals.features_KD is not None
-    assert signals.readout is not None
-    return signals.readout.logits(signals.features_KD, slice(0, len(signals.features_KD)))
+        signals = head_signals(loaded.model, loaded.task, batch.to(device))
+        assert signals.features_KD is not None
+        assert signals.readout is not None
+        everything = slice(0, len(signals.features_KD))
+        return signals.readout.logits(signals.features_KD, everything), signals.vectors_BD
 
 
 class _Matrix:

@@ -221,7 +221,7 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(distill(objectives=[{"kind": "hidden_cosine", "zzz": 1}])),
-            "unknown key 'zzz' in stages.0.objectives.0; valid keys: kind, weight",
+            "unknown key 'zzz' in stages.0.objectives.0; valid keys: kind, of, weight",
         ),
         (
             text(sources={"kind": "hub", "name": "a", "spilt": "b"}),
