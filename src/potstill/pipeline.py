@@ -47,6 +47,7 @@ from potstill.stages import (
     Reporter,
     Silent,
     check_heldout,
+    check_teachers,
     has_results,
     run_stage,
     trains,
@@ -165,6 +166,7 @@ class _Run:
                     write_json(folder / "config.json", config)
                     if trains(stage):
                         self._check_evaluations(number, context)
+                        check_teachers(self.recipe.stages[number - 1 :], context)
                 self._wait()
                 self._one(stage, folder, context, run, reads)
                 done = read_json(folder / "DONE")

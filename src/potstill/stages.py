@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from torch import accelerator, manual_seed
+from torch import accelerator, device, manual_seed
 from torch.nn import Module
 from transformers import PreTrainedTokenizerFast
 
 from potstill import models as model_folders
-from potstill import narrowing
+from potstill import narrowing, preflight
 from potstill.benchmarking import benchmark
 from potstill.cached_teachers import (
     Answers,
@@ -40,6 +40,7 @@ from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model, save_model
 from potstill.narrowing import widths_of
 from potstill.pairing import check_pair
+from potstill.preflight import Findings
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -107,6 +108,7 @@ class Context:
     student: str | None = None  # the model the recipe is about
     twin: str | None = None  # the same one trained without a teacher
     repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
+    checked: dict[Path, Findings] = field(default_factory=dict)  # teachers, by their folders
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -268,6 +270,7 @@ def _distill(
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     answers = _answers(stage, teachers, context)
     weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
+    known: dict[str, Any] = {}
 
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
@@ -276,11 +279,78 @@ def _distill(
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
             check_length(context.text_settings, loaded)
+        if not known:
+            known.update(_checked_start(student, teachers, context))
         _freeze(stage, student)
         settings = stage.objectives, stage.in_batch, stage.training
         return _train(student, weighted, *settings, masker, folder, seed, context)
 
-    return _repeated(stage, folder, context, once)
+    result, writes = _repeated(stage, folder, context, once)
+    return {**result, **known}, writes
+
+
+def check_teachers(stages: Sequence[Stage], context: Context) -> None:
+    """Check the teachers of later distillations that are now what they will be then.
+
+    Raises:
+        ValueError: one that would teach nonsense; see preflight.
+    """
+    if row_of(context.task) is None:
+        return
+    written: set[str] = set()
+    for stage in stages:
+        for teacher in stage.teachers if isinstance(stage, Distill) else ():
+            if teacher.model in context.models and teacher.model not in written:
+                _checked(teacher.model, context.open(teacher.model), context)
+        written.update(stage_writes(stage))
+
+
+def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
+    """What its answers to held-out examples say of a teacher; found once, told once."""
+    folder, data = context.models[name], context.text_settings
+    if folder not in context.checked:
+        assert isinstance(data, TaskData)
+        examples = context.examples
+        preflight.check_tokens(teacher, examples.dev, data.max_length)
+        Module.to(teacher.model, _device())
+        found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
+        row = row_of(context.task)
+        if row is not None and row.task == "classification":
+            metric = data.metric or row.metric
+            found |= preflight.check_balance(examples.train, examples.labels, metric)
+        for warning in found.warnings:
+            context.reporter.say(f"note: {warning}")
+        context.checked[folder] = found
+    return context.checked[folder]
+
+
+def _checked_start(
+    student: LoadedModel, teachers: Mapping[str, LoadedModel], context: Context
+) -> dict[str, Any]:
+    """What is known before a distillation's training, for result.json; {} without a task's head."""
+    if row_of(context.task) is None or not context.is_main:
+        return {}
+    assert isinstance(context.text_settings, TaskData)
+    examples = context.examples
+    preflight.check_tokens(student, examples.dev, context.text_settings.max_length)
+    warnings: dict[str, None] = {}
+    numbers = {}
+    for name, teacher in teachers.items():
+        known = _checked(name, teacher, context)
+        start = preflight.check_start(student, teacher, name, examples.dev)
+        for warning in start.warnings:
+            context.reporter.say(f"note: {warning}")
+        context.reporter.say(preflight.sentence_of(name, start.numbers))
+        warnings |= dict.fromkeys([*known.warnings, *start.warnings])
+        numbers[name] = known.numbers | {"student": start.numbers}
+    return {"preflight": numbers, "warnings": list(warnings)}
+
+
+def _device() -> device:
+    """Where models are asked before the loop places them."""
+    return (accelerator.current_accelerator() if accelerator.is_available() else None) or device(
+        "cpu"
+    )
 
 
 def _answers(
@@ -308,8 +378,7 @@ def _answers(
         wait_for_all()  # until the first process has asked
     found = {}
     for name, loaded in teachers.items():
-        if accelerator.is_available():
-            Module.to(loaded.model, accelerator.current_accelerator())
+        Module.to(loaded.model, _device())
         found[name] = teacher_answers(
             loaded,
             context.models[name],

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertForSequenceClassification, BertForTokenClassification
+from tiny_tasks import LABELS, examples, write_model
 
-from conftest import tiny_config, tiny_tokenizer
 from potstill import cached_teachers
 from potstill.batches import Batch
 from potstill.cached_teachers import CachedTeacher, reads_vectors, teacher_answers, why_live
 from potstill.data import Examples, collate
-from potstill.heads import UNLABELLED
-from potstill.logit_objectives import IGNORED
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
     Distill,
@@ -38,7 +35,6 @@ from potstill.signals import Readout, Signals
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 
-LABELS = 3
 LOSSES: dict[Task, list[Objective]] = {
     "classification": [
         *(SoftTargets(weight=5.0), HardTargets(), LogitsMse()),
@@ -48,42 +44,6 @@ LOSSES: dict[Task, list[Objective]] = {
     "regression": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled")],
     "token_classification": [SoftTargets(), HardTargets(target="teacher"), LogitsMse()],
 }
-
-
-def examples(task: Task, count: int, seed: int = 0) -> Examples:
-    """Random token ids between [CLS] and [SEP], of 4 to 12 tokens, labelled but for every third."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(4, 13, count).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    ids = rng.integers(5, 35, offsets[-1]).astype(np.int32)
-    ids[offsets[:-1]], ids[offsets[1:] - 1] = 2, 3
-    gold: Any = rng.integers(0, LABELS, count)
-    gold[::3] = UNLABELLED
-    if task == "multi_label":
-        gold = rng.integers(0, 2, (count, LABELS))
-        gold[::3] = UNLABELLED
-    if task == "regression":
-        gold = rng.normal(size=count).astype(np.float32)
-        gold[::3] = np.nan
-    if task == "token_classification":
-        gold = rng.integers(0, LABELS, len(ids))
-        gold[rng.random(len(ids)) < 0.4] = IGNORED
-    by_token = task == "token_classification"
-    names = [str(i) for i in range(count)]
-    return Examples(
-        ids, offsets, lengths, None, gold, [(n,) for n in names], names, by_token=by_token
-    )
-
-
-def write_model(task: Task, folder: Path, seed: int = 0, layers: int = 2) -> Path:
-    torch.manual_seed(seed)
-    labels = 1 if task == "regression" else LABELS
-    config = tiny_config(layers, initializer_range=0.3, num_labels=labels)
-    tokens = task == "token_classification"
-    model = (BertForTokenClassification if tokens else BertForSequenceClassification)(config)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def asked(folder: Path, task: Task, parts: list[Examples], cache: Path, **more: Any) -> Any:
