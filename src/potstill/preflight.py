@@ -208,13 +208,11 @@ def _check_order(
         return
     gained_C = (answers_NC * (gold_NC[:, order] - gold_NC)).sum(axis=0)
     moved = np.argsort(-gained_C, kind="stable")
-    shown = ", ".join(
-        f"'{labels[n]}' means '{labels[order[n]]}'" for n in moved[:4] if gained_C[n] > 0
-    )
+    told = [f"'{labels[n]}' means '{labels[order[n]]}'" for n in moved[:4] if gained_C[n] > 0]
     raise ValueError(
         f"{name}: its labels are in another order than the data's: on {len(gold_NC)} held-out "
-        f"examples its {', '.join(told)}; correct id2label in its config.json, or the order of data.labels "
-        "where it has no names of its own"
+        f"examples its {', '.join(told)}; correct id2label in its config.json, or the order of "
+        "data.labels where it has no names of its own"
     )
 
 
