@@ -139,8 +139,8 @@ def check_start(student: LoadedModel, teacher: LoadedModel, name: str, dev: Exam
     states = [one.hidden_BLD.float().cpu()[real_BL] for one in signals]
     cosine = None
     if states[0].shape == states[1].shape:
-        centred = [state - state.mean(0) for state in states]
-        cosine = float(F.cosine_similarity(*centred, dim=-1).mean())
+        own_KD, other_KD = (state - state.mean(0) for state in states)
+        cosine = float(F.cosine_similarity(own_KD, other_KD, dim=-1).mean())
     agreement = None
     if teacher.task not in ("regression", "question_answering"):
         tops = [_tops(one) for one in signals]
