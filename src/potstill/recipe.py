@@ -204,6 +204,8 @@ def unfit(stage: Stage, task: Task) -> str | None:
             problem = _unfit_objective(objective, task)
             if problem:
                 return problem
+        if stage.cache is True and task not in CACHED_TASKS:
+            return f"cache: true is for {', '.join(CACHED_TASKS)}; in {task} leave it out"
     if isinstance(stage, (Finetune, Distill)) and stage.repeats > 1 and task in TEXT_TASKS:
         return f"repeats: {task} has no scores by seed; leave it out"
     if isinstance(stage, Evaluate) and stage.pairs is not None and task != "sentence_embedding":

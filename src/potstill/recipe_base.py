@@ -20,7 +20,7 @@ class Config(BaseModel):
         # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
         for key, item in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
-            if field is None or bool in (field.annotation, *get_args(field.annotation)):
+            if field is None or field.annotation is bool or True in get_args(field.annotation):
                 continue
             for one in item if isinstance(item, list) else [item]:
                 if isinstance(one, bool):

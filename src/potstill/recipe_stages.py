@@ -177,7 +177,7 @@ class Distill(Config):
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
     # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
     # where all objectives can be served by them and more than one epoch is trained.
-    cache: Literal["auto"] | bool = "auto"
+    cache: Literal["auto", True, False] = "auto"
     training: Training
 
     @model_validator(mode="after")

@@ -131,6 +131,25 @@ COMPILED = {"epochs": 1, "compile": True}
             "opaque: leave one of them out",
         ),
         (
+            tree(distill(objectives=[{"kind": "relations"}], cache=True)),
+            "stages.0: cache: true keeps a teacher's logits and a vector a text, and relations "
+            "reads the hidden states of tokens: leave it out, or set cache: auto",
+        ),
+        (
+            tree(distill(cache=True)),
+            "the recipe: stage 1 (distill): cache: true is for classification, multi_label, "
+            "regression, token_classification; in masked_lm leave it out",
+        ),
+        (
+            tree(distill(cache="always")),
+            "stages.0.cache: input should be 'auto', True or False (given: 'always')",
+        ),
+        (
+            tree(other("hidden_cosine", of="pooled")),
+            "the recipe: stage 1 (distill): hidden_cosine: masked_lm has no vector of a whole "
+            "text; set of: tokens",
+        ),
+        (
             tree(distill(teacher=["teacher", "big"])),
             "the recipe: stage 1 (distill) reads the model 'big', which no stage before it writes",
         ),

@@ -9,9 +9,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
+from tiny_tasks import write_model
 from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill import stages
 from potstill.models import LoadedModel, load_model
 from potstill.pairing import check_pair
 from potstill.recipe import (
@@ -24,6 +26,8 @@ from potstill.recipe import (
     Relations,
     SoftTargets,
     Stage,
+    TaskData,
+    Training,
 )
 from potstill.stages import Context, Silent, check_length, is_trained, run_stage
 from potstill.students import make_student
@@ -274,3 +278,37 @@ def test_settings_of_a_made_student_reach_it(context: Context) -> None:
     assert result["layers"] == [1, 2, 3]
     family = MakeStudent(family="bert").model_dump()
     assert done(family, context, "bert")["to_type"] == "bert"
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_other_processes_wait_until_the_first_has_asked(
+    is_main: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = write_model("classification", tmp_path / "teacher")
+    lines = [f"{text}\t{number % 3}" for number, text in enumerate(sentences(40))]
+    (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    given = {"train": str(tmp_path / "train.tsv"), "max_length": 40}
+    context = Context(
+        task="classification",
+        seed=1,
+        text_settings=TaskData.model_validate(given),
+        run=tmp_path,
+        cache=tmp_path / "tokens",
+        models={"teacher": teacher},
+        reporter=Recorder(),
+        is_main=is_main,
+    )
+    happened: list[str] = []
+    ask = stages.teacher_answers
+
+    def recorded(*arguments: Any, **more: Any) -> Any:
+        happened.append("asks")
+        return ask(*arguments, **more)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(stages, "wait_for_all", lambda: happened.append("waits"))
+    monkeypatch.setattr(stages, "teacher_answers", recorded)
+    twice = Distill(objectives=[SoftTargets()], training=Training(epochs=2))
+    found = stages._answers(twice, {"teacher": load_model(teacher, "classification")}, context)
+    assert happened == (["asks", "waits"] if is_main else ["waits", "asks"])
+    assert len(found["teacher"]) == 40  # train and dev
