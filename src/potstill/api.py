@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
 from potstill.corpora import tokenize_corpus
@@ -58,6 +58,7 @@ def distill(
     objectives: Sequence[Objective] | None = None,
     in_batch: InBatch | None = None,
     masking: Masking | None = None,
+    cache: Literal["auto", True, False] = "auto",
     seed: int = 1,
 ) -> Path:
     """Train a student to follow a teacher; the same call again resumes, or finds it done.
@@ -68,6 +69,7 @@ def distill(
         output: a folder for log, checkpoints and the trained model.
         objectives: None: the triple loss, 5 soft (T = 2) : 2 hard : 1 cosine; of regression squared
             differences from the teacher's value and from the data's in place of the first two.
+        cache: of a task with labels: ask the teacher once for each example; see recipe.Distill.
 
     Returns:
         The trained student's folder, `output`/model.
@@ -84,6 +86,7 @@ def distill(
         objectives=list(objectives) if objectives is not None else triple,
         in_batch=in_batch or InBatch(),
         masking=masking or Masking(),
+        cache=cache,
         training=training,
     )
     return _train(

@@ -267,6 +267,10 @@ def _distill(
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
     teachers = {name: context.open(name) for name in weights}
+    for name, loaded in teachers.items():
+        check_length(context.text_settings, loaded)
+        if row_of(context.task) and context.is_main:
+            _checked(name, loaded, context)
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     answers = _answers(stage, teachers, context)
     weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
@@ -278,7 +282,6 @@ def _distill(
         student = context.open(stage.model, untrained_head=row_of(context.task) is not None)
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
-            check_length(context.text_settings, loaded)
         if not known:
             known.update(_checked_start(student, teachers, context))
         _freeze(stage, student)
@@ -310,12 +313,13 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
     folder, data = context.models[name], context.text_settings
     if folder not in context.checked:
         assert isinstance(data, TaskData)
-        examples = context.examples
-        preflight.check_tokens(teacher, examples.dev, data.max_length)
+        examples, row = context.examples, row_of(context.task)
+        assert row is not None
+        if row.head == "sequence":
+            preflight.check_tokens(teacher, examples.dev, data.max_length)
         Module.to(teacher.model, _device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
-        row = row_of(context.task)
-        if row is not None and row.task == "classification":
+        if row.task == "classification":
             metric = data.metric or row.metric
             found |= preflight.check_balance(examples.train, examples.labels, metric)
         for warning in found.warnings:
@@ -328,11 +332,13 @@ def _checked_start(
     student: LoadedModel, teachers: Mapping[str, LoadedModel], context: Context
 ) -> dict[str, Any]:
     """What is known before a distillation's training, for result.json; {} without a task's head."""
-    if row_of(context.task) is None or not context.is_main:
+    row, data = row_of(context.task), context.text_settings
+    if row is None or not context.is_main:
         return {}
-    assert isinstance(context.text_settings, TaskData)
+    assert isinstance(data, TaskData)
     examples = context.examples
-    preflight.check_tokens(student, examples.dev, context.text_settings.max_length)
+    if row.head == "sequence":
+        preflight.check_tokens(student, examples.dev, data.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
     for name, teacher in teachers.items():
