@@ -28,7 +28,7 @@ from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 
-EXAMPLES, EPOCHS = 6000, 2
+EXAMPLES, EPOCHS = 4000, 1
 
 SOFT = {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0}
 HARD = {"kind": "hard_targets", "weight": 2.0}
@@ -44,7 +44,6 @@ ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "without hard": ({}, [SOFT, COSINE]),
     "without cosine": ({}, [SOFT, HARD]),
     "random start": ({"initialise": "random"}, TRIPLE),
-    "random start, plain": ({"initialise": "random"}, []),
     "layers first": ({"layers": "first"}, TRIPLE),
     "layers last": ({"layers": "last"}, TRIPLE),
     "layers uniform": ({"layers": "uniform"}, TRIPLE),
@@ -55,14 +54,13 @@ ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "MiniLMv2 and hard": ({}, [RELATIONS, HARD]),
     "triple and MiniLMv2": ({}, [*TRIPLE, RELATIONS]),
     "triple and PKD": ({}, [*TRIPLE, {"kind": "patient_hidden", "weight": 1.0}]),
-    "strong cosine": ({}, [SOFT, HARD, {**COSINE, "weight": 20.0}]),
 }
 
 
 def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
     student, objectives = ARMS[arm]
     training = {
-        **{"epochs": EPOCHS, "batch_size": 32, "learning_rate": 1.0e-4, "warmup": 0.1},
+        **{"epochs": EPOCHS, "batch_size": 32, "learning_rate": 2.0e-4, "warmup": 0.1},
         **{"evaluate_every": 10**6, "evaluate_sequences": 32},
     }
     follow: dict[str, Any] = {"kind": "finetune"}

@@ -19,7 +19,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-TEXTS = ("README.md", "docs/masked-lm.md", "docs/LOG.md", "src/potstill/recipes/README.md")
+TEXTS = (
+    "README.md",
+    "docs/masked-lm.md",
+    "docs/LOG.md",
+    "docs/ablation.md",
+    "src/potstill/recipes/README.md",
+)
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -75,6 +81,9 @@ def _table(name: str) -> str:
         "masked_lm_ablation": masked_lm_ablation,
         "distill_step": distill_step,
         "shipped_quickstart": shipped_quickstart,
+        "ablation_embeddings": ablation_embeddings,
+        "ablation_sst2": ablation_sst2,
+        "ablation_positions": ablation_positions,
     }[name]()
 
 
@@ -183,6 +192,67 @@ def masked_lm_ablation() -> str:
         "One seed.\n"
     )
     return _markdown(rows) + note
+
+
+def _ablation(result: dict[str, Any], labels: dict[str, str], digits: int = 3) -> str:
+    """Each arm's mean score, its range over seeds, and the paired difference to the reference."""
+    rows = [["", *(cell for label in labels.values() for cell in (label, "less the reference"))]]
+    for arm, scores in result["arms"].items():
+        cells = []
+        for key in labels:
+            score = scores[key]
+            seeds = score["seeds"].values()
+            spread = f" ({min(seeds):.{digits}f} to {max(seeds):.{digits}f})"
+            cells.append(f"{score['mean']:.{digits}f}{spread if len(seeds) > 1 else ''}")
+            low, high = score["interval"]
+            difference = (
+                f"{score['difference']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+            )
+            sure = low > 0 or high < 0
+            same = arm in (result["reference"], "teacher")
+            cells.append("" if same else f"**{difference}**" if sure else difference)
+        rows.append([f"{arm} (reference)" if arm == result["reference"] else arm, *cells])
+    return _markdown(rows)
+
+
+_HOW = (
+    "In parentheses: the least and the greatest of the seeds; the paired 95% bootstrap interval of "
+    "the difference. Bold: an interval without 0."
+)
+
+
+def ablation_embeddings() -> str:
+    result = _load("ablation_embeddings")
+    labels = {"title -> article": "title to article, MRR", "question -> paragraph": "SQuAD, MRR"}
+    settings = result["settings"]
+    seeds = len(result["arms"][result["reference"]]["title -> article"]["seeds"])
+    note = f"\n{settings['tokens']:,} tokens an arm, {seeds} seeds; {_machine(result)}. {_HOW}\n"
+    return _ablation(result, labels) + note
+
+
+def ablation_sst2() -> str:
+    result = _load("ablation_sst2")
+    settings = result["settings"]
+    seeds = len(result["arms"][result["reference"]]["accuracy"]["seeds"])
+    note = (
+        f"\n{settings['examples']:,} examples an arm, {settings['epochs']} epoch, {seeds} seeds, "
+        f"872 sentences of the dev set; {_machine(result)}. {_HOW}\n"
+    )
+    return _ablation(result, {"accuracy": "accuracy"}) + note
+
+
+def ablation_positions() -> str:
+    result = _load("ablation_positions")
+    settings = result["settings"]
+    seeds = len(result["arms"][result["reference"]]["top1"]["seeds"])
+    ratio = settings["time_ratio"]
+    spread = f"{min(ratio['rounds']):.2f} to {max(ratio['rounds']):.2f}"
+    note = (
+        f"\n{settings['tokens']:,} tokens an arm, the last {ratio['median']:.2f} times as many, "
+        f"which take as long (median of {len(ratio['rounds'])} interleaved rounds, {spread}); "
+        f"{seeds} seeds; {_machine(result)}. {_HOW}\n"
+    )
+    return _ablation(result, {"top1": "top-1", "minus loss": "minus loss"}) + note
 
 
 def distill_step() -> str:

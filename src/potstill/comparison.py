@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from potstill.results import Results, finite
@@ -103,7 +103,9 @@ def _kept(results: Results, metrics: Mapping[str, Any], whose: str) -> str | Non
 def headline_retention(metrics: Mapping[str, Any], name: str) -> tuple[str, float | None]:
     """The retention that a model is judged by: its key, such as `retrieval.mrr`, and its value."""
     retention = metrics["comparisons"].get(name, {}).get("retention_by_score", {})
-    for key in [*HEADLINES, *retention]:
+    settings = metrics["settings"]
+    own = f"{settings.get('task')}.{settings.get('metric')}"
+    for key in [own, *HEADLINES, *retention]:
         if retention.get(key) is not None:
             return key, float(retention[key])
     return "", None
@@ -137,7 +139,12 @@ class Row:
 
 def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
     """The rows of the comparison table; columns are the names of models and references."""
-    rows = [*_measurements(metrics), *_scores(results, metrics), *_ratios(results, metrics)]
+    rows = [
+        *_measurements(metrics),
+        *_scores(results, metrics),
+        *_differences(results),
+        *_ratios(results, metrics),
+    ]
     return [row for row in rows if row.cells]
 
 
@@ -180,7 +187,25 @@ def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     group = f"Scores on {records:,} held-out records" if records else "Scores"
     for key in dict.fromkeys(key for scores in columns.values() for key in scores):
         cells = {name: score_cell(scores[key]) for name, scores in columns.items() if key in scores}
+        for name, scores in metrics["models"].items():
+            task, _, metric = key.partition(".")
+            seeds = scores.get("scores", {}).get(task, {}).get("seeds")
+            if seeds and metric == metrics["settings"].get("metric"):
+                spread = f"{_span(min(seeds), max(seeds), 3)}, {len(seeds)} seeds"
+                cells[name] = replace(cells[name], note=spread)
         yield Row(group, label_of(key), cells)
+
+
+def _differences(results: Results) -> Iterator[Row]:
+    """What the student scores above its twin and above trivial means."""
+    cells = {}
+    for name, told in results.evaluation.get("differences", {}).items():
+        bounds = told["interval"]
+        note = "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}"
+        cells[name] = Cell(told["difference"], f"{told['difference']:+.3f}", note)
+        label = label_of(f"{results.evaluation['task']}.{told['metric']}")
+    if cells:
+        yield Row("The student, less each other", label, cells)
 
 
 def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
@@ -275,6 +300,17 @@ def objective_note(objective: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def start_of(made: Mapping[str, Any]) -> str:
+    """What a student started from, in a sentence."""
+    count = f"{len(made['layers'])} of the teacher's {made['teacher_layers']} layers"
+    if made.get("initialise") == "random":
+        return f"As deep as {count}, with random weights."
+    widths, before = made.get("widths"), made.get("teacher_widths")
+    if widths and before and widths != before:
+        return f"{count} were projected to its width."
+    return f"{count} were copied."
+
+
 def effort(result: Mapping[str, Any]) -> str:
     """Steps, tokens and minutes of a training's result."""
     parts = []
@@ -295,8 +331,12 @@ def warnings_of(results: Results) -> list[str]:
         told = [stage.result.get(key) or {} for key in ("corpus", "data")]
         found |= dict.fromkeys(stage.result.get("warnings", []))
         found |= dict.fromkeys(warning for each in told for warning in each.get("warnings", []))
-        found |= dict.fromkeys(stage.result.get("findings", []))
     return list(found)
+
+
+def findings_of(results: Results) -> list[str]:
+    """What a reader must not miss of the scores, in sentences."""
+    return [f"{finding}." for finding in results.evaluation.get("findings", [])]
 
 
 def title_of(results: Results) -> str:

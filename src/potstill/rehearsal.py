@@ -35,6 +35,7 @@ from potstill.recipe import (
 )
 from potstill.stages import check_length, with_passage
 from potstill.students import build_student, student_shape
+from potstill.tasks import row_of
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 
@@ -103,7 +104,8 @@ class _Rehearsal:
                 return _student(stage, teacher)
             case Distill():
                 teachers = tuple(self._model(t.model, task) for t in stage.teachers)
-                cast = Cast(stage, self._model(stage.model, task), teachers)
+                new_head = row_of(task) is not None
+                cast = Cast(stage, self._model(stage.model, task, new_head), teachers)
                 _check_training(stage, self.recipe, cast)
                 return cast
             case Evaluate():

@@ -19,9 +19,11 @@ from potstill.comparison import (
     Row,
     comparison_rows,
     effort,
+    findings_of,
     label_of,
     number,
     objective_note,
+    start_of,
     title_of,
     verdict,
     warnings_of,
@@ -62,6 +64,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "description": results.recipe.get("description", ""),
         "text_language": settings.language,
         "verdict": verdict(results, metrics),
+        "findings": findings_of(results),
         "student": results.student,
         **_table(results, metrics),
         "layer_maps": _layer_maps(results),
@@ -90,12 +93,15 @@ def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:
     """One figure for each different map, with the names of the students that have it."""
-    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for stage in results.stages:
         if stage.kind != "make_student":
             continue
         layers, depth = stage.result["layers"], stage.result["teacher_layers"]
-        entry = found.setdefault((depth, *layers), {"students": [], "result": stage.result})
+        start = start_of(stage.result)
+        key = (depth, *layers, start, stage.result.get("chosen"))
+        new = {"students": [], "result": {"chosen": "", **stage.result}, "start": start}
+        entry = found.setdefault(key, new)
         entry["students"].append(stage.writes)
         entry["svg"] = Markup(figures.layer_map(layers, depth, key=f"layers{len(found)}"))
     return list(found.values())
@@ -116,7 +122,14 @@ def _curves(results: Results) -> list[dict[str, Any]]:
             weight = objective_note(weights.get(curve.key, {}))
             panels.append({"label": label, "weight": weight, "svg": Markup(svg)})
         if panels:
-            trainings.append({"stage": stage, "panels": panels, "effort": effort(stage.result)})
+            trainings.append(
+                {
+                    "stage": stage,
+                    "panels": panels,
+                    "effort": effort(stage.result),
+                    "projections": stage.result.get("projections", []),
+                }
+            )
     return trainings
 
 

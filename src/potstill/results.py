@@ -187,6 +187,7 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "seed": results.recipe.get("seed"),
         "baseline": results.baseline,
         "records": evaluation.get("records"),
+        "metric": evaluation.get("metric"),
         **{key: benchmark.get(key) for key in ("threads", "batch", "rounds", "repeats")},
         **{key: benchmark.get(key) for key in ("throughput_batch", "throughput_length")},
         "noisy": benchmark.get("noise", {}).get("noisy"),

@@ -29,6 +29,7 @@ from potstill.examples import TaskExamples, read_for, tokenize_task
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model, save_model
+from potstill.narrowing import widths_of
 from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
@@ -214,6 +215,7 @@ def _make_student(
         "teacher_layers": depth,
         "layers": shape.layers,
         "widths": asdict(shape.widths),
+        "teacher_widths": asdict(widths_of(teacher.model.config)),
         "chosen": shape.why,
         "initialise": stage.initialise,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
@@ -258,7 +260,9 @@ def _distill(
     weighted = [(loaded, weights[name]) for name, loaded in teachers.items()]
 
     def once(folder: Path, seed: int) -> dict[str, Any]:
-        student = context.open(stage.model)
+        manual_seed(seed)  # of a new head's weights
+        # a student that was distilled in pretraining has no head for the task yet
+        student = context.open(stage.model, untrained_head=row_of(context.task) is not None)
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
             check_length(context.text_settings, loaded)
@@ -380,6 +384,10 @@ def _train(
     return {
         **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
         "objectives": [objective.model_dump() for objective in weighted],
+        "projections": [
+            f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
+            for label, weight in trainee.projections.items()
+        ],
         **told,
     }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+from potstill.comparison import label_of
 
 _NAMES = {
     "retrieval.mrr": "retrieval MRR",
@@ -50,7 +52,7 @@ def metrics_table(path: Path) -> Table:
         )
     kept = {name: comparisons.get(name, {}).get("retention_by_score", {}) for name in models}
     for key in dict.fromkeys(key for values in kept.values() for key in values):
-        _row(table, f"kept of {_NAMES.get(key, key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
+        _row(table, f"kept of {_name(key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
     return table
 
 
@@ -109,8 +111,17 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
         if isinstance(value, (int, float))
     )
     for task, metric in keys:
-        label = _NAMES.get(f"{task}.{metric}", f"{task} {metric}")
-        _row(table, label, scores, lambda s, t=task, m=metric: f"{s[t][m]:.3f}")
+        _row(table, _name(f"{task}.{metric}"), scores, lambda s, t=task, m=metric: f"{s[t][m]:.3f}")
+    for task in dict.fromkeys(task for task, _ in keys):
+        _row(table, "of each seed", scores, lambda s, t=task: _several(s[t]["seeds"]))
+
+
+def _several(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _name(key: str) -> str:
+    return _NAMES.get(key) or label_of(key)
 
 
 def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:

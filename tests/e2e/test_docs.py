@@ -17,6 +17,7 @@ from potstill.recipe import (
     Finetune,
     MakeStudent,
     Report,
+    TaskData,
     Training,
 )
 from potstill.recipe_files import parse_recipe
@@ -31,7 +32,8 @@ def test_numbers_in_the_texts_are_those_of_the_committed_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Corpus, Training, MakeStudent, Distill, Finetune, Evaluate, Benchmark, Report]
+    "model",
+    [Corpus, TaskData, Training, MakeStudent, Distill, Finetune, Evaluate, Benchmark, Report],
 )
 def test_every_key_of_a_recipe_is_explained(model: type) -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from conftest import Finished, sentences, tiny_config, tiny_tokenizer
+from conftest import Finished, sentences, student_of, tiny_config, tiny_tokenizer
 from potstill.recipe import Distill, HardTargets
 from potstill.recipe_files import load_recipe, shipped_recipes
 from tiny_families import family_model
@@ -198,3 +198,88 @@ def test_a_shipped_recipe_is_planned_or_says_what_is_missing(
     what = "google-bert/bert-base-uncased can't be had" if name == "distilbert" else "is not set"
     assert what in finished.err
     assert list(work.iterdir()) == []
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+OF_TASKS = (
+    "data.max_length=40",
+    "data.heldout=0.3",
+    "benchmark.lengths=[8,16]",
+    "benchmark.rounds=3",
+    "benchmark.repeats=1",
+    "benchmark.models=[]",
+)
+
+
+def labelled(folder: Path, *columns: str, label: Callable[[int], Any]) -> Path:
+    lines = ["\t".join([*columns, "label"])]
+    for number, text in enumerate(sentences(60)):
+        lines.append("\t".join([*[f"{text} {column}" for column in columns], str(label(number))]))
+    path = folder / "train.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def save_task_teacher(folder: Path, **settings: Any) -> Path:
+    torch.manual_seed(3)
+    config = tiny_config(layers=4, initializer_range=0.2)
+    config.update(settings)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def shortened(name: str) -> list[str]:
+    """Overrides of each training of a recipe, by its number."""
+    stages = load_recipe(name, ["teacher=x", "data.train=x", "teachers.small=x"]).stages
+    return [
+        f"stages.{number}.{change}"
+        for number, stage in enumerate(stages)
+        if stage.kind in ("finetune", "distill")
+        for change in ("training={max_steps: 2, batch_size: 8}", "repeats=1")
+    ]
+
+
+NAMES = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "label", "more"),
+    [
+        ("classification", NAMES, ["bad", "good"], []),
+        ("classification-from-encoder", None, ["bad", "good"], []),
+        ("classification-two-steps", NAMES, ["bad", "good"], ["teachers.small=small"]),
+        (
+            "multi-label",
+            {**NAMES, "problem_type": "multi_label_classification"},
+            ["bad", "bad,good"],
+            [],
+        ),
+        ("regression", {"num_labels": 1}, [0.5, 3], ["data.text=[text,other]"]),
+    ],
+)
+def test_recipes_of_tasks(
+    potstill: Potstill,
+    work: Path,
+    sentence_teacher: Path,
+    name: str,
+    teacher: dict[str, Any] | None,
+    label: list[Any],
+    more: list[str],
+) -> None:
+    folder = sentence_teacher if teacher is None else save_task_teacher(work / "teacher", **teacher)
+    if "teachers.small=small" in more:
+        student_of(sentence_teacher, "sentence_embedding", work / "small")
+    columns = ["text", "other"] if name == "regression" else ["text"]
+    train = labelled(work, *columns, label=lambda number: label[number % 2])
+    finished = potstill(
+        *("run", name, f"teacher={folder}", f"data.train={train}", *more),
+        *(*OF_TASKS, *shortened(name)),
+    )
+    assert finished.code == 0, finished.err
+    metrics = json.loads(Path(f"runs/{name}/metrics.json").read_text())
+    task = load_recipe(name, ["teacher=x", "data.train=x", "teachers.small=x"]).task
+    for model in ("teacher", "plain", "student"):
+        assert metrics["models"][model]["scores"][task]
+    assert Path(f"runs/{name}/model/README.md").is_file()

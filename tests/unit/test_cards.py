@@ -68,7 +68,8 @@ def test_body(tmp_path):
     assert "\n# fake-news\n" in text
     assert "The student keeps 98.1% of the teacher's MRR" in text
     assert (
-        "3 of the teacher's 6 layers, numbers 0, 2, 5 counted from 0 (bert to distilbert)" in text
+        "3 of the teacher's 6 layers were copied. Layers: 0, 2, 5, counted from 0; "
+        "bert to distilbert." in text
     )
     assert (
         "soft targets (weight 5, T = 2); hard targets (weight 2); hidden cosine (weight 1). "

@@ -216,6 +216,39 @@ def test_stages_that_did_not_run_leave_out_their_sections(tmp_path):
     assert write(run).texts("h2") == ["Comparison", "Layer map", "Repeat it"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "3 of the teacher's 6 layers were copied."),
+        (
+            {"initialise": "random"},
+            "As deep as 3 of the teacher's 6 layers, with random weights.",
+        ),
+        (
+            {"widths": {"hidden": 192}, "teacher_widths": {"hidden": 384}},
+            "3 of the teacher's 6 layers were projected to its width.",
+        ),
+        (
+            {"widths": {"hidden": 384}, "teacher_widths": {"hidden": 384}, "chosen": f"3 {EVIL}"},
+            f"were copied. Layers are counted from 0. Shape: 3 {EVIL}.",
+        ),
+    ],
+)
+def test_what_a_student_started_from(tmp_path, changes, said):
+    result = make_student_result() | changes
+    stage(tmp_path, "01-make_student", {"writes": "student"}, result)
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
+    assert any(said in text for text in write(tmp_path).texts("figcaption"))
+
+
+def test_projections_are_named(tmp_path):
+    run = fake_run(tmp_path)
+    path = run / "stages" / "02-distill" / "result.json"
+    path.write_text(json.dumps(distill_result() | {"projections": ["hidden_mse (384 x 192)"]}))
+    said = "Trained beside the student and not part of it: hidden_mse (384 x 192)."
+    assert any(said in text for text in write(run).texts("figcaption"))
+
+
 def test_masked_lm_run(tmp_path):
     stage(tmp_path, "01-make_student", {"writes": "student"}, make_student_result())
     log = stage(tmp_path, "02-distill", {"model": "student"}, distill_result())

@@ -85,6 +85,7 @@ def test_make_student_tells_what_it_did(context: Context, masked_lm_teacher: Pat
         "teacher_layers": 4,
         "layers": [0, 3],
         "widths": {"hidden": 32, "heads": 4, "ffn": 48},
+        "teacher_widths": {"hidden": 32, "heads": 4, "ffn": 48},
         "chosen": "2 of 4 layers (0, 3), width 32, FFN 48, 21.11 k parameters",
         "initialise": "teacher",
         "rule": "alternate",
