@@ -34,8 +34,8 @@ from potstill.token_examples import (
     sorted_tags,
     tag_numbers,
     tokenize_sentences,
+    type_counts,
 )
-from potstill.token_examples import type_counts as type_counts
 
 _RARE = 10  # examples below which a class is told of
 

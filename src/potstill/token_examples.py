@@ -127,6 +127,8 @@ def check_tag_names(labels: Sequence[str]) -> None:
             f"data.labels: '{wrong}' is no tag of IOB2 (O, B-type, I-type): give the names of the "
             "tags, in the order of their numbers where the data has numbers"
         )
+    if "O" not in labels:
+        raise ValueError("data.labels: there is no O, the tag of words outside of entities: add it")
 
 
 def tag_numbers(words: Sequence[str], tags: Sequence[str], labels: Sequence[str]) -> list[int]:
