@@ -1,4 +1,4 @@
-"""Small synthetic sentences with entities, and questions with answers, that tiny models can learn."""
+"""Synthetic sentences with entities, and questions with answers, that tiny models can learn."""
 
 from __future__ import annotations
 

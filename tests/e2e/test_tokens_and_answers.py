@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from transformers import (
     AutoTokenizer,
 )
 
-from conftest import Finished
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 from potstill.token_scores import entities
