@@ -291,7 +291,8 @@ def _retentions(
         for name, values_R in zip(others, drawn[1:], strict=True):
             key = f"{case.row.task}.{metric}"
             ratios[name][key] = _mean(scored[name], metric) / _mean(scored[baseline], metric)
-            found = task_metrics.interval(values_R / drawn[0])
+            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may score 0
+                found = task_metrics.interval(values_R / drawn[0])
             if found is not None:
                 intervals.setdefault(name, {})[key] = found
     return ratios, intervals

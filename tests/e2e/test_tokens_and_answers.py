@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_every_family import save_teacher
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
+from conftest import Finished
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 from potstill.token_scores import entities
+from tiny_families import HEADS, MISSING, NAMES
 from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 
 TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "dropout": False}
@@ -121,3 +125,99 @@ def test_answers(sentence_teacher: Path, tmp_path: Path) -> None:
     model = AutoModelForQuestionAnswering.from_pretrained(folder / "model").eval()
     assert not torch.equal(model.qa_outputs.weight[0], model.qa_outputs.weight[1])
     assert "AutoModelForQuestionAnswering" in (folder / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [(name, "token_classification") for name in NAMES if (name, "tokens") not in MISSING]
+    + [(name, "question_answering") for name in NAMES if (name, "answers") not in MISSING],
+)
+def test_every_family(name: str, task: str, tmp_path: Path) -> None:
+    """From an encoder without the head to a student that plain transformers loads."""
+    save_teacher(name, "headless", tmp_path / "teacher")
+    head = "tokens" if task == "token_classification" else "answers"
+    data = {**(tagged if head == "tokens" else asked)(tmp_path), "max_train": 40, "max_length": 40}
+    tree = recipe(tmp_path / "teacher", task, data, 2)
+    del tree["stages"][5], tree["stages"][2]
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    found = json.loads((folder / "stages/04-evaluate/result.json").read_text())
+    assert set(found["models"]) == {"teacher", "untrained", "student"}
+    assert all(0 <= found["models"][m][task]["f1"] <= 1 for m in found["models"])
+    model = HEADS[head].from_pretrained(folder / "model").eval()
+    assert model.config.num_hidden_layers == 2
+    assert model.config.num_labels == (5 if head == "tokens" else 2)
+    # what it is trained for, on examples that it is not trained on
+    log = (folder / "stages/03-distill/log.jsonl").read_text().splitlines()
+    losses = [e["loss"] for e in map(json.loads, log) if e["event"] == "evaluate"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["nomic_bert", "eurobert"])
+def test_a_family_without_a_head_for_answers(name: str, tmp_path: Path) -> None:
+    save_teacher(name, "headless", tmp_path / "teacher")
+    tree = recipe(tmp_path / "teacher", "question_answering", asked(tmp_path), 1)
+    with pytest.raises(ValueError, match=f"has no class of the family {name} for question_answ"):
+        run(Recipe.model_validate(tree), output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("task", ["token_classification", "question_answering"])
+def test_text_that_the_teacher_labels(
+    task: str, sentence_teacher: Path, tmp_path: Path, potstill: Callable[..., Finished]
+) -> None:
+    """Unlabelled text takes part in the losses that need no gold, and a plan counts it."""
+    data = tagged(tmp_path) if task == "token_classification" else asked(tmp_path)
+    more = tmp_path / "more.jsonl"
+    if task == "token_classification":
+        rows = [{"tokens": [word for word, _ in s]} for s in tagged_sentences(64, seed=5)]
+    else:
+        rows = [{k: r[k] for k in ("question", "context")} for r in questions(64, seed=5)]
+    more.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = recipe(sentence_teacher, task, {**data, "unlabelled": str(more)}, 1)
+    tree["stages"][0]["training"] = {"max_steps": 2, **TRAINING}
+    tree["stages"][3]["objectives"][2] = {"kind": "logits_mse"}
+    tree["stages"][3]["training"] = {"epochs": 1, **TRAINING}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    finished = potstill("run", tmp_path / "recipe.yaml", "--plan")
+    assert finished.code == 0, finished.err
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    trained = json.loads((folder / "stages/04-distill/result.json").read_text())
+    counts = trained["data"]["counts"]
+    assert counts["unlabelled.examples"] >= 64
+    examples = counts["train.examples"] + counts["unlabelled.examples"]
+    assert trained["steps"] == -(-examples // 16)
+    components = trained["final"]["components"]
+    assert set(components) == {"soft_targets", "hard_targets", "logits_mse"}
+    assert all(value > 0 for value in components.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("token_classification", {"label": "tag"}, "train.conll:1: no column 'tag' (data.label);"),
+        ("token_classification", {"text": "text"}, "there are: tokens, tags"),
+        ("token_classification", {"labels": ["O", "B-oak"]}, "is none of the model's: O, B-oak"),
+        ("token_classification", {"metric": "bleu"}, "there are: f1, precision, recall, accuracy"),
+        ("token_classification", {"max_length": 99}, "99 tokens are more than the 64 positions of"),
+        ("question_answering", {"text": "context"}, "question_answering reads two columns"),
+        ("question_answering", {"label": "answer"}, "train.json[0]: no column 'answer' (data.la"),
+        ("question_answering", {"train": "nowhere.json"}, "nowhere.json: no such file"),
+        ("question_answering", {"stride": -1}, "data.stride: input should be greater than or eq"),
+    ],
+)
+def test_bad_input(
+    task: str,
+    changes: dict[str, Any],
+    message: str,
+    sentence_teacher: Path,
+    tmp_path: Path,
+    potstill: Callable[..., Finished],
+) -> None:
+    data = tagged(tmp_path) if task == "token_classification" else asked(tmp_path)
+    tree = recipe(sentence_teacher, task, {**data, **changes}, 1)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    finished = potstill("run", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
+    assert finished.code == 2, finished.err
+    said = " ".join(finished.err.split())
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
