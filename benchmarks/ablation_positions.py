@@ -31,8 +31,8 @@ from potstill.recipe_files import load_recipe
 from potstill.text import heldout_side, read_records
 from potstill.training import EVALUATION_EPOCH
 
-TOKENS = 60_000
-ROUNDS = 9
+TOKENS = 40_000
+ROUNDS = 7
 ALL, MASKED, LONGER = "all", "masked, equal tokens", "masked, equal time"
 UNTRAINED, PLAIN = "untrained", "without a teacher"
 

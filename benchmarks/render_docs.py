@@ -23,7 +23,6 @@ TEXTS = (
     "README.md",
     "docs/masked-lm.md",
     "docs/LOG.md",
-    "docs/ablation.md",
     "src/potstill/recipes/README.md",
 )
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -12,31 +12,39 @@ from potstill.benchmarking import benchmark as measure_models
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.evaluation_tasks import evaluate_task
+from potstill.examples import read_for, tokenize_task
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
-from potstill.models import load_model, task_of
+from potstill.models import load_config, load_model, task_of
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
+    TEXT_TASKS,
     Benchmark,
     Corpus,
     Distill,
     Evaluate,
     Finetune,
+    GoldMse,
     HardTargets,
     HiddenCosine,
     InBatch,
+    LogitsMse,
     Masking,
     Objective,
+    ScoredPairs,
     SoftTargets,
     Task,
+    TaskData,
     Training,
     unfit,
 )
 from potstill.runfolder import RunFolder
-from potstill.stages import Context, Silent, run_stage
+from potstill.stages import Context, Silent, run_stage, with_pairs
+from potstill.tasks import TaskRow, row_of
 from potstill.text import read_records
 
-Text = Corpus | str | Sequence[str]
+Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
 
 
@@ -56,9 +64,10 @@ def distill(
 
     Args:
         student, teacher: model folders of one task, with the same tokenizer.
-        text: files (paths or globs) or a Corpus.
+        text: files (paths or globs) or a Corpus; for a teacher with a task's head its TaskData.
         output: a folder for log, checkpoints and the trained model.
-        objectives: None: the triple loss, 5 soft (T = 2) : 2 hard : 1 cosine.
+        objectives: None: the triple loss, 5 soft (T = 2) : 2 hard : 1 cosine; of regression squared
+            differences from the teacher's value and from the data's in place of the first two.
 
     Returns:
         The trained student's folder, `output`/model.
@@ -67,8 +76,10 @@ def distill(
         ValueError: bad input. TrainingFailed, Interrupted: see training.
     """
     task = task_of(teacher)
-    hard = HardTargets(weight=2.0, target="gold" if task == "masked_lm" else "teacher")
+    hard = HardTargets(weight=2.0, target="teacher" if task == "sentence_embedding" else "gold")
     triple: list[Objective] = [SoftTargets(weight=5.0), hard, HiddenCosine()]
+    if task == "regression":
+        triple = [LogitsMse(), GoldMse(), HiddenCosine()]
     stage = Distill(
         objectives=list(objectives) if objectives is not None else triple,
         in_batch=in_batch or InBatch(),
@@ -86,13 +97,16 @@ def finetune(
     output: Folder,
     *,
     training: Training,
+    task: Task = "masked_lm",
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
 ) -> Path:
-    """Train a model on masked LM without a teacher, for example to give a headless encoder a head.
+    """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
     Args:
+        text: files or a Corpus for masked LM; of the other tasks their TaskData.
+        task: not sentence_embedding.
         train: "all" weights, or the "head" alone.
 
     Returns:
@@ -104,7 +118,7 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _train(stage, "masked_lm", {"teacher": Path(model)}, text, output, seed)
+    return _train(stage, task, {"teacher": Path(model)}, text, output, seed)
 
 
 def evaluate(
@@ -115,6 +129,7 @@ def evaluate(
     query: str | None = None,
     passage: str = "text",
     label: str | None = None,
+    pairs: ScoredPairs | None = None,
     unit: str = "line",
     seed: int = 1,
     progress: Callable[[float], None] = lambda _: None,
@@ -122,7 +137,9 @@ def evaluate(
     """Score models on text beside a baseline, as the evaluate stage does.
 
     Args:
-        query, passage, label: columns, for sentence encoders; see recipe.Evaluate.
+        query, passage, label: columns, for sentence encoders; see recipe.Evaluate. Of models with
+            a task's head: passage is the column of the text (two with a comma), label the labels'.
+        pairs: for sentence encoders: labelled pairs to score them on, too.
         unit: of .txt files: line, paragraph or document.
 
     Returns:
@@ -133,6 +150,9 @@ def evaluate(
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
     task = task_of(baseline)
+    row = row_of(task)
+    if row is not None:
+        return _evaluate_task(folders, row, text, passage, label, seed, progress)
     for model in models:
         if task == "masked_lm" and task_of(model) != task:
             raise ValueError(
@@ -145,12 +165,14 @@ def evaluate(
         else [passage]
     )
     corpus = _corpus(text, folders.values(), task, columns, unit)
-    settings = Evaluate(models=None, query=query, passage=passage, label=label).model_copy(
+    assert isinstance(corpus, Corpus)
+    settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs).model_copy(
         update={"baseline": os.fspath(baseline)}
     )
     if task == "sentence_embedding":
         records = list(read_records(corpus.sources, corpus.columns))
-        return evaluate_embeddings(folders, records, settings, seed, progress)
+        found = evaluate_embeddings(folders, records, settings, seed, progress)
+        return with_pairs(found, folders, settings, seed)
     tokenizer = load_model(baseline, task).tokenizer
     everything = tokenize_corpus(
         corpus.model_copy(update={"heldout": 0.0}), tokenizer, cache_folder() / "tokens", seed
@@ -158,6 +180,52 @@ def evaluate(
     masker = make_masker(Masking(), tokenizer, everything.token_counts)
     return evaluate_masked_lm(
         folders, everything, everything.token_counts, masker, settings, seed, progress
+    )
+
+
+def _evaluate_task(
+    folders: dict[str, Path],
+    row: TaskRow,
+    text: Text,
+    passage: str,
+    label: str | None,
+    seed: int,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from."""
+    if isinstance(text, Corpus):
+        raise ValueError(f"text: {row.task} reads labelled files or a TaskData, not a Corpus")
+    baseline = next(iter(folders))
+    for name, folder in folders.items():
+        if task_of(folder) != row.task:
+            raise ValueError(
+                f"{name} does {task_of(folder)} and the baseline {baseline} {row.task}: give "
+                "models of one task"
+            )
+    data, train = text, True
+    if not isinstance(data, TaskData):
+        sources = [text] if isinstance(text, str) else list(text)
+        positions = min(load_model(f, row.task, weights=False).max_length for f in folders.values())
+        train = False
+        data = TaskData.model_validate(
+            {
+                **{"train": sources, "dev": sources, "text": passage.split(",")},
+                **{"label": (label or "label").split(","), "max_length": min(512, positions)},
+            }
+        )
+    rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
+    found = tokenize_task(rows, load_model(baseline, row.task, weights=False).tokenizer)
+    settings = Evaluate().model_copy(update={"baseline": baseline})
+    return evaluate_task(
+        {name: [folder] for name, folder in folders.items()},
+        found.test,
+        found.train if train else None,
+        found.labels,
+        row.task,
+        settings,
+        data.metric,
+        seed,
+        progress,
     )
 
 
@@ -211,6 +279,10 @@ def _train(
     problem = unfit(stage, task)
     if problem is not None:
         raise ValueError(problem)
+    if (task in TEXT_TASKS) == isinstance(text, TaskData):
+        raise ValueError(
+            f"text: {task} reads {'text as it is' if task in TEXT_TASKS else 'a TaskData'}"
+        )
     corpus, run = _corpus(text, models.values(), task), RunFolder(Path(output))
     given = [models[name] for name in sorted(models)]
     fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)
@@ -245,9 +317,9 @@ def _corpus(
     task: Task,
     columns: Sequence[str] = ("text",),
     unit: str = "line",
-) -> Corpus:
+) -> Corpus | TaskData:
     """Files as a corpus whose texts are cut at 128 tokens, or where the models' inputs end."""
-    if isinstance(text, Corpus):
+    if isinstance(text, (Corpus, TaskData)):
         return text
     opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
     limit = min(loaded.max_length for loaded in opened)

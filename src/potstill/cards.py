@@ -34,6 +34,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Scores that say something of the model itself, not of its likeness to the teacher.
 CARD_TASKS = {
     "retrieval": "information-retrieval",
+    "sts": "sentence-similarity",
     "topic_probe": "text-classification",
     "masked_lm": "fill-mask",
     "classification": "text-classification",
@@ -156,7 +157,7 @@ def _card(
 ) -> dict[str, Any]:
     student = results.student
     columns = [name for name in (results.baseline, student) if name in results.names]
-    made = [stage for stage in results.stages if stage.kind == "make_student"]
+    made = _made(results)
     trained = [
         {
             "objectives": [_objective(o) for o in stage.result.get("objectives", [])],
@@ -175,9 +176,9 @@ def _card(
         "verdict": verdict(results, metrics),
         "teacher": " and ".join(_teachers(results)),
         "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
-        "made": made[-1].result if made else None,
-        "start": start_of(made[-1].result) if made else "",
-        "chosen": made[-1].result.get("chosen") if made else "",
+        "made": made,
+        "start": start_of(made) if made else "",
+        "chosen": made.get("chosen") if made else "",
         "trained": trained,
         "columns": columns,
         "rows": rows,
@@ -193,6 +194,17 @@ def _card(
         "language": settings.language,
         "license": settings.license,
     }
+
+
+def _made(results: Results) -> dict[str, Any] | None:
+    """How the student was made that the published model came from; None if it was given."""
+    name = results.student
+    for stage in reversed(results.stages):
+        if stage.writes == name:
+            if stage.kind == "make_student":
+                return stage.result
+            name = stage.settings.get("model", name)
+    return None
 
 
 def _source_names(source: Mapping[str, Any]) -> list[str]:

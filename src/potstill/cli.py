@@ -115,9 +115,11 @@ def evaluate(
     query: Annotated[
         str | None, typer.Option(help="Sentence encoders: column of the queries.")
     ] = None,
-    passage: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    passage: Annotated[
+        str, typer.Option(help="Column of the texts; two with a comma for pairs.")
+    ] = "text",
     label: Annotated[
-        str | None, typer.Option(help="Sentence encoders: column of the topics.")
+        str | None, typer.Option(help="Column of the labels; sentence encoders: of the topics.")
     ] = None,
     unit: Annotated[Unit, typer.Option(help="What a record of a .txt file is.")] = Unit.line,
 ) -> None:

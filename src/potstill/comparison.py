@@ -13,6 +13,8 @@ LABELS = {
     "retrieval.mrr": "Retrieval MRR",
     "retrieval.recall_at_1": "Retrieval recall@1",
     "topic_probe.accuracy": "Topic accuracy, linear probe",
+    "sts.spearman": "Likeness of pairs, Spearman",
+    "sts.pearson": "Likeness of pairs, Pearson",
     "similarity.pearson": "Similarity matrix, correlation",
     "hidden.cosine": "Hidden cosine",
     "classification.accuracy": "Accuracy",
@@ -48,6 +50,7 @@ LABELS = {
 HEADLINES = {
     "retrieval.mrr": "MRR",
     "masked_lm.top1": "masked-LM top-1 accuracy",
+    "sts.spearman": "Spearman's correlation on pairs",
     "topic_probe.accuracy": "topic accuracy",
     "classification.accuracy": "accuracy",
     "classification.matthews": "Matthews' correlation",

@@ -177,12 +177,14 @@ def read_task(
     *,
     teacher_labels: Sequence[str] | None,
     unnamed: bool = False,
+    every_class: bool = True,
 ) -> TaskRows:
     """Read a task's data; nothing is tokenised.
 
     Args:
         seed: of the held-out share, and of the choice of `max_train`.
         teacher_labels, unnamed: see `resolve_labels`.
+        every_class: refuse a class without an example to learn from.
 
     Raises:
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
@@ -212,17 +214,27 @@ def read_task(
     empty = next((side for side in found if not found[side]), None)
     if empty is not None:
         raise ValueError(f"data.{empty}: no example is left")
-    _check_classes(row, labels, found["train"])
+    if every_class:
+        _check_classes(row, labels, found["train"])
     return TaskRows(data, row, labels, found, dict(reader.counts))
 
 
-def read_for(task: Task, data: TaskData, teacher: PretrainedConfig, seed: int) -> TaskRows:
+def read_for(
+    task: Task, data: TaskData, teacher: PretrainedConfig, seed: int, *, every_class: bool = True
+) -> TaskRows:
     """`read_task` for a teacher's config, whose labels count where it has a head for the task."""
     row = row_of(task)
     assert row is not None
     trained = has_head(teacher, row.head)
     names = label_names(teacher) if trained else None
-    return read_task(data, row, seed, teacher_labels=names, unnamed=trained and is_unnamed(teacher))
+    return read_task(
+        data,
+        row,
+        seed,
+        teacher_labels=names,
+        unnamed=trained and is_unnamed(teacher),
+        every_class=every_class,
+    )
 
 
 def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExamples:

@@ -352,6 +352,13 @@ def _check_loaded(
             f"{name}: config.json says {config.num_hidden_layers} layers, but the checkpoint has "
             f"weights of layer {_layer_of(left[0])} (counted from 0)"
         )
+    # transformers 5 reads a BERT of relative positions as one of absolute ones, without a word
+    other = [key for key in info["unexpected_keys"] if _is_unread_weight(key)]
+    if other:
+        raise ValueError(
+            f"{name}: transformers has no place for {min(other)} of the checkpoint, so the model "
+            "would be another one than was trained; take one of the plain architecture"
+        )
     if mismatched:
         raise ValueError(f"{name}: {mismatched[0]} has another shape than config.json says")
 
@@ -359,6 +366,11 @@ def _check_loaded(
 def _last_name(model: Any) -> str:
     last = last_linear(model)
     return next(str(name) for name, module in model.named_modules() if module is last)
+
+
+def _is_unread_weight(key: str) -> bool:
+    """Whether it is a trained weight of a layer, and no buffer that is computed anyway."""
+    return _layer_of(key) >= 0 and not key.endswith((".inv_freq", ".position_ids"))
 
 
 def _layer_of(key: str) -> int:

@@ -73,8 +73,8 @@ def narrow_config(config: PretrainedConfig, widths: Widths) -> PretrainedConfig:
     if groups is not None:
         if widths.heads % (old.heads // groups):
             raise ValueError(
-                f"width: {widths.heads} heads are no whole groups of {old.heads // groups} that "
-                "share keys and values"
+                f"width: {widths.hidden} has no whole groups of {old.heads // groups} heads, which "
+                f"share keys and values: take a multiple of {old.hidden // groups}"
             )
         narrow.num_key_value_heads = widths.heads * groups // old.heads
     result: PretrainedConfig = narrow
@@ -85,8 +85,8 @@ def _check(old: Widths, new: Widths) -> None:
     of_a_head = old.hidden // old.heads
     if new.heads * of_a_head != new.hidden:
         raise ValueError(
-            f"width: {new.hidden} is not {new.heads} heads of {of_a_head}, the width of the "
-            f"teacher's heads: take a multiple of {of_a_head}"
+            f"width: {new.hidden} holds no whole heads of {of_a_head}, the width of the teacher's: "
+            f"take a multiple of {of_a_head}"
         )
     for name, narrow, wide in (
         ("width", new.hidden, old.hidden),

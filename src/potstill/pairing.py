@@ -37,15 +37,22 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
     sizes = student.model.config.vocab_size, teacher.model.config.vocab_size
     if student.task == "masked_lm" and sizes[0] != sizes[1]:
         raise ValueError(
-            f"student {student.name} predicts {sizes[0]} tokens and teacher {teacher.name} "
+            f"{_called(student, 'student')} predicts {sizes[0]} tokens and "
+            f"{_called(teacher, 'teacher')} "
             f"{sizes[1]}: their distributions can't be compared"
         )
     if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise ValueError(
-            f"student {student.name} and teacher {teacher.name} have different vocabularies: "
+            f"{_called(student, 'student')} and {_called(teacher, 'teacher')} have different "
+            "vocabularies: "
             "distillation needs the same tokenizer for both"
         )
     pair_up(student, teacher, objectives)
+
+
+def _called(loaded: LoadedModel, role: str) -> str:
+    """How a message calls a model: by its role, and its name where that says more."""
+    return f"the {role}" if loaded.name == role else f"{role} {loaded.name}"
 
 
 def pair_up(

@@ -37,6 +37,7 @@ from potstill.recipe_stages import InBatch as InBatch
 from potstill.recipe_stages import LayerRule as LayerRule
 from potstill.recipe_stages import MakeStudent as MakeStudent
 from potstill.recipe_stages import Report as Report
+from potstill.recipe_stages import ScoredPairs as ScoredPairs
 from potstill.recipe_stages import Stage as Stage
 from potstill.recipe_stages import Student as Student
 from potstill.recipe_stages import StudentFamily as StudentFamily
@@ -203,12 +204,17 @@ def unfit(stage: Stage, task: Task) -> str | None:
                 return problem
     if isinstance(stage, (Finetune, Distill)) and stage.repeats > 1 and task in TEXT_TASKS:
         return f"repeats: {task} has no scores by seed; leave it out"
+    if isinstance(stage, Evaluate) and stage.pairs is not None and task != "sentence_embedding":
+        return f"pairs: {task} has no sentence vectors to compare; leave it out"
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):
         return "unlabelled text gives a sentence encoder nothing to learn from; use task masked_lm"
-    if not isinstance(stage, Distill):
-        return None
+    return _unfit_groups(stage) if isinstance(stage, Distill) else None
+
+
+def _unfit_groups(stage: Distill) -> str | None:
+    """Why texts of a batch can't be compared with each other, or None."""
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (

@@ -20,8 +20,12 @@ class Config(BaseModel):
         # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
         for key, item in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(key)
-            if isinstance(item, bool) and field is not None and field.annotation is not bool:
-                raise ValueError(
-                    f"{key} is {str(item).lower()}, where another kind of value belongs"
-                )
+            if field is None or field.annotation is bool:
+                continue
+            for one in item if isinstance(item, list) else [item]:
+                if isinstance(one, bool):
+                    has = "has" if isinstance(item, list) else "is"
+                    raise ValueError(
+                        f"{key} {has} {str(one).lower()}, where another kind of value belongs"
+                    )
         return value

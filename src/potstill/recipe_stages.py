@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
 from potstill.recipe_objectives import InnerObjective, Objective
-from potstill.recipe_text import Masking
+from potstill.recipe_text import Masking, Sources
 
 LayerRule = Literal["alternate", "uniform", "first", "last"]
 StudentFamily = Literal["bert", "distilbert"]
@@ -209,6 +209,15 @@ class Distill(Config):
         return self.teacher
 
 
+class ScoredPairs(Config):
+    """Sentence embeddings: pairs of texts that people have given a score of likeness (STS)."""
+
+    sources: Sources
+    text: Annotated[list[str], Field(min_length=2, max_length=2)] = ["sentence1", "sentence2"]
+    label: str = "score"
+    on_bad_row: Literal["error", "skip"] = "error"
+
+
 class Evaluate(Config):
     """Score models on held-out text against the first of them."""
 
@@ -220,6 +229,7 @@ class Evaluate(Config):
     query: str | None = None
     passage: str | None = None
     label: str | None = None
+    pairs: ScoredPairs | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None  # tokens; null: the model's own limit
     max_records: Annotated[int, Field(ge=2)] | None = None  # the first so many; null: all
     masking: Masking = Masking()  # masked LM

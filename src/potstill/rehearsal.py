@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_tasks import check_task_metric
 from potstill.examples import read_for
 from potstill.families import position_limit
@@ -84,10 +85,17 @@ class _Rehearsal:
         self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
     def stage(self, number: int, stage: Stage) -> Cast:
-        cast = self._cast(stage)
+        try:
+            cast = self._cast(stage)
+        except ValueError as error:
+            if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
+                raise ValueError(f"stage {number} (make_student): {error}") from None
+            raise
         if isinstance(stage, Evaluate) and self.recipe.data is not None:
             check_task_metric(self.recipe.data, self.recipe.task)
         elif isinstance(stage, Evaluate):
+            if stage.pairs is not None:
+                read_pairs(stage.pairs)
             _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)
         self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
         return cast
@@ -149,6 +157,8 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
         check_length(recipe.text, teacher)
     check_length(recipe.text, cast.model)
     check_trackers(stage.training.trackers)
+    if stage.training.gradient_checkpointing:
+        _check_checkpointing(cast.model)
     group = None
     if isinstance(stage, Distill) and recipe.task == "sentence_embedding":
         group = stage.in_batch.group or stage.training.batch_size
@@ -160,6 +170,14 @@ def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> No
         tokenizer = cast.model.tokenizer
         any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
         make_masker(stage.masking, tokenizer, any_counts)
+
+
+def _check_checkpointing(loaded: LoadedModel) -> None:
+    if not loaded.model.supports_gradient_checkpointing:
+        raise ValueError(
+            f"training.gradient_checkpointing: {type(loaded.model).__name__} of transformers can't "
+            "compute its layers again; leave it out, or set a smaller micro_batch_size instead"
+        )
 
 
 def _seen_columns(recipe: Recipe) -> list[str]:

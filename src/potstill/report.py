@@ -99,7 +99,8 @@ def _layer_maps(results: Results) -> list[dict[str, Any]]:
             continue
         layers, depth = stage.result["layers"], stage.result["teacher_layers"]
         start = start_of(stage.result)
-        key = (depth, *layers, start, stage.result.get("chosen"))
+        told = (stage.result.get(key) for key in ("chosen", "from_type", "to_type", "rule"))
+        key = (depth, *layers, start, *told)
         new = {"students": [], "result": {"chosen": "", **stage.result}, "start": start}
         entry = found.setdefault(key, new)
         entry["students"].append(stage.writes)

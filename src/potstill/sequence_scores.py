@@ -65,28 +65,39 @@ def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> di
 
 
 def trivial_labels(
-    task: HeadTask, train: Examples, test: Examples, labels: Sequence[str], seed: int
+    task: HeadTask, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
 ) -> dict[str, np.ndarray]:
     """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF."""
+    if train is None:
+        return {"majority": _commonest(task, test.gold, len(test), len(labels))}
     gold, count = train.gold, len(test)
+    majority = _commonest(task, gold, count, len(labels))
     texts = [" \n ".join(one) for one in train.texts]
     asked = [" \n ".join(one) for one in test.texts]
     features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
     linear: Any
     if task == "regression":
-        majority = np.full((count, 1), gold.mean())
         linear = make_pipeline(features, Ridge()).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
     logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
     if task == "multi_label":
-        majority = np.tile(np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0), (count, 1))
         linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
-    majority = np.tile(np.bincount(gold, minlength=len(labels)).astype(float), (count, 1))
     linear = make_pipeline(features, logistic).fit(texts, gold)
     scores = np.full((count, len(labels)), -np.inf)
     scores[:, linear.classes_] = linear.predict_log_proba(asked)
     return {"majority": majority, "tfidf": scores}
+
+
+def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
+    if task == "regression":
+        answer = gold.mean(keepdims=True)
+    elif task == "multi_label":
+        answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)
+    else:
+        answer = np.bincount(gold, minlength=classes).astype(float)
+    return np.tile(answer, (count, 1))
 
 
 def softened(

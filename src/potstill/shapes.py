@@ -125,7 +125,8 @@ def _budget(wanted: Student) -> str:
 
 
 def _told(old: Widths, depth: int, layers: list[int], new: Widths, count: Count) -> str:
-    narrow = f" of {old.hidden}, {new.heads} heads" if new.hidden != old.hidden else ""
+    heads = "1 head" if new.heads == 1 else f"{new.heads} heads"
+    narrow = f" of {old.hidden}, {heads}" if new.hidden != old.hidden else ""
     thin = f" of {old.ffn}" if new.ffn != old.ffn else ""
     return (
         f"{len(layers)} of {depth} layers ({', '.join(map(str, layers))}), width {new.hidden}"

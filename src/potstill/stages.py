@@ -24,6 +24,7 @@ from potstill.data import Examples, TokenizedCorpus, Tokens
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.evaluation_pairs import read_pairs, score_pairs
 from potstill.evaluation_tasks import check_task_metric, evaluate_task, task_score
 from potstill.examples import TaskExamples, read_for, tokenize_task
 from potstill.families import is_task_head, lm_head_parameters, position_limit
@@ -472,7 +473,8 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
         records = context.heldout_records
-        return evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
+        found = evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
+        return with_pairs(found, chosen, stage, context.seed)
     corpus = context.corpus
     masker = context.masker(stage.masking)
     return evaluate_masked_lm(
@@ -485,6 +487,19 @@ def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
         progress,
         student=student,
     )
+
+
+def with_pairs(
+    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
+) -> dict[str, Any]:
+    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
+    if stage.pairs is None:
+        return result
+    found = score_pairs(models, read_pairs(stage.pairs), stage.baseline, seed, stage.max_length)
+    for part, by_model in found.items():
+        for name, scores in by_model.items():
+            result[part][name] = result[part].get(name, {}) | scores
+    return result
 
 
 def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:
@@ -502,6 +517,8 @@ def check_heldout(stage: Evaluate, context: Context) -> None:
     if isinstance(context.text_settings, TaskData):
         check_task_metric(context.text_settings, context.task)
     elif context.task == "sentence_embedding":
+        if stage.pairs is not None:
+            read_pairs(stage.pairs)
         check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
     else:
         check_sequences(context.corpus.heldout)

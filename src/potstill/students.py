@@ -87,8 +87,11 @@ def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
         warnings.simplefilter("ignore", UserWarning)  # building it warns
         converts = _to_distilbert(teacher, wanted)
 
+    last = int(teacher.config.num_hidden_layers) - 1
+
     def count(depth: int, widths: Widths) -> int:
-        config = _shallow_config(teacher, converts, list(range(depth)))
+        # more layers than the teacher has may be asked for, to tell what one of them takes
+        config = _shallow_config(teacher, converts, [min(i, last) for i in range(depth)])
         with torch.device("meta"):
             blank = _class_of(teacher, converts)(
                 narrow_config(config, widths), **_constructor_options(teacher, converts)
@@ -146,6 +149,11 @@ def _to_distilbert(teacher: PreTrainedModel, wanted: Student) -> bool:
             )
         return False
     if wanted.pairs:
+        if family == "distilbert":
+            raise ValueError(
+                "family: DistilBERT has no token types to tell the two texts of a pair apart; "
+                "leave pairs out, or use family bert"
+            )
         warnings.warn(
             "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: "
             "the student stays BERT",
@@ -162,8 +170,6 @@ def _not_expressible(teacher: PreTrainedModel) -> str | None:
     config = teacher.config
     if config.layer_norm_eps != families.DISTILBERT_EPS:
         return f"its layer_norm_eps is {config.layer_norm_eps:g}, DistilBERT's is fixed at 1e-12"
-    if getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return f"its positions are {config.position_embedding_type}, DistilBERT's are absolute"
     if type(teacher).__name__ not in families.DISTILBERT_CLASS:
         return f"the head of {type(teacher).__name__} is another function there"
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from potstill.comparison import label_of
+from potstill.comparison import LABELS
 
 _NAMES = {
     "retrieval.mrr": "retrieval MRR",
@@ -121,7 +121,7 @@ def _several(values: Sequence[float]) -> str:
 
 
 def _name(key: str) -> str:
-    return _NAMES.get(key) or label_of(key)
+    return _NAMES.get(key) or LABELS.get(key) or key.replace(".", " ")
 
 
 def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:

@@ -79,20 +79,23 @@ def tag_scores(
     }
 
 
-def trivial_tags(train: Items, test: Items, labels: Sequence[str]) -> dict[str, list[np.ndarray]]:
-    """Tags without a model: O everywhere; each word's commonest tag in the training sentences, O
-    for words that are not there.
+def trivial_tags(
+    train: Items | None, test: Items, labels: Sequence[str]
+) -> dict[str, list[np.ndarray]]:
+    """Tags without a model: O everywhere; each word's commonest tag in the training sentences where
+    there are some, O for words that are not there.
     """
     other = labels.index("O")
+    nothing = {"majority": [np.full(len(words), other) for words in test.texts]}
+    if train is None:
+        return nothing
     seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for words, tags in zip(train.texts, train.truths, strict=True):
         for word, tag in zip(words, tags, strict=False):  # a sentence without tags adds nothing
             seen[word][int(tag)] += 1
     commonest = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
-    return {
-        "majority": [np.full(len(words), other) for words in test.texts],
-        "lexicon": [np.array([commonest.get(word, other) for word in ws]) for ws in test.texts],
-    }
+    tags = [np.array([commonest.get(word, other) for word in words]) for words in test.texts]
+    return {**nothing, "lexicon": tags}
 
 
 def tag_agreement(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -161,7 +162,10 @@ class _Loop:
         for teacher in trainee.teachers:
             teacher.to(self.device)
         if settings.gradient_checkpointing:
-            trainee.model.gradient_checkpointing_enable()
+            with warnings.catch_warnings():
+                # the name changes in transformers 6, of which a run's user need not hear
+                warnings.simplefilter("ignore", FutureWarning)
+                trainee.model.gradient_checkpointing_enable()
         if settings.compile:
             trainee.model.base_model.compile(dynamic=True)
         self.optimizer = _optimizer(trainee, settings)

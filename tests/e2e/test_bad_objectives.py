@@ -55,8 +55,8 @@ def test_an_objective_that_the_pair_can_not_serve(
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
-        ("masked_lm", "student student predicts 87 tokens and teacher other 88"),
-        ("sentence_embedding", "student student and teacher other have different vocabularies"),
+        ("masked_lm", "the student predicts 87 tokens and teacher other 88"),
+        ("sentence_embedding", "the student and teacher other have different vocabularies"),
     ],
 )
 def test_a_second_teacher_of_another_vocabulary(

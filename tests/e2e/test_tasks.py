@@ -136,6 +136,36 @@ def test_values(sentence_teacher: Path, tmp_path: Path) -> None:
     assert scores(folder, "student")["regression"]["spearman"] > 0.7  # chance is 0
 
 
+def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    texts = sentences(40, seed=8)
+    words = [set(text.split()) for text in texts]
+    lines = ["a\tb\tscore"]
+    for first in range(0, 40, 2):
+        a, b = words[first], words[first + 1]
+        lines.append(f"{texts[first]}\t{texts[first + 1]}\t{len(a & b) / len(a | b):.3f}")
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    tree = {
+        "name": "tiny",
+        "task": "sentence_embedding",
+        "teacher": str(sentence_teacher),
+        "corpus": {"sources": str(text_file), "max_length": 64, "min_length": 4},
+        "stages": [
+            {"kind": "make_student"},
+            {
+                "kind": "evaluate",
+                "pairs": {"sources": str(tmp_path / "pairs.tsv"), "text": ["a", "b"]},
+            },
+            {"kind": "report"},
+        ],
+    }
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    assert -1 <= scores(folder, "student")["sts"]["spearman"] <= 1
+    result = json.loads((folder / "stages/02-evaluate/result.json").read_text())
+    # words in common are what TF-IDF sees
+    assert result["references"]["tfidf"]["sts"]["spearman"] > 0.5
+    assert "Likeness of pairs, Spearman" in (folder / "report.html").read_text()
+
+
 def test_an_interrupted_repeat_goes_on(
     sentence_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

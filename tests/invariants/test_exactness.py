@@ -118,6 +118,7 @@ def test_gradient_checkpointing_changes_nothing(
     text_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
     dropout: bool,
 ) -> None:
     checkpointed = []
@@ -137,6 +138,7 @@ def test_gradient_checkpointing_changes_nothing(
     ]
     assert_same_run(*folders)
     assert sum(checkpointed) == 6 * 2  # steps, layers of the student
+    assert not [w for w in recwarn if "checkpointing" in str(w.message)]  # of no use to a user
 
 
 def test_accelerates_configuration_changes_nothing(

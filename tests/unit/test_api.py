@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertForSequenceClassification
 
-from conftest import sentences, student_of
+from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill.api import distill, evaluate, finetune
-from potstill.recipe import HardTargets, Objective, SoftTargets, Training
+from potstill.recipe import HardTargets, Objective, SoftTargets, TaskData, Training
 from potstill.runfolder import open_run
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
@@ -105,3 +106,54 @@ def test_an_encoder_is_not_scored_against_a_masked_lm_model(
     expected = f"^{sentence_teacher} has no masked-LM head and the baseline {masked_lm_teacher} has"
     with pytest.raises(ValueError, match=expected):
         evaluate([sentence_teacher], masked_lm_teacher, str(text_file))
+
+
+# --- tasks with labels ----------------------------------------------------------------------------
+
+
+def labelled(folder: Path, count: int = 120) -> TaskData:
+    lines = [f"{text}\t{'late' if 'oak' in text else 'early'}" for text in sentences(count)]
+    path = folder / "labelled.tsv"
+    path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    return TaskData.model_validate({"train": str(path), "max_length": 40})
+
+
+def test_a_classifier_from_python(sentence_teacher: Path, tmp_path: Path) -> None:
+    data = labelled(tmp_path)
+    training = Training(max_steps=2, batch_size=8)
+    teacher = finetune(
+        sentence_teacher, data, tmp_path / "teacher", training=training, task="classification"
+    )
+    small = student_of(teacher, "classification", tmp_path / "small")
+    student = distill(small, teacher, data, tmp_path / "student", training=training)
+    again = distill(small, teacher, data, tmp_path / "student", training=training)
+    assert again == student
+    result = evaluate([student], teacher, data)
+    assert result["labels"] == ["early", "late"]
+    assert set(result["references"]) == {"majority", "tfidf"}
+    scores = result["models"][str(student)]["classification"]
+    assert 0 <= scores["accuracy"] <= 1
+    files = [path for source in data.train for path in source.paths]  # type: ignore[union-attr]
+    by_file = evaluate([student], teacher, files)
+    assert set(by_file["references"]) == {"majority"}  # nothing to learn TF-IDF from
+    assert by_file["records"] == 120
+
+
+def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:
+    training = Training(max_steps=1)
+    with pytest.raises(ValueError, match="classification reads a TaskData"):
+        finetune(
+            sentence_teacher, "x.txt", tmp_path / "o", training=training, task="classification"
+        )
+    with pytest.raises(ValueError, match="masked_lm reads text as it is"):
+        finetune(sentence_teacher, labelled(tmp_path), tmp_path / "o", training=training)
+
+
+def test_models_of_two_tasks(sentence_teacher: Path, tmp_path: Path) -> None:
+    config = tiny_config(layers=1)
+    for name, labels in (("two", 2), ("one", 1)):
+        config.update({"num_labels": labels})
+        BertForSequenceClassification(config).save_pretrained(tmp_path / name)
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"one does regression and the baseline .*two class"):
+        evaluate([tmp_path / "one"], tmp_path / "two", "x.tsv")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_run import RECIPE, fake_run
+from fake_run import RECIPE, fake_run, make_student_result, stage
 from huggingface_hub import ModelCard
 
 from potstill import cards, recipe_files
@@ -175,3 +175,14 @@ def test_missing_folder(tmp_path):
     run = fake_run(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere is not a model folder"):
         cards.write_card(run, tmp_path / "nowhere", Report())
+
+
+def test_the_start_is_that_of_the_published_student(tmp_path):
+    """Two students were made; the last one is another."""
+    run = fake_run(tmp_path)
+    other = make_student_result() | {"layers": [1, 3], "to_type": "bert"}
+    stage(run, "05-make_student", {"teacher": "teacher", "writes": "other"}, other)
+    folder = run / "model"
+    folder.mkdir(exist_ok=True)
+    text = cards.write_card(run, folder, Report()).read_text()
+    assert "Layers: 0, 2, 5, counted from 0; bert to distilbert." in text

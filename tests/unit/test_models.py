@@ -14,6 +14,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -386,6 +387,28 @@ def test_a_checkpoint_with_more_layers_than_its_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"config.json says 1 layers, but .* layer 1 \(counted"):
         load_model(folder, "masked_lm")
+
+
+def test_weights_that_transformers_has_no_place_for(folder: Path) -> None:
+    """Before version 5 BERT could have relative positions (relative_key)."""
+    weights = load_file(folder / "model.safetensors")
+    attention = "bert.encoder.layer.1.attention.self"
+    # what is computed anyway, and heads of other tasks, are left alone
+    weights |= {
+        "bert.embeddings.position_ids": torch.arange(64)[None],
+        f"{attention}.rotary_emb.inv_freq": torch.ones(4),
+        "cls.seq_relationship.weight": torch.ones(2, 32),
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_model(folder, "masked_lm")
+    weights[f"{attention}.distance_embedding.weight"] = torch.ones(127, 8)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    edited(folder, position_embedding_type="relative_key")
+    assert refused(folder) == (
+        f"FOLDER: transformers has no place for {attention}.distance_embedding.weight of the "
+        "checkpoint, so the model would be another one than was trained; take one of the plain "
+        "architecture"
+    )
 
 
 # --- sentence encoders ----------------------------------------------------------------------------

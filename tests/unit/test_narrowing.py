@@ -120,6 +120,31 @@ def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
     assert float(found[real].norm() / expected.norm()) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_narrowing_is_exact_where_nothing_that_says_something_goes(silent: int) -> None:
+    """EuroBERT has no biases and norms that take no mean out: in few dimensions, with half of the
+    heads silent, the narrow model gives the wide one's logits, through all layers.
+    """
+    model = family_model("eurobert", "masked_lm", layers=3, rms_norm_eps=1e-12)
+    basis, _ = torch.linalg.qr(torch.randn(24, 12, generator=torch.Generator().manual_seed(7)))
+    onto = basis @ basis.T
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight @ onto)
+        for key, value in model.named_parameters():
+            if key.endswith(("o_proj.weight", "down_proj.weight")):
+                value.copy_(onto @ value)
+            elif value.dim() == 1:  # in other coordinates gains are all the same
+                value.fill_(1.5)
+        for layer in model.model.layers:  # two heads, 12 wide together, share keys and values
+            layer.self_attn.o_proj.weight[:, 12 * silent : 12 * silent + 12] = 0
+    batch = inputs(int(model.config.pad_token_id))
+    with torch.no_grad():
+        expected = model(**batch).logits
+        found = narrowed(model, Widths(12, 2, 40)).eval()(**batch).logits
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-3, atol=1e-3)
+
+
 def test_the_same_model_gives_the_same_narrow_one() -> None:
     model = family_model("bert", "masked_lm", layers=2)
     torch.manual_seed(1)
@@ -139,12 +164,16 @@ def test_maps_that_read_fewer_units_keep_the_size_of_their_outputs() -> None:
 @pytest.mark.parametrize(
     ("name", "widths", "message"),
     [
-        ("bert", Widths(14, 2, 20), "width: 14 is not 2 heads of 6, .* take a multiple of 6"),
+        ("bert", Widths(14, 2, 20), "width: 14 holds no whole heads of 6, .* take a multiple of 6"),
         ("bert", Widths(30, 5, 20), "width: 30 is out of range: the teacher's is 24"),
         ("bert", Widths(12, 2, 0), "ffn: 0 is out of range: the teacher's is 40"),
         ("bert", Widths(12, 2, 41), "ffn: 41 is out of range: the teacher's is 40"),
         ("electra", Widths(12, 2, 20), "width: 12 is also this model's embedding_size"),
-        ("eurobert", Widths(18, 3, 20), "width: 3 heads are no whole groups of 2"),
+        (
+            "eurobert",
+            Widths(18, 3, 20),
+            "width: 18 has no whole groups of 2 .* multiple of 12",
+        ),
     ],
 )
 def test_widths_that_can_not_be(name: str, widths: Widths, message: str) -> None:

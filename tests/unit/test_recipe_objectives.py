@@ -108,6 +108,14 @@ COMPILED = {"epochs": 1, "compile": True}
             "stages.0.objectives.0: unknown kind 'relation'; did you mean 'relations'?",
         ),
         (
+            tree(other("hidden_mse", layers=[False, True])),
+            "stages.0.objectives.0: layers has false, where another kind of value belongs",
+        ),
+        (
+            tree({"kind": "make_student", "layers": [0, True]}),
+            "stages.0: layers has true, where another kind of value belongs",
+        ),
+        (
             tree(other("vector_mse")),
             "the recipe: stage 1 (distill): vector_mse compares sentence vectors, and masked LM "
             "has none; use logits_mse or hidden_mse instead",

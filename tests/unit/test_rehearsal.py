@@ -14,6 +14,8 @@ from conftest import tiny_config
 from potstill import training_log
 from potstill.recipe import Recipe
 from potstill.rehearsal import Cast, rehearse
+from tiny_families import family_model
+from tiny_tokenizers import family_tokenizer
 
 MAKE = {"kind": "make_student"}
 FINETUNE = {"kind": "finetune", "training": {"max_steps": 1}}
@@ -123,6 +125,20 @@ def test_a_tracker_that_is_not_installed(
     stage = {**DISTILL, "training": {"max_steps": 1, "trackers": ["mlflow"]}}
     with pytest.raises(ValueError, match="mlflow is not installed"):
         casts(masked_lm_teacher, text_file, MAKE, stage)
+
+
+def test_a_family_without_gradient_checkpointing(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    training = {"max_steps": 1, "gradient_checkpointing": True}
+    casts(masked_lm_teacher, text_file, MAKE, {**DISTILL, "training": training})
+    tokenizer = family_tokenizer("mpnet")
+    size = max(tokenizer.get_vocab().values()) + 1
+    family_model("mpnet", "masked_lm", layers=2, vocab_size=size).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for stage in ({**DISTILL, "training": training}, {**FINETUNE, "training": training}):
+        with pytest.raises(ValueError, match=r"gradient_checkpointing: MPNetForMaskedLM .*leave"):
+            casts(tmp_path, text_file, MAKE, stage)
 
 
 def test_the_last_text_column_is_the_passage(sentence_teacher: Path, tmp_path: Path) -> None:

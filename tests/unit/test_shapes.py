@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
-from potstill.narrowing import Widths
+from potstill.narrowing import Widths, widths_of
 from potstill.recipe import Student
 from potstill.shapes import number_of
 from potstill.students import make_student, student_shape
@@ -73,6 +73,17 @@ def test_every_family_has_half(name: str) -> None:
     assert make_student(teacher, ratio="half").config.num_hidden_layers == 3
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_budget_for_a_teacher_of_few_layers(name: str, depth: int) -> None:
+    teacher = family_model(name, "masked_lm", layers=depth)
+    whole = student_shape(teacher, asked(at_most=teacher.num_parameters()))
+    assert len(whole.layers) == depth
+    assert whole.widths == widths_of(teacher.config)
+    less = make_student(teacher, at_most=teacher.num_parameters() - 1)
+    assert less.num_parameters() < teacher.num_parameters()
+
+
 def test_layer_types_count_in_a_budget() -> None:
     shape = student_shape(base("modernbert"), asked(ratio="half"))
     assert shape.layers[0] == 0
@@ -104,7 +115,7 @@ def test_a_budget_that_no_student_keeps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 400}, "width: 400 is not 6 heads of 64, the width of the teacher's heads"),
+        ({"width": 400}, "width: 400 holds no whole heads of 64, the width of the teacher's"),
         ({"width": 832}, "width: 832 is out of range: the teacher's is 768"),
         ({"ffn": 4000}, "ffn: 4000 is out of range: the teacher's is 3072"),
         ({"depth": 13}, "depth: 13 is out of range: the teacher has 12 layers"),

@@ -156,6 +156,12 @@ def test_a_pair_teacher_stays_bert_with_a_warning() -> None:
         )
 
 
+def test_a_pair_teacher_does_not_give_the_distilbert_that_was_asked_for() -> None:
+    teacher = perturbed(BertForMaskedLM(config()))
+    with pytest.raises(ValueError, match=r"family: DistilBERT has no token types .*pairs out"):
+        make_student(teacher, pairs=True, family="distilbert")
+
+
 def test_single_texts_need_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from potstill.recipe_files import RecipeError
+from potstill.recipe_files import RecipeError, shipped_recipes
 
 EMBEDDING = ("teacher=model", "corpus.sources=text.txt")  # what its own recipe leaves open
+OF_TASK = ("teacher=model", "data.train=train.tsv")
+
+
+def left_open(name: str) -> tuple[str, ...]:
+    """What a shipped recipe leaves to its user, as overrides."""
+    if name == "embedding":
+        return EMBEDDING
+    tree = yaml.safe_load(shipped_recipes()[name].read_text(encoding="utf-8"))
+    small = ("teachers.small=small",) if name == "classification-two-steps" else ()
+    return (*OF_TASK, *small) if "data" in tree else ()
 
 
 def tree(*stages: dict[str, Any], task: str = "masked_lm", **changes: Any) -> dict[str, Any]:

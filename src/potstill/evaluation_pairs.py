@@ -1,0 +1,121 @@
+"""Sentence encoders on labelled pairs: does the cosine order pairs as people do (STS)?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from potstill import metrics, task_metrics
+from potstill.examples import read_task
+from potstill.recipe import ScoredPairs, TaskData
+from potstill.runtime import Runtime
+from potstill.task_metrics import Scored
+from potstill.tasks import TASKS
+
+FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Texts two by two, and how alike people found them."""
+
+    first: list[str]
+    second: list[str]
+    gold_N: np.ndarray
+
+
+def read_pairs(settings: ScoredPairs) -> Pairs:
+    """The pairs of some files.
+
+    Raises:
+        ValueError: a row without two texts and a number (file:line), fewer than 10 pairs, or pairs
+            that all have the same score.
+    """
+    # as a regression's examples, none of which is held out
+    data = TaskData(
+        train=settings.sources,
+        dev=settings.sources,
+        text=settings.text,
+        label=[settings.label],
+        on_bad_row=settings.on_bad_row,
+    )
+    rows = read_task(data, TASKS["regression"], 0, teacher_labels=None).sides["train"]
+    gold_N = np.array([row.gold for row in rows], dtype=float)
+    if len(rows) < FEWEST or np.ptp(gold_N) == 0:
+        raise ValueError(
+            f"evaluate.pairs: {len(rows)} pairs with {len(np.unique(gold_N))} different scores: at "
+            f"least {FEWEST} pairs and two scores are needed"
+        )
+    return Pairs([row.texts[0] for row in rows], [row.texts[1] for row in rows], gold_N)
+
+
+def score_pairs(
+    models: Mapping[str, Path],
+    pairs: Pairs,
+    baseline: str,
+    seed: int,
+    max_length: int | None = None,
+) -> dict[str, Any]:
+    """Spearman's and Pearson's correlation of the cosine of two texts with their score.
+
+    Args:
+        models: name -> folder; the baseline must be among them.
+
+    Returns:
+        `models`, `references`, `retention` and `intervals`, as result.json has them; retention
+        where the baseline's own correlation is above 0 beyond doubt.
+    """
+    scored = {name: _scores(_cosines(f, pairs, max_length), pairs) for name, f in models.items()}
+    others = [name for name in models if name != baseline]
+    retention: dict[str, dict[str, float]] = {name: {} for name in others}
+    intervals: dict[str, dict[str, list[float]]] = {}
+    for metric in ("spearman", "pearson"):
+        drawn = task_metrics.resampled([scored[n][metric] for n in (baseline, *others)], seed)
+        sure = task_metrics.interval(drawn[0])
+        if sure is None or sure[0] <= 0:
+            continue
+        for name, values_R in zip(others, drawn[1:], strict=True):
+            key = f"sts.{metric}"
+            retention[name][key] = scored[name][metric].value / scored[baseline][metric].value
+            found = task_metrics.interval(values_R / drawn[0])
+            if found is not None:
+                intervals.setdefault(name, {})[key] = found
+    tfidf = _scores(_tfidf(pairs), pairs)
+    return {
+        "models": {name: {"sts": _values(found)} for name, found in scored.items()},
+        "references": {"tfidf": {"sts": _values(tfidf)}},
+        "retention": retention,
+        "intervals": intervals,
+    }
+
+
+def _values(found: Mapping[str, Scored]) -> dict[str, float]:
+    return {metric: scored.value for metric, scored in found.items()}
+
+
+def _scores(cosine_N: np.ndarray, pairs: Pairs) -> dict[str, Scored]:
+    return {
+        "spearman": task_metrics.spearman(pairs.gold_N, cosine_N),
+        "pearson": task_metrics.pearson(pairs.gold_N, cosine_N),
+    }
+
+
+def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
+    runtime = Runtime.open(folder, "sentence_embedding")
+    first, second = (
+        metrics.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
+        for texts in (pairs.first, pairs.second)
+    )
+    cosine_N: np.ndarray = (first * second).sum(axis=1)
+    return cosine_N
+
+
+def _tfidf(pairs: Pairs) -> np.ndarray:
+    vectorizer = TfidfVectorizer(sublinear_tf=True).fit([*pairs.first, *pairs.second])
+    first, second = (vectorizer.transform(texts) for texts in (pairs.first, pairs.second))
+    return np.asarray(first.multiply(second).sum(axis=1)).ravel()
