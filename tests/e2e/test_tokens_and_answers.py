@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from conftest import Finished
+from potstill import evaluate
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 from potstill.token_scores import entities
@@ -109,6 +110,16 @@ def test_entities(sentence_teacher: Path, tmp_path: Path) -> None:
         two = entities([model.config.id2label[answers[at]] for at in first])
         both, gold, given = both + len(one & two), gold + len(one), given + len(two)
     assert scores["f1"] == pytest.approx(2 * both / (gold + given))
+    again = evaluate(
+        [folder / "model"],
+        text=str(tmp_path / "test.conll"),
+        baseline=folder / "model",
+        passage="tokens",
+        label="tags",
+    )
+    own = again["models"][str(folder / "model")]["token_classification"]
+    assert own["f1"] == pytest.approx(scores["f1"])
+    assert set(again["references"]) == {"majority"}  # there is nothing to learn words' tags from
     assert "token-classification" in (folder / "model" / "README.md").read_text()
     assert (folder / "report.html").is_file()
 
@@ -122,6 +133,17 @@ def test_answers(sentence_teacher: Path, tmp_path: Path) -> None:
     assert scores["f1"] > 0.6
     assert scores["f1"] > max(references.values()) + 0.25  # no answer at all, and a sentence
     assert found["records"] == 80  # questions, not windows
+    again = evaluate(
+        [folder / "model"],
+        text=str(tmp_path / "test.json"),
+        baseline=folder / "model",
+        passage="question,context",
+        label="answers",
+    )
+    # of whole contexts: the model learnt from windows of 24 tokens
+    assert again["models"][str(folder / "model")]["question_answering"]["f1"] > 0.5
+    shown = found["examples"][0]
+    assert shown["teacher"]["top"] != shown["student"]["top"]
     model = AutoModelForQuestionAnswering.from_pretrained(folder / "model").eval()
     assert not torch.equal(model.qa_outputs.weight[0], model.qa_outputs.weight[1])
     assert "AutoModelForQuestionAnswering" in (folder / "model" / "README.md").read_text()
