@@ -333,7 +333,11 @@ def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list
     found = []
     for name, told in differences.items():
         who = {
-            "majority": "always giving the commonest answer",
+            "majority": {
+                "sequence": "always giving the commonest answer",
+                "tokens": "tagging every word O",
+                "spans": "never giving an answer",
+            }[case.row.head],
             "tfidf": "TF-IDF with a linear model",
             "lexicon": "each word's commonest tag in training",
             "sentence": "the sentence that shares most words with the question",

@@ -196,7 +196,7 @@ def read_task(
     if data.dev is not None:
         sides["dev"] = reader.examples("dev", data.dev)
     else:
-        sides["train"], sides["dev"] = _split(sides["train"], data, seed)
+        sides["train"], sides["dev"] = _split(sides["train"], data, row, seed)
     sides["train"] = _some_of(sides["train"], data.max_train, seed)
     if data.test is not None:
         sides["test"] = reader.examples("test", data.test)
@@ -289,15 +289,17 @@ def _check_columns(data: TaskData, row: TaskRow) -> None:
 
 
 def _split(
-    examples: list[_Example], data: TaskData, seed: int
+    examples: list[_Example], data: TaskData, row: TaskRow, seed: int
 ) -> tuple[list[_Example], list[_Example]]:
+    """Examples to train on, and the held-out share; all questions of a context are on one side."""
     sides: tuple[list[_Example], list[_Example]] = ([], [])
     for example in examples:
-        texts = example.texts
-        if len(texts) != len(data.text):  # words
-            texts = (" ".join(texts),)
-        record = Record(dict(zip(data.text, texts, strict=True)), example.origin)
-        sides[heldout_side(record, data.text, None, data.heldout, seed)].append(example)
+        columns = dict(zip(data.text, example.texts, strict=False))
+        if row.head == "tokens":
+            columns = {data.text[0]: " ".join(example.texts)}
+        record = Record(columns, example.origin)
+        group = data.text[1] if row.head == "spans" else None
+        sides[heldout_side(record, data.text, group, data.heldout, seed)].append(example)
     return sides
 
 

@@ -93,6 +93,19 @@ def test_every_form_gives_the_same(tmp_path: Path) -> None:
         assert golds[row["question"], row["context"]] == pairs
 
 
+def test_questions_of_a_context_are_on_one_side(tmp_path: Path) -> None:
+    rows = [
+        {**row, "id": f"{row['id']}-{n}", "question": f"{row['question']} {n}"}
+        for row in questions(30)
+        for n in range(3)
+    ]
+    found = read(jsonl(tmp_path / "t.jsonl", rows))
+    contexts = {side: {e.texts[1] for e in each} for side, each in found.sides.items()}
+    assert contexts["train"]
+    assert contexts["dev"]
+    assert not contexts["train"] & contexts["dev"]
+
+
 def test_an_answer_of_squad_that_is_impossible_is_none(tmp_path: Path) -> None:
     rows = questions(20, lacking=0.0)
     tree = json.loads(Path(write_squad(tmp_path / "t.json", rows)).read_text())

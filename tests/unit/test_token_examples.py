@@ -65,6 +65,9 @@ def test_conll(tmp_path: Path) -> None:
     ]
     assert found.labels == LABELS
     assert [e.gold for e in found.sides["train"]] == [[0, 3], [1, 2]]
+    renamed = path.rename(tmp_path / "train.txt")
+    source = {"kind": "files", "paths": [str(renamed)], "format": "conll"}
+    assert read(source, heldout=0.0, dev=source).sides["train"][1].gold == [1, 2]
 
 
 def test_every_form_gives_the_same(tmp_path: Path) -> None:
