@@ -6,7 +6,7 @@
 | multi_label | B * labels | no and yes, of one label | int64 [B x labels], 0 or 1 |
 | regression | B | nothing: one value | float [B] |
 | token_classification | tokens that have a label | the labels | int64 [B x L] |
-| question_answering | 2 B: starts, then ends | the context's tokens, and the first | int64 [B x 2] |
+| question_answering | 2 B: starts, then ends | the context's tokens, the first | int64 [B x 2] |
 
 Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELLED where only a
 teacher can say; not a number for regression.
