@@ -19,6 +19,7 @@ class Batch:
             original token at chosen positions and -100 elsewhere. Tasks: see heads.
         token_type_ids_BL: int64, for text pairs; None: all 0.
         numbers_B: int64, which examples of the data set they are; None where nobody asks.
+        answerable_BL: bool, tokens at which an answer may begin or end; None: any.
     """
 
     input_ids_BL: Tensor
@@ -26,6 +27,7 @@ class Batch:
     gold_BL: Tensor
     token_type_ids_BL: Tensor | None = None
     numbers_B: Tensor | None = None
+    answerable_BL: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

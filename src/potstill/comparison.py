@@ -27,7 +27,14 @@ LABELS = {
     "regression.pearson": "Pearson's correlation",
     "regression.spearman": "Spearman's correlation",
     "regression.mse": "Mean squared error",
+    "token_classification.f1": "F1 of entities",
+    "token_classification.precision": "Precision of entities",
+    "token_classification.recall": "Recall of entities",
+    "token_classification.accuracy": "Accuracy of words",
+    "question_answering.exact_match": "Exact match",
+    "question_answering.f1": "F1 of words",
     "agreement.labels": "Agreement on labels",
+    "agreement.f1": "F1 against its answers",
     "agreement.pearson": "Correlation with its predictions",
     "masked_lm.loss": "Masked-LM loss",
     "masked_lm.perplexity": "Masked-LM perplexity",
@@ -55,7 +62,13 @@ HEADLINES = {
     "classification.accuracy": "accuracy",
     "classification.matthews": "Matthews' correlation",
 }
-REFERENCES = {"tfidf": "TF-IDF", "unigram": "unigram", "majority": "commonest answer"}
+REFERENCES = {
+    "tfidf": "TF-IDF",
+    "unigram": "unigram",
+    "majority": "commonest answer",
+    "lexicon": "each word's commonest tag",
+    "sentence": "sentence with most words shared",
+}
 
 
 def verdict(results: Results, metrics: Mapping[str, Any]) -> str:

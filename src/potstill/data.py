@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,36 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
+class Items:
+    """What is scored as one where it is not simply a sequence: sentences of words, and questions.
+
+    Attributes:
+        of: int64 [N]: the item that each sequence is of; those of one are neighbours, in order.
+        texts: an item's words; or its question and its context.
+        truths: an item's labels by word, as numbers; or the answers it may have, none for none.
+        longest: tokens of an answer at most.
+        may_lack: some questions of the training text have no answer, so that none is one.
+    """
+
+    of: np.ndarray
+    texts: Sequence[tuple[str, ...]]
+    truths: Sequence[Sequence[Any]]
+    longest: int = 0
+    may_lack: bool = False
+
+    def __len__(self) -> int:
+        return len(self.truths)
+
+    def __add__(self, other: Items) -> Items:
+        return replace(
+            self,
+            of=np.concatenate([self.of, other.of + len(self)]),
+            texts=[*self.texts, *other.texts],
+            truths=[*self.truths, *other.truths],
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """The tokenised examples of a task's data, special tokens included, in memory.
 
@@ -47,7 +78,12 @@ class Examples:
         gold: a row an example, or, for tokens, as long as `ids`; see heads.
         texts: each example's texts, for people to read.
         origins: where each came from: "file:line".
-        first: the number of the first one, where they follow others in a teacher's cache.
+        by_token: `gold` is as long as `ids`.
+        places: as long as `ids`. Tokens: the number of the word whose first piece it is, -1 for
+            none. Questions: the characters of the context that it covers, int32 [T x 2], both -1
+            where it is no part of it.
+        items: of tokens and of questions.
+        numbered_from: the number of the first one, where they follow others in a teacher's cache.
     """
 
     ids: np.ndarray
@@ -58,7 +94,9 @@ class Examples:
     texts: Sequence[tuple[str, ...]]
     origins: Sequence[str]
     by_token: bool = False
-    first: int = 0
+    places: np.ndarray | None = None
+    items: Items | None = None
+    numbered_from: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -87,7 +125,20 @@ class Examples:
             [*self.texts, *other.texts],
             [*self.origins, *other.origins],
             self.by_token,
+            None if self.places is None else np.concatenate([self.places, other.places]),
+            None if self.items is None or other.items is None else self.items + other.items,
         )
+
+    def first(self, count: int) -> Examples:
+        """The first so many items: all sequences of each."""
+        if self.items is None:
+            return self.chosen(np.arange(min(count, len(self))))
+        chosen = self.chosen(np.flatnonzero(self.items.of < count))
+        assert chosen.items is not None
+        kept = replace(
+            chosen.items, texts=self.items.texts[:count], truths=self.items.truths[:count]
+        )
+        return replace(chosen, items=kept)
 
     def chosen(self, indices: np.ndarray) -> Examples:
         """Some of them, in the order of `indices`."""
@@ -103,6 +154,8 @@ class Examples:
             [self.texts[i] for i in indices],
             [self.origins[i] for i in indices],
             self.by_token,
+            None if self.places is None else self.places[flat],
+            None if self.items is None else replace(self.items, of=self.items.of[indices]),
         )
 
 
@@ -225,8 +278,18 @@ def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> B
         token_type_ids_BL=(
             None if types is None else torch.from_numpy(_padded(examples, types, indices, 0))
         ),
-        numbers_B=torch.from_numpy(indices.astype(np.int64) + examples.first),
+        numbers_B=torch.from_numpy(indices.astype(np.int64) + examples.numbered_from),
+        answerable_BL=_answerable(examples, indices),
     )
+
+
+def _answerable(examples: Examples, indices: np.ndarray) -> torch.Tensor | None:
+    """The context's tokens, and the first of all, which stands for no answer: bool [B x L]."""
+    if examples.places is None or examples.by_token:
+        return None
+    start_BL = _padded(examples, examples.places[:, 0], indices, -1)
+    start_BL[:, 0] = 0
+    return torch.from_numpy(start_BL >= 0)
 
 
 def _padded(examples: Examples, flat: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:

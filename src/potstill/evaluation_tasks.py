@@ -5,23 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
 
-from potstill import metrics, task_metrics
+from potstill import task_metrics
+from potstill.answer_scores import (
+    answer_agreement,
+    answer_examples,
+    answer_scores,
+    best_answers,
+    trivial_answers,
+)
 from potstill.data import Examples, collate
 from potstill.heads import model_inputs
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import Evaluate, Task, TaskData
+from potstill.sequence_scores import (
+    label_agreement,
+    label_examples,
+    label_scores,
+    softened,
+    trivial_labels,
+)
 from potstill.task_metrics import Scored
 from potstill.tasks import TaskRow, row_of
+from potstill.token_scores import (
+    predicted_tags,
+    tag_agreement,
+    tag_examples,
+    tag_scores,
+    trivial_tags,
+)
 
 BATCH = 32
 SHOWN = 50  # examples that the report may choose from
@@ -46,8 +62,8 @@ def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], n
     """One score of a model, the higher the better."""
     row = row_of(loaded.task)
     assert row is not None
-    outputs = head_outputs(loaded, examples)
-    value = _scores(row, outputs, examples.gold, len(labels))[name].value
+    given = _given(row, head_outputs(loaded, examples), examples)
+    value = _scores(row, given, examples, labels)[name].value
     return -value if name == "mse" else value
 
 
@@ -56,24 +72,35 @@ def head_outputs(
     examples: Examples,
     progress: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """A sequence head's logits [N x C], float32, in the examples' order; T = 1."""
+    """A head's logits, float32, in the examples' order; T = 1.
+
+    Returns:
+        [N x C] of a sequence head; [T x C] of one for tokens, a row each of `examples.ids`; [T x 2]
+        of answers, their start and end.
+    """
     model, device = loaded.model, loaded.model.device
     training = model.training
     model.eval()
     order = np.argsort(examples.lengths, kind="stable")
-    found: np.ndarray | None = None
+    found: list[np.ndarray] = [np.zeros(0)] * len(order)
+    row = row_of(loaded.task)
+    assert row is not None
     pad_id = int(loaded.tokenizer.pad_token_id or 0)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
         with torch.inference_mode():
-            logits = model(**model_inputs(model, batch)).logits.float().cpu().numpy()
-        found = np.zeros((len(order), logits.shape[1]), np.float32) if found is None else found
-        found[rows] = logits
+            output = model(**model_inputs(model, batch))
+        if row.head == "spans":
+            values = torch.stack([output.start_logits, output.end_logits], dim=-1)
+        else:
+            values = output.logits
+        for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):
+            length = examples.lengths[number]
+            found[number] = one[None] if row.head == "sequence" else one[:length]
         progress(len(rows))
     model.train(training)
-    assert found is not None, "no examples"
-    return found
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -86,8 +113,11 @@ class _Case:
     test: Examples
     metric: str
 
-    def scores(self, outputs: np.ndarray) -> dict[str, Scored]:
-        return _scores(self.row, outputs, self.test.gold, len(self.labels))
+    def given(self, outputs: np.ndarray) -> Any:
+        return _given(self.row, outputs, self.test)
+
+    def scores(self, given: Any) -> dict[str, Scored]:
+        return _scores(self.row, given, self.test, self.labels)
 
     @property
     def key(self) -> str:
@@ -116,8 +146,8 @@ def evaluate_task(
 
     Args:
         models: name -> folders, one a training; the baseline must be among them.
-        train: what TF-IDF and the majority are learnt from; None: the commonest answer is that of
-            `test` itself, and there is no TF-IDF.
+        train: what TF-IDF, each word's commonest tag and the commonest answer are learnt from;
+            None: the commonest answer is that of `test` itself, and the others are not there.
         metric: the score that findings speak of; None: the task's own.
         student: the model whose answers stand beside the baseline's; None: the last one.
         twin: the same student trained without a teacher, where there is one.
@@ -128,7 +158,7 @@ def evaluate_task(
     row = row_of(task)
     assert row is not None
     if settings.max_records is not None:
-        test = test.chosen(np.arange(min(settings.max_records, len(test))))
+        test = test.first(settings.max_records)
     case = _Case(row, labels, train, test, metric or row.metric)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
@@ -141,13 +171,13 @@ def evaluate_task(
 
     outputs = {
         name: [
-            head_outputs(load_model(folder, task, labels=labels), test, advance)
+            case.given(head_outputs(load_model(folder, task, labels=labels), test, advance))
             for folder in models[name]
         ]
         for name in order
     }
     scored = {name: [case.scores(values) for values in found] for name, found in outputs.items()}
-    references = {name: [case.scores(values)] for name, values in _trivial(case, seed).items()}
+    references = {name: [found] for name, found in _references(case, seed).items()}
     retention, intervals = _retentions(case, scored, references, settings.baseline, seed)
     differences = _differences(case, scored, references, student, twin, seed)
     base = outputs[settings.baseline][0]
@@ -157,10 +187,10 @@ def evaluate_task(
         if len(scored[name]) > 1:
             found[name][task]["seeds"] = [one[case.metric].value for one in scored[name]]
         if name != settings.baseline:
-            found[name]["agreement"] = _agreement(row, outputs[name], base)
+            found[name]["agreement"] = _agreement(case, outputs[name], base)
     return {
         "task": task,
-        "records": len(test),
+        "records": len(test) if test.items is None else len(test.items),
         "baseline": settings.baseline,
         "labels": list(labels),
         "metric": case.metric,
@@ -171,7 +201,9 @@ def evaluate_task(
         "intervals": intervals,
         "differences": differences,
         "findings": _findings(case, differences, student),
-        "softened": _softened(case, base, outputs[student][0]),
+        "softened": (
+            softened(base, outputs[student][0], test, labels) if task == "classification" else None
+        ),
         "examples": _examples(case, base, outputs[student][0]),
     }
 
@@ -197,48 +229,41 @@ def _resampled(models: Sequence[Runs], metric: str, seed: int) -> list[np.ndarra
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def _scores(row: TaskRow, outputs: np.ndarray, gold: np.ndarray, classes: int) -> dict[str, Scored]:
-    """Every metric of a task, its own first."""
-    if row.task == "regression":
-        predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
-        return {
-            "pearson": task_metrics.pearson(wanted, predicted),
-            "spearman": task_metrics.spearman(wanted, predicted),
-            "mse": task_metrics.mse(wanted, predicted),
-        }
-    if row.task == "multi_label":
-        wanted, predicted = gold == 1, outputs > 0
-        return {
-            "micro_f1": task_metrics.micro_f1(wanted, predicted),
-            "macro_f1": task_metrics.multi_label_macro_f1(wanted, predicted),
-            "exact_match": task_metrics.exact_match(wanted, predicted),
-        }
-    predicted = outputs.argmax(axis=1)
-    found = {
-        "accuracy": task_metrics.accuracy(gold, predicted),
-        "macro_f1": task_metrics.macro_f1(gold, predicted, classes),
-        "matthews": task_metrics.matthews(gold, predicted, classes),
-    }
-    if classes == 2:
-        found["f1"] = task_metrics.f1(gold, predicted)
-    return found
+def _given(row: TaskRow, outputs: np.ndarray, examples: Examples) -> Any:
+    """What a model's outputs are scored by: answers of questions; else the outputs themselves."""
+    return best_answers(outputs, examples) if row.head == "spans" else outputs
 
 
-def _agreement(row: TaskRow, runs: Sequence[np.ndarray], base: np.ndarray) -> dict[str, float]:
+def _scores(
+    row: TaskRow, given: Any, examples: Examples, labels: Sequence[str]
+) -> dict[str, Scored]:
+    """Every metric of a task."""
+    match row.head:
+        case "tokens":
+            assert examples.items is not None
+            tags = predicted_tags(given, examples, labels.index("O"))
+            return tag_scores(examples.items.truths, tags, labels)
+        case "spans":
+            assert examples.items is not None
+            return answer_scores([answer.text for answer in given], examples.items)
+        case "sequence":
+            return label_scores(row.task, given, examples.gold, len(labels))
+        case _:
+            assert_never(row.head)
+
+
+def _agreement(case: _Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
-    each = [_alike(row, outputs, base) for outputs in runs]
+    each = [_alike(case.row, given, base, case.test) for given in runs]
     return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
 
 
-def _alike(row: TaskRow, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
-    if row.task == "regression":
-        return {"pearson": task_metrics.pearson(base[:, 0], outputs[:, 0]).value}
-    if row.task == "multi_label":
-        return {"labels": float(((outputs > 0) == (base > 0)).mean())}
-    log_s, log_t = log_softmax(outputs, axis=1), log_softmax(base, axis=1)
-    kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
-    same_N = outputs.argmax(axis=1) == base.argmax(axis=1)
-    return {"top1": float(same_N.mean()), "kl": float(kl_N.mean())}
+def _alike(row: TaskRow, outputs: Any, base: Any, test: Examples) -> dict[str, float]:
+    if row.head == "tokens":
+        return tag_agreement(outputs, base, test)
+    if row.head == "spans":
+        return answer_agreement(outputs, base)
+    return label_agreement(row.task, outputs, base)
 
 
 def _retentions(
@@ -267,7 +292,8 @@ def _retentions(
         for name, values_R in zip(others, drawn[1:], strict=True):
             key = f"{case.row.task}.{metric}"
             ratios[name][key] = _mean(scored[name], metric) / _mean(scored[baseline], metric)
-            found = task_metrics.interval(values_R / drawn[0])
+            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may score 0
+                found = task_metrics.interval(values_R / drawn[0])
             if found is not None:
                 intervals.setdefault(name, {})[key] = found
     return ratios, intervals
@@ -307,8 +333,14 @@ def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list
     found = []
     for name, told in differences.items():
         who = {
-            "majority": "always giving the commonest answer",
+            "majority": {
+                "sequence": "always giving the commonest answer",
+                "tokens": "tagging every word O",
+                "spans": "never giving an answer",
+            }[case.row.head],
             "tfidf": "TF-IDF with a linear model",
+            "lexicon": "each word's commonest tag in training",
+            "sentence": "the sentence that shares most words with the question",
         }
         other = who.get(name, f"{name}, trained without a teacher")
         bounds = told["interval"]
@@ -325,75 +357,31 @@ def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list
 # --- what trivial means reach ---------------------------------------------------------------------
 
 
-def _trivial(case: _Case, seed: int) -> dict[str, np.ndarray]:
-    """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF."""
-    if case.train is None:
-        return {"majority": _commonest(case, case.test.gold)}
-    gold, count, task = case.train.gold, len(case.test), case.row.task
-    texts = [" \n ".join(one) for one in case.train.texts]
-    asked = [" \n ".join(one) for one in case.test.texts]
-    majority = _commonest(case, gold)
-    features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
-    linear: Any
-    if task == "regression":
-        linear = make_pipeline(features, Ridge()).fit(texts, gold)
-        return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
-    logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
-    if task == "multi_label":
-        linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
-        return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
-    linear = make_pipeline(features, logistic).fit(texts, gold)
-    scores = np.full((count, len(case.labels)), -np.inf)
-    scores[:, linear.classes_] = linear.predict_log_proba(asked)
-    return {"majority": majority, "tfidf": scores}
+def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
+    """Scores of what takes no network; "majority" always gives the commonest answer."""
+    train, test = case.train.items if case.train else None, case.test.items
+    match case.row.head:
+        case "tokens":
+            assert test is not None
+            tags = trivial_tags(train, test, case.labels)
+            return {k: tag_scores(test.truths, v, case.labels) for k, v in tags.items()}
+        case "spans":
+            assert test is not None
+            return {k: answer_scores(v, test) for k, v in trivial_answers(test).items()}
+        case "sequence":
+            answers = trivial_labels(case.row.task, case.train, case.test, case.labels, seed)
+            return {name: case.scores(found) for name, found in answers.items()}
+        case _:
+            assert_never(case.row.head)
 
 
-def _commonest(case: _Case, gold: np.ndarray) -> np.ndarray:
-    """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
-    if case.row.task == "regression":
-        answer = gold.mean(keepdims=True)
-    elif case.row.task == "multi_label":
-        answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)
-    else:
-        answer = np.bincount(gold, minlength=len(case.labels)).astype(float)
-    return np.tile(answer, (len(case.test), 1))
-
-
-# --- examples -------------------------------------------------------------------------------------
-
-
-def _softened(case: _Case, base: np.ndarray, other: np.ndarray) -> dict[str, Any] | None:
-    """One example's distribution over the labels at several temperatures."""
-    if case.row.task != "classification":
-        return None
-    most_N = metrics.softmax(base, 1.0).max(axis=1)
-    chosen = int(np.abs(most_N - 0.7).argmin())  # sure, yet not so sure that nothing is to be seen
-    shown = np.argsort(-base[chosen], kind="stable")[:8]
-    return {
-        "text": " | ".join(case.test.texts[chosen]),
-        "candidates": [case.labels[number] for number in shown],
-        "temperatures": {
-            f"{t:g}": metrics.softmax(base[chosen], t)[shown].tolist() for t in metrics.TEMPERATURES
-        },
-        "student": {"1": metrics.softmax(other[chosen], 1.0)[shown].tolist()},
-    }
-
-
-def _examples(case: _Case, base: np.ndarray, other: np.ndarray) -> list[dict[str, Any]]:
+def _examples(case: _Case, base: Any, other: Any) -> Sequence[Mapping[str, Any]]:
     """Examples that baseline and student answer differently, the surest first."""
+    if case.row.head == "tokens":
+        return tag_examples(base, other, case.test, case.labels, SHOWN)
+    if case.row.head == "spans":
+        assert case.test.items is not None
+        return answer_examples(base, other, case.test.items, SHOWN)
     if case.row.task != "classification":
         return []
-    p_t, p_s = metrics.softmax(base, 1.0), metrics.softmax(other, 1.0)
-    top_t, top_s = base.argmax(axis=1), other.argmax(axis=1)
-    differing = np.flatnonzero(top_t != top_s)
-    sure_N = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
-    differing = differing[np.argsort(-sure_N[differing], kind="stable")]
-    return [
-        {
-            "query": " | ".join(case.test.texts[n]),
-            "expected": case.labels[int(case.test.gold[n])],
-            "teacher": {"top": case.labels[int(top_t[n])], "p": float(p_t[n].max())},
-            "student": {"top": case.labels[int(top_s[n])], "p": float(p_s[n].max())},
-        }
-        for n in differing[:SHOWN].tolist()
-    ]
+    return label_examples(base, other, case.test, case.labels, SHOWN)

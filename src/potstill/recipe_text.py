@@ -14,7 +14,7 @@ class Files(Config):
 
     kind: Literal["files"] = "files"
     paths: Annotated[list[str], Field(min_length=1)]
-    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "conll", "squad"] = "auto"
     # What one record of a .txt file is. A document also has the columns title (its first line),
     # body (the rest) and label (the name of its folder).
     unit: Literal["line", "paragraph", "document"] = "line"
@@ -105,18 +105,24 @@ class TaskData(Config):
     test: Sources | None = None
     # More text without labels, for `distill`: the teacher says what it is.
     unlabelled: Sources | None = None
-    # The column of the text; two for a pair.
+    # The column of the text; two for a pair, or for a question and its context. Token
+    # classification: a list of words.
     text: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)] = [
         "text"
     ]
     # The column of the labels. Multi-label: a list of names (a string is cut at `separator`), or
-    # several columns, each 0 or 1.
+    # several columns, each 0 or 1. Token classification: a list of tags, one a word. Question
+    # answering: the answers, {text: [...], answer_start: [...]}.
     label: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)] = ["label"]
     separator: str = ","
     # Names of the labels in the order of the model's outputs; null: as the teacher's config says,
     # else as they are found, sorted.
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
+    # Question answering: a context that is longer is read in windows; tokens of it that two of them
+    # share. null: a third of max_length.
+    stride: Annotated[int, Field(ge=0)] | None = None
+    max_answer: Annotated[int, Field(ge=1)] = 30  # tokens of an answer
     # Examples of `train` to take, chosen by the seed; null: all.
     max_train: Annotated[int, Field(ge=1)] | None = None
     max_unlabelled: Annotated[int, Field(ge=1)] | None = None

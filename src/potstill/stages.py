@@ -537,7 +537,7 @@ def _sides(
     if taught and found.unlabelled is not None:
         train_side = train_side + found.unlabelled
     told = {"data": {"counts": found.counts, "warnings": found.warnings, "labels": found.labels}}
-    return train_side, replace(found.dev, first=len(train_side)), told
+    return train_side, replace(found.dev, numbered_from=len(train_side)), told
 
 
 def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:

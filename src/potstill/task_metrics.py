@@ -107,6 +107,34 @@ def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
     return _mean((gold_NC == predicted_NC).all(axis=1).astype(float))
 
 
+# --- entities and answers -------------------------------------------------------------------------
+
+
+def overlap(counts_N3: Array) -> dict[str, Scored]:
+    """F1, precision and recall over all items' entities.
+
+    Args:
+        counts_N3: of each item, the entities that are right, those that are there, those that are
+            given.
+    """
+    items = counts_N3.astype(float)
+    return {
+        "f1": Scored(items, lambda m: _ratio(2 * m[..., 0], m[..., 1] + m[..., 2])),
+        "precision": Scored(items, lambda m: _ratio(m[..., 0], m[..., 2])),
+        "recall": Scored(items, lambda m: _ratio(m[..., 0], m[..., 1])),
+    }
+
+
+def ratio(counts_N2: Array) -> Scored:
+    """A share over all items' parts: those that are right, and how many there are."""
+    return Scored(counts_N2.astype(float), lambda m: _ratio(m[..., 0], m[..., 1]))
+
+
+def mean(values_N: Array) -> Scored:
+    """A score that is the mean of the items' own."""
+    return _mean(values_N)
+
+
 # --- values ---------------------------------------------------------------------------------------
 
 

@@ -270,6 +270,11 @@ def _dataset_rows(dataset: Any, columns: Sequence[str], name: str) -> Iterator[R
 
     features = dataset.features or {}  # a stream may know them only from its first row
     labels = {key: kind for key, kind in features.items() if isinstance(kind, ClassLabel)}
+    listed = {
+        key: kind.feature
+        for key, kind in features.items()
+        if key in columns and isinstance(getattr(kind, "feature", None), ClassLabel)
+    }
     dataset = dataset.with_format(None)  # a saved one may yield tensors
     if features:  # pictures, sound and vectors beside the text are not decoded
         simple = [
@@ -278,7 +283,9 @@ def _dataset_rows(dataset: Any, columns: Sequence[str], name: str) -> Iterator[R
         dataset = dataset.select_columns(simple)
     try:
         for number, row in enumerate(dataset):
-            named = {key: _label(labels[key], row[key]) for key in labels}
+            named: dict[str, object] = {key: _label(labels[key], row[key]) for key in labels}
+            for key, kind in listed.items():
+                named[key] = [_label(kind, value) for value in row[key] or []]
             yield {**row, **named}, f"{name}[{number}]"
     except Exception as error:  # network and decoding: types of many libraries
         raise ValueError(f"{name}: reading stopped ({brief(error)})") from None

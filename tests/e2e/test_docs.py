@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import Finished
+from potstill.models import load_model, save_model
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -21,6 +26,7 @@ from potstill.recipe import (
     Training,
 )
 from potstill.recipe_files import parse_recipe
+from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,3 +61,41 @@ def test_links_between_the_texts_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", text.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (text.parent / target).exists(), f"{text.name}: {target}"
+
+
+@pytest.mark.parametrize("page", ["token-classification", "question-answering"])
+def test_the_commands_of_a_page_run_as_written(
+    page: str,
+    sentence_teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potstill: Callable[..., Finished],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-encoder", "my-tagger", "my-reader"):
+        shutil.copytree(sentence_teacher, tmp_path / name)
+    task = page.replace("-", "_")
+    for name, kind in (("my-tagger", "token_classification"), ("my-reader", "question_answering")):
+        if kind == task:  # a model that has been fine-tuned
+            labels = ["O", "B-still", "I-still", "B-cask", "I-cask"]
+            loaded = load_model(
+                tmp_path / name,
+                task,  # type: ignore[arg-type]
+                untrained_head=True,
+                labels=labels if kind == "token_classification" else None,
+            )
+            save_model(loaded, tmp_path / name)
+    for name in ("train", "dev", "test"):
+        write_conll(tmp_path / f"{name}.conll", tagged_sentences(40))
+    for name in ("train", "dev"):
+        write_squad(tmp_path / f"{name}-v2.0.json", questions(40))
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^potstill run .*", text, re.MULTILINE)
+    assert len(commands) == 2
+    # the tiny teacher has 64 positions
+    fitting = ["data.max_length=40", "benchmark.lengths=[8,16]"]
+    fitting += ["data.stride=8"] if page == "question-answering" else []
+    for command in commands:
+        finished = potstill(*shlex.split(command)[1:], *fitting, "--plan")
+        assert finished.code == 0, finished.err
+        assert page in finished.out

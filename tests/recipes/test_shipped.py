@@ -15,6 +15,7 @@ from conftest import Finished, sentences, student_of, tiny_config, tiny_tokenize
 from potstill.recipe import Distill, HardTargets
 from potstill.recipe_files import load_recipe, shipped_recipes
 from tiny_families import family_model
+from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 from tiny_tokenizers import family_tokenizer
 
 Potstill = Callable[..., Finished]
@@ -167,6 +168,8 @@ def test_the_quickstart(potstill: Potstill, work: Path, sentence_teacher: Path) 
 def test_every_shipped_recipe_is_run_here() -> None:
     tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
     tested |= {"minilm-v2", "tinybert", "distilroberta", "modernbert-half"}
+    tested |= {"classification", "classification-from-encoder", "classification-two-steps"}
+    tested |= {"multi-label", "regression", "token-classification", "question-answering"}
     assert set(shipped_recipes()) == tested
 
 
@@ -283,3 +286,25 @@ def test_recipes_of_tasks(
     for model in ("teacher", "plain", "student"):
         assert metrics["models"][model]["scores"][task]
     assert Path(f"runs/{name}/model/README.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["token-classification", "question-answering"])
+def test_recipes_of_tokens_and_answers(
+    potstill: Potstill, work: Path, sentence_teacher: Path, name: str
+) -> None:
+    if name == "token-classification":
+        train = write_conll(work / "train.conll", tagged_sentences(80))
+        fitting = []
+    else:
+        train = write_squad(work / "train.json", questions(80))
+        fitting = ["data.stride=8"]
+    finished = potstill(
+        *("run", name, f"teacher={sentence_teacher}", f"data.train={train}", *fitting),
+        *(*OF_TASKS, *shortened(name)),
+    )
+    finished_well(finished, name)
+    metrics = json.loads(Path(f"runs/{name}/metrics.json").read_text())
+    task = load_recipe(name, ["teacher=x", "data.train=x"]).task
+    for model in ("teacher", "plain", "student"):
+        assert 0 <= metrics["models"][model]["scores"][task]["f1"] <= 1
+    assert result(name, "02-make_student")["layers"] == [0, 3]

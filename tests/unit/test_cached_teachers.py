@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tasks import LABELS, examples, write_model
 
 from potstill import cached_teachers
 from potstill.batches import Batch
@@ -34,6 +33,7 @@ from potstill.recipe import (
 from potstill.signals import Readout, Signals
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
+from tiny_tasks import LABELS, examples, write_model
 
 LOSSES: dict[Task, list[Objective]] = {
     "classification": [
@@ -90,7 +90,7 @@ def test_live_and_cached_give_the_same_losses_and_gradients(task: Task, tmp_path
     folder = write_model(task, tmp_path / "teacher")
     student = load_model(write_model(task, tmp_path / "student", 1, layers=1), task)
     parts = [examples(task, 9), examples(task, 8, seed=1)]
-    parts[1] = replace(parts[1], first=9)
+    parts[1] = replace(parts[1], numbered_from=9)
     loaded = [load_model(folder, task) for _ in range(3)]
     for each in loaded:
         each.model.double()

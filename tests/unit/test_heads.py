@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from potstill.batches import Batch
 from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals
 from potstill.logit_objectives import IGNORED
-from potstill.objectives import soft_targets
+from potstill.objectives import hard_targets, soft_targets
 from potstill.signals import Signals
 from tiny_families import MISSING, NAMES, family_model
 
@@ -158,3 +160,54 @@ def test_the_last_linear_map_of_every_head() -> None:
         encoder = {p for n, p in model.base_model.named_parameters() if "pooler" not in n}
         assert final.weight in own
         assert not own & encoder
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if (name, "answers") not in MISSING])
+def test_where_an_answer_starts_and_ends(name: str) -> None:
+    """Starts of all texts, then their ends; the loss is transformers' own where all may be one."""
+    model = family_model(name, "answers")
+    gold = torch.tensor([[1, 3], [2, 2], [0, 0]])
+    given = batch(gold)
+    inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
+    output = model(**inputs)
+    signals = head_signals(model, "question_answering", given)
+    found = logits(signals)
+    real = given.attention_mask_BL.bool().repeat(2, 1)
+    torch.testing.assert_close(
+        found[real], torch.cat([output.start_logits, output.end_logits])[real]
+    )
+    rows = head_rows("question_answering", given, teacher_decides=False)
+    assert rows.gold_K.tolist() == [1, 2, 0, 3, 2, 0]
+    # of a text without padding all tokens may be one
+    whole = Batch(given.input_ids_BL[:1], given.attention_mask_BL[:1], gold[:1])
+    loss = model(
+        input_ids=whole.input_ids_BL, start_positions=gold[:1, 0], end_positions=gold[:1, 1]
+    ).loss
+    signals = head_signals(model, "question_answering", whole)
+    rows = head_rows("question_answering", whole, teacher_decides=False)
+    torch.testing.assert_close(hard_targets(logits(signals), rows.gold_K), loss)
+
+
+def test_what_can_be_no_answer_has_no_weight() -> None:
+    model = family_model("bert", "answers")
+    allowed = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]).bool()
+    given = replace(batch(torch.tensor([[3, 3], [0, 0], [1, 1]])), answerable_BL=allowed)
+    signals = head_signals(model, "question_answering", given)
+    probabilities = logits(signals).softmax(-1)
+    assert (probabilities[~allowed.repeat(2, 1)] == 0).all()
+    # against a softmax over the tokens that are left
+    output = model(input_ids=given.input_ids_BL, attention_mask=given.attention_mask_BL)
+    expected = output.start_logits[0, [0, 3]].softmax(-1)
+    torch.testing.assert_close(probabilities[0, [0, 3]], expected)
+    assert signals.readout is not None
+    included = signals.readout.included(slice(0, 3))
+    assert included is not None
+    assert torch.equal(included, allowed)
+
+
+def test_answers_that_nobody_knows() -> None:
+    gold = torch.tensor([[1, 3], [UNLABELLED, UNLABELLED], [0, 0]])
+    rows = head_rows("question_answering", batch(gold), teacher_decides=False)
+    assert rows.gold_K.tolist() == [1, IGNORED, 0, 3, IGNORED, 0]
+    assert bool(rows.soft_K.all())
+    assert rows.golden == 4

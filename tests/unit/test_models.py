@@ -612,3 +612,27 @@ def test_pooling_s_config_follows_a_narrower_one(sentence_teacher: Path, tmp_pat
     found = torch.tensor(encoder.encode(TEXTS))
     expected = torch.tensor(predict(tmp_path, TEXTS, "sentence_embedding"))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("question_answering", ["start", "end"]),
+        ("token_classification", ["O", "B-cask", "I-cask", "B-oak", "I-oak"]),
+    ],
+)
+def test_a_new_head_has_as_many_outputs_as_its_own_task_asks(
+    task: Any, labels: list[str], tmp_path: Path
+) -> None:
+    """Not as many as the head of another task that the checkpoint has."""
+    config = tiny_config(layers=1, id2label={0: "a", 1: "b", 2: "c"})
+    folder = folder_of(BertForSequenceClassification(config), tmp_path / "model")
+    loaded = load_model(folder, task, untrained_head=True, labels=labels)
+    assert loaded.model.config.num_labels == len(labels)
+    assert list(loaded.model.config.id2label.values()) == labels
+    logits = loaded.model(torch.tensor([[2, 5, 3]]))
+    shape = logits.start_logits if task == "question_answering" else logits.logits
+    assert shape.shape[:2] == (1, 3)
+    save_model(loaded, tmp_path / "again")
+    again = load_model(tmp_path / "again", task, labels=labels)
+    assert again.model.config.num_labels == len(labels)

@@ -55,9 +55,11 @@ def test_all_shipped_recipes_load() -> None:
         "minilm-v2",
         "modernbert-half",
         "multi-label",
+        "question-answering",
         "quickstart",
         "regression",
         "tinybert",
+        "token-classification",
     ]
     for name in shipped_recipes():
         recipe = load_recipe(name, left_open(name))
@@ -67,7 +69,8 @@ def test_all_shipped_recipes_load() -> None:
         assert kinds[-3:] == ["evaluate", "benchmark", "report"]
         trained = [kind for kind in kinds[:-3] if kind != "make_student"]
         if recipe.data is not None:  # the teacher where it has no head, the plain twin, the student
-            first = ["finetune"] if name == "classification-from-encoder" else []
+            of_encoders = ("classification-from-encoder", "token-classification")
+            first = ["finetune"] if name in (*of_encoders, "question-answering") else []
             assert trained == [*first, "finetune", "distill"]
         else:
             head = ["finetune"] if name in ("minilm-v2", "tinybert") else []

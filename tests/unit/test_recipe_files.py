@@ -13,6 +13,7 @@ from potstill.recipe import (
 )
 from potstill.recipe_files import (
     load_recipe,
+    shipped_recipes,
 )
 
 # --- overrides ------------------------------------------------------------------------------------
@@ -121,9 +122,7 @@ def test_recipes_that_are_not_there() -> None:
         start.format("quikstart") + "did you mean 'quickstart'?"
     )
     assert sentence_of(load_recipe, "zzz") == (
-        start.format("zzz")
-        + "shipped recipes: distilbert-article, distilbert, distilroberta, embedding, minilm-v2, "
-        "modernbert-half, quickstart, tinybert"
+        start.format("zzz") + f"shipped recipes: {', '.join(shipped_recipes())}"
     )
 
 

@@ -1,0 +1,187 @@
+"""What answers are worth: the best span of all windows, SQuAD's scores, and a trivial answer."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+from potstill import task_metrics
+from potstill.data import Examples, Items
+from potstill.task_metrics import Scored
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"')\]]*\s*|[^.!?]+$")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model's answer: "" for none, and its probability in its window."""
+
+    text: str
+    probability: float
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def best_answers(outputs_T2: np.ndarray, examples: Examples) -> list[Given]:
+    """Each question's answer: the span whose start and end logits have the largest sum.
+
+    It begins and ends in the context, is of `items.longest` tokens at most, and is of any of the
+    question's windows. Where questions may lack an answer, none is given if the first token's sum,
+    the least of all windows, is larger (Devlin et al. 2019, section 4.3).
+
+    Args:
+        outputs_T2: start and end logits at every token of every window.
+    """
+    items = examples.items
+    assert items is not None
+    best: list[tuple[float, Given]] = [(-np.inf, Given("", 1.0))] * len(items)
+    none: list[tuple[float, Given]] = [(np.inf, Given("", 1.0))] * len(items)
+    for window, item in enumerate(items.of.tolist()):
+        found, nothing = _window_answers(outputs_T2, examples, window)
+        if found is not None and found[0] > best[item][0]:
+            best[item] = found
+        if nothing[0] < none[item][0]:
+            none[item] = nothing
+    if not items.may_lack:
+        return [given for _, given in best]
+    return [
+        nothing if score >= found_score else found
+        for (found_score, found), (score, nothing) in zip(best, none, strict=True)
+    ]
+
+
+def _window_answers(
+    outputs_T2: np.ndarray, examples: Examples, window: int
+) -> tuple[tuple[float, Given] | None, tuple[float, Given]]:
+    """A window's best span and no answer, each with its sum of logits."""
+    assert examples.items is not None
+    assert examples.places is not None
+    part = slice(examples.offsets[window], examples.offsets[window + 1])
+    places_L2, logits_L2 = examples.places[part], outputs_T2[part].astype(np.float64)
+    context = np.flatnonzero(places_L2[:, 0] >= 0)
+    allowed = np.union1d([0], context)
+    log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
+    log_norm += float(logits_L2[0].sum())  # of both distributions: p = exp(sum - log_norm)
+    nothing = float(logits_L2[0].sum())
+    none = nothing, Given("", float(np.exp(nothing - log_norm)))
+    if len(context) == 0:
+        return None, none
+    start_K, end_K = logits_L2[context, 0], logits_L2[context, 1]
+    top: tuple[float, int, int] | None = None
+    for more in range(min(examples.items.longest, len(context))):
+        sums = start_K[: len(context) - more] + end_K[more:]
+        at = int(sums.argmax())
+        if top is None or sums[at] > top[0]:
+            top = float(sums[at]), at, at + more
+    assert top is not None
+    score, first, last = top
+    text = examples.texts[window][1]
+    begin, end = int(places_L2[context[first], 0]), int(places_L2[context[last], 1])
+    return (score, Given(text[begin:end].strip(), float(np.exp(score - log_norm)))), none
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def normalized(text: str) -> str:
+    """An answer as SQuAD compares it: lower case, no punctuation, no articles, single spaces
+    (Rajpurkar et al. 2016, section 6.1).
+    """
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def exact_match(given: str, truths: Sequence[str]) -> float:
+    """1 where the answer is one of the true ones, else 0. No truths: the question has none."""
+    return max(float(normalized(given) == normalized(truth)) for truth in _wanted(truths))
+
+
+def answer_f1(given: str, truths: Sequence[str]) -> float:
+    """F1 of the words of the answer and of the true one that is nearest.
+
+    Without an answer on either side it is 1 if there is none on the other, else 0 (Rajpurkar et al.
+    2018, SQuAD 2.0).
+    """
+    return max(_word_f1(normalized(given).split(), truth) for truth in _wanted(truths))
+
+
+def _wanted(truths: Sequence[str]) -> list[str]:
+    """A true answer of nothing but articles and punctuation is none."""
+    return [truth for truth in truths if normalized(truth)] or [""]
+
+
+def _word_f1(given: list[str], truth: str) -> float:
+    wanted = normalized(truth).split()
+    if not given or not wanted:
+        return float(given == wanted)
+    both = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * both / (len(given) + len(wanted))
+
+
+def answer_scores(given: Sequence[str], items: Items) -> dict[str, Scored]:
+    """Exact match and F1, means over questions."""
+    pairs = list(zip(given, items.truths, strict=True))
+    exact = np.array([exact_match(text, truths) for text, truths in pairs])
+    overlap = np.array([answer_f1(text, truths) for text, truths in pairs])
+    return {"exact_match": task_metrics.mean(exact), "f1": task_metrics.mean(overlap)}
+
+
+def trivial_answers(test: Items) -> dict[str, list[str]]:
+    """Answers without a model: none; the sentence of the context that shares most words with the
+    question, the first of equals.
+    """
+    return {
+        "majority": [""] * len(test),
+        "sentence": [likeliest_sentence(*texts) for texts in test.texts],
+    }
+
+
+def likeliest_sentence(question: str, context: str) -> str:
+    """The sentence of a context that shares most words with a question."""
+    asked = set(normalized(question).split())
+    sentences = [found.strip() for found in _SENTENCE.findall(context) if found.strip()]
+    return max(sentences, key=lambda s: len(asked & set(normalized(s).split())), default="")
+
+
+def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str, float]:
+    """How alike two models' answers are, right or wrong."""
+    pairs = [(one.text, two.text) for one, two in zip(given, base, strict=True)]
+    return {
+        "top1": float(np.mean([normalized(one) == normalized(two) for one, two in pairs])),
+        "f1": float(np.mean([answer_f1(one, [two]) for one, two in pairs])),
+    }
+
+
+def answer_examples(
+    base: Sequence[Given], other: Sequence[Given], items: Items, most: int
+) -> list[Mapping[str, Any]]:
+    """Questions that two models answer differently, the surest first."""
+    differing = [
+        n
+        for n, (one, two) in enumerate(zip(base, other, strict=True))
+        if normalized(one.text) != normalized(two.text)
+    ]
+    differing.sort(key=lambda n: -min(base[n].probability, other[n].probability))
+    return [
+        {
+            "query": " | ".join(items.texts[n]),
+            "expected": _shown(" / ".join(dict.fromkeys(items.truths[n]))),
+            "teacher": {"top": _shown(base[n].text), "p": base[n].probability},
+            "student": {"top": _shown(other[n].text), "p": other[n].probability},
+        }
+        for n in differing[:most]
+    ]
+
+
+def _shown(answer: str) -> str:
+    return answer or "(no answer)"

@@ -1,0 +1,101 @@
+"""What readers of labelled rows share: a row that can't be used, its columns, names of labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from potstill.recipe import TaskData
+
+_SHOWN = 10  # names that a message lists
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One example: its texts, its gold, where it came from.
+
+    Of token classification the texts are the words, and gold is a label's number for each. Of
+    question answering they are the question and its context, and gold is a list of answers (first
+    character, text). Of other tasks gold is as in heads. Without labels gold is UNLABELLED, or not
+    a number for regression, and None for tokens and questions.
+    """
+
+    texts: tuple[str, ...]
+    gold: Any
+    origin: str
+
+
+class BadRow(ValueError):
+    """A row that can't be used.
+
+    Args:
+        reason: how it is counted where it is left out.
+        origin: where in the row it is; None: the row as a whole.
+    """
+
+    def __init__(self, reason: str, message: str, origin: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.origin = origin
+
+
+def usable(
+    data: TaskData, counts: Counter[str], side: str, origin: str, parse: Callable[[], Any]
+) -> Any:
+    """What a row gives; None where it is left out, which is counted.
+
+    Raises:
+        ValueError: the row can't be used, and none may be left out.
+    """
+    try:
+        return parse()
+    except BadRow as problem:
+        if data.on_bad_row == "error":
+            raise ValueError(
+                f"{problem.origin or origin}: {problem}, or leave such rows out with "
+                "data.on_bad_row=skip"
+            ) from None
+        counts[f"{side}.{problem.reason}"] += 1
+        return None
+
+
+def column_of(row: Mapping[str, object], name: str, key: str) -> Any:
+    """A row's value; `key` is the recipe's key that names the column."""
+    if name not in row:
+        raise BadRow("no_column", f"no column '{name}' (data.{key}); there are: {some(list(row))}")
+    return row[name]
+
+
+def text_of(row: Mapping[str, object], column: str) -> str:
+    """A row's text, which is not empty."""
+    value = column_of(row, column, "text")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow("empty_text", f"the text column '{column}' is empty: fill it in")
+    if not isinstance(value, (str, int, float)):
+        kind = type(value).__name__
+        raise BadRow("no_text", f"column '{column}' holds a {kind}, not text: name another")
+    return str(value)
+
+
+def some(names: Sequence[str]) -> str:
+    """Names for a message: the first ten."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(str(name) for name in names[:_SHOWN]) + more
+
+
+def is_number_below(label: str, count: int) -> bool:
+    """Whether a label is the number of one of so many."""
+    return label.isdecimal() and int(label) < count
+
+
+def label_number(label: str, labels: Sequence[str]) -> int:
+    """A label's number: by its name, or, where no name is a number, by its number."""
+    if label in labels:
+        return labels.index(label)
+    if is_number_below(label, len(labels)) and not any(name.isdecimal() for name in labels):
+        return int(label)
+    raise BadRow(
+        "unknown_label", f"label '{label}' is none of the model's: {some(labels)}; correct it"
+    )

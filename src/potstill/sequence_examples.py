@@ -1,0 +1,126 @@
+"""Texts, and pairs of texts, with a label, labels or a value: rows and token sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from potstill.data import Examples
+from potstill.example_rows import BadRow, Labelled, column_of, text_of
+from potstill.recipe import TaskData
+from potstill.tasks import HeadTask
+
+_BATCH = 1000  # texts that are tokenised at a time
+
+
+def read_texts(
+    row: Mapping[str, object], data: TaskData, task: HeadTask, labelled: bool
+) -> tuple[tuple[str, ...], Any]:
+    """A row's text or two, and its label as it stands there: a name, names, a number; None: not
+    asked for.
+
+    Raises:
+        BadRow: an empty text, or a label of another kind than the task's.
+    """
+    texts = tuple(text_of(row, name) for name in data.text)
+    return texts, _label(row, data, task) if labelled else None
+
+
+def _label(row: Mapping[str, object], data: TaskData, task: HeadTask) -> Any:
+    columns = data.label
+    if task == "multi_label":
+        return _several(row, columns, data.separator)
+    value = column_of(row, columns[0], "label")
+    if value is None or value == "":
+        raise BadRow("no_label", f"the label column '{columns[0]}' is empty: fill it in")
+    if task == "regression":
+        return _number(value, columns[0])
+    if isinstance(value, float) and not value.is_integer():
+        raise BadRow(
+            "bad_label", f"label {value!r} is a fraction: classes are names or whole numbers"
+        )
+    if not isinstance(value, (str, int, float)):
+        kind = type(value).__name__
+        raise BadRow("bad_label", f"label column '{columns[0]}' holds a {kind}: name another")
+    return str(int(value)) if isinstance(value, (bool, float)) else str(value).strip()
+
+
+def _several(row: Mapping[str, object], columns: Sequence[str], separator: str) -> list[str]:
+    values = [column_of(row, column, "label") for column in columns]
+    if len(columns) > 1:
+        chosen = []
+        for column, value in zip(columns, values, strict=True):
+            if str(value).strip() not in ("0", "1", "0.0", "1.0", "True", "False"):
+                raise BadRow(
+                    "bad_label",
+                    f"label column '{column}' holds {value!r}: 0 or 1 belongs there",
+                )
+            if str(value).strip() in ("1", "1.0", "True"):
+                chosen.append(column)
+        return chosen
+    value = values[0]
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [str(value)]
+    if value is None or isinstance(value, str):
+        parts = (value or "").split(separator)
+        return [part.strip() for part in parts if part.strip()]
+    raise BadRow(
+        "bad_label",
+        f"label column '{columns[0]}' holds {value!r}: a list of names belongs there",
+    )
+
+
+def _number(value: Any, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadRow(
+            "bad_label", f"label column '{column}' holds {value!r}: a number belongs there"
+        )
+    return number
+
+
+def tokenize_texts(
+    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int, gold_type: type
+) -> tuple[Examples, int]:
+    """Token sequences of texts, and how many of them are cut.
+
+    Args:
+        most: tokens of a sequence; what is beyond is cut.
+    """
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    cut = 0
+    for start in range(0, len(found), _BATCH):
+        columns = zip(*(example.texts for example in found[start : start + _BATCH]), strict=True)
+        encoded = tokenizer(
+            *(list(column) for column in columns),
+            truncation=True,
+            max_length=most,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+            split_special_tokens=True,  # "[SEP]" in a text is five characters
+        )
+        ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
+        types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
+        cut += sum(bool(one.overflowing) for one in encoded.encodings or [])
+    lengths = np.array([len(one) for one in ids], dtype=np.int32)
+    types_T = np.concatenate(types)
+    examples = Examples(
+        ids=np.concatenate(ids),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        lengths=lengths,
+        types=types_T if types_T.any() else None,
+        gold=np.array([example.gold for example in found], dtype=gold_type),
+        texts=[example.texts for example in found],
+        origins=[example.origin for example in found],
+    )
+    return examples, cut

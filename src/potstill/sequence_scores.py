@@ -1,0 +1,137 @@
+"""What labels and values of texts are worth, and what trivial means reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+
+from potstill import metrics, task_metrics
+from potstill.data import Examples
+from potstill.task_metrics import Scored
+from potstill.tasks import HeadTask
+
+
+def label_scores(
+    task: HeadTask, outputs: np.ndarray, gold: np.ndarray, classes: int
+) -> dict[str, Scored]:
+    """Every metric of classification, multi-label or regression.
+
+    Args:
+        outputs: logits [N x classes], or values [N x 1].
+        gold: see heads.
+    """
+    if task == "regression":
+        predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
+        return {
+            "pearson": task_metrics.pearson(wanted, predicted),
+            "spearman": task_metrics.spearman(wanted, predicted),
+            "mse": task_metrics.mse(wanted, predicted),
+        }
+    if task == "multi_label":
+        wanted, predicted = gold == 1, outputs > 0
+        return {
+            "micro_f1": task_metrics.micro_f1(wanted, predicted),
+            "macro_f1": task_metrics.multi_label_macro_f1(wanted, predicted),
+            "exact_match": task_metrics.exact_match(wanted, predicted),
+        }
+    predicted = outputs.argmax(axis=1)
+    found = {
+        "accuracy": task_metrics.accuracy(gold, predicted),
+        "macro_f1": task_metrics.macro_f1(gold, predicted, classes),
+        "matthews": task_metrics.matthews(gold, predicted, classes),
+    }
+    if classes == 2:
+        found["f1"] = task_metrics.f1(gold, predicted)
+    return found
+
+
+def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
+    """How alike two models' answers are, right or wrong."""
+    if task == "regression":
+        return {"pearson": task_metrics.pearson(base[:, 0], outputs[:, 0]).value}
+    if task == "multi_label":
+        return {"labels": float(((outputs > 0) == (base > 0)).mean())}
+    log_s, log_t = log_softmax(outputs, axis=1), log_softmax(base, axis=1)
+    kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
+    same_N = outputs.argmax(axis=1) == base.argmax(axis=1)
+    return {"top1": float(same_N.mean()), "kl": float(kl_N.mean())}
+
+
+def trivial_labels(
+    task: HeadTask, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF."""
+    if train is None:
+        return {"majority": _commonest(task, test.gold, len(test), len(labels))}
+    gold, count = train.gold, len(test)
+    majority = _commonest(task, gold, count, len(labels))
+    texts = [" \n ".join(one) for one in train.texts]
+    asked = [" \n ".join(one) for one in test.texts]
+    features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
+    linear: Any
+    if task == "regression":
+        linear = make_pipeline(features, Ridge()).fit(texts, gold)
+        return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
+    logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
+    if task == "multi_label":
+        linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
+        return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
+    linear = make_pipeline(features, logistic).fit(texts, gold)
+    scores = np.full((count, len(labels)), -np.inf)
+    scores[:, linear.classes_] = linear.predict_log_proba(asked)
+    return {"majority": majority, "tfidf": scores}
+
+
+def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
+    if task == "regression":
+        answer = gold.mean(keepdims=True)
+    elif task == "multi_label":
+        answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)
+    else:
+        answer = np.bincount(gold, minlength=classes).astype(float)
+    return np.tile(answer, (count, 1))
+
+
+def softened(
+    base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str]
+) -> dict[str, Any]:
+    """One example's distribution over the labels at several temperatures."""
+    most_N = metrics.softmax(base, 1.0).max(axis=1)
+    chosen = int(np.abs(most_N - 0.7).argmin())  # sure, yet not so sure that nothing is to be seen
+    shown = np.argsort(-base[chosen], kind="stable")[:8]
+    return {
+        "text": " | ".join(test.texts[chosen]),
+        "candidates": [labels[number] for number in shown],
+        "temperatures": {
+            f"{t:g}": metrics.softmax(base[chosen], t)[shown].tolist() for t in metrics.TEMPERATURES
+        },
+        "student": {"1": metrics.softmax(other[chosen], 1.0)[shown].tolist()},
+    }
+
+
+def label_examples(
+    base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str], most: int
+) -> list[Mapping[str, Any]]:
+    """Examples that two models label differently, the surest first."""
+    p_t, p_s = metrics.softmax(base, 1.0), metrics.softmax(other, 1.0)
+    top_t, top_s = base.argmax(axis=1), other.argmax(axis=1)
+    differing = np.flatnonzero(top_t != top_s)
+    sure_N = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
+    differing = differing[np.argsort(-sure_N[differing], kind="stable")]
+    return [
+        {
+            "query": " | ".join(test.texts[n]),
+            "expected": labels[int(test.gold[n])],
+            "teacher": {"top": labels[int(top_t[n])], "p": float(p_t[n].max())},
+            "student": {"top": labels[int(top_s[n])], "p": float(p_s[n].max())},
+        }
+        for n in differing[:most].tolist()
+    ]

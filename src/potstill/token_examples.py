@@ -1,0 +1,241 @@
+"""Sentences of words with tags: rows to words, words to word pieces, tags in IOB2."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from potstill.data import Examples, Items
+from potstill.example_rows import BadRow, Labelled, column_of, label_number
+from potstill.files import Sentence
+from potstill.heads import UNLABELLED
+from potstill.masking import IGNORED
+from potstill.recipe import TaskData
+
+_BATCH = 1000  # sentences that are tokenised at a time
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def read_sentence(
+    row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
+) -> tuple[tuple[str, ...], list[str] | None]:
+    """A row's words, and their tags as they stand there; None: no tags are asked for.
+
+    Raises:
+        BadRow: no words, not as many tags as words, or tags that are not IOB2.
+    """
+    words = _words(column_of(row, data.text[0], "text"), data.text[0], labelled)
+    empty = next((n for n, word in enumerate(words) if not word.strip()), None)
+    if empty is not None:
+        where = place_of_word(row, origin, empty)
+        raise BadRow("empty_text", f"word {empty + 1} is empty: leave it out", where)
+    if not labelled:
+        return words, None
+    column = data.label[0]
+    value = column_of(row, column, "label")
+    if not isinstance(value, (list, tuple)):
+        kind = type(value).__name__
+        raise BadRow("bad_label", f"label column '{column}' holds a {kind}: a list of tags belongs")
+    if len(value) != len(words):
+        raise BadRow("bad_label", f"{len(words)} words, but {len(value)} tags: give each its own")
+    missing = next((n for n, tag in enumerate(value) if tag is None or tag == ""), None)
+    if missing is not None:
+        raise BadRow(
+            "no_label",
+            f"the word '{words[missing]}' has no tag: give it one (in a .conll after a tab)",
+            place_of_word(row, origin, missing),
+        )
+    tags = [str(tag).strip() for tag in value]
+    if not all(tag.isdecimal() for tag in tags):  # numbers are checked when they have names
+        check_tags(words, tags, row, origin)
+    return words, tags
+
+
+def _words(value: Any, column: str, labelled: bool) -> tuple[str, ...]:
+    if isinstance(value, str) and not labelled:
+        value = value.split()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
+        kind = type(value).__name__
+        raise BadRow("no_text", f"column '{column}' holds a {kind}: a list of words belongs there")
+    if not value:
+        raise BadRow("empty_text", f"the text column '{column}' is empty: fill it in")
+    return tuple(value)
+
+
+def place_of_word(row: Mapping[str, object], origin: str, number: int) -> str:
+    """file:line of a word, where words have lines of their own."""
+    if not isinstance(row, Sentence):
+        return origin
+    file, _, line = origin.rpartition(":")
+    return f"{file}:{int(line) + number}"
+
+
+def check_tags(
+    words: Sequence[str], tags: Sequence[str], row: Mapping[str, object], origin: str
+) -> None:
+    """Refuse tags that are not IOB2: O; B- and a type; I- and the type of the word before.
+
+    Raises:
+        BadRow: the first that is not.
+    """
+    before = "O"
+    for number, tag in enumerate(tags):
+        kind, _, name = tag.partition("-")
+        problem = ""
+        if tag != "O" and not _is_tag(tag):
+            problem = "is neither O, nor B- or I- with a type (IOB2): correct it"
+        elif kind == "I" and before[2:] != name:
+            problem = f"comes after {before}: in IOB2 an entity begins with B-{name}; correct it"
+        if problem:
+            raise BadRow(
+                "bad_tag",
+                f"the tag '{tag}' of '{words[number]}' (word {number + 1}) {problem}",
+                place_of_word(row, origin, number),
+            )
+        before = tag
+
+
+def _is_tag(tag: str) -> bool:
+    return tag[:2] in ("B-", "I-") and len(tag) > 2
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def sorted_tags(found: Collection[str]) -> list[str]:
+    """O, then B- and I- of each type, by name; as they are where they are numbers."""
+    if all(tag.isdecimal() for tag in found):
+        return sorted(found, key=int)
+    types = sorted({tag[2:] for tag in found if tag != "O"})
+    return ["O", *(f"{kind}-{name}" for name in types for kind in "BI")]
+
+
+def check_tag_names(labels: Sequence[str]) -> None:
+    """Refuse labels that are not those of IOB2.
+
+    Raises:
+        ValueError: numbers without names, or another scheme.
+    """
+    wrong = next((label for label in labels if label != "O" and not _is_tag(label)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"data.labels: '{wrong}' is no tag of IOB2 (O, B-type, I-type): give the names of the "
+            "tags, in the order of their numbers where the data has numbers"
+        )
+    if "O" not in labels:
+        raise ValueError("data.labels: there is no O, the tag of words outside of entities: add it")
+
+
+def tag_numbers(words: Sequence[str], tags: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """The label's number of each tag.
+
+    Raises:
+        BadRow: a tag that is none of the labels, or numbers whose names are not IOB2.
+    """
+    numbers = [label_number(tag, labels) for tag in tags]
+    check_tags(words, [labels[number] for number in numbers], {}, "")
+    return numbers
+
+
+def type_counts(labels: Sequence[str], train: Sequence[Labelled]) -> dict[str, int]:
+    """Entities of each type that the labels name."""
+    counts = {label[2:]: 0 for label in labels if label != "O"}
+    for example in train:
+        for number in example.gold:
+            if labels[number].startswith("B-"):
+                counts[labels[number][2:]] += 1
+    return counts
+
+
+# --- word pieces ----------------------------------------------------------------------------------
+
+
+def tokenize_sentences(
+    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
+) -> tuple[Examples, int, int]:
+    """Token sequences of sentences, the first piece of each word carrying its label.
+
+    A sentence is tokenised as the text that it is, words with a space between them: so do models
+    read it that were trained on text, and byte-level ones tell a word's first piece by that space.
+
+    Args:
+        most: tokens of a sequence; what is beyond is cut.
+
+    Returns:
+        The examples; how many sentences are cut; how many words have no token.
+    """
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    cut = lost = 0
+    for start in range(0, len(found), _BATCH):
+        part = found[start : start + _BATCH]
+        encoded = tokenizer(
+            [" ".join(example.texts) for example in part],
+            truncation=True,
+            max_length=most,
+            return_attention_mask=False,
+            return_token_type_ids=True,
+            return_offsets_mapping=True,
+            split_special_tokens=True,
+        )
+        ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
+        types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
+        cut += sum(bool(one.overflowing) for one in encoded.encodings or [])
+        for example, offsets in zip(part, encoded["offset_mapping"], strict=True):
+            places.append(first_pieces(example.texts, offsets))
+            lost += len(example.texts) - int((places[-1] >= 0).sum())
+    gold = [_gold(example.gold, own) for example, own in zip(found, places, strict=True)]
+    lengths = np.array([len(one) for one in ids], dtype=np.int32)
+    types_T = np.concatenate(types)
+    examples = Examples(
+        ids=np.concatenate(ids),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        lengths=lengths,
+        types=types_T if types_T.any() else None,
+        gold=np.concatenate(gold),
+        texts=[(" ".join(example.texts),) for example in found],
+        origins=[example.origin for example in found],
+        by_token=True,
+        places=np.concatenate(places),
+        items=Items(
+            of=np.arange(len(found), dtype=np.int64),
+            texts=[example.texts for example in found],
+            truths=[example.gold or [] for example in found],
+        ),
+    )
+    return examples, cut, lost
+
+
+def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """At each token the number of the word whose first piece it is; -1 at others: int32 [L].
+
+    Args:
+        offsets: the characters that each token covers, of the words with a space between them;
+            none for a special token.
+    """
+    lengths = np.array([len(word) for word in words])
+    ends = np.cumsum(lengths + 1) - 1
+    starts = ends - lengths
+    spans_L2 = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    word_L = np.minimum(np.searchsorted(ends, spans_L2[:, 0], side="right"), len(words) - 1)
+    within_L = (spans_L2[:, 0] < spans_L2[:, 1]) & (starts[word_L] < spans_L2[:, 1])
+    within_L &= spans_L2[:, 0] < ends[word_L]
+    found = np.full(len(spans_L2), -1, dtype=np.int32)
+    at = np.flatnonzero(within_L)
+    first_words, first = np.unique(word_L[at], return_index=True)
+    found[at[first]] = first_words
+    return found
+
+
+def _gold(numbers: Sequence[int] | None, places_L: np.ndarray) -> np.ndarray:
+    """int64 [L]: a word's label at its first piece."""
+    gold_L = np.full(len(places_L), IGNORED, dtype=np.int64)
+    first_L = places_L >= 0
+    gold_L[first_L] = UNLABELLED if numbers is None else np.array(numbers)[places_L[first_L]]
+    return gold_L

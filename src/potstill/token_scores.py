@@ -1,0 +1,142 @@
+"""What tags of words are worth: entities by CoNLL's rules, and what trivial means reach."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from potstill import task_metrics
+from potstill.data import Examples, Items
+from potstill.task_metrics import Scored
+
+Entity = tuple[str, int, int]  # type, first word, last word
+
+
+def entities(tags: Sequence[str]) -> set[Entity]:
+    """The entities that tags stand for, as conlleval counts them (Tjong Kim Sang and De Meulder
+    2003, section 2.3).
+
+    An entity begins at B-, and at an I- that continues none of its type: a model may give tags that
+    are not IOB2.
+    """
+    found = set()
+    begin: int | None = None
+    before = "O"
+    for number, tag in enumerate([*tags, "O"]):
+        begins = tag != "O" and (tag[0] == "B" or before[2:] != tag[2:])
+        if begin is not None and (tag == "O" or begins):
+            found.add((before[2:], begin, number - 1))
+            begin = None
+        if begins:
+            begin = number
+        before = tag
+    return found
+
+
+def predicted_tags(outputs_TC: np.ndarray, examples: Examples, other: int) -> list[np.ndarray]:
+    """Each sentence's labels by word, as numbers.
+
+    Args:
+        outputs_TC: logits at every token.
+        other: the number of O, which words get that have no token.
+    """
+    assert examples.items is not None
+    assert examples.places is not None
+    found = []
+    for item, words in enumerate(examples.items.texts):
+        part = slice(examples.offsets[item], examples.offsets[item + 1])
+        places_L = examples.places[part]
+        tags = np.full(len(words), other)
+        tags[places_L[places_L >= 0]] = outputs_TC[part][places_L >= 0].argmax(axis=1)
+        found.append(tags)
+    return found
+
+
+def tag_scores(
+    truths: Sequence[Sequence[int]], predicted: Sequence[np.ndarray], labels: Sequence[str]
+) -> dict[str, Scored]:
+    """F1, precision and recall of entities, whose type and words all must be right; and accuracy of
+    words. Items are sentences.
+
+    Args:
+        truths, predicted: each sentence's labels by word, as numbers.
+    """
+    counts = []
+    words = []
+    for truth, answer in zip(truths, predicted, strict=True):
+        gold, given = ([labels[int(n)] for n in numbers] for numbers in (truth, answer))
+        one, two = entities(gold), entities(given)
+        counts.append((len(one & two), len(one), len(two)))
+        right = sum(a == b for a, b in zip(gold, given, strict=True))
+        words.append((right, len(gold)))
+    return {
+        **task_metrics.overlap(np.array(counts)),
+        "accuracy": task_metrics.ratio(np.array(words)),
+    }
+
+
+def trivial_tags(
+    train: Items | None, test: Items, labels: Sequence[str]
+) -> dict[str, list[np.ndarray]]:
+    """Tags without a model: O everywhere; each word's commonest tag in the training sentences where
+    there are some, O for words that are not there.
+    """
+    other = labels.index("O")
+    nothing = {"majority": [np.full(len(words), other) for words in test.texts]}
+    if train is None:
+        return nothing
+    seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for words, tags in zip(train.texts, train.truths, strict=True):
+        for word, tag in zip(words, tags, strict=False):  # a sentence without tags adds nothing
+            seen[word][int(tag)] += 1
+    commonest = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
+    tags = [np.array([commonest.get(word, other) for word in words]) for words in test.texts]
+    return {**nothing, "lexicon": tags}
+
+
+def tag_agreement(
+    outputs_TC: np.ndarray, base_TC: np.ndarray, examples: Examples
+) -> dict[str, float]:
+    """How alike two models' tags of the words are, right or wrong."""
+    assert examples.places is not None
+    first_T = examples.places >= 0
+    log_s, log_t = (log_softmax(values[first_T], axis=1) for values in (outputs_TC, base_TC))
+    same_K = log_s.argmax(axis=1) == log_t.argmax(axis=1)
+    kl_K = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
+    return {"top1": float(same_K.mean()), "kl": float(kl_K.mean())}
+
+
+def tag_examples(
+    base_TC: np.ndarray,
+    other_TC: np.ndarray,
+    examples: Examples,
+    labels: Sequence[str],
+    most: int,
+) -> list[Mapping[str, Any]]:
+    """Words that two models tag differently, the surest first."""
+    assert examples.items is not None
+    assert examples.places is not None
+    first = np.flatnonzero(examples.places >= 0)
+    p_t, p_s = softmax(base_TC[first], axis=1), softmax(other_TC[first], axis=1)
+    top_t, top_s = p_t.argmax(axis=1), p_s.argmax(axis=1)
+    differing = np.flatnonzero(top_t != top_s)
+    sure_K = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
+    differing = differing[np.argsort(-sure_K[differing], kind="stable")][:most]
+    shown: list[Mapping[str, Any]] = []
+    for k in differing.tolist():
+        item = int(np.searchsorted(examples.offsets, first[k], side="right")) - 1
+        word = int(examples.places[first[k]])
+        words, truth = examples.items.texts[item], examples.items.truths[item]
+        shown.append(
+            {
+                "query": f"{words[word]} (word {word + 1}) in: {' '.join(words)}",
+                "expected": labels[int(truth[word])],
+                "teacher": {"top": labels[int(top_t[k])], "p": float(p_t[k].max())},
+                "student": {"top": labels[int(top_s[k])], "p": float(p_s[k].max())},
+            }
+        )
+    return shown
