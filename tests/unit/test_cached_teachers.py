@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_labels import LABELS, examples, write_model
 
 from potstill import cached_teachers
 from potstill.batches import Batch
@@ -33,7 +34,6 @@ from potstill.recipe import (
 from potstill.signals import Readout, Signals
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
-from tiny_tasks import LABELS, examples, write_model
 
 LOSSES: dict[Task, list[Objective]] = {
     "classification": [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_tasks import examples, write_model
+from tiny_labels import examples, write_model
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from tiny_tasks import write_model
+from tiny_labels import write_model
 from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
