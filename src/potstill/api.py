@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
+from potstill.context import Context, Silent
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
 from potstill.examples import read_for, tokenize_task
 from potstill.inputs import cache_folder
@@ -40,7 +42,7 @@ from potstill.recipe import (
     unfit,
 )
 from potstill.runfolder import RunFolder
-from potstill.stages import Context, Silent, run_stage, with_pairs
+from potstill.stages import run_stage
 from potstill.tasks import TaskRow, row_of
 from potstill.text import read_records
 

@@ -32,8 +32,8 @@ from potstill.recipe import (
     Training,
 )
 from potstill.rehearsal import Cast
-from potstill.stages import is_trained
 from potstill.text import Part, Record, source_parts
+from potstill.training_stages import is_trained
 
 SAMPLE = 500  # records
 LIBRARIES = 400e6  # bytes that Python, torch and transformers take before any model

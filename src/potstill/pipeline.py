@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from potstill.context import Context, Reporter, Silent
 from potstill.distributed import wait_for_all
+from potstill.evaluation_stages import check_heldout
 from potstill.former import published_problem, set_aside_results, set_aside_stages
 from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.recipe import (
@@ -43,17 +45,13 @@ from potstill.runfolder import (
     write_text,
 )
 from potstill.stages import (
-    Context,
-    Reporter,
-    Silent,
-    check_heldout,
-    check_teachers,
     has_results,
     run_stage,
     trains,
     write_results,
 )
 from potstill.text import sources_fingerprint
+from potstill.training_stages import check_teachers
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.
 STAGE_VERSIONS = {

@@ -15,6 +15,7 @@ import torch
 
 from potstill.distributed import check_processes
 from potstill.evaluation_pairs import read_pairs
+from potstill.evaluation_stages import with_passage
 from potstill.evaluation_tasks import check_task_metric
 from potstill.examples import read_for
 from potstill.families import position_limit
@@ -34,11 +35,11 @@ from potstill.recipe import (
     Task,
     stage_writes,
 )
-from potstill.stages import check_length, with_passage
 from potstill.students import build_student, student_shape
 from potstill.tasks import row_of
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
+from potstill.training_stages import check_length
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 

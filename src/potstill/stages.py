@@ -3,169 +3,34 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
-from torch import accelerator, device, manual_seed
-from torch.nn import Module
-from transformers import PreTrainedTokenizerFast
+from torch import manual_seed
 
 from potstill import models as model_folders
-from potstill import narrowing, preflight
+from potstill import narrowing
 from potstill.benchmarking import benchmark
-from potstill.cached_teachers import (
-    Answers,
-    CachedTeacher,
-    reads_vectors,
-    teacher_answers,
-    why_live,
-)
 from potstill.cards import write_card
-from potstill.corpora import tokenize_corpus
-from potstill.data import Examples, TokenizedCorpus, Tokens, plan_steps
-from potstill.distributed import wait_for_all
-from potstill.evaluation_embeddings import check_records, evaluate_embeddings
-from potstill.evaluation_masked_lm import check_heldout as check_sequences
-from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.evaluation_pairs import read_pairs, score_pairs
-from potstill.evaluation_tasks import check_task_metric, evaluate_task, task_score
-from potstill.examples import TaskExamples, read_for, tokenize_task
-from potstill.families import is_task_head, lm_head_parameters, position_limit
-from potstill.masking import Masker, make_masker
-from potstill.models import LoadedModel, load_config, load_model, save_model
+from potstill.context import Context
+from potstill.evaluation_stages import chosen_models, run_evaluate
+from potstill.models import save_model
 from potstill.narrowing import widths_of
-from potstill.pairing import check_pair
-from potstill.preflight import Findings
 from potstill.recipe import (
     Benchmark,
-    Corpus,
     Distill,
     Evaluate,
     Finetune,
-    GoldMse,
-    HardTargets,
-    InBatch,
-    InnerObjective,
-    LogitObjective,
     MakeStudent,
-    Masking,
-    Objective,
     Report,
     Stage,
-    Task,
-    TaskData,
-    Training,
-    stage_writes,
 )
 from potstill.report import write_report
-from potstill.runfolder import read_json, write_json
+from potstill.runfolder import write_json
 from potstill.students import build_student, student_shape
-from potstill.tasks import row_of
-from potstill.teachers import LiveTeacher, Reading
-from potstill.text import Record, heldout_side, read_records
-from potstill.trainee import Trainee
-from potstill.training import Job, Progress, train
-
-
-class Reporter(Protocol):
-    """Where a run tells how far it is; the command line draws bars, the API says nothing."""
-
-    def say(self, message: str) -> None: ...
-
-    def progress(self, fraction: float, note: str = "") -> None: ...
-
-    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
-
-
-class Silent:
-    """A reporter that reports nothing."""
-
-    def say(self, message: str) -> None: ...
-
-    def progress(self, fraction: float, note: str = "") -> None: ...
-
-    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
-
-
-@dataclass
-class Context:
-    """What the stages of one run share."""
-
-    task: Task
-    seed: int
-    text_settings: Corpus | TaskData
-    run: Path
-    cache: Path
-    models: dict[str, Path]
-    reporter: Reporter
-    fingerprint: str = ""
-    is_main: bool = True
-    student: str | None = None  # the model the recipe is about
-    twin: str | None = None  # the same one trained without a teacher
-    repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
-    checked: dict[Path, Findings] = field(default_factory=dict)  # teachers, by their folders
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        teacher = self.models["teacher"]
-        return load_model(teacher, self.task, untrained_head=True, weights=False).tokenizer
-
-    @property
-    def corpus_settings(self) -> Corpus:
-        assert isinstance(self.text_settings, Corpus)
-        return self.text_settings
-
-    @cached_property
-    def examples(self) -> TaskExamples:
-        """A task's data, for the tokenizer that all models of the run share."""
-        self.reporter.say("reading and tokenising the examples")
-        assert isinstance(self.text_settings, TaskData)
-        teacher = load_config(self.models["teacher"])
-        rows = read_for(self.task, self.text_settings, teacher, self.seed)
-        found = tokenize_task(rows, self.tokenizer)
-        for warning in found.warnings:
-            self.reporter.say(f"note: {warning}")
-        return found
-
-    def open(self, name: str, untrained_head: bool = False) -> LoadedModel:
-        """A model of the run, with its weights."""
-        labels = self.examples.labels if isinstance(self.text_settings, TaskData) else None
-        folder = self.models[name]
-        return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
-
-    @property
-    def training_side(self) -> Tokens | Examples:
-        if isinstance(self.text_settings, TaskData):
-            return self.examples.train
-        return self.corpus.train
-
-    @cached_property
-    def corpus(self) -> TokenizedCorpus:
-        self.reporter.say("reading and tokenising the corpus (cached for the next time)")
-        corpus = tokenize_corpus(self.corpus_settings, self.tokenizer, self.cache, self.seed)
-        for warning in corpus.warnings:
-            self.reporter.say(f"note: {warning}")
-        return corpus
-
-    def masker(self, masking: Masking) -> Masker:
-        return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
-
-    @cached_property
-    def heldout_records(self) -> list[Record]:
-        """Held-out records with all columns, for scores that need more than token sequences."""
-        corpus = self.corpus_settings
-        if corpus.heldout_sources is not None:
-            return list(read_records(corpus.heldout_sources, corpus.columns))
-        return [
-            record
-            for record in read_records(corpus.sources, corpus.columns)
-            if heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, self.seed)
-        ]
+from potstill.training_stages import run_distill, run_finetune
 
 
 def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
@@ -178,13 +43,13 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
         case MakeStudent():
             result, writes = _make_student(stage, folder, context)
         case Finetune():
-            result, writes = _finetune(stage, folder, context)
+            result, writes = run_finetune(stage, folder, context)
         case Distill():
-            result, writes = _distill(stage, folder, context)
+            result, writes = run_distill(stage, folder, context)
         case Evaluate():
-            result, writes = _evaluate(stage, context), {}
+            result, writes = run_evaluate(stage, context), {}
         case Benchmark():
-            chosen = _chosen(stage.models, stage.baseline, context)
+            chosen = chosen_models(stage.models, stage.baseline, context)
             result, writes = benchmark(chosen, stage, context.reporter.progress), {}
         case Report():
             result, writes = _report(stage, context), {}
@@ -198,9 +63,6 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
 def trains(stage: Stage) -> bool:
     """Whether all processes of a distributed run take part; the first alone does other stages."""
     return isinstance(stage, (Finetune, Distill))
-
-
-# --- surgery ---
 
 
 def _make_student(
@@ -239,420 +101,6 @@ def _make_student(
         "warnings": notes,
     }
     return result, {stage.writes: "model"}
-
-
-# --- training ---
-
-
-def _finetune(
-    stage: Finetune, folder: Path, context: Context
-) -> tuple[dict[str, Any], dict[str, str]]:
-    def once(folder: Path, seed: int) -> dict[str, Any]:
-        manual_seed(seed)  # of a new head's weights
-        loaded = context.open(stage.model, untrained_head=True)
-        _freeze(stage, loaded)
-        return _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, seed, context)
-
-    gold: Objective = (
-        GoldMse() if context.task == "regression" else HardTargets(weight=1.0, target="gold")
-    )
-    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
-    return _repeated(stage, folder, context, once)
-
-
-def _distill(
-    stage: Distill, folder: Path, context: Context
-) -> tuple[dict[str, Any], dict[str, str]]:
-    weights: dict[str, float] = {}
-    for teacher in stage.teachers:
-        weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
-    teachers = {name: context.open(name) for name in weights}
-    for name, loaded in teachers.items():
-        check_length(context.text_settings, loaded)
-        if row_of(context.task) and context.is_main:
-            _checked(name, loaded, context)
-    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
-    answers = _answers(stage, teachers, context)
-    weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
-    known: dict[str, Any] = {}
-
-    def once(folder: Path, seed: int) -> dict[str, Any]:
-        manual_seed(seed)  # of a new head's weights
-        # a student that was distilled in pretraining has no head for the task yet
-        student = context.open(stage.model, untrained_head=row_of(context.task) is not None)
-        for loaded in teachers.values():
-            check_pair(student, loaded, stage.objectives)
-        if not known:
-            known.update(_checked_start(student, teachers, context))
-        _freeze(stage, student)
-        settings = stage.objectives, stage.in_batch, stage.training
-        return _train(student, weighted, *settings, masker, folder, seed, context)
-
-    result, writes = _repeated(stage, folder, context, once)
-    return {**result, **known}, writes
-
-
-def check_teachers(stages: Sequence[Stage], context: Context) -> None:
-    """Check the teachers of later distillations that are now what they will be then.
-
-    Raises:
-        ValueError: one that would teach nonsense; see preflight.
-    """
-    if row_of(context.task) is None:
-        return
-    written: set[str] = set()
-    for stage in stages:
-        for teacher in stage.teachers if isinstance(stage, Distill) else ():
-            if teacher.model in context.models and teacher.model not in written:
-                _checked(teacher.model, context.open(teacher.model), context)
-        written.update(stage_writes(stage))
-
-
-def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
-    """What its answers to held-out examples say of a teacher; found once, told once."""
-    folder, data = context.models[name], context.text_settings
-    if folder not in context.checked:
-        assert isinstance(data, TaskData)
-        examples, row = context.examples, row_of(context.task)
-        assert row is not None
-        if row.head == "sequence":
-            preflight.check_tokens(teacher, examples.dev, data.max_length)
-        Module.to(teacher.model, _device())
-        found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
-        if row.task == "classification":
-            metric = data.metric or row.metric
-            found |= preflight.check_balance(examples.train, examples.labels, metric)
-        for warning in found.warnings:
-            context.reporter.say(f"note: {warning}")
-        context.checked[folder] = found
-    return context.checked[folder]
-
-
-def _checked_start(
-    student: LoadedModel, teachers: Mapping[str, LoadedModel], context: Context
-) -> dict[str, Any]:
-    """What is known before a distillation's training, for result.json; {} without a task's head."""
-    row, data = row_of(context.task), context.text_settings
-    if row is None or not context.is_main:
-        return {}
-    assert isinstance(data, TaskData)
-    examples = context.examples
-    if row.head == "sequence":
-        preflight.check_tokens(student, examples.dev, data.max_length)
-    warnings: dict[str, None] = {}
-    numbers = {}
-    for name, teacher in teachers.items():
-        known = _checked(name, teacher, context)
-        start = preflight.check_start(student, teacher, name, examples.dev)
-        for warning in start.warnings:
-            context.reporter.say(f"note: {warning}")
-        context.reporter.say(preflight.sentence_of(name, start.numbers))
-        warnings |= dict.fromkeys([*known.warnings, *start.warnings])
-        numbers[name] = known.numbers | {"student": start.numbers}
-    return {"preflight": numbers, "warnings": list(warnings)}
-
-
-def _device() -> device:
-    """Where models are asked before the loop places them."""
-    return (accelerator.current_accelerator() if accelerator.is_available() else None) or device(
-        "cpu"
-    )
-
-
-def _answers(
-    stage: Distill, teachers: Mapping[str, LoadedModel], context: Context
-) -> dict[str, Answers]:
-    """What teachers say about all examples, kept on disk; none where they are asked anew."""
-    if row_of(context.task) is None:
-        return {}
-    train_side, dev, _ = _sides(context, True)
-    assert isinstance(train_side, Examples)
-    assert isinstance(dev, Examples)
-    limits = {key: getattr(stage.training, key) for key in ("epochs", "max_steps", "max_tokens")}
-    size = stage.training.batch_size
-    steps, _ = plan_steps(train_side.lengths, size, context.seed, **limits)
-    epochs = stage.repeats * steps / -(-len(train_side) // size)
-    why = why_live(stage, context.task, epochs)
-    context.reporter.say(
-        "the teacher is asked once for each example, and its answers are kept"
-        if why is None
-        else f"the teacher is asked anew for every batch: {why}"
-    )
-    if why is not None:
-        return {}
-    if not context.is_main:
-        wait_for_all()  # until the first process has asked
-    found = {}
-    for name, loaded in teachers.items():
-        Module.to(loaded.model, _device())
-        found[name] = teacher_answers(
-            loaded,
-            context.models[name],
-            [train_side, dev],
-            context.cache.parent / "teachers",
-            vectors=reads_vectors(stage.objectives),
-            say=context.reporter.say,
-            progress=context.reporter.progress,
-        )
-    if context.is_main and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        wait_for_all()
-    return found
-
-
-def _repeated(
-    stage: Finetune | Distill,
-    folder: Path,
-    context: Context,
-    once: Callable[[Path, int], dict[str, Any]],
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Train as often as the stage says; what is finished of an interrupted stage is kept."""
-    names = stage_writes(stage)
-    if len(names) == 1:
-        return once(folder, context.seed), {names[0]: "model"}
-    results = []
-    for number in range(1, len(names) + 1):
-        own = folder / f"repeat-{number}"
-        seed = context.seed + number - 1
-        context.reporter.say(f"training {number} of {len(names)}, seed {seed}")
-        own.mkdir(exist_ok=True)
-        if not (own / "result.json").is_file():
-            result = {"seed": seed, **once(own, seed)}
-            if context.is_main:
-                write_json(own / "result.json", result)
-        if context.is_main:
-            results.append(read_json(own / "result.json"))
-    if context.is_main:  # the first one's model and log stand where those of a single one do
-        for name in ("model", "log.jsonl"):
-            (folder / "repeat-1" / name).replace(folder / name)
-    first = results[0] if results else {}
-    writes = {name: f"repeat-{number}/model" for number, name in enumerate(names, start=1)}
-    return {**first, "repeats": results}, {**writes, names[0]: "model"}
-
-
-def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
-    """Whether a stage trains a parameter of its model."""
-    if loaded.task == "sentence_embedding":
-        return True
-    if loaded.task != "masked_lm":
-        only_head = isinstance(stage, Finetune) and stage.train == "head"
-        return not only_head or is_task_head(parameter, loaded.model)
-    if isinstance(stage, Finetune):
-        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
-    # Parameters without a gradient would stall data-parallel training.
-    on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
-    return on_logits or parameter not in lm_head_parameters(loaded.model)
-
-
-def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
-    for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_(is_trained(stage, loaded, name))
-
-
-def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:
-    """Refuse sequences that a model has no positions for.
-
-    Raises:
-        ValueError: max_length is too large.
-    """
-    positions = position_limit(loaded.model.config)
-    if text.max_length > positions:
-        key = "corpus" if isinstance(text, Corpus) else "data"
-        raise ValueError(
-            f"{key}.max_length: {text.max_length} tokens are more than the {positions} "
-            f"positions of {loaded.name}: set {positions} at most"
-        )
-
-
-def _train(
-    loaded: LoadedModel,
-    teachers: Sequence[tuple[LoadedModel, float, Answers | None]],
-    objectives: Sequence[Objective],
-    in_batch: InBatch,
-    settings: Training,
-    masker: Masker | None,
-    folder: Path,
-    seed: int,
-    context: Context,
-) -> dict[str, Any]:
-    check_length(context.text_settings, loaded)
-    train_side, heldout, told = _sides(context, bool(teachers))
-    if len(heldout) == 0 and (settings.keep == "best" or settings.patience is not None):
-        raise ValueError(
-            "training.keep: best and training.patience judge by held-out text, and none is left: "
-            "raise corpus.heldout or leave them out"
-        )
-    # An objective without weight would cost its share of the time for nothing.
-    weighted = [objective for objective in objectives if objective.weight > 0]
-    reading = Reading.of(loaded.task, weighted, in_batch, settings.batch_size)
-    asked = [
-        LiveTeacher(teacher, reading, weight)
-        if answers is None
-        else CachedTeacher(teacher, answers, weight)
-        for teacher, weight, answers in teachers
-    ]
-    trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
-    if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
-        trainee.freeze_unreached()
-    job = Job(
-        trainee=trainee,
-        train=train_side,
-        heldout=heldout,
-        masker=masker,
-        pad_id=int(loaded.tokenizer.pad_token_id or 0),
-        settings=settings,
-        seed=seed,
-        folder=folder,
-        fingerprint=context.fingerprint,
-        score=_scorer(loaded, context),
-        progress=lambda state: context.reporter.progress(_fraction(state), _note(state)),
-        say=context.reporter.say,
-    )
-    result = train(job)
-    Module.to(loaded.model, "cpu")
-    if context.is_main:
-        save_model(loaded, folder / "model")
-        _drop_checkpoints(folder)
-    return {
-        **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
-        "objectives": [objective.model_dump() for objective in weighted],
-        "projections": [
-            f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
-            for label, weight in trainee.projections.items()
-        ],
-        **({"teachers": "cached" if teachers[0][2] else "live"} if teachers else {}),
-        **told,
-    }
-
-
-def _sides(
-    context: Context, taught: bool
-) -> tuple[Tokens | Examples, Tokens | Examples, dict[str, Any]]:
-    """What is trained on, what is judged by, and what result.json tells of the data."""
-    if isinstance(context.text_settings, Corpus):
-        corpus = context.corpus
-        told = {"corpus": {"counts": corpus.counts, "warnings": corpus.warnings}}
-        return corpus.train, corpus.heldout, told
-    found = context.examples
-    train_side = found.train
-    if taught and found.unlabelled is not None:
-        train_side = train_side + found.unlabelled
-    told = {"data": {"counts": found.counts, "warnings": found.warnings, "labels": found.labels}}
-    return train_side, replace(found.dev, numbered_from=len(train_side)), told
-
-
-def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:
-    """The task's metric on the examples that a checkpoint is chosen by; None without one."""
-    row = row_of(context.task)
-    if row is None:
-        return None
-    assert isinstance(context.text_settings, TaskData)
-    metric = context.text_settings.metric or row.metric
-    dev, labels = context.examples.dev, context.examples.labels
-    return lambda: task_score(loaded, dev, labels, metric)
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    """Checkpoints are three times the model; a finished stage needs none."""
-    for name in ("checkpoints", "checkpoints-best"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _fraction(state: Progress) -> float:
-    return min(state.tokens / max(state.total_tokens, 1), 1.0)
-
-
-def _note(state: Progress) -> str:
-    loss = "" if state.loss is None else f", loss {state.loss:.4f}"
-    return f"step {state.step} of {state.steps}{loss}"
-
-
-# --- proof ---
-
-
-def _chosen(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:
-    """The models that a stage is about; of repeats the first alone."""
-    again = {name for names in context.repeats.values() for name in names[1:]}
-    every = [name for name in context.models if name not in again]
-    wanted = list(dict.fromkeys([baseline, *(names if names is not None else every)]))
-    return {name: context.models[name] for name in wanted}
-
-
-def _evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
-    chosen = _chosen(stage.models, stage.baseline, context)
-    progress = context.reporter.progress
-    others = chosen.keys() - {stage.baseline}
-    student = context.student if context.student in others else None
-    if isinstance(context.text_settings, TaskData):
-        data = context.text_settings
-        runs = {
-            name: [context.models[each] for each in context.repeats.get(name, [name])]
-            for name in chosen
-        }
-        return evaluate_task(
-            runs,
-            context.examples.test,
-            context.examples.train,
-            context.examples.labels,
-            context.task,
-            stage,
-            data.metric,
-            context.seed,
-            progress,
-            student=student,
-            twin=context.twin if context.twin in chosen else None,
-        )
-    if context.task == "sentence_embedding":
-        stage = with_passage(stage, context.corpus_settings)
-        records = context.heldout_records
-        found = evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
-        return with_pairs(found, chosen, stage, context.seed)
-    corpus = context.corpus
-    masker = context.masker(stage.masking)
-    return evaluate_masked_lm(
-        chosen,
-        corpus.heldout,
-        corpus.train.token_counts,
-        masker,
-        stage,
-        context.seed,
-        progress,
-        student=student,
-    )
-
-
-def with_pairs(
-    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
-) -> dict[str, Any]:
-    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
-    if stage.pairs is None:
-        return result
-    found = score_pairs(models, read_pairs(stage.pairs), stage.baseline, seed, stage.max_length)
-    for part, by_model in found.items():
-        for name, scores in by_model.items():
-            result[part][name] = result[part].get(name, {}) | scores
-    return result
-
-
-def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:
-    """The column `text` is the passage where none is named; without it, the last text column."""
-    passage = stage.passage or ("text" if "text" in corpus.columns else corpus.columns[-1])
-    return stage.model_copy(update={"passage": passage})
-
-
-def check_heldout(stage: Evaluate, context: Context) -> None:
-    """Refuse too little held-out text before any time goes into training.
-
-    Raises:
-        ValueError: as the stage itself would.
-    """
-    if isinstance(context.text_settings, TaskData):
-        check_task_metric(context.text_settings, context.task)
-    elif context.task == "sentence_embedding":
-        if stage.pairs is not None:
-            read_pairs(stage.pairs)
-        check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
-    else:
-        check_sequences(context.corpus.heldout)
 
 
 def _report(stage: Report, context: Context) -> dict[str, Any]:

@@ -174,9 +174,9 @@ def test_an_interrupted_repeat_goes_on(
     tree["stages"][0]["training"] = {"max_steps": 2, **TRAINING}
     tree["stages"][2]["training"] = {"max_steps": 2, **TRAINING}
     whole = run(Recipe.model_validate(tree), output=tmp_path / "whole")
-    from potstill import stages
+    from potstill import training_stages
 
-    real, calls = stages.train, []
+    real, calls = training_stages.train, []
 
     def second_stops(job: Any) -> Any:
         calls.append(job.seed)
@@ -184,7 +184,7 @@ def test_an_interrupted_repeat_goes_on(
             raise Interrupted(2, 1)
         return real(job)
 
-    monkeypatch.setattr(stages, "train", second_stops)
+    monkeypatch.setattr(training_stages, "train", second_stops)
     with pytest.raises(Interrupted):
         run(Recipe.model_validate(tree), output=tmp_path / "cut")
     cut = run(Recipe.model_validate(tree), output=tmp_path / "cut")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences
-from potstill import pipeline, stages
+from potstill import pipeline
 from potstill.pipeline import rebuild, run, stage_fingerprints
 from potstill.recipe import Recipe
 from potstill.results import read_results
@@ -206,7 +206,7 @@ def test_a_change_sets_all_that_follows_aside_at_once(
     def fail(*_: Any) -> Any:
         raise TrainingFailed("the loss is not finite")
 
-    monkeypatch.setattr(stages, "train", fail)
+    monkeypatch.setattr(training_stages, "train", fail)
     changed = {**DISTILL, "training": {"max_steps": 3, "batch_size": 4}}
     with pytest.raises(TrainingFailed):
         ran(recipe(masked_lm_teacher, text_file, MAKE, changed, evaluate), folder)
@@ -259,7 +259,7 @@ def test_unfinished_work_of_another_recipe_is_set_aside(
 
     published = weights(folder / "model")
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "train", fail)
+        patched.setattr(training_stages, "train", fail)
         with pytest.raises(TrainingFailed):
             ran(recipe(masked_lm_teacher, text_file, seed=5), folder)
     assert not (folder / "model").exists()  # neither seed 1's nor the untrained student of seed 5
@@ -308,7 +308,7 @@ def test_a_student_not_trained_yet_is_not_published(
 ) -> None:
     settings, folder = recipe(masked_lm_teacher, text_file), tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "train", fail)
+        patched.setattr(training_stages, "train", fail)
         with pytest.raises(TrainingFailed):
             ran(settings, folder)
     assert (folder / "stages/01-make_student/DONE").exists()
@@ -329,7 +329,7 @@ def test_results_of_another_recipe_are_set_aside_together(
         for name in ("recipe.yaml", "environment.json", "metrics.json", "report.html", "model/*")
         for path in folder.glob(name)
     }
-    monkeypatch.setattr(stages, "train", fail)
+    monkeypatch.setattr(training_stages, "train", fail)
     reporter = Recorder()
     with pytest.raises(TrainingFailed):
         run(recipe(masked_lm_teacher, text_file, seed=5), output=folder, reporter=reporter)

@@ -13,7 +13,8 @@ from tiny_labels import write_model
 from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import stages
+from potstill import training_stages
+from potstill.context import Context, Silent
 from potstill.models import LoadedModel, load_model
 from potstill.pairing import check_pair
 from potstill.recipe import (
@@ -29,9 +30,10 @@ from potstill.recipe import (
     TaskData,
     Training,
 )
-from potstill.stages import Context, Silent, check_length, is_trained, run_stage
+from potstill.stages import run_stage
 from potstill.students import make_student
 from potstill.text import heldout_side, read_records
+from potstill.training_stages import check_length, is_trained
 
 
 class Recorder(Silent):
@@ -299,16 +301,18 @@ def test_other_processes_wait_until_the_first_has_asked(
         is_main=is_main,
     )
     happened: list[str] = []
-    ask = stages.teacher_answers
+    ask = training_stages.teacher_answers
 
     def recorded(*arguments: Any, **more: Any) -> Any:
         happened.append("asks")
         return ask(*arguments, **more)
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(stages, "wait_for_all", lambda: happened.append("waits"))
-    monkeypatch.setattr(stages, "teacher_answers", recorded)
+    monkeypatch.setattr(training_stages, "wait_for_all", lambda: happened.append("waits"))
+    monkeypatch.setattr(training_stages, "teacher_answers", recorded)
     twice = Distill(objectives=[SoftTargets()], training=Training(epochs=2))
-    found = stages._answers(twice, {"teacher": load_model(teacher, "classification")}, context)
+    found = training_stages._answers(
+        twice, {"teacher": load_model(teacher, "classification")}, context
+    )
     assert happened == (["asks", "waits"] if is_main else ["waits", "asks"])
     assert len(found["teacher"]) == 40  # train and dev

@@ -1,0 +1,121 @@
+"""What the stages of one run share, and where a run tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerFast
+
+from potstill.corpora import tokenize_corpus
+from potstill.data import Examples, TokenizedCorpus, Tokens
+from potstill.examples import TaskExamples, read_for, tokenize_task
+from potstill.masking import Masker, make_masker
+from potstill.models import LoadedModel, load_config, load_model
+from potstill.preflight import Findings
+from potstill.recipe import (
+    Corpus,
+    Masking,
+    Task,
+    TaskData,
+)
+from potstill.text import Record, heldout_side, read_records
+
+
+class Reporter(Protocol):
+    """Where a run tells how far it is; the command line draws bars, the API says nothing."""
+
+    def say(self, message: str) -> None: ...
+
+    def progress(self, fraction: float, note: str = "") -> None: ...
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
+
+
+class Silent:
+    """A reporter that reports nothing."""
+
+    def say(self, message: str) -> None: ...
+
+    def progress(self, fraction: float, note: str = "") -> None: ...
+
+    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
+
+
+@dataclass
+class Context:
+    """What the stages of one run share."""
+
+    task: Task
+    seed: int
+    text_settings: Corpus | TaskData
+    run: Path
+    cache: Path
+    models: dict[str, Path]
+    reporter: Reporter
+    fingerprint: str = ""
+    is_main: bool = True
+    student: str | None = None  # the model the recipe is about
+    twin: str | None = None  # the same one trained without a teacher
+    repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
+    checked: dict[Path, Findings] = field(default_factory=dict)  # teachers, by their folders
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        teacher = self.models["teacher"]
+        return load_model(teacher, self.task, untrained_head=True, weights=False).tokenizer
+
+    @property
+    def corpus_settings(self) -> Corpus:
+        assert isinstance(self.text_settings, Corpus)
+        return self.text_settings
+
+    @cached_property
+    def examples(self) -> TaskExamples:
+        """A task's data, for the tokenizer that all models of the run share."""
+        self.reporter.say("reading and tokenising the examples")
+        assert isinstance(self.text_settings, TaskData)
+        teacher = load_config(self.models["teacher"])
+        rows = read_for(self.task, self.text_settings, teacher, self.seed)
+        found = tokenize_task(rows, self.tokenizer)
+        for warning in found.warnings:
+            self.reporter.say(f"note: {warning}")
+        return found
+
+    def open(self, name: str, untrained_head: bool = False) -> LoadedModel:
+        """A model of the run, with its weights."""
+        labels = self.examples.labels if isinstance(self.text_settings, TaskData) else None
+        folder = self.models[name]
+        return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
+
+    @property
+    def training_side(self) -> Tokens | Examples:
+        if isinstance(self.text_settings, TaskData):
+            return self.examples.train
+        return self.corpus.train
+
+    @cached_property
+    def corpus(self) -> TokenizedCorpus:
+        self.reporter.say("reading and tokenising the corpus (cached for the next time)")
+        corpus = tokenize_corpus(self.corpus_settings, self.tokenizer, self.cache, self.seed)
+        for warning in corpus.warnings:
+            self.reporter.say(f"note: {warning}")
+        return corpus
+
+    def masker(self, masking: Masking) -> Masker:
+        return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
+
+    @cached_property
+    def heldout_records(self) -> list[Record]:
+        """Held-out records with all columns, for scores that need more than token sequences."""
+        corpus = self.corpus_settings
+        if corpus.heldout_sources is not None:
+            return list(read_records(corpus.heldout_sources, corpus.columns))
+        return [
+            record
+            for record in read_records(corpus.sources, corpus.columns)
+            if heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, self.seed)
+        ]

@@ -1,0 +1,105 @@
+"""The stage that scores models, whatever their task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.context import Context
+from potstill.evaluation_embeddings import check_records, evaluate_embeddings
+from potstill.evaluation_masked_lm import check_heldout as check_sequences
+from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.evaluation_pairs import read_pairs, score_pairs
+from potstill.evaluation_tasks import check_task_metric, evaluate_task
+from potstill.recipe import (
+    Corpus,
+    Evaluate,
+    TaskData,
+)
+
+
+def chosen_models(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:
+    """The models that a stage is about; of repeats the first alone."""
+    again = {name for names in context.repeats.values() for name in names[1:]}
+    every = [name for name in context.models if name not in again]
+    wanted = list(dict.fromkeys([baseline, *(names if names is not None else every)]))
+    return {name: context.models[name] for name in wanted}
+
+
+def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
+    chosen = chosen_models(stage.models, stage.baseline, context)
+    progress = context.reporter.progress
+    others = chosen.keys() - {stage.baseline}
+    student = context.student if context.student in others else None
+    if isinstance(context.text_settings, TaskData):
+        data = context.text_settings
+        runs = {
+            name: [context.models[each] for each in context.repeats.get(name, [name])]
+            for name in chosen
+        }
+        return evaluate_task(
+            runs,
+            context.examples.test,
+            context.examples.train,
+            context.examples.labels,
+            context.task,
+            stage,
+            data.metric,
+            context.seed,
+            progress,
+            student=student,
+            twin=context.twin if context.twin in chosen else None,
+        )
+    if context.task == "sentence_embedding":
+        stage = with_passage(stage, context.corpus_settings)
+        records = context.heldout_records
+        found = evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
+        return with_pairs(found, chosen, stage, context.seed)
+    corpus = context.corpus
+    masker = context.masker(stage.masking)
+    return evaluate_masked_lm(
+        chosen,
+        corpus.heldout,
+        corpus.train.token_counts,
+        masker,
+        stage,
+        context.seed,
+        progress,
+        student=student,
+    )
+
+
+def with_pairs(
+    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
+) -> dict[str, Any]:
+    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
+    if stage.pairs is None:
+        return result
+    found = score_pairs(models, read_pairs(stage.pairs), stage.baseline, seed, stage.max_length)
+    for part, by_model in found.items():
+        for name, scores in by_model.items():
+            result[part][name] = result[part].get(name, {}) | scores
+    return result
+
+
+def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:
+    """The column `text` is the passage where none is named; without it, the last text column."""
+    passage = stage.passage or ("text" if "text" in corpus.columns else corpus.columns[-1])
+    return stage.model_copy(update={"passage": passage})
+
+
+def check_heldout(stage: Evaluate, context: Context) -> None:
+    """Refuse too little held-out text before any time goes into training.
+
+    Raises:
+        ValueError: as the stage itself would.
+    """
+    if isinstance(context.text_settings, TaskData):
+        check_task_metric(context.text_settings, context.task)
+    elif context.task == "sentence_embedding":
+        if stage.pairs is not None:
+            read_pairs(stage.pairs)
+        check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
+    else:
+        check_sequences(context.corpus.heldout)
