@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences
-from potstill import pipeline
+from potstill import pipeline, training_stages
 from potstill.pipeline import rebuild, run, stage_fingerprints
 from potstill.recipe import Recipe
 from potstill.results import read_results
