@@ -45,12 +45,18 @@ def claim(work: Path, arm: str, seed: int) -> Iterator[Path | None]:
 
 
 def summary(
-    work: Path, arms: Sequence[str], settings: dict[str, Any], reference: str = "triple"
+    work: Path,
+    arms: Sequence[str],
+    settings: dict[str, Any],
+    reference: str = "triple",
+    shared: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Means over seeds, their spread, and paired 95% intervals of the difference to one arm.
 
-    A resample draws items within each seed, the same for both arms (percentile bootstrap); what
-    other seeds would do to an arm is told by the spread, not by the interval.
+    A resample draws items, the same for both arms (percentile bootstrap), and the same for all
+    seeds of a score in `shared`, whose items are the same whatever the seed; of other scores each
+    seed has items of its own. What other seeds would do to an arm is told by the spread, not by the
+    interval.
     """
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
     for arm in ("teacher", *arms):
@@ -70,6 +76,7 @@ def summary(
                     {seed: values[score] for seed, values in by_seed.items()},
                     {seed: values[score] for seed, values in base.items()},
                     {seed: values[score] for seed, values in found["teacher"].items()},
+                    score in shared,
                 )
                 for score in next(iter(by_seed.values()))
             }
@@ -81,10 +88,13 @@ def summary(
 Items = dict[int, list[float]]  # seed -> one value an item
 
 
-def _row(items: Items, base: Items, teacher: Items) -> dict[str, Any]:
+def _row(items: Items, base: Items, teacher: Items, shared: bool) -> dict[str, Any]:
     means = {seed: float(np.mean(values)) for seed, values in sorted(items.items())}
     both = sorted(items.keys() & base.keys())
     differences = [np.array(items[s]) - np.array(base[s]) for s in both]
+    by_seed = [float(d.mean()) for d in differences]
+    if shared:
+        differences = [np.mean(differences, axis=0)]
     rng = np.random.default_rng(1)
     draws = np.mean(
         [d[rng.integers(0, len(d), (RESAMPLES, len(d)))].mean(axis=1) for d in differences], axis=0
@@ -96,6 +106,6 @@ def _row(items: Items, base: Items, teacher: Items) -> dict[str, Any]:
         "seeds": means,
         "kept": mean / float(np.mean(taught)),
         "difference": float(np.mean([d.mean() for d in differences])),
-        "by_seed": [float(d.mean()) for d in differences],
+        "by_seed": by_seed,
         "interval": [float(v) for v in np.percentile(draws, [2.5, 97.5])],
     }

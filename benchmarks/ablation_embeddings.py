@@ -145,7 +145,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary:
         settings = {"tokens": options.tokens, "teacher": "all-MiniLM-L6-v2", "metric": "MRR"}
-        print(json.dumps(ablation.summary(options.work, list(ARMS), settings), indent=1))
+        print(
+            json.dumps(
+                ablation.summary(
+                    options.work, list(ARMS), settings, shared=["question -> paragraph"]
+                ),
+                indent=1,
+            )
+        )
         return
     torch.set_num_threads(options.threads)
     os.environ["POTSTILL_CACHE"] = str(options.work / "cache")

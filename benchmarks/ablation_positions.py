@@ -155,7 +155,12 @@ def main() -> None:
     ratio_file = options.work / "ratio.json"
     if options.summary:
         settings = {"tokens": options.tokens, "time_ratio": json.loads(ratio_file.read_text())}
-        print(json.dumps(ablation.summary(options.work, arms, settings, ALL), indent=1))
+        print(
+            json.dumps(
+                ablation.summary(options.work, arms, settings, ALL, shared=["top1", "minus loss"]),
+                indent=1,
+            )
+        )
         return
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)

@@ -114,7 +114,11 @@ def main() -> None:
             **{"examples": EXAMPLES, "epochs": EPOCHS, "metric": "accuracy"},
             "teacher": "all-MiniLM-L6-v2, fine-tuned",
         }
-        print(json.dumps(ablation.summary(options.work, list(ARMS), settings), indent=1))
+        print(
+            json.dumps(
+                ablation.summary(options.work, list(ARMS), settings, shared=["accuracy"]), indent=1
+            )
+        )
         return
     torch.set_num_threads(options.threads)
     os.environ["POTSTILL_CACHE"] = str(options.work / "cache")

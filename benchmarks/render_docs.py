@@ -23,6 +23,7 @@ TEXTS = (
     "README.md",
     "docs/masked-lm.md",
     "docs/LOG.md",
+    "docs/ablation.md",
     "src/potstill/recipes/README.md",
 )
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -196,6 +197,7 @@ def masked_lm_ablation() -> str:
 def _ablation(result: dict[str, Any], labels: dict[str, str], digits: int = 3) -> str:
     """Each arm's mean score, its range over seeds, and the paired difference to the reference."""
     rows = [["", *(cell for label in labels.values() for cell in (label, "less the reference"))]]
+    reference = result["arms"][result["reference"]]
     for arm, scores in result["arms"].items():
         cells = []
         for key in labels:
@@ -210,7 +212,9 @@ def _ablation(result: dict[str, Any], labels: dict[str, str], digits: int = 3) -
             sure = low > 0 or high < 0
             same = arm in (result["reference"], "teacher")
             cells.append("" if same else f"**{difference}**" if sure else difference)
-        rows.append([f"{arm} (reference)" if arm == result["reference"] else arm, *cells])
+        named = f"{arm} (reference)" if arm == result["reference"] else arm
+        done, wanted = (len(s[next(iter(labels))]["seeds"]) for s in (scores, reference))
+        rows.append([named if done == wanted else f"{named}, {done} of {wanted} seeds", *cells])
     return _markdown(rows)
 
 
