@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -225,6 +226,9 @@ def _summary(folder: Path, seconds: float) -> None:
 
     if (folder / "metrics.json").is_file():
         out.print(metrics_table(folder / "metrics.json"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        for finding in metrics.get("findings", []):
+            _print(f"note: {finding}", "yellow")
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
     _print(f"Done in {minutes}.")
     for name, what in (

@@ -371,8 +371,11 @@ def _tokenized(
             examples, cut = tokenize_texts(found, tokenizer, most, kind)
         case _:
             assert_never(rows.row.head)
-    if cut == len(found):
-        raise ValueError(f"data.max_length: {most} tokens cut every text of data.{side}: raise it")
+    if cut == len(found) and not rows.data.beginnings:
+        raise ValueError(
+            f"data.max_length: {most} tokens cut every text of data.{side}: raise it, or set "
+            "data.beginnings=true to have the beginnings read"
+        )
     warnings = []
     if cut > 0.01 * len(found):
         warnings.append(

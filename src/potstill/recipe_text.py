@@ -119,6 +119,8 @@ class TaskData(Config):
     # else as they are found, sorted.
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
+    # Accept a side all of whose texts are longer than that: their beginnings are read.
+    beginnings: bool = False
     # Question answering: a context that is longer is read in windows; tokens of it that two of them
     # share. null: a third of max_length.
     stride: Annotated[int, Field(ge=0)] | None = None

@@ -193,8 +193,10 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "noisy": benchmark.get("noise", {}).get("noisy"),
     }
     known = {key: value for key, value in settings.items() if value is not None}
+    # what a reader must not miss, in sentences: of tasks with labels
+    found = {"findings": evaluation["findings"]} if evaluation.get("findings") else {}
     cleaned: dict[str, Any] = finite(
-        {"models": models, "comparisons": comparisons, "settings": known}
+        {"models": models, "comparisons": comparisons, "settings": known, **found}
     )
     return cleaned
 

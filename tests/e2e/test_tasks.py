@@ -91,6 +91,8 @@ def test_classification_with_repeats(sentence_teacher: Path, tmp_path: Path) -> 
     assert found["accuracy"] > 0.8  # chance is 0.5
     result = json.loads((folder / "stages/05-evaluate/result.json").read_text())
     assert result["twin"] == "plain"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics.get("findings", []) == result["findings"]
     assert result["labels"] == ["early", "late"]
     # plain transformers gives the published model's answers
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()

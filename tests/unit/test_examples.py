@@ -223,7 +223,11 @@ def test_columns_that_hold_no_flags(tmp_path: Path) -> None:
 
 def test_all_texts_are_cut(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", [{**r, "text": r["text"] + " malt" * 9} for r in rows()])
-    assert "data.max_length: 8 tokens cut every text of data.train" in problem(train, max_length=8)
+    said = problem(train, max_length=8)
+    assert said.startswith("data.max_length: 8 tokens cut every text of data.train: raise it, or")
+    found = tokenize_task(read(train, max_length=8, beginnings=True), tiny_tokenizer())
+    assert set(found.train.lengths.tolist()) == {8}
+    assert any("are longer than data.max_length (8 tokens)" in w for w in found.warnings)
 
 
 def test_texts_on_two_sides_are_told(tmp_path: Path) -> None:
