@@ -44,6 +44,11 @@ def claim(work: Path, arm: str, seed: int) -> Iterator[Path | None]:
         lock.unlink()
 
 
+def last_model(run: Path) -> Path:
+    """What the last stage of a run wrote; `model/` is the made student's where none distils."""
+    return sorted((run / "stages").glob("*/model"))[-1]
+
+
 def summary(
     work: Path,
     arms: Sequence[str],

@@ -183,7 +183,7 @@ def main() -> None:
                 model = teacher
                 folder = options.work / "runs" / f"{ablation.slug(name)}-{seed}"
                 if name != "teacher":
-                    model = run(recipe, output=folder) / "model"
+                    model = ablation.last_model(run(recipe, output=folder))
                 path.write_text(json.dumps(score(model, recipe, options.work)))
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -38,6 +38,7 @@ TRIPLE = [SOFT, HARD, COSINE]
 
 # name -> (keys of make_student, objectives); no objectives: trained without a teacher.
 ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "untrained": ({}, []),
     "plain twin": ({}, []),
     "triple": ({}, TRIPLE),
     "without soft": ({}, [HARD, COSINE]),
@@ -85,7 +86,7 @@ def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
             "stages": [
                 {"kind": "make_student", "writes": "untrained", **student},
                 {**follow, "model": "untrained", "writes": "student", "training": training},
-            ],
+            ][: 1 if arm == "untrained" else 2],
         }
     )
 
@@ -134,7 +135,7 @@ def main() -> None:
                     continue
                 folder = options.work / "runs" / f"{ablation.slug(name)}-{seed}"
                 run(recipe, output=folder)
-                path.write_text(json.dumps(score(folder / "model", recipe)))
+                path.write_text(json.dumps(score(ablation.last_model(folder), recipe)))
                 shutil.rmtree(folder)
 
 
