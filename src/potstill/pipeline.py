@@ -201,6 +201,7 @@ class _Run:
         """Make room for a stage that runs (again)."""
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
+        if folder in run.damage or (folder / "DONE").is_file():  # not one that was interrupted
             for repeat in folder.glob("repeat-*"):
                 shutil.rmtree(repeat)
         folder.mkdir(parents=True, exist_ok=True)

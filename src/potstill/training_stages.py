@@ -222,7 +222,8 @@ def _repeated(
         seed = context.seed + number - 1
         context.reporter.say(f"training {number} of {len(names)}, seed {seed}")
         own.mkdir(exist_ok=True)
-        if not (own / "result.json").is_file():
+        # the first one's model is gone where the stage was stopped after moving it
+        if not ((own / "result.json").is_file() and (own / "model").is_dir()):
             result = {"seed": seed, **once(own, seed)}
             if context.is_main:
                 write_json(own / "result.json", result)

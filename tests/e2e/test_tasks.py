@@ -204,6 +204,43 @@ def test_an_interrupted_repeat_goes_on(
     assert len(set(weights)) == 3
 
 
+@pytest.mark.parametrize(("finished", "again"), [(True, [1, 2]), (False, [1])])
+def test_repeats_of_a_stage_that_runs_again(
+    finished: bool,
+    again: list[int],
+    sentence_teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a finished stage whose model came out otherwise, all; of one that was stopped after its
+    last training, before its end, the one whose model stands where a single one's does.
+    """
+    from potstill import training_stages
+
+    tree = recipe(sentence_teacher, "classification", data(tmp_path, half), repeats=2)
+    tree["stages"] = [tree["stages"][0], tree["stages"][1], tree["stages"][3]]
+    for number in (0, 2):
+        tree["stages"][number]["training"] = {"max_steps": 2, **TRAINING}
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    stage = folder / "stages" / "03-distill"
+    names = ("model/model.safetensors", "repeat-2/model/model.safetensors")
+    before = [(stage / name).read_bytes() for name in names]
+    done = json.loads((stage / "DONE").read_text())
+    if finished:
+        (stage / "DONE").write_text(json.dumps({**done, "reads": {"untrained": "another"}}))
+    else:
+        (stage / "DONE").unlink()
+    real, calls = training_stages.train, []
+    monkeypatch.setattr(
+        training_stages, "train", lambda job: [calls.append(job.seed), real(job)][1]
+    )
+    run(Recipe.model_validate(tree), output=folder)
+    assert calls == again
+    assert [(stage / name).read_bytes() for name in names] == before
+    result = json.loads((stage / "result.json").read_text())
+    assert [each["seed"] for each in result["repeats"]] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
