@@ -11,7 +11,7 @@ from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_pairs import read_pairs, score_pairs
-from potstill.evaluation_tasks import check_task_metric, evaluate_task
+from potstill.evaluation_tasks import evaluate_task
 from potstill.recipe import (
     Corpus,
     Evaluate,
@@ -96,10 +96,8 @@ def check_heldout(stage: Evaluate, context: Context) -> None:
         ValueError: as the stage itself would.
     """
     if isinstance(context.text_settings, TaskData):
-        check_task_metric(context.text_settings, context.task)
-    elif context.task == "sentence_embedding":
-        if stage.pairs is not None:
-            read_pairs(stage.pairs)
+        return  # was read before anything started
+    if context.task == "sentence_embedding":
         check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
     else:
         check_sequences(context.corpus.heldout)

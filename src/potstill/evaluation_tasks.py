@@ -21,7 +21,7 @@ from potstill.answer_scores import (
 from potstill.data import Examples, collate
 from potstill.heads import model_inputs
 from potstill.models import LoadedModel, load_model
-from potstill.recipe import Evaluate, Task, TaskData
+from potstill.recipe import Evaluate, Task
 from potstill.sequence_scores import (
     label_agreement,
     label_examples,
@@ -41,21 +41,6 @@ from potstill.token_scores import (
 
 BATCH = 32
 SHOWN = 50  # examples that the report may choose from
-
-
-def check_task_metric(data: TaskData, task: Task) -> None:
-    """Refuse a metric that a task has not.
-
-    Raises:
-        ValueError: `data.metric` is none of the task's.
-    """
-    row = row_of(task)
-    assert row is not None
-    if data.metric is not None and data.metric not in row.metrics:
-        raise ValueError(
-            f"data.metric: {task} has no metric '{data.metric}'; there are: "
-            f"{', '.join(row.metrics)}"
-        )
 
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:

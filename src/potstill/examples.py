@@ -188,7 +188,7 @@ def read_task(
 
     Raises:
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
-            or nothing left on a side.
+            a metric that the task has not, or nothing left on a side.
     """
     _check_columns(data, row)
     reader = _Reader(data, row)
@@ -214,6 +214,7 @@ def read_task(
     empty = next((side for side in found if not found[side]), None)
     if empty is not None:
         raise ValueError(f"data.{empty}: no example is left")
+    _check_metric(data, row, labels)
     if every_class:
         _check_classes(row, labels, found["train"])
     return TaskRows(data, row, labels, found, dict(reader.counts))
@@ -285,6 +286,23 @@ def _check_columns(data: TaskData, row: TaskRow) -> None:
     if row.task != "multi_label" and len(data.label) > 1:
         raise ValueError(
             f"data.label: {row.task} has one label column, {len(data.label)} are named"
+        )
+
+
+def _check_metric(data: TaskData, row: TaskRow, labels: Sequence[str]) -> None:
+    """Refuse a metric that the task has not.
+
+    Raises:
+        ValueError: `data.metric` is none of the task's, or of another number of labels.
+    """
+    if data.metric is not None and data.metric not in row.metrics:
+        raise ValueError(
+            f"data.metric: {row.task} has no metric '{data.metric}'; there are: "
+            f"{', '.join(row.metrics)}"
+        )
+    if row.task == "classification" and data.metric == "f1" and len(labels) != 2:
+        raise ValueError(
+            f"data.metric: f1 is of two labels, and there are {len(labels)}: take macro_f1"
         )
 
 

@@ -16,7 +16,6 @@ import torch
 from potstill.distributed import check_processes
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
-from potstill.evaluation_tasks import check_task_metric
 from potstill.examples import read_for
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
@@ -92,9 +91,7 @@ class _Rehearsal:
             if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
                 raise ValueError(f"stage {number} (make_student): {error}") from None
             raise
-        if isinstance(stage, Evaluate) and self.recipe.data is not None:
-            check_task_metric(self.recipe.data, self.recipe.task)
-        elif isinstance(stage, Evaluate):
+        if isinstance(stage, Evaluate) and self.recipe.data is None:
             if stage.pairs is not None:
                 read_pairs(stage.pairs)
             _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)

@@ -15,7 +15,6 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
 from potstill.data import Examples
 from potstill.evaluation_tasks import (
-    check_task_metric,
     evaluate_task,
     head_outputs,
     task_score,
@@ -195,12 +194,3 @@ def test_many_labels_and_values(tmp_path: Path) -> None:
     expected = float(((given.test.gold - mean) ** 2).mean())
     found = result["references"]["majority"]["regression"]
     assert found["mse"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_metric_that_the_task_has_not() -> None:
-    data = TaskData(train=[{"kind": "files", "paths": ["x.tsv"]}], metric="bleu")  # type: ignore[list-item]
-    with pytest.raises(
-        ValueError, match="classification has no metric 'bleu'; there are: accuracy"
-    ):
-        check_task_metric(data, "classification")
-    check_task_metric(data.model_copy(update={"metric": "matthews"}), "classification")

@@ -250,3 +250,14 @@ def test_no_row_can_be_used(tmp_path: Path) -> None:
     assert problem(empty, on_bad_row="skip") == "data.train: no row can be used"
     (tmp_path / "nothing.jsonl").write_text("")
     assert "there is no row in" in problem(str(tmp_path / "nothing.jsonl"))
+
+
+def test_a_metric_that_the_task_has_not(tmp_path: Path) -> None:
+    train = file(tmp_path, "train.tsv", rows())
+    said = problem(train, metric="bleu")
+    assert said.startswith("data.metric: classification has no metric 'bleu'; there are: accuracy")
+    assert read(train, metric="matthews").labels == ["bad", "good"]
+    three = file(tmp_path, "three.tsv", rows(30, ("a", "b", "c")))
+    said = problem(three, metric="f1")
+    assert said == "data.metric: f1 is of two labels, and there are 3: take macro_f1"
+    assert read(train, metric="f1").labels == ["bad", "good"]
