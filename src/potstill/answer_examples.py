@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples, Items
-from potstill.example_rows import BadRow, Labelled, column_of, text_of, usable
+from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, text_of, usable
 from potstill.heads import UNLABELLED
 from potstill.recipe import TaskData
 
@@ -86,11 +86,9 @@ def _check_span(start: int, text: str, context: str) -> None:
 
 
 @dataclass
-class _Windows:
+class _Windows(Pieces):
     """What the windows of a side hold, one entry a window."""
 
-    ids: list[np.ndarray] = field(default_factory=list)
-    types: list[np.ndarray] = field(default_factory=list)
     places: list[np.ndarray] = field(default_factory=list)
     of: list[int] = field(default_factory=list)
 
@@ -129,25 +127,16 @@ def tokenize_questions(
             stride=stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=True,
-            split_special_tokens=True,
+            **TOKENIZING,
         )
+        windows.add(encoded)
         for number, offsets in enumerate(encoded["offset_mapping"]):
-            windows.ids.append(np.array(encoded["input_ids"][number], dtype=np.int32))
-            windows.types.append(np.array(encoded["token_type_ids"][number], dtype=np.uint8))
             of_context = [sequence == 1 for sequence in encoded.sequence_ids(number)]
             spans_L2 = np.array(offsets, dtype=np.int32).reshape(-1, 2)
             windows.places.append(np.where(np.array(of_context)[:, None], spans_L2, -1))
             windows.of.append(start + int(encoded["overflow_to_sample_mapping"][number]))
     gold, warnings = _golds(kept, windows, data, side)
-    lengths = np.array([len(one) for one in windows.ids], dtype=np.int32)
-    types_T = np.concatenate(windows.types)
-    examples = Examples(
-        ids=np.concatenate(windows.ids),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        lengths=lengths,
-        types=types_T if types_T.any() else None,
+    examples = windows.examples(
         gold=gold,
         texts=[kept[number].texts for number in windows.of],
         origins=[kept[number].origin for number in windows.of],

@@ -70,24 +70,12 @@ def score_pairs(
         `models`, `references`, `retention` and `intervals`, as result.json has them; retention
         where the baseline's own correlation is above 0 beyond doubt.
     """
-    scored = {name: _scores(_cosines(f, pairs, max_length), pairs) for name, f in models.items()}
-    others = [name for name in models if name != baseline]
-    retention: dict[str, dict[str, float]] = {name: {} for name in others}
-    intervals: dict[str, dict[str, list[float]]] = {}
-    for metric in ("spearman", "pearson"):
-        drawn = task_metrics.resampled([scored[n][metric] for n in (baseline, *others)], seed)
-        sure = task_metrics.interval(drawn[0])
-        if sure is None or sure[0] <= 0:
-            continue
-        for name, values_R in zip(others, drawn[1:], strict=True):
-            key = f"sts.{metric}"
-            retention[name][key] = scored[name][metric].value / scored[baseline][metric].value
-            found = task_metrics.interval(values_R / drawn[0])
-            if found is not None:
-                intervals.setdefault(name, {})[key] = found
+    runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
+    guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
+    retention, intervals = task_metrics.retentions(runs, baseline, guesses, "sts", seed)
     tfidf = _scores(_tfidf(pairs), pairs)
     return {
-        "models": {name: {"sts": _values(found)} for name, found in scored.items()},
+        "models": {name: {"sts": _values(found)} for name, [found] in runs.items()},
         "references": {"tfidf": {"sts": _values(tfidf)}},
         "retention": retention,
         "intervals": intervals,

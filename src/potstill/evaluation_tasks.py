@@ -29,7 +29,7 @@ from potstill.sequence_scores import (
     softened,
     trivial_labels,
 )
-from potstill.task_metrics import Scored
+from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
 from potstill.tasks import TaskRow, row_of
 from potstill.token_scores import (
     predicted_tags,
@@ -104,10 +104,6 @@ class _Case:
     def scores(self, given: Any) -> dict[str, Scored]:
         return _scores(self.row, given, self.test, self.labels)
 
-    @property
-    def key(self) -> str:
-        return f"{self.row.task}.{self.metric}"
-
 
 def evaluate_task(
     models: Mapping[str, Sequence[Path]],
@@ -163,7 +159,12 @@ def evaluate_task(
     }
     scored = {name: [case.scores(values) for values in found] for name, found in outputs.items()}
     references = {name: [found] for name, found in _references(case, seed).items()}
-    retention, intervals = _retentions(case, scored, references, settings.baseline, seed)
+    guesses = {
+        metric: mean_score(references["majority"], metric)
+        for metric in dict.fromkeys([case.metric, *scored[settings.baseline][0]])
+        if metric != "mse"  # a loss is not kept
+    }
+    retention, intervals = retentions(scored, settings.baseline, guesses, task, seed)
     differences = _differences(case, scored, references, student, twin, seed)
     base = outputs[settings.baseline][0]
     found: dict[str, Any] = {}
@@ -193,22 +194,8 @@ def evaluate_task(
     }
 
 
-Runs = Sequence[Mapping[str, Scored]]  # of one model, a mapping of scores for each training
-
-
 def _values(runs: Runs) -> dict[str, Any]:
-    return {name: _mean(runs, name) for name in runs[0]}
-
-
-def _mean(runs: Runs, metric: str) -> float:
-    return float(np.mean([found[metric].value for found in runs]))
-
-
-def _resampled(models: Sequence[Runs], metric: str, seed: int) -> list[np.ndarray]:
-    """Of each model, the mean score of its trainings in each resample of the examples."""
-    flat = [found[metric] for runs in models for found in runs]
-    drawn = iter(task_metrics.resampled(flat, seed))
-    return [np.mean([next(drawn) for _ in runs], axis=0) for runs in models]
+    return {name: mean_score(runs, name) for name in runs[0]}
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -251,43 +238,6 @@ def _alike(row: TaskRow, outputs: Any, base: Any, test: Examples) -> dict[str, f
     return label_agreement(row.task, outputs, base)
 
 
-def _retentions(
-    case: _Case,
-    scored: Mapping[str, Runs],
-    references: Mapping[str, Runs],
-    baseline: str,
-    seed: int,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
-    """model -> score -> share of the baseline's, and its 95% interval.
-
-    Of scores where the baseline is above guessing beyond doubt: the lower end of its own interval
-    is above what always giving the commonest answer scores.
-    """
-    others = [name for name in scored if name != baseline]
-    ratios: dict[str, dict[str, float]] = {name: {} for name in others}
-    intervals: dict[str, dict[str, list[float]]] = {}
-    for metric in _own_first(case.metric, scored[baseline][0]):
-        if metric == "mse":
-            continue
-        drawn = _resampled([scored[name] for name in (baseline, *others)], metric, seed)
-        guess = _mean(references["majority"], metric)
-        sure = task_metrics.interval(drawn[0])
-        if sure is None or sure[0] <= max(guess, 0.0):
-            continue
-        for name, values_R in zip(others, drawn[1:], strict=True):
-            key = f"{case.row.task}.{metric}"
-            ratios[name][key] = _mean(scored[name], metric) / _mean(scored[baseline], metric)
-            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may score 0
-                found = task_metrics.interval(values_R / drawn[0])
-            if found is not None:
-                intervals.setdefault(name, {})[key] = found
-    return ratios, intervals
-
-
-def _own_first(metric: str, names: Mapping[str, Any]) -> list[str]:
-    return [metric, *(name for name in names if name != metric)]
-
-
 def _differences(
     case: _Case,
     scored: Mapping[str, Runs],
@@ -300,12 +250,12 @@ def _differences(
     others = dict(references)
     if twin is not None and twin != student:
         others = {twin: scored[twin], **others}
-    drawn = _resampled([scored[student], *others.values()], case.metric, seed)
-    mine = _mean(scored[student], case.metric)
+    drawn = mean_resampled([scored[student], *others.values()], case.metric, seed)
+    mine = mean_score(scored[student], case.metric)
     return {
         name: {
             "metric": case.metric,
-            "difference": mine - _mean(other, case.metric),
+            "difference": mine - mean_score(other, case.metric),
             "interval": task_metrics.interval(drawn[0] - values_R),
         }
         for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)

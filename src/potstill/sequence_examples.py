@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
-from potstill.example_rows import BadRow, Labelled, column_of, text_of
+from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, text_of
 from potstill.recipe import TaskData
 from potstill.tasks import HeadTask
 
@@ -96,31 +96,14 @@ def tokenize_texts(
     Args:
         most: tokens of a sequence; what is beyond is cut.
     """
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    cut = 0
+    pieces = Pieces()
     for start in range(0, len(found), _BATCH):
         columns = zip(*(example.texts for example in found[start : start + _BATCH]), strict=True)
-        encoded = tokenizer(
-            *(list(column) for column in columns),
-            truncation=True,
-            max_length=most,
-            return_attention_mask=False,
-            return_token_type_ids=True,
-            split_special_tokens=True,  # "[SEP]" in a text is five characters
-        )
-        ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
-        types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
-        cut += sum(bool(one.overflowing) for one in encoded.encodings or [])
-    lengths = np.array([len(one) for one in ids], dtype=np.int32)
-    types_T = np.concatenate(types)
-    examples = Examples(
-        ids=np.concatenate(ids),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        lengths=lengths,
-        types=types_T if types_T.any() else None,
+        texts = (list(column) for column in columns)
+        pieces.add(tokenizer(*texts, truncation=True, max_length=most, **TOKENIZING))
+    examples = pieces.examples(
         gold=np.array([example.gold for example in found], dtype=gold_type),
         texts=[example.texts for example in found],
         origins=[example.origin for example in found],
     )
-    return examples, cut
+    return examples, pieces.cut

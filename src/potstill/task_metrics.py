@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,18 +62,64 @@ def interval(values_R: Array) -> list[float] | None:
     return [float(low), float(high)]
 
 
+Runs = Sequence[Mapping[str, Scored]]  # of one model, a mapping of scores for each training
+
+
+def mean_score(runs: Runs, metric: str) -> float:
+    """The mean of a model's trainings."""
+    return float(np.mean([found[metric].value for found in runs]))
+
+
+def mean_resampled(models: Sequence[Runs], metric: str, seed: int) -> list[Array]:
+    """Of each model, the mean score of its trainings in each resample of the items."""
+    flat = [found[metric] for runs in models for found in runs]
+    drawn = iter(resampled(flat, seed))
+    return [np.mean([next(drawn) for _ in runs], axis=0) for runs in models]
+
+
+def retentions(
+    scored: Mapping[str, Runs], baseline: str, guesses: Mapping[str, float], prefix: str, seed: int
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
+    """model -> score -> share of the baseline's, and its 95% interval.
+
+    Of scores where the baseline is above guessing beyond doubt: the lower end of its own interval
+    is above 0 and above what guessing scores.
+
+    Args:
+        guesses: metric -> what guessing scores, of the metrics that are wanted, in order.
+        prefix: of a score's name, before the metric's.
+    """
+    others = [name for name in scored if name != baseline]
+    ratios: dict[str, dict[str, float]] = {name: {} for name in others}
+    intervals: dict[str, dict[str, list[float]]] = {}
+    for metric, guess in guesses.items():
+        drawn = mean_resampled([scored[name] for name in (baseline, *others)], metric, seed)
+        sure = interval(drawn[0])
+        if sure is None or sure[0] <= max(guess, 0.0):
+            continue
+        for name, values_R in zip(others, drawn[1:], strict=True):
+            key = f"{prefix}.{metric}"
+            ratios[name][key] = mean_score(scored[name], metric) / mean_score(
+                scored[baseline], metric
+            )
+            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may score 0
+                found = interval(values_R / drawn[0])
+            if found is not None:
+                intervals.setdefault(name, {})[key] = found
+    return ratios, intervals
+
+
 # --- labels ---------------------------------------------------------------------------------------
 
 
 def accuracy(gold_N: Array, predicted_N: Array) -> Scored:
     """The share of items whose label is right."""
-    return _mean((gold_N == predicted_N).astype(float))
+    return mean((gold_N == predicted_N).astype(float))
 
 
 def f1(gold_N: Array, predicted_N: Array) -> Scored:
     """F1 of the label 1, as GLUE reports it for MRPC and QQP: 2 tp / (2 tp + fp + fn)."""
-    counts = _counts(gold_N == 1, predicted_N == 1)
-    return Scored(counts, lambda means: _ratio(2 * means[..., 0], means[..., 1] + means[..., 2]))
+    return micro_f1(gold_N[:, None] == 1, predicted_N[:, None] == 1)
 
 
 def macro_f1(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
@@ -92,8 +138,7 @@ def matthews(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
 def micro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
     """F1 over all (item, label) pairs of multi-label answers (bool)."""
     parts = [gold_NC & predicted_NC, gold_NC, predicted_NC]
-    items = np.stack([part.sum(axis=1) for part in parts], axis=1).astype(float)
-    return Scored(items, lambda means: _ratio(2 * means[..., 0], means[..., 1] + means[..., 2]))
+    return Scored(np.stack([part.sum(axis=1) for part in parts], axis=1).astype(float), _f1)
 
 
 def multi_label_macro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
@@ -104,7 +149,7 @@ def multi_label_macro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
 
 def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
     """The share of items whose labels are all right, none too many."""
-    return _mean((gold_NC == predicted_NC).all(axis=1).astype(float))
+    return mean((gold_NC == predicted_NC).all(axis=1).astype(float))
 
 
 # --- entities and answers -------------------------------------------------------------------------
@@ -119,7 +164,7 @@ def overlap(counts_N3: Array) -> dict[str, Scored]:
     """
     items = counts_N3.astype(float)
     return {
-        "f1": Scored(items, lambda m: _ratio(2 * m[..., 0], m[..., 1] + m[..., 2])),
+        "f1": Scored(items, _f1),
         "precision": Scored(items, lambda m: _ratio(m[..., 0], m[..., 2])),
         "recall": Scored(items, lambda m: _ratio(m[..., 0], m[..., 1])),
     }
@@ -132,7 +177,7 @@ def ratio(counts_N2: Array) -> Scored:
 
 def mean(values_N: Array) -> Scored:
     """A score that is the mean of the items' own."""
-    return _mean(values_N)
+    return Scored(values_N[:, None].astype(float), lambda means: means[..., 0])
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -154,19 +199,10 @@ def spearman(gold_N: Array, predicted_N: Array) -> Scored:
 
 def mse(gold_N: Array, predicted_N: Array) -> Scored:
     """Mean squared error: the lower the better."""
-    return _mean((gold_N - predicted_N) ** 2)
+    return mean((gold_N - predicted_N) ** 2)
 
 
 # --- formulas -------------------------------------------------------------------------------------
-
-
-def _mean(values_N: Array) -> Scored:
-    return Scored(values_N[:, None].astype(float), lambda means: means[..., 0])
-
-
-def _counts(gold_N: Array, predicted_N: Array) -> Array:
-    """[N x 3]: both, gold, predicted."""
-    return np.stack([gold_N & predicted_N, gold_N, predicted_N], axis=1).astype(float)
 
 
 def _by_class(gold_N: Array, predicted_N: Array, classes: int) -> Array:
@@ -174,6 +210,11 @@ def _by_class(gold_N: Array, predicted_N: Array, classes: int) -> Array:
     every = np.arange(classes)
     gold_NC, predicted_NC = gold_N[:, None] == every, predicted_N[:, None] == every
     return np.concatenate([gold_NC & predicted_NC, gold_NC, predicted_NC], axis=1).astype(float)
+
+
+def _f1(means: Array) -> Array:
+    """Of both, gold, given: the harmonic mean of precision and recall."""
+    return _ratio(2 * means[..., 0], means[..., 1] + means[..., 2])
 
 
 def _macro_f1(means: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples, Items
-from potstill.example_rows import BadRow, Labelled, column_of, label_number
+from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, label_number
 from potstill.files import Sentence
 from potstill.heads import UNLABELLED
 from potstill.masking import IGNORED
@@ -169,35 +169,24 @@ def tokenize_sentences(
     Returns:
         The examples; how many sentences are cut; how many words have no token.
     """
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
+    pieces = Pieces()
     places: list[np.ndarray] = []
-    cut = lost = 0
+    lost = 0
     for start in range(0, len(found), _BATCH):
         part = found[start : start + _BATCH]
         encoded = tokenizer(
             [" ".join(example.texts) for example in part],
             truncation=True,
             max_length=most,
-            return_attention_mask=False,
-            return_token_type_ids=True,
             return_offsets_mapping=True,
-            split_special_tokens=True,
+            **TOKENIZING,
         )
-        ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
-        types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
-        cut += sum(bool(one.overflowing) for one in encoded.encodings or [])
+        pieces.add(encoded)
         for example, offsets in zip(part, encoded["offset_mapping"], strict=True):
             places.append(first_pieces(example.texts, offsets))
             lost += len(example.texts) - int((places[-1] >= 0).sum())
     gold = [_gold(example.gold, own) for example, own in zip(found, places, strict=True)]
-    lengths = np.array([len(one) for one in ids], dtype=np.int32)
-    types_T = np.concatenate(types)
-    examples = Examples(
-        ids=np.concatenate(ids),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        lengths=lengths,
-        types=types_T if types_T.any() else None,
+    examples = pieces.examples(
         gold=np.concatenate(gold),
         texts=[(" ".join(example.texts),) for example in found],
         origins=[example.origin for example in found],
@@ -209,7 +198,7 @@ def tokenize_sentences(
             truths=[example.gold or [] for example in found],
         ),
     )
-    return examples, cut, lost
+    return examples, pieces.cut, lost
 
 
 def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
