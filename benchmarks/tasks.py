@@ -103,7 +103,8 @@ def condensed(folder: Path, task: str, recipe: str, overrides: list[str]) -> dic
     metrics = read_json(folder / "metrics.json")
     evaluated = [p for p in sorted((folder / "stages").glob("*-evaluate/result.json"))][-1]
     found = read_json(evaluated)
-    assert metrics is not None and found is not None
+    assert metrics is not None
+    assert found is not None
     shown = [item for item in overrides if "/" not in item]
     return {
         "task": task,

@@ -22,6 +22,7 @@ from potstill.models import load_config, load_model, task_of
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     TEXT_TASKS,
+    VALUE_TASKS,
     Benchmark,
     Corpus,
     Distill,
@@ -79,10 +80,10 @@ def distill(
     Raises:
         ValueError: bad input. TrainingFailed, Interrupted: see training.
     """
-    task = task_of(teacher)
+    task = _task_for(teacher, text)
     hard = HardTargets(weight=2.0, target="teacher" if task == "sentence_embedding" else "gold")
     triple: list[Objective] = [SoftTargets(weight=5.0), hard, HiddenCosine()]
-    if task == "regression":
+    if task in VALUE_TASKS:
         triple = [LogitsMse(), GoldMse(), HiddenCosine()]
     stage = Distill(
         objectives=list(objectives) if objectives is not None else triple,
@@ -154,7 +155,7 @@ def evaluate(
         ValueError: bad input.
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
-    task = task_of(baseline)
+    task = _task_for(baseline, text)
     row = row_of(task)
     if row is not None:
         return _evaluate_task(folders, row, text, passage, label, seed, progress)
@@ -202,10 +203,10 @@ def _evaluate_task(
         raise ValueError(f"text: {row.task} reads labelled files or a TaskData, not a Corpus")
     baseline = next(iter(folders))
     for name, folder in folders.items():
-        if task_of(folder) != row.task:
+        own = _task_for(folder, text)
+        if own != row.task:
             raise ValueError(
-                f"{name} does {task_of(folder)} and the baseline {baseline} {row.task}: give "
-                "models of one task"
+                f"{name} does {own} and the baseline {baseline} {row.task}: give models of one task"
             )
     data, train = text, True
     if not isinstance(data, TaskData):
@@ -271,6 +272,13 @@ def rebuild_report(run: Folder) -> Path:
         ValueError: not a run folder.
     """
     return rebuild(Path(run))
+
+
+def _task_for(model: Folder, text: Text) -> Task:
+    """A model's task; of a sentence encoder the labelled one, where there are labels."""
+    task = task_of(model)
+    labelled = task == "sentence_embedding" and isinstance(text, TaskData)
+    return "sentence_similarity" if labelled else task
 
 
 def _train(

@@ -18,7 +18,8 @@ class Batch:
         gold_BL: what is to be predicted, in the task's own shape. Masked LM: int64 [B x L], the
             original token at chosen positions and -100 elsewhere. Tasks: see heads.
         token_type_ids_BL: int64, for text pairs; None: all 0.
-        numbers_B: int64, which examples of the data set they are; None where nobody asks.
+        numbers_B: int64, which examples of the data set they are, one a pair of texts; None where
+            nobody asks.
         answerable_BL: bool, tokens at which an answer may begin or end; None: any.
     """
 

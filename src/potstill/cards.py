@@ -40,6 +40,7 @@ CARD_TASKS = {
     "classification": "text-classification",
     "multi_label": "text-classification",
     "regression": "text-classification",
+    "sentence_similarity": "sentence-similarity",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
 }

@@ -13,6 +13,7 @@ LABELS = {
     "retrieval.mrr": "Retrieval MRR",
     "retrieval.recall_at_1": "Retrieval recall@1",
     "topic_probe.accuracy": "Topic accuracy, linear probe",
+    "sentence_similarity.spearman": "Spearman",
     "sts.spearman": "Likeness of pairs, Spearman",
     "sts.pearson": "Likeness of pairs, Pearson",
     "similarity.pearson": "Similarity matrix, correlation",

@@ -83,6 +83,8 @@ class Examples:
             none. Questions: the characters of the context that it covers, int32 [T x 2], both -1
             where it is no part of it.
         items: of tokens and of questions.
+        second_at: int32 [N], of two texts that are encoded apart: where in a sequence the second
+            one begins.
         numbered_from: the number of the first one, where they follow others in a teacher's cache.
     """
 
@@ -97,6 +99,7 @@ class Examples:
     places: np.ndarray | None = None
     items: Items | None = None
     numbered_from: int = 0
+    second_at: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -125,8 +128,9 @@ class Examples:
             [*self.texts, *other.texts],
             [*self.origins, *other.origins],
             self.by_token,
-            None if self.places is None else np.concatenate([self.places, other.places]),
+            _joined(self.places, other.places),
             None if self.items is None or other.items is None else self.items + other.items,
+            second_at=_joined(self.second_at, other.second_at),
         )
 
     def first(self, count: int) -> Examples:
@@ -156,7 +160,30 @@ class Examples:
             self.by_token,
             None if self.places is None else self.places[flat],
             None if self.items is None else replace(self.items, of=self.items.of[indices]),
+            second_at=None if self.second_at is None else self.second_at[indices],
         )
+
+    def apart(self, indices: np.ndarray) -> Examples:
+        """The first texts of some pairs, then their second ones, each with the pair's gold."""
+        assert self.second_at is not None
+        starts, middles = self.offsets[indices], self.offsets[indices] + self.second_at[indices]
+        first = np.concatenate([starts, middles])
+        last = np.concatenate([middles, self.offsets[indices + 1]])
+        lengths = (last - first).astype(np.int32)
+        flat = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        return replace(
+            self,
+            ids=self.ids[flat],
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            lengths=lengths,
+            types=None,
+            gold=np.tile(self.gold[indices], 2),
+            second_at=None,
+        )
+
+
+def _joined(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    return None if one is None or other is None else np.concatenate([one, other])
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +293,11 @@ def collate(
 
 
 def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> Batch:
+    if examples.second_at is not None:
+        texts = examples.apart(indices)
+        batch = _collate_examples(texts, np.arange(len(texts)), pad_id)
+        numbers_P = torch.from_numpy(indices.astype(np.int64) + examples.numbered_from)
+        return replace(batch, gold_BL=batch.gold_BL[: len(indices)], numbers_B=numbers_P)
     ids_BL = _padded(examples, examples.ids, indices, pad_id)
     types, gold = examples.types, examples.gold
     real_BL = np.arange(ids_BL.shape[1]) < examples.lengths[indices][:, None]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from potstill import metrics, task_metrics
 from potstill.examples import read_task
 from potstill.recipe import ScoredPairs, TaskData
 from potstill.runtime import Runtime
+from potstill.sequence_scores import tfidf_cosines
 from potstill.task_metrics import Scored
 from potstill.tasks import TASKS
 
@@ -73,7 +73,7 @@ def score_pairs(
     runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
     guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
     retention, intervals = task_metrics.retentions(runs, baseline, guesses, "sts", seed)
-    tfidf = _scores(_tfidf(pairs), pairs)
+    tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
     return {
         "models": {name: {"sts": _values(found)} for name, [found] in runs.items()},
         "references": {"tfidf": {"sts": _values(tfidf)}},
@@ -101,9 +101,3 @@ def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
     )
     cosine_N: np.ndarray = (first * second).sum(axis=1)
     return cosine_N
-
-
-def _tfidf(pairs: Pairs) -> np.ndarray:
-    vectorizer = TfidfVectorizer(sublinear_tf=True).fit([*pairs.first, *pairs.second])
-    first, second = (vectorizer.transform(texts) for texts in (pairs.first, pairs.second))
-    return np.asarray(first.multiply(second).sum(axis=1)).ravel()

@@ -18,8 +18,9 @@ from potstill.answer_scores import (
     best_answers,
     trivial_answers,
 )
+from potstill.batches import Batch
 from potstill.data import Examples, collate
-from potstill.heads import model_inputs
+from potstill.heads import model_inputs, similarity_signals
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import Evaluate, Task
 from potstill.sequence_scores import (
@@ -60,8 +61,8 @@ def head_outputs(
     """A head's logits, float32, in the examples' order; T = 1.
 
     Returns:
-        [N x C] of a sequence head; [T x C] of one for tokens, a row each of `examples.ids`; [T x 2]
-        of answers, their start and end.
+        [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each of
+        `examples.ids`; [T x 2] of answers, their start and end.
     """
     model, device = loaded.model, loaded.model.device
     training = model.training
@@ -74,18 +75,26 @@ def head_outputs(
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
-        with torch.inference_mode():
-            output = model(**model_inputs(model, batch))
-        if row.head == "spans":
-            values = torch.stack([output.start_logits, output.end_logits], dim=-1)
-        else:
-            values = output.logits
+        values = _asked(loaded, row, batch)
         for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):
             length = examples.lengths[number]
-            found[number] = one[None] if row.head == "sequence" else one[:length]
+            found[number] = one[:length] if row.head in ("tokens", "spans") else one[None]
         progress(len(rows))
     model.train(training)
     return np.concatenate(found)
+
+
+@torch.inference_mode()
+def _asked(loaded: LoadedModel, row: TaskRow, batch: Batch) -> torch.Tensor:
+    if row.head == "cosine":
+        cosine_P1 = similarity_signals(loaded, batch).features_KD
+        assert cosine_P1 is not None
+        return cosine_P1
+    output = loaded.model(**model_inputs(loaded.model, batch))
+    if row.head == "spans":
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: torch.Tensor = output.logits
+    return logits
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,7 @@ def _scores(
         case "spans":
             assert examples.items is not None
             return answer_scores([answer.text for answer in given], examples.items)
-        case "sequence":
+        case "sequence" | "cosine":
             return label_scores(row.task, given, examples.gold, len(labels))
         case _:
             assert_never(row.head)
@@ -270,10 +279,15 @@ def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list
         who = {
             "majority": {
                 "sequence": "always giving the commonest answer",
+                "cosine": "always giving the same score",
                 "tokens": "tagging every word O",
                 "spans": "never giving an answer",
             }[case.row.head],
-            "tfidf": "TF-IDF with a linear model",
+            "tfidf": (
+                "the cosine of TF-IDF"
+                if case.row.head == "cosine"
+                else "TF-IDF with a linear model"
+            ),
             "lexicon": "each word's commonest tag in training",
             "sentence": "the sentence that shares most words with the question",
         }
@@ -303,7 +317,7 @@ def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
         case "spans":
             assert test is not None
             return {k: answer_scores(v, test) for k, v in trivial_answers(test).items()}
-        case "sequence":
+        case "sequence" | "cosine":
             answers = trivial_labels(case.row.task, case.train, case.test, case.labels, seed)
             return {name: case.scores(found) for name, found in answers.items()}
         case _:

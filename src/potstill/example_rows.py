@@ -47,16 +47,20 @@ class BadRow(ValueError):
 
 @dataclass
 class Pieces:
-    """Token sequences as a tokenizer gives them, one entry each, and how many of them it cut."""
+    """Token sequences as a tokenizer gives them, one entry each, and which of them it cut."""
 
     ids: list[np.ndarray] = field(default_factory=list)
     types: list[np.ndarray] = field(default_factory=list)
-    cut: int = 0
+    is_cut: list[bool] = field(default_factory=list)
+
+    @property
+    def cut(self) -> int:
+        return sum(self.is_cut)
 
     def add(self, encoded: BatchEncoding) -> None:
         self.ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
         self.types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
-        self.cut += sum(bool(one.overflowing) for one in encoded.encodings or [])
+        self.is_cut += [bool(one.overflowing) for one in encoded.encodings or []]
 
     def examples(self, **others: Any) -> Examples:
         """The sequences end to end, with what else Examples has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -24,8 +24,8 @@ from potstill.example_rows import (
 )
 from potstill.heads import UNLABELLED
 from potstill.models import has_head, is_unnamed, label_names
-from potstill.recipe import Source, Task, TaskData
-from potstill.sequence_examples import read_texts, tokenize_texts
+from potstill.recipe import VALUE_TASKS, Source, Task, TaskData
+from potstill.sequence_examples import read_texts, tokenize_apart, tokenize_texts
 from potstill.tasks import TaskRow, row_of
 from potstill.text import Record, heldout_side, read_rows
 from potstill.token_examples import (
@@ -99,7 +99,7 @@ class _Reader:
             case "spans":
                 self._once(side, row, origin)
                 return read_question(row, self.data, labelled)
-            case "sequence":
+            case "sequence" | "cosine":
                 return read_texts(row, self.data, self.row.task, labelled)
             case _:
                 assert_never(self.row.head)
@@ -204,6 +204,8 @@ def read_task(
         more = reader.examples("unlabelled", data.unlabelled, labelled=False)
         sides["unlabelled"] = _some_of(more, data.max_unlabelled, seed)
     labels = _labels(row, sides["train"], data, teacher_labels, unnamed)
+    if row.head == "cosine":
+        sides = _as_cosines(sides, data)
     found: dict[str, list[Labelled]] = {}
     for side, examples in sides.items():
         each = [
@@ -283,6 +285,10 @@ def _check_columns(data: TaskData, row: TaskRow) -> None:
         )
     if row.head == "tokens" and len(data.text) != 1:
         raise ValueError("data.text: token_classification reads one column, a list of words")
+    if row.head == "cosine" and len(data.text) != 2:
+        raise ValueError(
+            "data.text: sentence_similarity compares two columns: text: [sentence1, sentence2]"
+        )
     if row.task != "multi_label" and len(data.label) > 1:
         raise ValueError(
             f"data.label: {row.task} has one label column, {len(data.label)} are named"
@@ -335,7 +341,7 @@ def _labels(
     teacher: Sequence[str] | None,
     unnamed: bool,
 ) -> list[str]:
-    if row.task == "regression":
+    if row.task in VALUE_TASKS:
         return data.label
     if row.task == "question_answering":
         return LABELS
@@ -352,6 +358,26 @@ def _labels(
     return labels
 
 
+def _as_cosines(sides: Mapping[str, list[_Example]], data: TaskData) -> dict[str, list[_Example]]:
+    """The scores between 0 and 1, as cosines can tell them.
+
+    Raises:
+        ValueError: all pairs that are learnt from have the same score.
+    """
+    scores = [example.label for example in sides["train"]]
+    least, greatest = data.score_range or (min(scores), max(scores))
+    if least == greatest:
+        raise ValueError(f"data.train: all pairs have the score {least:g}: two are needed")
+    span = greatest - least
+
+    def scaled(example: _Example) -> _Example:
+        if example.label is None:
+            return example
+        return replace(example, label=(example.label - least) / span)
+
+    return {side: [scaled(one) for one in found] for side, found in sides.items()}
+
+
 def _labelled(row: TaskRow, labels: Sequence[str], example: _Example) -> Labelled:
     return Labelled(example.texts, _gold(row, labels, example), example.origin)
 
@@ -362,7 +388,7 @@ def _gold(row: TaskRow, labels: Sequence[str], example: _Example) -> Any:
         return label
     if row.task == "token_classification":
         return None if label is None else tag_numbers(example.texts, label, labels)
-    if row.task == "regression":
+    if row.task in VALUE_TASKS:
         return math.nan if label is None else label
     if row.task == "multi_label":
         if label is None:
@@ -384,6 +410,8 @@ def _tokenized(
             return tokenize_questions(found, tokenizer, rows.data, side, counts, may_lack=lack)
         case "tokens":
             examples, cut, lost = tokenize_sentences(found, tokenizer, most)
+        case "cosine":
+            examples, cut = tokenize_apart(found, tokenizer, most)
         case "sequence":
             kind = np.float32 if rows.row.task == "regression" else np.int64
             examples, cut = tokenize_texts(found, tokenizer, most, kind)
@@ -413,7 +441,7 @@ def _class_counts(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]
     """Examples of each label; none where there are no labels."""
     if row.head == "tokens":
         return list(type_counts(labels, train).values())
-    if row.head == "spans" or row.task == "regression":
+    if row.head == "spans" or row.task in VALUE_TASKS:
         return []
     gold = np.array([example.gold for example in train])
     if row.task == "multi_label":

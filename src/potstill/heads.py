@@ -5,11 +5,15 @@
 | classification | B | the labels | int64 [B] |
 | multi_label | B * labels | no and yes, of one label | int64 [B x labels], 0 or 1 |
 | regression | B | nothing: one value | float [B] |
+| sentence_similarity | B / 2 | nothing: a cosine | float [B / 2] |
 | token_classification | tokens that have a label | the labels | int64 [B x L] |
 | question_answering | 2 B: starts, then ends | the context's tokens, the first | int64 [B x 2] |
 
+The texts of sentence_similarity are encoded apart: the first ones of all pairs, then the second
+ones.
+
 Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELLED where only a
-teacher can say; not a number for regression.
+teacher can say; not a number for regression and similarity.
 """
 
 from __future__ import annotations
@@ -18,16 +22,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from potstill.batches import Batch
 from potstill.families import last_linear, takes_token_types
 from potstill.logit_objectives import IGNORED, Rows
-from potstill.models import pool
-from potstill.recipe import Task
+from potstill.models import LoadedModel, pool
+from potstill.recipe import VALUE_TASKS, Task
 from potstill.signals import EXCLUDED, Readout, Signals
 
 UNLABELLED = -200
+
+
+def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
+    """A model's signals in a task with labelled examples."""
+    if loaded.task == "sentence_similarity":
+        return similarity_signals(loaded, batch)
+    return head_signals(loaded.model, loaded.task, batch)
+
+
+def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
+    """Hidden states and unit embeddings of all texts, and the cosine of each pair.
+
+    The value that is compared with people's scores, as in Reimers & Gurevych 2019, section 3.
+    """
+    assert loaded.sentence is not None
+    hidden_BLD = loaded.model.base_model(**model_inputs(loaded.model, batch)).last_hidden_state
+    pooled_BD = pool(hidden_BLD.float(), batch.attention_mask_BL, loaded.sentence.pooling)
+    unit_BD = F.normalize(pooled_BD, dim=-1)
+    first_PD, second_PD = unit_BD.chunk(2)
+    cosine_P1 = (first_PD * second_PD).sum(dim=-1, keepdim=True)
+    return Signals(hidden_BLD, cosine_P1, identity(1, cosine_P1, exact=True), vectors_BD=unit_BD)
 
 
 def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
@@ -94,7 +120,7 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
     Args:
         teacher_decides: hard targets are the teacher's, so that every row has one.
     """
-    if task == "regression":
+    if task in VALUE_TASKS:
         everywhere_K = torch.ones_like(batch.gold_BL, dtype=torch.bool)
         nobody_K = torch.full_like(everywhere_K, IGNORED, dtype=torch.int64)
         return Rows(everywhere_K, everywhere_K, nobody_K, batch.gold_BL)
@@ -120,6 +146,8 @@ def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
             return ids_BL.new_zeros((len(ids_BL), config.num_labels))
         case "regression":
             return torch.zeros_like(ids_BL[:, 0], dtype=torch.float32)
+        case "sentence_similarity":
+            return torch.zeros_like(ids_BL[::2, 0], dtype=torch.float32)
         case "token_classification":
             return torch.zeros_like(ids_BL)
         case "question_answering":

@@ -127,7 +127,7 @@ def load_model(
         )
     _check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
-    if task == "sentence_embedding":
+    if is_encoder(task):
         sentence = sentence_modules(
             path,
             revision,
@@ -178,7 +178,7 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
     if not classes or any("For" not in found for found in classes):
         return "sentence_embedding"
     for row in TASKS.values():
-        if any(found.endswith(ENDINGS[row.head]) for found in classes):
+        if any(found.endswith(ENDINGS.get(row.head, "-")) for found in classes):
             return _sequence_task(config) if row.head == "sequence" else row.task
     raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
 
@@ -280,12 +280,17 @@ def _inputs(config: PretrainedConfig) -> list[str]:
     return ["input_ids", *types, "attention_mask"]
 
 
+def is_encoder(task: Task) -> bool:
+    """Whether a task's models are sentence encoders: no head, modules that pool."""
+    return task in ("sentence_embedding", "sentence_similarity")
+
+
 def _class_for(
     task: Task, config: Any, labels: Sequence[str] | None, name: str
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' class for a task, and what it is told."""
     row = row_of(task)
-    if row is None:
+    if row is None or is_encoder(task):
         return (AutoModelForMaskedLM if task == "masked_lm" else AutoModel), {}
     autos: dict[Head, Any] = {
         "sequence": AutoModelForSequenceClassification,
@@ -308,7 +313,8 @@ def _class_for(
 
 def has_head(config: Any, head: Head) -> bool:
     """Whether a checkpoint's config says that it has such a head."""
-    return any(str(name).endswith(ENDINGS[head]) for name in config.architectures or [])
+    ending = ENDINGS.get(head)
+    return ending is not None and any(str(n).endswith(ending) for n in config.architectures or [])
 
 
 def label_names(config: Any) -> list[str]:
@@ -324,7 +330,7 @@ def is_unnamed(config: Any) -> bool:
 def _check_loaded(
     name: str, task: Task, model: Any, info: dict[str, Any], untrained_head: bool
 ) -> None:
-    config, row = model.config, row_of(task)
+    config, row = model.config, None if is_encoder(task) else row_of(task)
     missing = sorted(info["missing_keys"])
     mismatched = sorted(key for key, *_ in info["mismatched_keys"])
     if row is None:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from potstill.data import Examples, collate
 from potstill.evaluation_tasks import head_outputs
-from potstill.heads import head_signals
+from potstill.heads import labelled_signals
 from potstill.models import LoadedModel
+from potstill.recipe import VALUE_TASKS
 from potstill.signals import Signals
 from potstill.tasks import row_of
 
@@ -53,10 +54,13 @@ def check_tokens(loaded: LoadedModel, examples: Examples, max_length: int) -> No
     """
     for number in _spread(len(examples), TEXTS):
         texts = examples.texts[number]
-        own = loaded.tokenizer(
-            *texts, truncation=True, max_length=max_length, split_special_tokens=True
-        )["input_ids"]
-        if list(own) != examples[number].tolist():
+        together = [texts] if examples.second_at is None else [(text,) for text in texts]
+        own: list[int] = []
+        for each in together:
+            own += loaded.tokenizer(
+                *each, truncation=True, max_length=max_length, split_special_tokens=True
+            )["input_ids"]
+        if own != examples[number].tolist():
             raise ValueError(
                 f"{loaded.name}: its tokenizer cuts the text of {examples.origins[number]} into "
                 "other tokens than the run's first teacher's: distillation needs the same "
@@ -79,11 +83,11 @@ def check_teacher(
     """
     row = row_of(teacher.task)
     assert row is not None
-    if row.head != "sequence" or len(dev) < FEW:
+    if row.head not in ("sequence", "cosine") or len(dev) < FEW:
         return Findings()
     sample = dev.chosen(_spread(len(dev), EXAMPLES))
     outputs = head_outputs(teacher, sample)
-    if teacher.task == "regression":
+    if teacher.task in VALUE_TASKS:
         return _check_values(name, outputs[:, 0].astype(float), sample.gold.astype(float))
     if teacher.task == "multi_label":
         answers, gold = np.where(outputs > 0, 1.0, -1.0), np.where(sample.gold == 1, 1.0, -1.0)
@@ -133,7 +137,8 @@ def check_start(student: LoadedModel, teacher: LoadedModel, name: str, dev: Exam
         training = loaded.model.training
         with torch.inference_mode():
             own = batch.to(loaded.model.device)
-            signals.append(head_signals(loaded.model.eval(), loaded.task, own))
+            loaded.model.eval()
+            signals.append(labelled_signals(loaded, own))
         loaded.model.train(training)
     real_BL = batch.attention_mask_BL.bool()
     states = [one.hidden_BLD.float().cpu()[real_BL] for one in signals]
@@ -142,7 +147,7 @@ def check_start(student: LoadedModel, teacher: LoadedModel, name: str, dev: Exam
         own_KD, other_KD = (state - state.mean(0) for state in states)
         cosine = float(F.cosine_similarity(own_KD, other_KD, dim=-1).mean())
     agreement = None
-    if teacher.task not in ("regression", "question_answering"):
+    if teacher.task not in (*VALUE_TASKS, "question_answering"):
         tops = [_tops(one) for one in signals]
         agreement = float((tops[0] == tops[1]).float().mean())
     found = Findings(numbers={"agreement": agreement, "cosine": cosine})

@@ -63,11 +63,14 @@ Task = Literal[
     "classification",
     "multi_label",
     "regression",
+    "sentence_similarity",
     "token_classification",
     "question_answering",
 ]
 # Those that are learnt from text as it is; the others need labelled examples, in `data`.
 TEXT_TASKS = ("masked_lm", "sentence_embedding")
+# Those whose answer is a value; it has no distribution.
+VALUE_TASKS = ("regression", "sentence_similarity")
 # Those in which a teacher's answer to an example is always the same, whatever the batch.
 CACHED_TASKS = ("classification", "multi_label", "regression", "token_classification")
 
@@ -213,7 +216,10 @@ def unfit(stage: Stage, task: Task) -> str | None:
     if task != "sentence_embedding":
         return None
     if isinstance(stage, Finetune):
-        return "unlabelled text gives a sentence encoder nothing to learn from; use task masked_lm"
+        return (
+            "text without labels gives a sentence encoder nothing to learn from: use task "
+            "sentence_similarity with pairs that have a score, or masked_lm"
+        )
     return _unfit_groups(stage) if isinstance(stage, Distill) else None
 
 
@@ -238,8 +244,8 @@ def _unfit_objective(objective: Objective, task: Task) -> str | None:
     pooled = isinstance(objective, HiddenCosine) and objective.of == "pooled"
     if pooled and task in ("masked_lm", "token_classification", "question_answering"):
         return f"hidden_cosine: {task} has no vector of a whole text; set of: tokens"
-    if isinstance(objective, GoldMse) and task != "regression":
-        return f"gold_mse is for regression; {task} has labels: use hard_targets"
+    if isinstance(objective, GoldMse) and task not in VALUE_TASKS:
+        return f"gold_mse is for {' and '.join(VALUE_TASKS)}; in {task} use hard_targets"
     if task == "masked_lm":
         if isinstance(objective, VectorMse):
             return (
@@ -251,8 +257,8 @@ def _unfit_objective(objective: Objective, task: Task) -> str | None:
         return _unfit_embedding(objective)
     if isinstance(objective, VectorMse) and task in ("token_classification", "question_answering"):
         return f"vector_mse compares one vector a text, and {task} has none; use hidden_mse"
-    if isinstance(objective, (SoftTargets, HardTargets)) and task == "regression":
-        return f"{objective.kind} needs a distribution, and regression has one value: use " + (
+    if isinstance(objective, (SoftTargets, HardTargets)) and task in VALUE_TASKS:
+        return f"{objective.kind} needs a distribution, and {task} has one value: use " + (
             "logits_mse" if isinstance(objective, SoftTargets) else "gold_mse"
         )
     if isinstance(objective, (SoftTargets, LogitsMse)) and objective.positions == "masked":

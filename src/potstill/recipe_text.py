@@ -115,6 +115,9 @@ class TaskData(Config):
     # answering: the answers, {text: [...], answer_start: [...]}.
     label: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)] = ["label"]
     separator: str = ","
+    # Sentence similarity: the scores that stand for cosines of 0 and 1; null: the least and the
+    # greatest of `train`.
+    score_range: tuple[float, float] | None = None
     # Names of the labels in the order of the model's outputs; null: as the teacher's config says,
     # else as they are found, sorted.
     labels: Annotated[list[str], Field(min_length=1)] | None = None
@@ -138,6 +141,8 @@ class TaskData(Config):
 
     @model_validator(mode="after")
     def _once(self) -> TaskData:
+        if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
+            raise ValueError(f"score_range: {self.score_range[0]:g} is not below the second number")
         for key in ("text", "label", "labels"):
             named = getattr(self, key) or []
             twice = next((name for name in named if named.count(name) > 1), None)

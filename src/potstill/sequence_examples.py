@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
 from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, text_of
-from potstill.recipe import TaskData
+from potstill.recipe import VALUE_TASKS, TaskData
 from potstill.tasks import HeadTask
 
 _BATCH = 1000  # texts that are tokenised at a time
@@ -37,7 +37,7 @@ def _label(row: Mapping[str, object], data: TaskData, task: HeadTask) -> Any:
     value = column_of(row, columns[0], "label")
     if value is None or value == "":
         raise BadRow("no_label", f"the label column '{columns[0]}' is empty: fill it in")
-    if task == "regression":
+    if task in VALUE_TASKS:
         return _number(value, columns[0])
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(
@@ -105,5 +105,36 @@ def tokenize_texts(
         gold=np.array([example.gold for example in found], dtype=gold_type),
         texts=[example.texts for example in found],
         origins=[example.origin for example in found],
+    )
+    return examples, pieces.cut
+
+
+def tokenize_apart(
+    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
+) -> tuple[Examples, int]:
+    """Pairs of texts, each a sequence of its own (see `Examples.second_at`), and how many are cut.
+
+    Args:
+        most: tokens of each text; what is beyond is cut.
+    """
+    pieces = Pieces()
+    seconds: list[int] = []
+    for start in range(0, len(found), _BATCH):
+        both = []
+        for column in zip(*(pair.texts for pair in found[start : start + _BATCH]), strict=True):
+            one = Pieces()
+            one.add(tokenizer(list(column), truncation=True, max_length=most, **TOKENIZING))
+            both.append(one)
+        first, second = both
+        for front, back in zip(first.ids, second.ids, strict=True):
+            pieces.ids.append(np.concatenate([front, back]))
+            pieces.types.append(np.zeros(len(front) + len(back), dtype=np.uint8))
+            seconds.append(len(front))
+        pieces.is_cut += [a or b for a, b in zip(first.is_cut, second.is_cut, strict=True)]
+    examples = pieces.examples(
+        gold=np.array([pair.gold for pair in found], dtype=np.float32),
+        texts=[pair.texts for pair in found],
+        origins=[pair.origin for pair in found],
+        second_at=np.array(seconds, dtype=np.int32),
     )
     return examples, pieces.cut

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from potstill import metrics, task_metrics
 from potstill.data import Examples
+from potstill.recipe import VALUE_TASKS
 from potstill.task_metrics import Scored
 from potstill.tasks import HeadTask
 
@@ -21,13 +22,13 @@ from potstill.tasks import HeadTask
 def label_scores(
     task: HeadTask, outputs: np.ndarray, gold: np.ndarray, classes: int
 ) -> dict[str, Scored]:
-    """Every metric of classification, multi-label or regression.
+    """Every metric of classification, multi-label, regression or similarity.
 
     Args:
         outputs: logits [N x classes], or values [N x 1].
         gold: see heads.
     """
-    if task == "regression":
+    if task in VALUE_TASKS:
         predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
         return {
             "pearson": task_metrics.pearson(wanted, predicted),
@@ -54,7 +55,7 @@ def label_scores(
 
 def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
     """How alike two models' answers are, right or wrong."""
-    if task == "regression":
+    if task in VALUE_TASKS:
         return {"pearson": task_metrics.pearson(base[:, 0], outputs[:, 0]).value}
     if task == "multi_label":
         return {"labels": float(((outputs > 0) == (base > 0)).mean())}
@@ -72,6 +73,9 @@ def trivial_labels(
         return {"majority": _commonest(task, test.gold, len(test), len(labels))}
     gold, count = train.gold, len(test)
     majority = _commonest(task, gold, count, len(labels))
+    if task == "sentence_similarity":
+        first, second = zip(*test.texts, strict=True)
+        return {"majority": majority, "tfidf": tfidf_cosines(first, second)[:, None]}
     texts = [" \n ".join(one) for one in train.texts]
     asked = [" \n ".join(one) for one in test.texts]
     features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
@@ -89,9 +93,16 @@ def trivial_labels(
     return {"majority": majority, "tfidf": scores}
 
 
+def tfidf_cosines(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """The cosine of two texts' TF-IDF vectors, of pairs: [N]; idf of these texts themselves."""
+    vectorizer = TfidfVectorizer(sublinear_tf=True).fit([*first, *second])
+    both = [vectorizer.transform(texts) for texts in (first, second)]
+    return np.asarray(both[0].multiply(both[1]).sum(axis=1)).ravel()
+
+
 def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
     """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
-    if task == "regression":
+    if task in VALUE_TASKS:
         answer = gold.mean(keepdims=True)
     elif task == "multi_label":
         answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)

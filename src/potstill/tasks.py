@@ -1,4 +1,4 @@
-"""The tasks that a fine-tuned head does, as data: one row each."""
+"""The tasks that are learnt from labelled examples, as data: one row each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Literal
 from potstill.recipe import Task
 
 HeadTask = Literal[
-    "classification", "multi_label", "regression", "token_classification", "question_answering"
+    "classification",
+    "multi_label",
+    "regression",
+    "sentence_similarity",
+    "token_classification",
+    "question_answering",
 ]
-Head = Literal["sequence", "tokens", "spans"]
+# What it predicts for: whole sequences, tokens, the ends of an answer; or, without weights of its
+# own, two texts by the cosine of their embeddings.
+Head = Literal["sequence", "tokens", "spans", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class TaskRow:
     """What one task is.
 
     Attributes:
-        head: what it predicts for: whole sequences, tokens, or the ends of an answer.
+        head: see `Head`.
         problem_type: what transformers' config.json calls it; None where it has no word.
         metric: the score that a checkpoint is chosen by, and that retention is of.
         metrics: all that are computed.
@@ -56,6 +63,13 @@ TASKS: dict[HeadTask, TaskRow] = {
             metrics=("pearson", "spearman", "mse"),
         ),
         TaskRow(
+            task="sentence_similarity",
+            head="cosine",
+            problem_type=None,
+            metric="spearman",
+            metrics=("pearson", "spearman", "mse"),
+        ),
+        TaskRow(
             task="token_classification",
             head="tokens",
             problem_type=None,
@@ -72,7 +86,7 @@ TASKS: dict[HeadTask, TaskRow] = {
     )
 }
 
-# Class names of transformers end in these.
+# Class names of transformers end in these; a cosine has no class.
 ENDINGS: dict[Head, str] = {
     "sequence": "ForSequenceClassification",
     "tokens": "ForTokenClassification",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted, listening
-from potstill.heads import head_rows, head_signals
+from potstill.heads import head_rows, labelled_signals
 from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
 from potstill.objectives import IGNORED, Rows
 from potstill.recipe import (
@@ -75,7 +75,7 @@ class Reading:
                 self._positions(batch),
             )
         if self.task != "sentence_embedding":
-            return head_signals(loaded.model, self.task, batch)
+            return labelled_signals(loaded, batch)
         assert loaded.sentence is not None
         return embedding_signals(
             loaded.model,

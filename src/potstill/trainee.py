@@ -116,7 +116,7 @@ class Trainee(nn.Module):
         An objective inside the layers leaves those above it alone: they would only be decayed, and
         stall data-parallel training. Which they are, a small backward pass tells.
         """
-        ids_BL = torch.arange(12, device=self.model.device).reshape(3, 4)
+        ids_BL = torch.arange(16, device=self.model.device).reshape(4, 4)
         gold = blank_gold(self.reading.task, ids_BL, self.model.config)
         batch = Batch(ids_BL, torch.ones_like(ids_BL), gold)
         kinds = [objective.kind for objective in self.reading.objectives]

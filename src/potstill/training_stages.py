@@ -26,10 +26,11 @@ from potstill.distributed import wait_for_all
 from potstill.evaluation_tasks import task_score
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker
-from potstill.models import LoadedModel, save_model
+from potstill.models import LoadedModel, is_encoder, save_model
 from potstill.pairing import check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (
+    VALUE_TASKS,
     Corpus,
     Distill,
     Finetune,
@@ -61,7 +62,7 @@ def run_finetune(
         return _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, seed, context)
 
     gold: Objective = (
-        GoldMse() if context.task == "regression" else HardTargets(weight=1.0, target="gold")
+        GoldMse() if context.task in VALUE_TASKS else HardTargets(weight=1.0, target="gold")
     )
     masker = context.masker(stage.masking) if context.task == "masked_lm" else None
     return _repeated(stage, folder, context, once)
@@ -122,7 +123,7 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
         assert isinstance(data, TaskData)
         examples, row = context.examples, row_of(context.task)
         assert row is not None
-        if row.head == "sequence":
+        if row.head in ("sequence", "cosine"):
             preflight.check_tokens(teacher, examples.dev, data.max_length)
         Module.to(teacher.model, _device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
@@ -144,7 +145,7 @@ def _checked_start(
         return {}
     assert isinstance(data, TaskData)
     examples = context.examples
-    if row.head == "sequence":
+    if row.head in ("sequence", "cosine"):
         preflight.check_tokens(student, examples.dev, data.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
@@ -239,7 +240,7 @@ def _repeated(
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
     """Whether a stage trains a parameter of its model."""
-    if loaded.task == "sentence_embedding":
+    if is_encoder(loaded.task):
         return True
     if loaded.task != "masked_lm":
         only_head = isinstance(stage, Finetune) and stage.train == "head"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import WORDS, Finished, sentences
 from potstill.pipeline import run
-from potstill.recipe import Recipe
+from potstill.recipe import VALUE_TASKS, Recipe
 from potstill.training import Interrupted
 
 TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "dropout": False}
@@ -46,7 +49,7 @@ def half(word: str) -> str:
 
 def recipe(teacher: Path, task: str, given: dict[str, Any], **changes: Any) -> dict[str, Any]:
     objectives: list[dict[str, Any]] = [{"kind": "soft_targets"}, {"kind": "hard_targets"}]
-    if task == "regression":
+    if task in VALUE_TASKS:
         objectives = [{"kind": "logits_mse"}, {"kind": "gold_mse"}]
     return {
         "name": "tiny",
@@ -136,6 +139,35 @@ def test_values(sentence_teacher: Path, tmp_path: Path) -> None:
     tree = recipe(sentence_teacher, "regression", given)
     folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
     assert scores(folder, "student")["regression"]["spearman"] > 0.7  # chance is 0
+
+
+def test_likeness_of_pairs(sentence_teacher: Path, tmp_path: Path) -> None:
+    """Texts are alike whose first words are from the same half, which no common word tells."""
+    rng, texts = random.Random(1), sentences(920)
+    lines = ["a\tb\tscore"]
+    for first in texts[:460]:
+        second = rng.choice(texts[460:])
+        alike = half(first.split()[0]) == half(second.split()[0])
+        lines.append(f"{' '.join(first.split()[:3])}\t{' '.join(second.split()[:3])}\t{5 * alike}")
+    for name, part in (("train", lines[1:401]), ("test", lines[401:])):
+        (tmp_path / f"{name}.tsv").write_text("\n".join([lines[0], *part]) + "\n")
+    given = {
+        **{side: str(tmp_path / f"{side}.tsv") for side in ("train", "test")},
+        **{"text": ["a", "b"], "label": "score", "max_length": 24},
+    }
+    tree = recipe(sentence_teacher, "sentence_similarity", given, repeats=2)
+    tree["stages"][0]["training"]["epochs"] = 12
+    folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
+    found = scores(folder, "student")["sentence_similarity"]
+    assert found["spearman"] > 0.5  # chance is 0
+    # sentence-transformers gives the published model's cosines
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    rows = [line.split("\t") for line in lines[401:]]
+    first, second = (
+        model.encode([row[side] for row in rows], normalize_embeddings=True) for side in (0, 1)
+    )
+    spearman = spearmanr((first * second).sum(1), [float(row[2]) for row in rows]).statistic
+    assert spearman == pytest.approx(found["seeds"][0], abs=1e-6)
 
 
 def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
@@ -248,7 +280,7 @@ def test_repeats_of_a_stage_that_runs_again(
         ({"corpus": {"sources": "x.txt"}}, "corpus is not read for task classification"),
         ({"task": "masked_lm"}, "corpus is not set: task masked_lm reads it"),
         ({"task": "regression"}, "soft_targets needs a distribution, and regression has one value"),
-        ({"stages.3.objectives.0.kind": "gold_mse"}, "gold_mse is for regression"),
+        ({"stages.3.objectives.0.kind": "gold_mse"}, "gold_mse is for regression and sentence_sim"),
         ({"stages.3.objectives.0.positions": "masked"}, "no token is masked in classification"),
         ({"data.metric": "bleu"}, "classification has no metric 'bleu'"),
         ({"data.label": "lable"}, "train.tsv:2: no column 'lable' (data.label)"),

@@ -169,6 +169,7 @@ def test_every_shipped_recipe_is_run_here() -> None:
     tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
     tested |= {"minilm-v2", "tinybert", "distilroberta", "modernbert-half"}
     tested |= {"classification", "classification-from-encoder", "classification-two-steps"}
+    tested |= {"sentence-similarity"}
     tested |= {"multi-label", "regression", "token-classification", "question-answering"}
     assert set(shipped_recipes()) == tested
 
@@ -260,6 +261,7 @@ NAMES = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
             [],
         ),
         ("regression", {"num_labels": 1}, [0.5, 3], ["data.text=[text,other]"]),
+        ("sentence-similarity", None, [0.5, 3], ["data.text=[text,other]", "data.label=label"]),
     ],
 )
 def test_recipes_of_tasks(
@@ -274,7 +276,7 @@ def test_recipes_of_tasks(
     folder = sentence_teacher if teacher is None else save_task_teacher(work / "teacher", **teacher)
     if "teachers.small=small" in more:
         student_of(sentence_teacher, "sentence_embedding", work / "small")
-    columns = ["text", "other"] if name == "regression" else ["text"]
+    columns = ["text", "other"] if "data.text=[text,other]" in more else ["text"]
     train = labelled(work, *columns, label=lambda number: label[number % 2])
     finished = potstill(
         *("run", name, f"teacher={folder}", f"data.train={train}", *more),

@@ -7,9 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from conftest import sentences, tiny_tokenizer
+from potstill.data import collate
 from potstill.examples import TaskRows, read_task, resolve_labels, tokenize_task
 from potstill.heads import UNLABELLED
 from potstill.recipe import Task, TaskData
@@ -157,6 +160,50 @@ def test_values_and_unlabelled_text(tmp_path: Path) -> None:
     assert examples.train.gold.dtype == "float32"
     labelled = read(file(tmp_path, "l.tsv", rows()), unlabelled=str(more))
     assert {e.gold for e in labelled.sides["unlabelled"]} == {UNLABELLED}
+
+
+def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
+    texts = sentences(24)
+    pairs = [
+        {"a": texts[n], "b": texts[n + 12], "score": (n % 6) - 1.0 if n else 4.0} for n in range(12)
+    ]
+    more = file(tmp_path, "more.tsv", [{"a": t, "b": t} for t in texts[:3]])
+    settings = {"text": ["a", "b"], "label": "score", "unlabelled": str(more), "heldout": 0.0}
+    path = file(tmp_path, "train.tsv", pairs)
+    found = read(path, "sentence_similarity", dev=str(path), **settings)
+    # the least and the greatest score are the cosines 0 and 1
+    assert [e.gold for e in found.sides["train"]] == [(p["score"] + 1) / 5 for p in pairs]
+    assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
+    given = read(path, "sentence_similarity", dev=str(path), score_range=[-1, 9], **settings)
+    assert found.sides["train"][0].gold == 2 * given.sides["train"][0].gold == 1.0
+    tokenizer = tiny_tokenizer()
+    examples = tokenize_task(found, tokenizer).train
+    batch = collate(examples, np.array([3, 0]), 0, None, 0, 0)
+    both = batch.input_ids_BL, batch.attention_mask_BL
+    rows = [row[mask.bool()].tolist() for row, mask in zip(*both, strict=True)]
+    assert rows == [tokenizer(texts[n])["input_ids"] for n in (3, 0, 15, 12)]
+    assert batch.gold_BL.tolist() == pytest.approx([(pairs[n]["score"] + 1) / 5 for n in (3, 0)])
+    assert batch.numbers_B is not None
+    assert batch.numbers_B.tolist() == [3, 0]
+    longer = examples + examples.chosen(np.array([5]))
+    last = collate(longer, np.array([12]), 0, None, 0, 0).input_ids_BL
+    assert torch.equal(last, collate(examples, np.array([5]), 0, None, 0, 0).input_ids_BL)
+
+
+@pytest.mark.parametrize(
+    ("score", "settings", "message"),
+    [
+        ("1", {}, r"data.train: all pairs have the score 1: two are needed"),
+        ("high", {}, r"train.tsv:2: label column 'score' holds 'high': a number belongs there"),
+        ("1", {"text": "a"}, r"data.text: sentence_similarity compares two columns"),
+    ],
+)
+def test_pairs_that_can_not_be_used(
+    tmp_path: Path, score: str, settings: dict[str, Any], message: str
+) -> None:
+    train = file(tmp_path, "train.tsv", [{"a": t, "b": t, "score": score} for t in sentences(30)])
+    with pytest.raises(ValueError, match=message):
+        read(train, "sentence_similarity", **{"text": ["a", "b"], "label": "score", **settings})
 
 
 def test_a_fixed_subset(tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from potstill.batches import Batch
-from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals
+from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals, similarity_signals
 from potstill.logit_objectives import IGNORED
+from potstill.models import load_model
 from potstill.objectives import hard_targets, soft_targets
 from potstill.signals import Signals
 from tiny_families import MISSING, NAMES, family_model
@@ -135,6 +138,7 @@ def test_rows_of_values() -> None:
         ("classification", (3,)),
         ("multi_label", (3, 7)),
         ("regression", (3,)),
+        ("sentence_similarity", (2,)),
         ("token_classification", (3, 4)),
         ("question_answering", (3, 2)),
         ("masked_lm", (3, 4)),
@@ -211,3 +215,26 @@ def test_answers_that_nobody_knows() -> None:
     assert rows.gold_K.tolist() == [1, IGNORED, 0, 3, IGNORED, 0]
     assert bool(rows.soft_K.all())
     assert rows.golden == 4
+
+
+def test_cosines_of_pairs(sentence_teacher: Path) -> None:
+    """Against mean pooling and the cosine in plain float64; padding changes nothing."""
+    loaded = load_model(sentence_teacher, "sentence_similarity")
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(5, 35, int(n)) for n in (3, 9, 5, 6)]  # the pairs 0 and 2, 1 and 3
+    longest = max(len(text) for text in texts)
+    ids_BL = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+    mask_BL = torch.tensor([[int(i < len(text)) for i in range(longest)] for text in texts])
+    with torch.no_grad():
+        signals = similarity_signals(loaded, Batch(ids_BL, mask_BL, torch.zeros(2)))
+        alone = [
+            loaded.model(torch.tensor(text)[None]).last_hidden_state[0].double().mean(0).numpy()
+            for text in texts
+        ]
+    wanted = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in ((alone[0], alone[2]), (alone[1], alone[3]))
+    ]
+    assert signals.features_KD is not None
+    assert signals.features_KD[:, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+    assert torch.equal(logits(signals), signals.features_KD)
