@@ -70,8 +70,7 @@ def distill(
         student, teacher: model folders of one task, with the same tokenizer.
         text: files (paths or globs) or a Corpus; for a teacher with a task's head its TaskData.
         output: a folder for log, checkpoints and the trained model.
-        objectives: None: the triple loss, 5 soft (T = 2) : 2 hard : 1 cosine; of regression squared
-            differences from the teacher's value and from the data's in place of the first two.
+        objectives: None: see `triple_loss`.
         cache: of a task with labels: ask the teacher once for each example; see recipe.Distill.
 
     Returns:
@@ -81,12 +80,8 @@ def distill(
         ValueError: bad input. TrainingFailed, Interrupted: see training.
     """
     task = _task_for(teacher, text)
-    hard = HardTargets(weight=2.0, target="teacher" if task == "sentence_embedding" else "gold")
-    triple: list[Objective] = [SoftTargets(weight=5.0), hard, HiddenCosine()]
-    if task in VALUE_TASKS:
-        triple = [LogitsMse(), GoldMse(), HiddenCosine()]
     stage = Distill(
-        objectives=list(objectives) if objectives is not None else triple,
+        objectives=list(objectives) if objectives is not None else triple_loss(task),
         in_batch=in_batch or InBatch(),
         masking=masking or Masking(),
         cache=cache,
@@ -95,6 +90,21 @@ def distill(
     return _train(
         stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed
     )
+
+
+def triple_loss(task: Task) -> list[Objective]:
+    """The losses of the shipped recipes of a task.
+
+    The paper's 5 soft (T = 2) : 2 hard : 1 cosine (Sanh et al. 2019); of sentence encoders 1 : 0.1
+    : 20 (measured: docs/ablation.md); of values squared differences from the teacher's and from the
+    data's, and the cosine.
+    """
+    if task == "sentence_embedding":
+        hard = HardTargets(weight=0.1, target="teacher")
+        return [SoftTargets(), hard, HiddenCosine(weight=20.0)]
+    if task in VALUE_TASKS:
+        return [LogitsMse(), GoldMse(), HiddenCosine()]
+    return [SoftTargets(weight=5.0), HardTargets(weight=2.0), HiddenCosine()]
 
 
 def finetune(

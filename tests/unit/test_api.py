@@ -11,8 +11,18 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill.api import distill, evaluate, finetune
-from potstill.recipe import HardTargets, Objective, SoftTargets, TaskData, Training
+from potstill.api import distill, evaluate, finetune, triple_loss
+from potstill.recipe import (
+    TEXT_TASKS,
+    Distill,
+    HardTargets,
+    Objective,
+    SoftTargets,
+    Task,
+    TaskData,
+    Training,
+)
+from potstill.recipe_files import load_recipe
 from potstill.runfolder import open_run
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
@@ -157,3 +167,39 @@ def test_models_of_two_tasks(sentence_teacher: Path, tmp_path: Path) -> None:
         tiny_tokenizer().save_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match=r"one does regression and the baseline .*two class"):
         evaluate([tmp_path / "one"], tmp_path / "two", "x.tsv")
+
+
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [
+        ("sentence_embedding", "embedding"),
+        ("masked_lm", "distilbert"),
+        ("classification", "classification"),
+        ("regression", "regression"),
+        ("sentence_similarity", "sentence-similarity"),
+        ("token_classification", "token-classification"),
+        ("question_answering", "question-answering"),
+    ],
+)
+def test_the_losses_are_those_of_the_shipped_recipe(task: Task, recipe: str) -> None:
+    text = "corpus.sources=x" if task in TEXT_TASKS else "data.train=x"
+    stages = load_recipe(recipe, ["teacher=x", text]).stages
+    [shipped] = [stage for stage in stages if isinstance(stage, Distill)]
+    assert triple_loss(task) == shipped.objectives
+
+
+def test_an_encoder_with_scored_pairs_from_python(sentence_teacher: Path, tmp_path: Path) -> None:
+    texts = sentences(60)
+    lines = [
+        f"{a}\t{b}\t{n % 4}" for n, (a, b) in enumerate(zip(texts[:30], texts[30:], strict=True))
+    ]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["a\tb\tscore", *lines]) + "\n")
+    path = str(tmp_path / "pairs.tsv")
+    data = TaskData.model_validate(
+        {"train": path, "dev": path, "text": ["a", "b"], "label": "score", "max_length": 24}
+    )
+    training = Training(max_steps=2, batch_size=8)
+    student = distill(sentence_teacher, sentence_teacher, data, tmp_path / "run", training=training)
+    found = evaluate([student], sentence_teacher, data)
+    for name in (str(sentence_teacher), str(student)):
+        assert set(found["models"][name]["sentence_similarity"]) >= {"spearman", "pearson", "mse"}
