@@ -23,13 +23,21 @@ from potstill.batches import Batch
 from potstill.caches import kept, key_of, read_meta, write_meta
 from potstill.captures import NOTHING, Wanted
 from potstill.data import Examples, collate
-from potstill.heads import head_signals, identity, row_counts
+from potstill.heads import identity, labelled_signals, row_counts
 from potstill.models import LoadedModel
-from potstill.recipe import CACHED_TASKS, Distill, HiddenCosine, Objective, Task, VectorMse
+from potstill.recipe import (
+    CACHED_TASKS,
+    VALUE_TASKS,
+    Distill,
+    HiddenCosine,
+    Objective,
+    Task,
+    VectorMse,
+)
 from potstill.runfolder import manifest_digest, model_manifest
 from potstill.signals import Readout, Signals
 
-_VERSION = 1  # of the cache's format
+_VERSION = 2  # of the cache's format
 _COUNTED = 1000  # examples whose rows are counted at a time
 _BATCH = 64  # examples that the teacher is asked about at a time
 
@@ -41,7 +49,8 @@ class Answers:
     Attributes:
         logits_RC: R rows of distributions over C classes, example by example.
         starts: int64 [N + 1]: the rows of example i are starts[i] to starts[i + 1].
-        vectors_ND: float16, what the head's last linear map reads; None where nobody asked.
+        vectors_ND: float16, what the head's last linear map reads; of a pair of texts that are
+            encoded apart both embeddings, one after the other; None where nobody asked.
     """
 
     logits_RC: np.ndarray
@@ -158,12 +167,14 @@ class CachedTeacher:
             count = int(row_counts(self.loaded.task, batch).sum())
             logits_KC = torch.zeros(count, answers.logits_RC.shape[1])
             if answers.vectors_ND is not None:
-                vectors_BD = torch.zeros(len(batch), answers.vectors_ND.shape[1])
+                vectors_BD = torch.zeros(count, answers.vectors_ND.shape[1])
         else:
             numbers = batch.numbers_B.cpu().numpy()
             logits_KC = answers.rows(numbers)
             if answers.vectors_ND is not None:
                 vectors_BD = _floats(answers.vectors_ND[numbers])
+        if vectors_BD is not None and self.loaded.task == "sentence_similarity":
+            vectors_BD = torch.cat(vectors_BD.chunk(2, dim=1))
         return Signals(
             hidden_BLD=torch.zeros(*batch.input_ids_BL.shape, 0, device=device),
             features_KD=logits_KC.to(device),
@@ -179,7 +190,13 @@ def _floats(values: np.ndarray) -> Tensor:
 def _fingerprint(examples: Examples) -> str:
     """Of all that the teacher's answers depend on, whatever files it came from."""
     digest = hashlib.blake2b(digest_size=16)
-    for values in (examples.ids, examples.offsets, examples.types, examples.gold):
+    for values in (
+        examples.ids,
+        examples.offsets,
+        examples.types,
+        examples.gold,
+        examples.second_at,
+    ):
         told = "none" if values is None else f"{values.dtype.str}{values.shape}"
         digest.update(told.encode())
         if values is not None:
@@ -199,7 +216,7 @@ def _build(
     progress: Callable[[float], None],
 ) -> None:
     """Ask a teacher about all examples and write its answers into an empty folder."""
-    exact = loaded.task == "regression"
+    exact = loaded.task in VALUE_TASKS
     logits = _Matrix(folder / "logits.npy", np.float32 if exact else np.float16)
     vector = _Matrix(folder / "vectors.npy", np.float16)
     starts = np.concatenate([[0], *(_counts(loaded.task, part) for part in examples)]).cumsum()
@@ -237,11 +254,14 @@ def _asked(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
     loaded.model.eval()
     device = loaded.model.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        signals = head_signals(loaded.model, loaded.task, batch.to(device))
+        signals = labelled_signals(loaded, batch.to(device))
         assert signals.features_KD is not None
         assert signals.readout is not None
         everything = slice(0, len(signals.features_KD))
-        return signals.readout.logits(signals.features_KD, everything), signals.vectors_BD
+        vectors_BD = signals.vectors_BD
+        if vectors_BD is not None and loaded.task == "sentence_similarity":
+            vectors_BD = torch.cat(vectors_BD.chunk(2), dim=1)
+        return signals.readout.logits(signals.features_KD, everything), vectors_BD
 
 
 class _Matrix:

@@ -30,7 +30,7 @@ from potstill.families import last_linear, takes_token_types
 from potstill.logit_objectives import IGNORED, Rows
 from potstill.models import LoadedModel, pool
 from potstill.recipe import VALUE_TASKS, Task
-from potstill.signals import EXCLUDED, Readout, Signals
+from potstill.signals import EXCLUDED, Readout, Signals, wide
 
 UNLABELLED = -200
 
@@ -49,7 +49,7 @@ def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     """
     assert loaded.sentence is not None
     hidden_BLD = loaded.model.base_model(**model_inputs(loaded.model, batch)).last_hidden_state
-    pooled_BD = pool(hidden_BLD.float(), batch.attention_mask_BL, loaded.sentence.pooling)
+    pooled_BD = pool(wide(hidden_BLD), batch.attention_mask_BL, loaded.sentence.pooling)
     unit_BD = F.normalize(pooled_BD, dim=-1)
     first_PD, second_PD = unit_BD.chunk(2)
     cosine_P1 = (first_PD * second_PD).sum(dim=-1, keepdim=True)
@@ -102,6 +102,8 @@ def row_counts(task: Task, batch: Batch) -> Tensor:
     """How many of `head_signals`' rows each example has: int64 [B]."""
     if task == "token_classification":
         return (batch.gold_BL != IGNORED).sum(1)
+    if task == "sentence_similarity":
+        return torch.ones_like(batch.input_ids_BL[::2, 0])
     each = batch.gold_BL.shape[1] if task == "multi_label" else 1
     return torch.full_like(batch.input_ids_BL[:, 0], each)
 

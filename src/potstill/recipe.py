@@ -72,7 +72,13 @@ TEXT_TASKS = ("masked_lm", "sentence_embedding")
 # Those whose answer is a value; it has no distribution.
 VALUE_TASKS = ("regression", "sentence_similarity")
 # Those in which a teacher's answer to an example is always the same, whatever the batch.
-CACHED_TASKS = ("classification", "multi_label", "regression", "token_classification")
+CACHED_TASKS = (
+    "classification",
+    "multi_label",
+    "regression",
+    "sentence_similarity",
+    "token_classification",
+)
 
 
 class Teacher(Config):

@@ -18,6 +18,7 @@ from potstill.cached_teachers import CachedTeacher, reads_vectors, teacher_answe
 from potstill.data import Examples, collate
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
+    VALUE_TASKS,
     Distill,
     GoldMse,
     HardTargets,
@@ -42,6 +43,7 @@ LOSSES: dict[Task, list[Objective]] = {
     ],
     "multi_label": [SoftTargets(), HardTargets(target="teacher"), HiddenCosine(of="pooled")],
     "regression": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled")],
+    "sentence_similarity": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled"), VectorMse()],
     "token_classification": [SoftTargets(), HardTargets(target="teacher"), LogitsMse()],
 }
 
@@ -63,7 +65,7 @@ class Rounded(LiveTeacher):
         assert found.features_KD is not None
         assert found.readout is not None
         logits = found.readout.logits(found.features_KD, slice(0, len(found.features_KD)))
-        rounded = logits.float() if self.reading.task == "regression" else logits.half().float()
+        rounded = logits.float() if self.reading.task in VALUE_TASKS else logits.half().float()
         vectors = None if found.vectors_BD is None else found.vectors_BD.half().float()
         return Signals(
             found.hidden_BLD, rounded, Readout(torch.eye(rounded.shape[1])), vectors_BD=vectors

@@ -138,7 +138,7 @@ COMPILED = {"epochs": 1, "compile": True}
         (
             tree(distill(cache=True)),
             "the recipe: stage 1 (distill): cache: true is for classification, multi_label, "
-            "regression, token_classification; in masked_lm leave it out",
+            "regression, sentence_similarity, token_classification; in masked_lm leave it out",
         ),
         (
             tree(distill(cache="always")),

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertForSequenceClassification, BertForTokenClassification
+from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
 from potstill.heads import UNLABELLED
 from potstill.logit_objectives import IGNORED
-from potstill.recipe import Task
+from potstill.recipe import VALUE_TASKS, Task
 
 LABELS = 3
 
@@ -30,25 +30,39 @@ def examples(task: Task, count: int, seed: int = 0) -> Examples:
     if task == "multi_label":
         gold = rng.integers(0, 2, (count, LABELS))
         gold[::3] = UNLABELLED
-    if task == "regression":
+    if task in VALUE_TASKS:
         gold = rng.normal(size=count).astype(np.float32)
         gold[::3] = np.nan
     if task == "token_classification":
         gold = rng.integers(0, LABELS, len(ids))
         gold[rng.random(len(ids)) < 0.4] = IGNORED
+    second_at = None
+    if task == "sentence_similarity":  # each of two tokens at least
+        second_at = rng.integers(2, lengths - 1).astype(np.int32)
     by_token = task == "token_classification"
     names = [str(i) for i in range(count)]
     return Examples(
-        ids, offsets, lengths, None, gold, [(n,) for n in names], names, by_token=by_token
+        ids,
+        offsets,
+        lengths,
+        None,
+        gold,
+        [(n,) for n in names],
+        names,
+        by_token=by_token,
+        second_at=second_at,
     )
 
 
 def write_model(task: Task, folder: Path, seed: int = 0, layers: int = 2) -> Path:
     torch.manual_seed(seed)
+    tiny_tokenizer().save_pretrained(folder)
+    if task == "sentence_similarity":
+        BertModel(tiny_config(layers, initializer_range=0.3)).save_pretrained(folder)
+        return folder
     labels = 1 if task == "regression" else LABELS
     config = tiny_config(layers, initializer_range=0.3, num_labels=labels)
     tokens = task == "token_classification"
     model = (BertForTokenClassification if tokens else BertForSequenceClassification)(config)
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
     return folder
