@@ -24,6 +24,7 @@ TEXTS = (
     "docs/masked-lm.md",
     "docs/LOG.md",
     "docs/ablation.md",
+    "docs/tasks.md",
     "src/potstill/recipes/README.md",
 )
 MARKER = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -84,6 +85,7 @@ def _table(name: str) -> str:
         "ablation_embeddings": ablation_embeddings,
         "ablation_sst2": ablation_sst2,
         "ablation_positions": ablation_positions,
+        "tasks": tasks,
     }[name]()
 
 
@@ -238,7 +240,8 @@ def ablation_sst2() -> str:
     settings = result["settings"]
     seeds = len(result["arms"][result["reference"]]["accuracy"]["seeds"])
     note = (
-        f"\n{settings['examples']:,} examples an arm, {settings['epochs']} epoch, {seeds} seeds, "
+        f"\n{settings['labelled']:,} sentences with labels and {settings['unlabelled']:,} without, "
+        f"{settings['steps']} steps of 32 an arm, {seeds} seeds, "
         f"872 sentences of the dev set; {_machine(result)}. {_HOW}\n"
     )
     return _ablation(result, {"accuracy": "accuracy"}) + note
@@ -256,6 +259,53 @@ def ablation_positions() -> str:
         f"{seeds} seeds; {_machine(result)}. {_HOW}\n"
     )
     return _ablation(result, {"top1": "top-1", "minus loss": "minus loss"}) + note
+
+
+TASKS = {
+    "sst2": "SST-2, accuracy",
+    "cola": "CoLA, Matthews' correlation",
+    "rte": "RTE, accuracy",
+    "wnut": "WNUT 17, F1 of entities",
+    "squad": "SQuAD 2.0, F1 of words",
+}
+
+
+def tasks() -> str:
+    """What benchmarks/tasks.py wrote: a row a task."""
+    rows = [["", "teacher", "plain twin", "student", "kept", "less the twin", "best trivial"]]
+    machine = ""
+    for name, label in TASKS.items():
+        if not (RESULTS / f"{name}.json").is_file():
+            continue
+        result = _load(name)
+        evaluation, machine = result["evaluation"], _machine(result)
+        task, metric = evaluation["task"], evaluation["metric"]
+        key = f"{task}.{metric}"
+        scores = {model: result["models"][model]["scores"][task] for model in result["models"]}
+
+        def cell(model: str, scores: Any = scores, metric: str = metric) -> str:
+            seeds = scores[model].get("seeds")
+            spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if seeds else ""
+            return f"{scores[model][metric]:.3f}{spread}"
+
+        kept = "not clearly above chance"
+        if key in evaluation["retention"].get("student", {}):
+            low, high = evaluation["intervals"]["student"][key]
+            kept = f"{evaluation['retention']['student'][key]:.1%} ({low:.1%} to {high:.1%})"
+        told = evaluation["differences"]["plain"]
+        low, high = told["interval"]
+        less = f"{told['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        trivial = max(value[task][metric] for value in evaluation["references"].values())
+        rows.append(
+            [
+                *(label, cell("teacher"), cell("plain"), cell("student"), kept),
+                *(f"**{less}**" if low > 0 or high < 0 else less, f"{trivial:.3f}"),
+            ]
+        )
+    return _markdown(rows) + (
+        f"\n{machine}. In parentheses: of scores the least and the greatest of three seeds; else "
+        "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
+    )
 
 
 def distill_step() -> str:

@@ -98,6 +98,9 @@ def _squad(data: Path, work: Path) -> tuple[str, list[str]]:
 TASKS = {"sst2": _sst2, "cola": _cola, "rte": _rte, "wnut": _wnut, "squad": _squad}
 
 
+_TEXTS = ("examples", "softened", "models")  # sentences of the data stay out of it
+
+
 def condensed(folder: Path, task: str, recipe: str, overrides: list[str]) -> dict[str, Any]:
     """The settings, without paths, and the scores of a run."""
     metrics = read_json(folder / "metrics.json")
@@ -113,7 +116,7 @@ def condensed(folder: Path, task: str, recipe: str, overrides: list[str]) -> dic
         "teacher": "all-MiniLM-L6-v2",
         "models": metrics["models"],
         "comparisons": metrics["comparisons"],
-        "evaluation": {key: found[key] for key in found if key not in ("examples", "models")},
+        "evaluation": {key: found[key] for key in found if key not in _TEXTS},
         "environment": environment(),
     }
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 import torch
 
+from potstill.cached_teachers import why_live
 from potstill.corpora import cut_texts
 from potstill.examples import TaskExamples
 from potstill.families import layer_prefix
@@ -60,6 +61,7 @@ class Text:
     seconds: float  # to tokenise the sample
     share: float | None  # of the whole that the sample is, held-out text included
     unsized: list[str]  # sources that don't tell their size
+    labelled: float | None = None  # the same without text that a teacher labels; None: all of it
 
     @property
     def mean(self) -> float:
@@ -130,6 +132,7 @@ def text_of_examples(examples: TaskExamples, taught: bool) -> Text:
         seconds=0.0,
         share=None,
         unsized=[],
+        labelled=float(len(examples.train)),
     )
 
 
@@ -177,25 +180,42 @@ def _factor(parts: Sequence[Part], pieces: Sequence[_Piece]) -> float | None:
 class Cost:
     """What one training stage takes."""
 
-    steps: int | None  # None: not known
+    steps: int | None  # of one training; None: not known
     tokens: float | None  # real ones
     tokens_per_second: float
     memory: dict[str, float]  # bytes at the peak, by what they are for
     checkpoints: float  # bytes on disk while it runs
+    trainings: int = 1
+    asking: float = 0.0  # seconds in which teachers are asked, once, where their answers are kept
 
     @property
     def seconds(self) -> float | None:
-        return None if self.tokens is None else self.tokens / self.tokens_per_second
+        if self.tokens is None:
+            return None
+        return self.trainings * self.tokens / self.tokens_per_second + self.asking
 
 
 def cost_of(cast: Cast, text: Text, matmul: float) -> Cost:
     """The cost of a training stage; `matmul`: operations a second of a large matrix product."""
     stage = cast.stage
     assert isinstance(stage, (Finetune, Distill))
-    steps, tokens = steps_and_tokens(stage.training, text.per_epoch, text.mean)
+    assert cast.model is not None
+    per_epoch = text.per_epoch
+    if isinstance(stage, Finetune) and text.labelled is not None:
+        per_epoch = text.labelled
+    steps, tokens = steps_and_tokens(stage.training, per_epoch, text.mean)
+    asking = 0.0
+    if per_epoch is not None and tokens is not None:
+        epochs = stage.repeats * tokens / (per_epoch * text.mean)
+        if isinstance(stage, Distill) and why_live(stage, cast.model.task, epochs) is None:
+            forward = sum(2 * _layer_weights(teacher) for teacher in cast.teachers)
+            asking = per_epoch * text.mean * forward / (EFFICIENCY * matmul)
+            cast = replace(cast, teachers=())
     return Cost(
         steps=steps,
         tokens=tokens,
+        trainings=stage.repeats,
+        asking=asking,
         tokens_per_second=EFFICIENCY * matmul / flops_per_token(cast),
         memory=memory_bytes(cast, text.longest),
         # weights and two moments of the optimizer; two are kept, and the best where it is wanted

@@ -236,12 +236,15 @@ def _amount(cost: Cost, text: Text) -> str:
     if cost.steps is None or cost.tokens is None:
         return "steps not known (max_steps or max_tokens would bound them)"
     most = "at most " if text.per_epoch is None else "" if text.whole else "about "
-    return f"{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
+    often = f"{cost.trainings} times " if cost.trainings > 1 else ""
+    return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
 
 
 def _cost_lines(cost: Cost) -> list[str]:
     speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a matrix product timed just now"
     took = "not known" if cost.seconds is None else f"about {_duration(cost.seconds)}"
+    if cost.asking:
+        speed += f"; {_duration(cost.asking)} of it asking the teacher, once for each example"
     parts = ", ".join(f"{name} {_bytes(value)}" for name, value in cost.memory.items() if value)
     return [
         f"    time    {took} ({speed})",

@@ -108,7 +108,14 @@ def test_efficiency_gives_the_measured_speeds_of_minilm() -> None:
         assert EFFICIENCY * 150e9 / flops_per_token(cast) == pytest.approx(measured, rel=0.03)
 
 
-def _minilm(kind: Any, teacher: int | None, student: int, more: Any, task: Any) -> Cast:
+def _minilm(
+    kind: Any,
+    teacher: int | None,
+    student: int,
+    more: Any,
+    task: Any,
+    training: Training | None = None,
+) -> Cast:
     """MiniLM's shapes (width 384, inner width 1536, 30,522 tokens), on the meta device."""
 
     def model(layers: int) -> LoadedModel:
@@ -121,7 +128,7 @@ def _minilm(kind: Any, teacher: int | None, student: int, more: Any, task: Any) 
         with torch.device("meta"):
             return LoadedModel(BertModel(config), tiny_tokenizer(), task, "minilm")
 
-    stage = kind(training=Training(max_steps=1), **more)
+    stage = kind(training=training or Training(max_steps=1), **more)
     return Cast(stage, model(student), () if teacher is None else (model(teacher),))
 
 
@@ -131,6 +138,25 @@ def test_time_is_tokens_over_speed(masked_lm_teacher: Path, text_file: Path) -> 
     cost = cost_of(cast, text, matmul=1e9)
     assert (cost.steps, cost.tokens) == (10, 10 * 8 * 20)
     assert cost.seconds == pytest.approx(1600 * flops_per_token(cast) / (EFFICIENCY * 1e9))
+
+
+def test_repeats_and_a_teacher_that_is_asked_once() -> None:
+    text = Text(4, [torch.zeros(20).numpy()] * 4, 1000.0, True, 0.0, None, [], labelled=500.0)
+    layer = 4 * 384 * 384 + 2 * 384 * 1536 + 4 * 384 + 1536 + 384 + 4 * 384
+    more = {"repeats": 3, "objectives": [{"kind": "soft_targets"}]}
+    settings = Training(epochs=2, batch_size=10)
+    kept = _minilm(Distill, 6, 3, more, "classification", settings)
+    live = _minilm(Distill, 6, 3, {**more, "cache": False}, "classification", settings)
+    twin = _minilm(Finetune, None, 3, {"repeats": 3}, "classification", settings)
+    per_second = EFFICIENCY * 1e12
+    costs = [cost_of(cast, text, matmul=1e12) for cast in (kept, live, twin)]
+    assert [cost.steps for cost in costs] == [200, 200, 100]
+    own = 3 * 2 * 3 * layer / per_second
+    asking = 1000 * 20 * 2 * 6 * layer / per_second
+    assert costs[0].asking == pytest.approx(asking)
+    assert costs[0].seconds == pytest.approx(3 * 2 * 1000 * 20 * own + asking)
+    assert costs[1].seconds == pytest.approx(3 * 2 * (1000 * 20 * own + asking))
+    assert costs[2].seconds == pytest.approx(3 * 2 * 500 * 20 * own)
 
 
 def test_matmul_is_timed_in_a_plausible_range() -> None:
