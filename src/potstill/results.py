@@ -107,9 +107,12 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
-            elif stage.kind == "export" and "parameters" in stage.result:
-                counts[str(stage.writes)] = stage.result["parameters"]
-        return counts
+        return counts | {name: found["parameters"] for name, found in self.exported.items()}
+
+    @cached_property
+    def exported(self) -> dict[str, dict[str, Any]]:
+        """Results of exports, by the names of the models they wrote."""
+        return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
 
 
 def read_results(run: Path) -> Results:
@@ -166,7 +169,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
         keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
-        entry |= {key: measured[key] for key in keys if key in measured}
+        weighed = {key: results.exported[name][key] for key in keys[:1] if name in results.exported}
+        entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
             entry["scores"] = evaluation["models"][name]
         models[name] = entry
