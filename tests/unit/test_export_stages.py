@@ -192,7 +192,7 @@ def test_a_failed_gate_from_python(
 
 def test_a_folder_without_a_model(text_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="it has no config.json"):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
         export(tmp_path / "empty", str(text_file), tmp_path / "exported")
     shutil.rmtree(tmp_path / "empty")
     assert not (tmp_path / "exported").exists()

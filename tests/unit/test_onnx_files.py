@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,7 @@ def test_weights_outside_of_the_file_are_weighed(tmp_path: Path) -> None:
 def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     path = placed(graph_with(), tmp_path)
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(ValueError, match="is damaged, or no ONNX file$"):
+    with pytest.raises(ValueError, match=r"is damaged, or no ONNX file$"):
         read_graph(path)
     with pytest.raises(ValueError, match="onnxruntime can't open it: ") as caught:
         open_session(path, 1)

@@ -69,13 +69,13 @@ def test_corners(pair: tuple[LoadedModel, Path]) -> None:
     assert shapes["4 texts, padded"][1] is False
     assert shapes["2 texts, padded to 64 tokens"] == ((2, 64), False)
     assert pairs == 1
-    assert list(shapes)[0] == "real text"
+    assert next(iter(shapes)) == "real text"
 
 
 def test_a_faithful_graph_passes(pair: tuple[LoadedModel, Path]) -> None:
     source, graph = pair
     found = check_parity(source, graph, tokens_of(source.tokenizer), tolerance=1e-4, agreement=1.0)
-    assert [one.corner for one in found][0] == "real text"
+    assert found[0].corner == "real text"
     assert found[0].texts == 12
     assert all(0 <= one.difference["logits"] < 1e-5 for one in found)
 
