@@ -199,6 +199,10 @@ def _share_tied(graph: Any) -> None:
 def _one_sentence(name: str) -> Iterator[None]:
     try:
         yield
+    except ImportError as error:  # of torch's newer exporter
+        raise ValueError(
+            f"the exporter dynamo needs {error.name}: pip install onnxscript"
+        ) from None
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         if is_out_of_memory(error):
             raise
