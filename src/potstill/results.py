@@ -13,6 +13,8 @@ import yaml
 
 from potstill.runfolder import read_json
 
+MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -29,9 +31,9 @@ class StageResult:
         """The name of the model that the stage wrote, if it writes one."""
         if self.kind == "make_student":
             return str(self.settings.get("writes") or "student")
-        if self.kind in ("distill", "finetune"):
-            return str(self.settings.get("writes") or self.settings.get("model"))
-        return None
+        if self.kind in MEASURING:
+            return None
+        return str(self.settings.get("writes") or self.settings.get("model"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Results:
 
     @cached_property
     def counted(self) -> dict[str, int]:
-        """Parameters as `make_student` counted them, for runs without a benchmark."""
+        """Parameters as stages counted them, for runs without a benchmark."""
         counts: dict[str, int] = {}
         for stage in self.stages:
             if stage.kind == "make_student":
@@ -105,7 +107,12 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
-        return counts
+        return counts | {name: found["parameters"] for name, found in self.exported.items()}
+
+    @cached_property
+    def exported(self) -> dict[str, dict[str, Any]]:
+        """Results of exports, by the names of the models they wrote."""
+        return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
 
 
 def read_results(run: Path) -> Results:
@@ -121,7 +128,7 @@ def read_results(run: Path) -> Results:
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
         if not (folder / "result.json").is_file():
-            if folder.name.partition("-")[2] in ("finetune", "make_student", "distill"):
+            if folder.name.partition("-")[2] not in MEASURING:
                 break
             continue
         settings = read_json(folder / "config.json").get("stage", {})
@@ -162,7 +169,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
         keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
-        entry |= {key: measured[key] for key in keys if key in measured}
+        weighed = {key: results.exported[name][key] for key in keys[:1] if name in results.exported}
+        entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
             entry["scores"] = evaluation["models"][name]
         models[name] = entry
