@@ -157,6 +157,7 @@ def test_likeness_of_pairs(sentence_teacher: Path, tmp_path: Path) -> None:
     }
     tree = recipe(sentence_teacher, "sentence_similarity", given, repeats=2)
     tree["stages"][0]["training"]["epochs"] = 12
+    tree["stages"].insert(-2, {"kind": "export"})
     folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
     found = scores(folder, "student")["sentence_similarity"]
     assert found["spearman"] > 0.5  # chance is 0
@@ -168,6 +169,9 @@ def test_likeness_of_pairs(sentence_teacher: Path, tmp_path: Path) -> None:
     )
     spearman = spearmanr((first * second).sum(1), [float(row[2]) for row in rows]).statistic
     assert spearman == pytest.approx(found["seeds"][0], abs=1e-6)
+    exported = scores(folder, "onnx")["sentence_similarity"]["spearman"]
+    assert exported == pytest.approx(found["seeds"][0], abs=1e-3)
+    assert (folder / "model" / "onnx" / "model.onnx").is_file()
 
 
 def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
