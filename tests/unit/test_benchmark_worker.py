@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_bert import FFN, POSITIONS, D, V, bert_config, write_folders
@@ -58,11 +59,12 @@ def test_positions_of_each_kind_of_table():
 
 
 def test_random_ids_cover_the_vocabulary_without_padding():
-    model = BertModel(bert_config(1))
-    ids_BL = benchmark_worker._random_ids(model, 200, 30, seed=3)
+    ids_BL = benchmark_worker._random_ids(V, 4, 200, 30, seed=3)
     assert ids_BL.shape == (200, 30)
-    assert set(ids_BL.flatten().tolist()) == set(range(V)) - {model.config.pad_token_id}
-    assert torch.equal(ids_BL, benchmark_worker._random_ids(model, 200, 30, seed=3))
+    assert set(ids_BL.flatten().tolist()) == set(range(V)) - {4}
+    assert np.array_equal(ids_BL, benchmark_worker._random_ids(V, 4, 200, 30, seed=3))
+    every = benchmark_worker._random_ids(V, None, 200, 30, seed=3)
+    assert set(every.flatten().tolist()) == set(range(V))
 
 
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):

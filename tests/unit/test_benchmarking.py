@@ -13,7 +13,9 @@ import pytest
 from tiny_bert import POSITIONS, D, V, bert_parameters, write_folders
 
 from potstill import benchmarking
+from potstill.models import load_model, save_model
 from potstill.recipe import Benchmark
+from tiny_graphs import exported
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +270,36 @@ def test_child_is_ended_when_the_parent_is_interrupted(folders, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         child.__enter__()
     assert child._process.returncode == -signal.SIGTERM
+
+
+# --- ONNX files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def graph(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graph")
+    save_model(load_model(masked_lm_teacher, "masked_lm"), folder)
+    return exported(folder, "masked_lm")[1]
+
+
+def test_an_onnx_file_is_timed_in_onnxruntime(graph: Path) -> None:
+    folder = graph.parent.parent
+    settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=2)
+    result = benchmarking.benchmark({"teacher": folder, "onnx": graph}, settings)
+    teacher, onnx = result["models"]["teacher"], result["models"]["onnx"]
+    assert onnx.keys() == teacher.keys()
+    assert onnx["parameters"] == teacher["parameters"]
+    assert onnx["weight_bytes"] == graph.stat().st_size
+    # what is shipped with it: configs and tokenizer, and not the other weights
+    around = teacher["folder_bytes"] - teacher["weight_bytes"] - graph.stat().st_size
+    assert onnx["folder_bytes"] == graph.stat().st_size + around
+    assert onnx["peak_memory_bytes"] < teacher["peak_memory_bytes"]  # there is no torch in it
+    assert set(result["ratios"]["onnx"]["speedup"]) == {"8"}
+
+
+def test_an_onnx_file_that_can_t_be_timed(graph: Path) -> None:
+    with pytest.raises(ValueError, match=r"other\.onnx: no such file$"):
+        benchmarking.benchmark({"teacher": graph.with_name("other.onnx")}, Benchmark())
+    settings = Benchmark(rounds=3, lengths=[65])
+    with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
+        benchmarking.benchmark({"teacher": graph}, settings)
