@@ -58,6 +58,7 @@ def test_all_shipped_recipes_load() -> None:
         "question-answering",
         "quickstart",
         "regression",
+        "sentence-similarity",
         "tinybert",
         "token-classification",
     ]
@@ -70,7 +71,8 @@ def test_all_shipped_recipes_load() -> None:
         trained = [kind for kind in kinds[:-3] if kind != "make_student"]
         if recipe.data is not None:  # the teacher where it has no head, the plain twin, the student
             of_encoders = ("classification-from-encoder", "token-classification")
-            first = ["finetune"] if name in (*of_encoders, "question-answering") else []
+            of_encoders += ("question-answering", "sentence-similarity")
+            first = ["finetune"] if name in of_encoders else []
             assert trained == [*first, "finetune", "distill"]
         else:
             head = ["finetune"] if name in ("minilm-v2", "tinybert") else []
@@ -303,8 +305,9 @@ def text(**changes: Any) -> dict[str, Any]:
         # stages that don't fit the task
         (
             tree(finetune(), task="sentence_embedding"),
-            "the recipe: stage 1 (finetune): unlabelled text gives a sentence encoder nothing to "
-            "learn from; use task masked_lm",
+            "the recipe: stage 1 (finetune): text without labels gives a sentence encoder nothing "
+            "to learn from: use task sentence_similarity with pairs that have a score, or "
+            "masked_lm",
         ),
         (
             tree(distill(objectives=[{"kind": "hard_targets"}]), task="sentence_embedding"),
