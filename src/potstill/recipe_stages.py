@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
+from potstill.recipe_compression import TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources
 
@@ -280,14 +281,15 @@ class Report(Config):
 
 
 Stage = Annotated[
-    Finetune | MakeStudent | Distill | Evaluate | Benchmark | Report, Field(discriminator="kind")
+    Finetune | MakeStudent | Distill | TrimVocabulary | Evaluate | Benchmark | Report,
+    Field(discriminator="kind"),
 ]
 
 
 def stage_reads(stage: Stage) -> list[str]:
     """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
     match stage:
-        case Finetune():
+        case Finetune() | TrimVocabulary():
             return [stage.model]
         case MakeStudent():
             return [stage.teacher]
@@ -319,6 +321,8 @@ def stage_writes(stage: Stage) -> list[str]:
             return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
         case MakeStudent():
             return [stage.writes]
+        case TrimVocabulary():
+            return [stage.writes or stage.model]
         case Evaluate() | Benchmark() | Report():
             return []
 

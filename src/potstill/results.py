@@ -13,6 +13,9 @@ import yaml
 
 from potstill.runfolder import read_json
 
+# Stages that make a model.
+_MAKERS = ("finetune", "make_student", "distill", "trim_vocabulary")
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -29,7 +32,7 @@ class StageResult:
         """The name of the model that the stage wrote, if it writes one."""
         if self.kind == "make_student":
             return str(self.settings.get("writes") or "student")
-        if self.kind in ("distill", "finetune"):
+        if self.kind in ("distill", "finetune", "trim_vocabulary"):
             return str(self.settings.get("writes") or self.settings.get("model"))
         return None
 
@@ -121,7 +124,7 @@ def read_results(run: Path) -> Results:
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
         if not (folder / "result.json").is_file():
-            if folder.name.partition("-")[2] in ("finetune", "make_student", "distill"):
+            if folder.name.partition("-")[2] in _MAKERS:
                 break
             continue
         settings = read_json(folder / "config.json").get("stage", {})
