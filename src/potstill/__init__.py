@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import benchmark, distill, evaluate, finetune
+    from potstill.api import benchmark, distill, evaluate, finetune, trim_vocabulary
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
@@ -22,9 +22,19 @@ _PLACES = {
     "distill": "api",
     "evaluate": "api",
     "finetune": "api",
+    "trim_vocabulary": "api",
 }
 
-__all__ = ["benchmark", "distill", "evaluate", "finetune", "make_student", "predict", "run"]
+__all__ = [
+    "benchmark",
+    "distill",
+    "evaluate",
+    "finetune",
+    "make_student",
+    "predict",
+    "run",
+    "trim_vocabulary",
+]
 
 
 def __getattr__(name: str) -> Any:

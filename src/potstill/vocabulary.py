@@ -24,7 +24,9 @@ from potstill.hub import quiet
 from potstill.models import LoadedModel
 from potstill.tokenizer_pieces import Pieces
 
-FOREIGN = 0.5  # share of tokens without meaning above which a text is in another script
+# Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
+# word as two tokens, of which one says that a word begins.
+FOREIGN = 0.4
 _TEXTS = 500  # tokenised at a time, or
 _CHARACTERS = 1 << 20
 # What a tokenizer's folder holds beside a list of pieces, which would be the former one's.
@@ -166,15 +168,16 @@ def _trimmed_tokenizer(
             if key.endswith("_id") and isinstance(value, int):
                 told[key] = new.get(value, value)
         settings.write_text(json.dumps(told, indent=2, ensure_ascii=False), "utf-8")
-        found: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+        found: Any = AutoTokenizer.from_pretrained(
             folder, model_input_names=list(tokenizer.model_input_names)
         )
-    if found.get_vocab() != {pieces.names[old]: number for old, number in new.items()}:
+    own: PreTrainedTokenizerFast = found
+    if own.get_vocab() != {pieces.names[old]: number for old, number in new.items()}:
         raise ValueError(
             f"{loaded.name}: transformers' {type(tokenizer).__name__} changes the pieces that it "
             "is given, so its vocabulary can't be trimmed: leave trim_vocabulary out"
         )
-    return found
+    return own
 
 
 @torch.no_grad()
