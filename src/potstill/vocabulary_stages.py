@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from potstill.comparison import vocabulary_note
 from potstill.context import Context
 from potstill.examples import TaskRows, read_for
 from potstill.models import LoadedModel, load_config, save_model
@@ -56,7 +57,7 @@ def run_trim_vocabulary(
     cut = cut_to_text(stage, loaded, parts, name)
     result = told(stage, loaded, cut, parts)
     save_model(cut.model, folder / "model")
-    context.reporter.say(f"{name}: {sentence_of(result)}")
+    context.reporter.say(f"{name}: {vocabulary_note(result)}")
     for warning in result["warnings"]:
         context.reporter.say(f"note: {warning}")
     return result, {name: "model"}
@@ -134,15 +135,6 @@ def told(stage: TrimVocabulary, loaded: LoadedModel, cut: Cut, parts: Sequence[P
         "coverage": coverage,
     }
     return {**result, "warnings": _warnings(result)}
-
-
-def sentence_of(result: dict[str, Any]) -> str:
-    """What trimming did, for people."""
-    pieces, parameters = result["pieces"], result["parameters"]
-    return (
-        f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, "
-        f"{parameters['after'] / 1e6:.3g} M of {parameters['before'] / 1e6:.3g} M parameters"
-    )
 
 
 def _warnings(result: dict[str, Any]) -> list[str]:

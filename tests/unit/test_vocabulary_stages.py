@@ -48,6 +48,7 @@ def test_a_sentence_encoder_is_trimmed_and_scored_by_its_own_tokens(
     stages = [
         {"kind": "trim_vocabulary", "model": "teacher", "writes": "student"},
         {"kind": "evaluate"},
+        {"kind": "report"},
     ]
     made = run(
         recipe("sentence_embedding", sentence_teacher, text_of(tmp_path), *stages),
@@ -69,6 +70,9 @@ def test_a_sentence_encoder_is_trimmed_and_scored_by_its_own_tokens(
     # all held-out pieces are kept, so the vectors are the teacher's own
     scores = result(made, "02-evaluate")["models"]["student"]
     assert scores["similarity"]["pearson"] == pytest.approx(1.0, abs=1e-6)
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert f"student: {len(vocabulary)} of 86 word pieces kept" in page
+    assert f'<th scope="row">{tmp_path / "text.txt"}</th><td>100.0%</td><td>100.0%</td>' in page
     texts = ["still pot malt", "the cask keeps"]
     own = SentenceTransformer(str(folder), device="cpu").encode(texts)
     expected = potstill.predict(sentence_teacher, texts, "sentence_embedding")
