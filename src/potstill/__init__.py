@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import benchmark, distill, evaluate, export, finetune
+    from potstill.api import (
+        benchmark,
+        distill,
+        evaluate,
+        export,
+        finetune,
+        trim_vocabulary,
+    )
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
@@ -23,6 +30,7 @@ _PLACES = {
     "evaluate": "api",
     "export": "api",
     "finetune": "api",
+    "trim_vocabulary": "api",
 }
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "make_student",
     "predict",
     "run",
+    "trim_vocabulary",
 ]
 
 

@@ -42,6 +42,7 @@ from potstill.recipe import (
     Task,
     TaskData,
     Training,
+    TrimVocabulary,
     unfit,
 )
 from potstill.runfolder import RunFolder
@@ -51,6 +52,7 @@ from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
+_Alone = Distill | Finetune | TrimVocabulary | Export  # stages that are functions here
 
 
 def distill(
@@ -161,6 +163,39 @@ def export(
     return folder / ONNX / GRAPH
 
 
+def trim_vocabulary(
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    min_count: int = 1,
+    size: int | None = None,
+    keep: Sequence[str] = (),
+    seed: int = 1,
+) -> Path:
+    """Cut a model's vocabulary to the word pieces that a text uses; see docs/vocabulary.md.
+
+    Args:
+        text: files (paths or globs) or a Corpus, whose held-out part the coverage is measured on;
+            for a model with a task's head also its TaskData.
+        output: a folder for result.json (with the coverage) and the trimmed model.
+        min_count: how often a piece must stand in the text.
+        size: pieces at most, those that are kept in any case included.
+        keep: tokens, or words whose pieces, that are kept whatever the text says.
+
+    Returns:
+        The trimmed model's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input.
+    """
+    stage = TrimVocabulary(model="teacher", min_count=min_count, size=size, keep=list(keep))
+    task = task_of(model)
+    if task in TEXT_TASKS and isinstance(text, TaskData):
+        raise ValueError(f"text: {task} reads text as it is: give files or a Corpus")
+    return _run_alone(stage, task, {"teacher": Path(model)}, text, output, seed)
+
+
 def evaluate(
     models: Sequence[Folder],
     baseline: Folder,
@@ -255,7 +290,10 @@ def _evaluate_task(
             }
         )
     rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
-    found = tokenize_task(rows, load_model(baseline, row.task, weights=False).tokenizer)
+    cut = {n: load_model(f, row.task, weights=False).tokenizer for n, f in folders.items()}
+    found = tokenize_task(rows, cut[baseline])
+    same = cut[baseline].get_vocab()
+    tests = {n: tokenize_task(rows, t).test for n, t in cut.items() if t.get_vocab() != same}
     settings = Evaluate().model_copy(update={"baseline": baseline})
     return evaluate_task(
         {name: [folder] for name, folder in folders.items()},
@@ -267,6 +305,7 @@ def _evaluate_task(
         data.metric,
         seed,
         progress,
+        tests=tests,
     )
 
 
@@ -317,7 +356,7 @@ def _task_for(model: Folder, text: Text) -> Task:
 
 
 def _one_stage(
-    stage: Distill | Finetune | Export,
+    stage: _Alone,
     task: Task,
     models: dict[str, Path],
     text: Text,
@@ -331,6 +370,18 @@ def _one_stage(
         raise ValueError(
             f"text: {task} reads {'text as it is' if task in TEXT_TASKS else 'a TaskData'}"
         )
+    return _run_alone(stage, task, models, text, output, seed)
+
+
+def _run_alone(
+    stage: _Alone,
+    task: Task,
+    models: dict[str, Path],
+    text: Text,
+    output: Folder,
+    seed: int,
+) -> Path:
+    """One stage in a folder of its own; one that is done already is found done."""
     corpus, run = _corpus(text, models.values(), task), RunFolder(Path(output))
     given = [models[name] for name in sorted(models)]
     fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)

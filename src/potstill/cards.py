@@ -25,6 +25,7 @@ from potstill.comparison import (
     start_of,
     title_of,
     verdict,
+    vocabulary_note,
     warnings_of,
 )
 from potstill.onnx_files import ONNX
@@ -181,6 +182,11 @@ def _card(
         "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
         "made": made,
         "start": start_of(made) if made else "",
+        "vocabularies": [
+            vocabulary_note(stage.result)
+            for stage in results.stages
+            if stage.kind == "trim_vocabulary" and stage.writes == results.student
+        ],
         "chosen": made.get("chosen") if made else "",
         "trained": trained,
         "columns": columns,

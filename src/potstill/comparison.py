@@ -332,6 +332,16 @@ def start_of(made: Mapping[str, Any]) -> str:
     return f"{count} were copied."
 
 
+def vocabulary_note(result: Mapping[str, Any]) -> str:
+    """What trimming a vocabulary did, in a clause."""
+    pieces, parameters = result["pieces"], result["parameters"]
+    return (
+        f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, "
+        f"{number(parameters['after'] / 1e6)} M of {number(parameters['before'] / 1e6)} M "
+        "parameters"
+    )
+
+
 def effort(result: Mapping[str, Any]) -> str:
     """Steps, tokens and minutes of a training's result."""
     parts = []

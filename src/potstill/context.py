@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +58,7 @@ class Context:
     reporter: Reporter
     fingerprint: str = ""
     is_main: bool = True
+    cut_for: str = "teacher"  # the model whose tokenizer cuts the text
     student: str | None = None  # the model the recipe is about
     twin: str | None = None  # the same one trained without a teacher
     repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
@@ -65,8 +66,21 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        teacher = self.models["teacher"]
-        return load_model(teacher, self.task, untrained_head=True, weights=False).tokenizer
+        return self._tokenizer(self.cut_for)
+
+    def _tokenizer(self, name: str) -> PreTrainedTokenizerFast:
+        folder = self.models[name]
+        return load_model(folder, self.task, untrained_head=True, weights=False).tokenizer
+
+    def cut_as(self, name: str) -> Context:
+        """The context whose text is cut into a model's own tokens: another one after its vocabulary
+        was trimmed.
+        """
+        if self.models[name] == self.models[self.cut_for]:
+            return self
+        if self._tokenizer(name).get_vocab() == self.tokenizer.get_vocab():
+            return self
+        return replace(self, cut_for=name)
 
     @property
     def corpus_settings(self) -> Corpus:
@@ -75,7 +89,7 @@ class Context:
 
     @cached_property
     def examples(self) -> TaskExamples:
-        """A task's data, for the tokenizer that all models of the run share."""
+        """A task's data, cut by the tokenizer of `cut_for`."""
         self.reporter.say("reading and tokenising the examples")
         assert isinstance(self.text_settings, TaskData)
         teacher = load_config(self.models["teacher"])

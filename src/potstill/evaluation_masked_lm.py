@@ -67,7 +67,7 @@ def evaluate_masked_lm(
     student = order[-1] if student is None else student
     assert student in models, f"no model {student}"
     loaded = {name: load_model(models[name], "masked_lm") for name in order}
-    _check_vocabularies(loaded, settings.baseline)
+    check_vocabularies(loaded, settings.baseline)
     pad_id = loaded[settings.baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
     _check_lengths(loaded, int(heldout.lengths[chosen].max()))
@@ -121,13 +121,19 @@ def check_heldout(heldout: Tokens) -> None:
         )
 
 
-def _check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:
+def check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:
+    """Refuse models that predict different tokens: a smaller vocabulary is easier to be right in.
+
+    Raises:
+        ValueError: naming the first model whose vocabulary is another.
+    """
     base = loaded[baseline]
     for name, other in loaded.items():
         if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
             raise ValueError(
                 f"models {name} and {baseline} have different vocabularies: their predictions "
-                "can't be compared"
+                "can't be compared; name models of one vocabulary, or evaluate before "
+                "trim_vocabulary"
             )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.context import Context
+from potstill.data import Examples
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -50,12 +51,15 @@ def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
             progress,
             student=student,
             twin=context.twin if context.twin in chosen else None,
+            tests=_own_tests(chosen, context),
         )
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
         records = context.heldout_records
         found = evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
         return with_pairs(found, chosen, stage, context.seed)
+    # which is the vocabulary of all of them, or they are refused
+    context = context.cut_as(stage.baseline)
     corpus = context.corpus
     masker = context.masker(stage.masking)
     return evaluate_masked_lm(
@@ -68,6 +72,12 @@ def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
         progress,
         student=student,
     )
+
+
+def _own_tests(names: Iterable[str], context: Context) -> dict[str, Examples]:
+    """The test examples as models cut them whose vocabulary is not the teacher's any more."""
+    cut = {name: context.cut_as(name) for name in names}
+    return {name: own.examples.test for name, own in cut.items() if own is not context}
 
 
 def with_pairs(

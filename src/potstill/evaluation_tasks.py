@@ -33,6 +33,7 @@ from potstill.sequence_scores import (
 from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
 from potstill.tasks import TaskRow, row_of
 from potstill.token_scores import (
+    at_words,
     predicted_tags,
     tag_agreement,
     tag_examples,
@@ -107,8 +108,11 @@ class _Case:
     test: Examples
     metric: str
 
-    def given(self, outputs: np.ndarray) -> Any:
-        return _given(self.row, outputs, self.test)
+    def given(self, outputs: np.ndarray, examples: Examples) -> Any:
+        """What a model is scored by, from its outputs for examples that are cut as it cuts them."""
+        if self.row.head == "tokens" and examples is not self.test:
+            return at_words(outputs, examples, self.test, self.labels.index("O"))
+        return _given(self.row, outputs, examples)
 
     def scores(self, given: Any) -> dict[str, Scored]:
         return _scores(self.row, given, self.test, self.labels)
@@ -127,6 +131,7 @@ def evaluate_task(
     *,
     student: str | None = None,
     twin: str | None = None,
+    tests: Mapping[str, Examples] | None = None,
 ) -> dict[str, Any]:
     """Scores of each model, retention against the baseline, and what trivial means reach.
 
@@ -141,6 +146,7 @@ def evaluate_task(
         metric: the score that findings speak of; None: the task's own.
         student: the model whose answers stand beside the baseline's; None: the last one.
         twin: the same student trained without a teacher, where there is one.
+        tests: of models with a tokenizer of their own: name -> `test` as it cuts the texts.
 
     Returns:
         As result.json: see docs on tasks.
@@ -149,10 +155,12 @@ def evaluate_task(
     assert row is not None
     if settings.max_records is not None:
         test = test.first(settings.max_records)
+        tests = {k: own.first(settings.max_records) for k, own in (tests or {}).items()}
+    cut = {name: (tests or {}).get(name, test) for name in models}
     case = _Case(row, labels, train, test, metric or row.metric)
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
-    done, work = 0, sum(len(models[name]) for name in order) * len(test)
+    done, work = 0, sum(len(models[name]) * len(cut[name]) for name in order)
 
     def advance(count: int) -> None:
         nonlocal done
@@ -161,7 +169,10 @@ def evaluate_task(
 
     outputs = {
         name: [
-            case.given(head_outputs(load_model(folder, task, labels=labels), test, advance))
+            case.given(
+                head_outputs(load_model(folder, task, labels=labels), cut[name], advance),
+                cut[name],
+            )
             for folder in models[name]
         ]
         for name in order

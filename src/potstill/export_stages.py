@@ -35,7 +35,7 @@ def run_export(
         OSError: too little disk.
     """
     source = context.open(stage.model)
-    target, text = folder / "model", context.heldout_side
+    target, text = folder / "model", context.cut_as(stage.model).heldout_side
     _check_disk(folder, source.model.num_parameters())
     with _whole(target):
         context.reporter.say(f"writing {stage.writes} as an ONNX graph of opset {OPSET}")

@@ -38,6 +38,8 @@ class Family:
         plain_scores: whether attention scores are queries times keys over the root of their width,
             and nothing else but a mask: no rotation, no relative positions.
         positions_from: the number of a text's first position; None: one more than `pad_token_id`.
+        counts_from_pad: whether a token's position is counted over the tokens that are not
+            `pad_token_id`, so that its value is part of the function.
         first_layer_is_special: whether layer 0 has other parts than the rest.
         positions_qk: paths, below a layer, of projections of relative positions to heads.
         shared_heads: whether one table serves the heads of all layers.
@@ -55,6 +57,7 @@ class Family:
     has_pooler: bool = False
     plain_scores: bool = False
     positions_from: int | None = 0
+    counts_from_pad: bool = False
     first_layer_is_special: bool = False
     positions_qk: tuple[str, ...] = ()
     shared_heads: bool = False
@@ -80,6 +83,7 @@ _ROBERTA: dict[str, Any] = {
     "lm_head": ("lm_head.",),
     "has_pooler": True,
     "positions_from": None,
+    "counts_from_pad": True,
 }
 
 FAMILIES = {
@@ -117,6 +121,7 @@ FAMILIES = {
             lm_head=("lm_head.",),
             has_pooler=True,
             positions_from=2,  # whatever pad_token_id is
+            counts_from_pad=True,
             shared_heads=True,
         ),
         Family(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
-from potstill.recipe import Files, Recipe, Teacher
+from potstill.recipe import Files, Recipe, Teacher, TrimVocabulary
 from potstill.runfolder import check_run
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
@@ -23,7 +23,9 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
         _local(key, teacher)
-    for source in recipe.text.all_sources:
+    trims = [stage for stage in recipe.stages if isinstance(stage, TrimVocabulary)]
+    own = [source for stage in trims for source in stage.sources or []]
+    for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):
             expand(source)
 

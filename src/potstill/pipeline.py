@@ -25,6 +25,7 @@ from potstill.recipe import (
     Stage,
     Task,
     TaskData,
+    TrimVocabulary,
     main_model,
     plain_twin,
     published_chain,
@@ -60,6 +61,7 @@ STAGE_VERSIONS = {
     "make_student": 1,
     "distill": 2,
     "export": 1,
+    "trim_vocabulary": 1,
     "evaluate": 2,
     "benchmark": 1,
     "report": 1,
@@ -273,7 +275,10 @@ def inputs_digest(
 
 def stage_digest(before: str, stage: Stage) -> str:
     """Of a stage and what comes before it."""
-    return _digest(before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json"))
+    parts = [before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")]
+    if isinstance(stage, TrimVocabulary) and stage.sources is not None:
+        parts.append(sources_fingerprint(stage.sources))
+    return _digest(*parts)
 
 
 def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, str]) -> bool:

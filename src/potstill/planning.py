@@ -42,6 +42,7 @@ from potstill.recipe import (
     Recipe,
     Report,
     Stage,
+    TrimVocabulary,
     stage_reads,
     stage_writes,
 )
@@ -155,6 +156,8 @@ def _model_lines(casts: Sequence[Cast]) -> list[str]:
         names: list[str] = []
         if isinstance(cast.stage, MakeStudent):
             names = [cast.stage.teacher]
+        elif isinstance(cast.stage, TrimVocabulary):
+            names = [cast.stage.model]
         elif isinstance(cast.stage, Distill):
             names = [t.model for t in cast.stage.teachers]
         for name, teacher in zip(names, cast.teachers, strict=True):

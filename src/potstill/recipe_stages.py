@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
-from potstill.recipe_compression import Export
+from potstill.recipe_compression import Export, TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources
 
@@ -281,11 +281,11 @@ class Report(Config):
 
 
 Stage = Annotated[
-    Finetune | MakeStudent | Distill | Export | Evaluate | Benchmark | Report,
+    Finetune | MakeStudent | Distill | TrimVocabulary | Export | Evaluate | Benchmark | Report,
     Field(discriminator="kind"),
 ]
 # Stages that make another model of the one they read, without training it.
-_COMPRESSING = (Export,)
+_COMPRESSING = (TrimVocabulary, Export)
 # Stages whose models are .onnx files, and those that can read such a one.
 WRITES_ONNX = (Export,)
 READS_ONNX = (Evaluate, Benchmark, Report)
@@ -294,7 +294,7 @@ READS_ONNX = (Evaluate, Benchmark, Report)
 def stage_reads(stage: Stage) -> list[str]:
     """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
     match stage:
-        case Finetune():
+        case Finetune() | TrimVocabulary():
             return [stage.model]
         case MakeStudent():
             return [stage.teacher]
@@ -345,6 +345,8 @@ def stage_writes(stage: Stage) -> list[str]:
             return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
         case MakeStudent() | Export():
             return [stage.writes]
+        case TrimVocabulary():
+            return [stage.writes or stage.model]
         case Evaluate() | Benchmark() | Report():
             return []
 

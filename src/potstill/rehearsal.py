@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from potstill.distributed import check_processes
+from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
-from potstill.examples import read_for
+from potstill.examples import TaskRows, read_for
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
@@ -34,6 +35,7 @@ from potstill.recipe import (
     Report,
     Stage,
     Task,
+    TrimVocabulary,
     stage_writes,
 )
 from potstill.students import build_student, student_shape
@@ -41,6 +43,7 @@ from potstill.tasks import row_of
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length
+from potstill.vocabulary_stages import cut_to_text, text_parts
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 
@@ -78,11 +81,13 @@ class _Rehearsal:
         self.recipe, self.given = recipe, given
         self.columns: list[str] = []
         self.labels: list[str] | None = None
+        self.rows: TaskRows | None = None
         if recipe.data is None:
             self.columns = _seen_columns(recipe)
         else:
             teacher = load_config(given["teacher"])
-            self.labels = read_for(recipe.task, recipe.data, teacher, recipe.seed).labels
+            self.rows = read_for(recipe.task, recipe.data, teacher, recipe.seed)
+            self.labels = self.rows.labels
         self.written: dict[str, LoadedModel] = {}
         self.opened: dict[tuple[str, Task, bool], LoadedModel] = {}
 
@@ -119,9 +124,13 @@ class _Rehearsal:
             case Export():
                 require_onnx()
                 return Cast(stage, self._model(stage.model, task))
+            case TrimVocabulary():
+                return self._trimmed(stage, self._model(stage.model, task))
             case Evaluate():
-                for name in [*(stage.models or [*self.given, *self.written]), stage.baseline]:
-                    self._model(name, task)
+                names = [*(stage.models or [*self.given, *self.written]), stage.baseline]
+                models = {name: self._model(name, task) for name in names}
+                if task == "masked_lm":
+                    check_vocabularies(models, stage.baseline)
             case Benchmark():
                 _check_lengths(stage, self._model("teacher", task, untrained_head=True))
             case Report():
@@ -129,6 +138,16 @@ class _Rehearsal:
             case _:
                 assert_never(stage)
         return Cast(stage)
+
+    def _trimmed(self, stage: TrimVocabulary, loaded: LoadedModel) -> Cast:
+        """The first texts stand for all: which pieces are kept isn't known before all are read."""
+        parts = text_parts(stage, self.recipe.text, self.rows, self.recipe.seed)
+        name = stage.writes or stage.model
+        cut = cut_to_text(stage, loaded, parts, name, most=_FIRST_RECORDS)
+        before = len(cut.pieces.names)
+        most = before if stage.size is None else min(stage.size, before)
+        why = f"the pieces that its text uses, {most:,} of {before:,} at most"
+        return Cast(stage, cut.model, (loaded,), why)
 
     def _model(self, name: str, task: Task, untrained_head: bool = False) -> LoadedModel:
         if name in self.written:

@@ -26,6 +26,7 @@ from potstill.comparison import (
     start_of,
     title_of,
     verdict,
+    vocabulary_note,
     warnings_of,
 )
 from potstill.results import Results, build_metrics, loss_curves, metrics_of, read_results
@@ -68,6 +69,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "student": results.student,
         **_table(results, metrics),
         "exported": results.exported,
+        "vocabularies": _vocabularies(results),
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
         "softened": _softened(results.evaluation.get("softened")),
@@ -90,6 +92,27 @@ def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
         groups.setdefault(row.group, []).append(row)
     headings = [label_of(name) if name in references else name for name in columns]
     return {"columns": list(zip(columns, headings, strict=True)), "groups": groups}
+
+
+def _vocabularies(results: Results) -> list[dict[str, Any]]:
+    """What each trimming kept, and how much of held-out text that covers."""
+    found = []
+    for stage in results.stages:
+        if stage.kind == "trim_vocabulary":
+            rows = [
+                (
+                    _excerpt(source),
+                    f"{told['tokens_kept']:.1%}",
+                    f"{told['words_kept']:.1%}",
+                    f"{told['longer']:.3f}",
+                    f"{told['unknown_before']:.2%}",
+                    f"{told['unknown_after']:.2%}",
+                )
+                for source, told in stage.result["coverage"].items()
+            ]
+            sentence = vocabulary_note(stage.result)
+            found.append({"name": stage.writes, "sentence": sentence, "rows": rows})
+    return found
 
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:

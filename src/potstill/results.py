@@ -105,6 +105,8 @@ class Results:
                 }
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
+            elif stage.kind == "trim_vocabulary":
+                counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
         return counts | {name: found["parameters"] for name, found in self.exported.items()}

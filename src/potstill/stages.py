@@ -28,11 +28,13 @@ from potstill.recipe import (
     MakeStudent,
     Report,
     Stage,
+    TrimVocabulary,
 )
 from potstill.report import write_report
 from potstill.runfolder import write_json
 from potstill.students import build_student, student_shape
 from potstill.training_stages import run_distill, run_finetune
+from potstill.vocabulary_stages import run_trim_vocabulary
 
 
 def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
@@ -50,6 +52,8 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
             result, writes = run_distill(stage, folder, context)
         case Export():
             result, writes = run_export(stage, folder, context)
+        case TrimVocabulary():
+            result, writes = run_trim_vocabulary(stage, folder, context)
         case Evaluate():
             result, writes = run_evaluate(stage, context), {}
         case Benchmark():

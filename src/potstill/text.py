@@ -45,7 +45,7 @@ def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[
         found = True
         yield record
     if not found:
-        names = ", ".join(_describe(source) for source in sources)
+        names = ", ".join(describe(source) for source in sources)
         raise ValueError(f"the corpus is empty: there is no text in {names}")
 
 
@@ -64,7 +64,7 @@ def read_rows(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row
         empty = False
         yield row
     if empty:
-        raise ValueError(f"there is no row in {', '.join(_describe(s) for s in sources)}")
+        raise ValueError(f"there is no row in {', '.join(describe(s) for s in sources)}")
 
 
 def heldout_side(
@@ -146,9 +146,9 @@ def source_parts(source: Source) -> list[Part]:
         case Files():
             return [_file_part(file, source) for file in expand(source)]
         case DatasetFolder():
-            return [Part(source, _describe(source), len(_load_folder(source)), "records")]
+            return [Part(source, describe(source), len(_load_folder(source)), "records")]
         case HubDataset():
-            return [Part(source, _describe(source), None, "records")]
+            return [Part(source, describe(source), None, "records")]
         case _ as never:
             assert_never(never)
 
@@ -176,14 +176,15 @@ def _open_source(source: Source, columns: Sequence[str]) -> Iterator[Row]:
             files = expand(source)
             return chain.from_iterable(file_rows(file, source, columns) for file in files)
         case DatasetFolder():
-            return _dataset_rows(_load_folder(source), columns, _describe(source))
+            return _dataset_rows(_load_folder(source), columns, describe(source))
         case HubDataset():
-            return _dataset_rows(_load_hub(source), columns, _describe(source))
+            return _dataset_rows(_load_hub(source), columns, describe(source))
         case _ as never:
             assert_never(never)
 
 
-def _describe(source: Source) -> str:
+def describe(source: Source) -> str:
+    """What messages and results call a source."""
     match source:
         case Files():
             return ", ".join(source.paths)
@@ -261,7 +262,7 @@ def _load_hub(source: HubDataset) -> Any:
     except Exception as error:  # network, name, config, split: the library has a type for each
         hint = ": HF_HUB_OFFLINE is set, so only the cache is read" if offline else ""
         raise ValueError(
-            f"{_describe(source)}: the hub data set can't be had ({brief(error)}){hint}"
+            f"{describe(source)}: the hub data set can't be had ({brief(error)}){hint}"
         ) from None
 
 

@@ -14,6 +14,7 @@ from potstill.data import Examples, Items
 from potstill.task_metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
+_SURE = 20.0  # logit above all others' of an answer that is given without a doubt
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
@@ -54,6 +55,36 @@ def predicted_tags(outputs_TC: np.ndarray, examples: Examples, other: int) -> li
         tags[places_L[places_L >= 0]] = outputs_TC[part][places_L >= 0].argmax(axis=1)
         found.append(tags)
     return found
+
+
+def at_words(
+    outputs_TC: np.ndarray, examples: Examples, wanted: Examples, other: int
+) -> np.ndarray:
+    """Outputs for sentences that one tokenizer cut, at the tokens that another one cut them into.
+
+    A word's first piece has the outputs of its first piece; a word that has no token there is
+    surely O.
+
+    Args:
+        other: the number of O.
+
+    Returns:
+        [T x C] of the tokens of `wanted`; 0 where no word begins.
+    """
+    assert examples.places is not None
+    assert wanted.places is not None
+    found_TC = np.zeros((len(wanted.places), outputs_TC.shape[1]), dtype=outputs_TC.dtype)
+    for item in range(len(wanted)):
+        parts = [slice(one.offsets[item], one.offsets[item + 1]) for one in (examples, wanted)]
+        here_L, there_L = examples.places[parts[0]], wanted.places[parts[1]]
+        rows = {int(word): row for row, word in enumerate(here_L) if word >= 0}
+        for place in np.flatnonzero(there_L >= 0).tolist():
+            row = rows.get(int(there_L[place]))
+            if row is None:
+                found_TC[parts[1].start + place, other] = _SURE
+            else:
+                found_TC[parts[1].start + place] = outputs_TC[parts[0].start + row]
+    return found_TC
 
 
 def tag_scores(

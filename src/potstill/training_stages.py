@@ -55,6 +55,8 @@ from potstill.training import Job, Progress, train
 def run_finetune(
     stage: Finetune, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    context = context.cut_as(stage.model)
+
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
         loaded = context.open(stage.model, untrained_head=True)
@@ -71,6 +73,7 @@ def run_finetune(
 def run_distill(
     stage: Distill, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    context = context.cut_as(stage.model)
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight

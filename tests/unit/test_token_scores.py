@@ -8,6 +8,7 @@ import pytest
 from potstill import task_metrics
 from potstill.data import Examples, Items
 from potstill.token_scores import (
+    at_words,
     entities,
     predicted_tags,
     tag_agreement,
@@ -129,3 +130,24 @@ def test_trivial_tags() -> None:
     found = trivial_tags(train, test, LABELS)
     assert found["majority"][0].tolist() == [0, 0, 0, 0]
     assert found["lexicon"][0].tolist() == [1, 2, 0, 0]
+
+
+def test_outputs_of_another_tokenizer_are_moved_by_word() -> None:
+    # ada is two pieces, "lovelace" has no token any more; the second sentence has one token less
+    other = Examples(
+        ids=np.arange(6, dtype=np.int32),
+        offsets=np.array([0, 4, 6]),
+        lengths=np.array([4, 2], dtype=np.int32),
+        types=None,
+        gold=np.full(6, -100),
+        texts=examples().texts,
+        origins=examples().origins,
+        by_token=True,
+        places=np.array([-1, 0, -1, -1, 0, -1], dtype=np.int32),
+        items=examples().items,
+    )
+    found_TC = at_words(outputs(4, 1, 2, 4, 3, 4), other, examples(), other=0)
+    tags = predicted_tags(found_TC, examples(), other=0)
+    assert [each.tolist() for each in tags] == [[1, 0, 0], [3]]
+    assert found_TC[1].tolist() == [0, 3, 0, 0, 0]
+    assert found_TC[3].tolist() == [20, 0, 0, 0, 0]
