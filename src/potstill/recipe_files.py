@@ -12,30 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from potstill.recipe import (
-    AttentionMse,
-    Benchmark,
-    DatasetFolder,
-    Distill,
-    Evaluate,
-    Export,
-    Files,
-    Finetune,
-    GoldMse,
-    HardTargets,
-    HiddenCosine,
-    HiddenMse,
-    HubDataset,
-    LogitsMse,
-    MakeStudent,
-    PatientHidden,
-    Recipe,
-    Relations,
-    Report,
-    SoftTargets,
-    Student,
-    VectorMse,
-)
+from potstill.recipe import Objective, Recipe, Source, Stage, Student
 
 
 class RecipeError(ValueError):
@@ -244,18 +221,18 @@ def _most_telling(errors: Sequence[Any]) -> Any:
 
 
 # The key of a list whose entries have kinds -> what they can be.
-_WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
-    "sources": (Files, DatasetFolder, HubDataset),
-    "heldout_sources": (Files, DatasetFolder, HubDataset),
-    "objectives": (
-        *(SoftTargets, HardTargets, LogitsMse, GoldMse),
-        *(HiddenCosine, VectorMse, PatientHidden, HiddenMse, AttentionMse, Relations),
-    ),
-    "stages": (Finetune, MakeStudent, Distill, Export, Evaluate, Benchmark, Report),
-}
+def _kinds_of(union: Any) -> list[str]:
+    """The kinds that a union of models is told apart by."""
+    models = get_args(get_args(union)[0])  # of Annotated[union, ...]
+    return [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]
+
+
+# The key of a list whose entries have kinds -> what they can be.
 _KINDS = {
-    key: [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]
-    for key, models in _WITH_KINDS.items()
+    "sources": _kinds_of(Source),
+    "heldout_sources": _kinds_of(Source),
+    "objectives": _kinds_of(Objective),
+    "stages": _kinds_of(Stage),
 }
 _TAGS = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 

@@ -199,7 +199,9 @@ def test_what_stages_read_and_write() -> None:
 
 TWICE = [{"kind": "soft_targets"}, {"kind": "soft_targets", "temperature": 4}]
 WEIGHTLESS = [{"kind": "soft_targets", "weight": 0}, {"kind": "hidden_cosine", "weight": 0}]
-STAGE_KINDS = "finetune, make_student, distill, export, evaluate, benchmark, report"
+STAGE_KINDS = (
+    "finetune, make_student, distill, trim_vocabulary, export, evaluate, benchmark, report"
+)
 
 
 def text(**changes: Any) -> dict[str, Any]:
