@@ -14,11 +14,12 @@ import yaml
 
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
-from potstill.models import load_model
+from potstill.models import load_model, save_model
 from potstill.parity import ParityFailed
 from potstill.pipeline import rebuild, run
 from potstill.recipe import Recipe
 from potstill.runtime import predict
+from tiny_graphs import moved
 
 MAKE = {"kind": "make_student", "writes": "student"}
 EXPORT = {"kind": "export"}
@@ -47,9 +48,9 @@ def onnx_files(folder: Path) -> list[str]:
 def finished(
     sentence_teacher: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    recipe = tree(
-        sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"}
-    )
+    teacher = tmp_path_factory.mktemp("teacher")
+    save_model(moved(load_model(sentence_teacher, "sentence_embedding")), teacher)
+    recipe = tree(teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"})
     return run(Recipe.model_validate(recipe), output=tmp_path_factory.mktemp("runs") / "run")
 
 
