@@ -15,7 +15,7 @@ from tiny_bert import POSITIONS, D, V, bert_parameters, write_folders
 from potstill import benchmarking
 from potstill.models import load_model, save_model
 from potstill.recipe import Benchmark
-from tiny_graphs import exported
+from tiny_graphs import exported, moved
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_child_is_ended_when_the_parent_is_interrupted(folders, monkeypatch):
 @pytest.fixture(scope="module")
 def graph(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graph")
-    save_model(load_model(masked_lm_teacher, "masked_lm"), folder)
+    save_model(moved(load_model(masked_lm_teacher, "masked_lm")), folder)
     return exported(folder, "masked_lm")[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,13 @@ import yaml
 
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
-from potstill.models import load_model
+from potstill.models import load_model, save_model
 from potstill.parity import ParityFailed
 from potstill.pipeline import rebuild, run
+from potstill.planning import plan_run
 from potstill.recipe import Recipe
 from potstill.runtime import predict
+from tiny_graphs import moved
 
 MAKE = {"kind": "make_student", "writes": "student"}
 EXPORT = {"kind": "export"}
@@ -47,9 +50,9 @@ def onnx_files(folder: Path) -> list[str]:
 def finished(
     sentence_teacher: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    recipe = tree(
-        sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"}
-    )
+    teacher = tmp_path_factory.mktemp("teacher")
+    save_model(moved(load_model(sentence_teacher, "sentence_embedding")), teacher)
+    recipe = tree(teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"})
     return run(Recipe.model_validate(recipe), output=tmp_path_factory.mktemp("runs") / "run")
 
 
@@ -93,6 +96,17 @@ def test_it_is_scored_as_its_source(finished: Path) -> None:
     assert (
         metrics["models"]["onnx"]["weight_bytes"] == result(finished, "02-export")["weight_bytes"]
     )
+
+
+def test_report_and_card_tell_of_it(finished: Path) -> None:
+    worst = f"{result(finished, '02-export')['difference']:.1e}"
+    report = (finished / "report.html").read_text()
+    assert "onnx is student as an ONNX graph of opset 18 (model.onnx)." in report
+    assert f"differ by {worst} of the largest at most; 0.0001 was accepted" in report
+    assert "a sentence pair" in report
+    card = (finished / "model/README.md").read_text()
+    assert "onnx/model.onnx is the same model as an ONNX graph of opset 18." in card
+    assert f"differ by {worst} of the largest at most" in card
 
 
 def test_nothing_runs_twice_and_a_damaged_graph_is_published_again(finished: Path) -> None:
@@ -196,3 +210,28 @@ def test_a_folder_without_a_model(text_file: Path, tmp_path: Path) -> None:
         export(tmp_path / "empty", str(text_file), tmp_path / "exported")
     shutil.rmtree(tmp_path / "empty")
     assert not (tmp_path / "exported").exists()
+
+
+def test_without_the_extra_nothing_starts(
+    sentence_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potstill: Callable[..., Finished],
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree(sentence_teacher, text_file, MAKE, EXPORT)))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = potstill("run", path, "--output", tmp_path / "run")
+    assert done.code == 2
+    assert "pip install 'potstill[onnx]'" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_names_it(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(
+        tree(sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"})
+    )
+    lines = plan_run(recipe, tmp_path / "run")
+    assert any(line.split()[:5] == ["2", "export", "student", "->", "onnx"] for line in lines)
+    assert any(line.split()[:2] == ["onnx", "distilbert,"] for line in lines)

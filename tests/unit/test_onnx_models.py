@@ -15,7 +15,7 @@ from potstill.models import load_model, save_model, task_of
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Task
 from potstill.runtime import Runtime, predict
-from tiny_graphs import exported
+from tiny_graphs import exported, moved
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def encoder(sentence_teacher: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def filler(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("filler")
-    save_model(load_model(masked_lm_teacher, "masked_lm"), folder)
+    save_model(moved(load_model(masked_lm_teacher, "masked_lm")), folder)
     return exported(folder, "masked_lm")[1]
 
 
