@@ -20,7 +20,7 @@ from potstill.pipeline import run
 from potstill.planning import plan_run
 from potstill.recipe import Recipe
 
-LABELS_3 = ("a", "b", "c")
+LABELS = ("a", "b", "c")
 GONE = ("copper", "peat")  # words that the text hasn't
 
 
@@ -107,7 +107,7 @@ def labelled(folder: Path, name: str, count: int) -> Path:
     lines = ["text\tlabel"]
     for number, one in enumerate(sentences(count, seed=count)):
         text = " ".join(w for w in one.split() if w not in GONE)
-        lines.append(f"{text}\t{LABELS_3[number % 3]}")
+        lines.append(f"{text}\t{LABELS[number % 3]}")
     path = folder / name
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -118,6 +118,7 @@ def test_a_classifier_is_scored_on_its_own_tokens(tmp_path: Path) -> None:
     data = {
         "train": str(labelled(tmp_path, "train.tsv", 60)),
         "dev": str(labelled(tmp_path, "dev.tsv", 40)),
+        "labels": list(LABELS),
     }
     stages = [
         {"kind": "trim_vocabulary", "model": "teacher", "writes": "student"},
