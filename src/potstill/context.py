@@ -97,6 +97,13 @@ class Context:
             return self.examples.train
         return self.corpus.train
 
+    @property
+    def heldout_side(self) -> Tokens | Examples:
+        """Text that no model was trained on; where none is held out, what they were trained on."""
+        if isinstance(self.text_settings, TaskData):
+            return self.examples.test
+        return self.corpus.heldout if len(self.corpus.heldout) else self.corpus.train
+
     @cached_property
     def corpus(self) -> TokenizedCorpus:
         self.reporter.say("reading and tokenising the corpus (cached for the next time)")

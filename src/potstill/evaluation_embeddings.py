@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from potstill import metrics
+from potstill.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
 from potstill.runtime import Runtime
 from potstill.text import Record
@@ -241,7 +242,8 @@ def _hidden_cosines(
         other = Runtime.open(models[name], "sentence_embedding")
         same_width = other.loaded.model.config.hidden_size == base.loaded.model.config.hidden_size
         same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
-        if not (same_width and same_tokens):
+        shown = all(_shows_hidden(runtime) for runtime in (base, other))
+        if not (same_width and same_tokens and shown):
             continue
         cosines = []
         limit = min(
@@ -253,6 +255,12 @@ def _hidden_cosines(
             cosines.append(torch.cosine_similarity(hidden_b[real], hidden_o[real], dim=-1).cpu())
         result[name] = float(torch.cat(cosines).mean())
     return result
+
+
+def _shows_hidden(runtime: Runtime) -> bool:
+    """Whether a model gives token vectors; an ONNX graph may give sentence vectors alone."""
+    model = runtime.loaded.model
+    return not isinstance(model, OnnxModel) or "last_hidden_state" in model.outputs
 
 
 # --- examples -------------------------------------------------------------------------------------

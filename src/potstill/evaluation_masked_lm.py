@@ -16,10 +16,12 @@ from potstill import metrics
 from potstill.data import Batch, Tokens, collate
 from potstill.masking import Masker
 from potstill.models import LoadedModel, load_model, masked_lm_signals
+from potstill.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
 from potstill.training import EVALUATION_EPOCH
 
 BATCH = 32
+GRAPH_BATCH = 4  # of an ONNX graph
 CHUNK = 256  # rows of logits that exist at a time, per model
 
 
@@ -140,6 +142,31 @@ def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """A model's hidden states, if it shows them, and its logits at the masked positions."""
+
+    hidden_BLD: Tensor | None
+    logits: Callable[[slice], Tensor]  # rows of the K positions -> [k x V]
+
+
+def _answers(one: LoadedModel, batch: Batch, rows_BL: Tensor) -> _Answers:
+    ids_BL, mask_BL = batch.input_ids_BL, batch.attention_mask_BL
+    if isinstance(one.model, OnnxModel):
+        parts = []  # a graph gives logits at all positions: of few texts at a time
+        for start in range(0, len(ids_BL), GRAPH_BATCH):
+            some = slice(start, start + GRAPH_BATCH)
+            logits_bLV = one.model(input_ids=ids_BL[some], attention_mask=mask_BL[some]).logits
+            parts.append(logits_bLV[rows_BL[some]])
+        logits_KV = torch.cat(parts)
+        return _Answers(None, lambda chunk: logits_KV[chunk])
+    signals = masked_lm_signals(one.model, ids_BL, mask_BL, rows_BL)
+    features_KD, readout = signals.features_KD, signals.readout
+    assert features_KD is not None
+    assert readout is not None
+    return _Answers(signals.hidden_BLD, lambda chunk: readout.logits(features_KD[chunk], chunk))
+
+
 def _one_batch(
     loaded: Mapping[str, LoadedModel],
     batch: Batch,
@@ -152,31 +179,21 @@ def _one_batch(
     sequence_K = rows_BL.nonzero()[:, 0]
     real_BL = batch.attention_mask_BL.bool()
     with torch.inference_mode():
-        signals = {
-            name: masked_lm_signals(one.model, batch.input_ids_BL, batch.attention_mask_BL, rows_BL)
-            for name, one in loaded.items()
-        }
-        base_hidden = signals[baseline].hidden_BLD
+        answers = {name: _answers(one, batch, rows_BL) for name, one in loaded.items()}
+        base_hidden = answers[baseline].hidden_BLD
         right = {name: torch.zeros(len(batch.gold_BL)) for name in loaded}
         for start in range(0, len(gold_K), CHUNK):
             chunk = slice(start, min(start + CHUNK, len(gold_K)))
-            logs = {}
-            for name, signal in signals.items():
-                assert signal.features_KD is not None
-                assert signal.readout is not None
-                logs[name] = F.log_softmax(
-                    signal.readout.logits(signal.features_KD[chunk], chunk), -1
-                )
+            logs = {n: F.log_softmax(answer.logits(chunk), -1) for n, answer in answers.items()}
             for name, log_kV in logs.items():
                 hit_k = _add(tallies[name], log_kV, logs[baseline], gold_K[chunk])
                 right[name].index_add_(0, sequence_K[chunk], hit_k.float())
             example.look(loaded, logs, batch, rows_BL, chunk)
-        for name, signal in signals.items():
+        for name, answer in answers.items():
             tallies[name].right_S += right[name].tolist()
-            if signal.hidden_BLD.shape == base_hidden.shape:
-                cosine = F.cosine_similarity(
-                    signal.hidden_BLD[real_BL], base_hidden[real_BL], dim=-1
-                )
+            hidden = answer.hidden_BLD
+            if hidden is not None and base_hidden is not None and hidden.shape == base_hidden.shape:
+                cosine = F.cosine_similarity(hidden[real_BL], base_hidden[real_BL], dim=-1)
                 tallies[name].cosine += float(cosine.sum())
             else:
                 tallies[name].cosine = float("nan")

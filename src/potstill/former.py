@@ -7,29 +7,39 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from potstill.recipe import Stage, main_model
+from potstill.onnx_files import ONNX
+from potstill.recipe import Stage, published_chain
 from potstill.runfolder import RunFolder, model_part, read_json, verify_manifest
 
 RESULTS = ("metrics.json", "report.html")
 
 
 def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
-    """What is wrong with a run's model/: None if it is what the recipe's main stage wrote.
+    """What is wrong with a run's model/: None if it is what the last finished stage of those that
+    make it wrote.
 
     None too for a recipe that makes no model.
     """
-    number = main_model(stages)
-    if number is None:
+    chain = published_chain(stages)
+    if not chain:
         return None
-    folder = run.stage_folder(number, stages[number - 1].kind)
-    name = f"stage {number} ({stages[number - 1].kind})"
-    if not (folder / "DONE").is_file():
-        return f"{name}, which makes its model, is not finished"
+    folders = {number: run.stage_folder(number, stages[number - 1].kind) for number in chain}
+    finished = [number for number in chain if (folders[number] / "DONE").is_file()]
+    if chain[0] not in finished:
+        main = stages[chain[0] - 1].kind
+        return f"stage {chain[0]} ({main}), which makes its model, is not finished"
+    number = finished[-1]
+    folder, name = folders[number], f"stage {number} ({stages[number - 1].kind})"
     try:
-        expected = model_part(read_json(folder / "DONE")["files"], "model")
+        files = read_json(folder / "DONE")["files"]
+        below = f"model/{ONNX}/"
+        graphs = {n.removeprefix("model/"): e for n, e in files.items() if n.startswith(below)}
+        expected = model_part(files, "model") | graphs
         differing = verify_manifest(run.model, expected)
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{folder / 'DONE'} is not readable"
+    there = [path.relative_to(run.model).as_posix() for path in run.model.glob(f"{ONNX}/*")]
+    differing += [name for name in there if name not in expected]  # of an older export
     if not differing:
         return None
     return f"{run.model / differing[0]} is not what {name} wrote"

@@ -37,6 +37,8 @@ from potstill.families import (
     takes_token_types,
 )
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
+from potstill.onnx_files import folder_of, is_onnx
+from potstill.onnx_models import OnnxModel
 from potstill.recipe import Task
 from potstill.sentence_modules import (
     MODULES,
@@ -81,7 +83,7 @@ def load_model(
     labels: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is
-    local).
+    local); or FOLDER/onnx/NAME.onnx, which answers through onnxruntime and can't be trained.
 
     Weights are read from safetensors alone, in float32; no remote code runs.
 
@@ -98,6 +100,8 @@ def load_model(
         UntrainedHead: the task has a head and the checkpoint holds none.
     """
     name = os.fspath(spec)
+    if is_onnx(name):
+        return _load_graph(name, task)
     path = place_of(name)
     config = load_config(name, revision)
     family = family_of(config, name)
@@ -117,10 +121,36 @@ def load_model(
             ignore_mismatched_sizes=True,  # _check_loaded names them
             **kwargs,
         )
+    _check_loaded(name, task, model, info, untrained_head)
+    return _with_tokenizer(model.eval(), path, revision, task, name)
+
+
+def _load_graph(name: str, task: Task) -> LoadedModel:
+    """An .onnx file, with the config and the tokenizer of the model folder that it lies in."""
+    path = Path(name).expanduser()
+    folder = os.fspath(folder_of(path))
+    model = OnnxModel(load_config(folder), path)
+    torch.nn.Module.eval(model)
+    row = row_of(task)
+    wanted = "sentence_embedding" if task == "sentence_embedding" else "logits"
+    if row is not None and row.head == "spans":
+        wanted = "start_logits"
+    if wanted not in model.outputs:
+        raise ValueError(
+            f"{name} gives {', '.join(model.outputs)}, and {task} needs {wanted}: export the model "
+            "again, or name another task's"
+        )
+    return _with_tokenizer(model, folder, None, task, name)
+
+
+def _with_tokenizer(
+    model: PreTrainedModel, path: str, revision: str | None, task: Task, name: str
+) -> LoadedModel:
+    config = model.config
+    with quiet(), one_sentence(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False, model_input_names=_inputs(config)
         )
-    _check_loaded(name, task, model, info, untrained_head)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{name}: Potstill needs a fast tokenizer (tokenizer.json), this one has none"
@@ -137,7 +167,7 @@ def load_model(
             # where sentence-transformers 6 writes the limit; older ones say max_seq_length
             int(tokenizer.model_max_length),
         )
-    return LoadedModel(model.eval(), tokenizer, task, name, sentence)
+    return LoadedModel(model, tokenizer, task, name, sentence)
 
 
 def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> PretrainedConfig:
@@ -147,9 +177,10 @@ def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> Pr
         ValueError: no such model.
     """
     name = os.fspath(spec)
+    place = _folder_or_name(name)
     with quiet(), one_sentence(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            place_of(name), revision=revision, trust_remote_code=False
+            place, revision=revision, trust_remote_code=False
         )
     return config
 
@@ -164,7 +195,7 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         ValueError: no such model, or one with the head of another task.
     """
     name = os.fspath(spec)
-    path = place_of(name)
+    path = _folder_or_name(name)
     if read_remote_json(path, MODULES, None, name) is not None:
         return "sentence_embedding"
     config = read_remote_json(path, "config.json", None, name)
@@ -181,6 +212,11 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         if any(found.endswith(ENDINGS[row.head]) for found in classes):
             return _sequence_task(config) if row.head == "sequence" else row.task
     raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
+
+
+def _folder_or_name(name: str) -> str:
+    """Where config.json is looked for: of an .onnx file the model folder that it lies in."""
+    return os.fspath(folder_of(name)) if is_onnx(name) else place_of(name)
 
 
 def _sequence_task(config: dict[str, Any]) -> Task:

@@ -27,6 +27,7 @@ from potstill.recipe import (
     TaskData,
     main_model,
     plain_twin,
+    published_chain,
     repeated,
     stage_reads,
     stage_writes,
@@ -58,6 +59,7 @@ STAGE_VERSIONS = {
     "finetune": 2,
     "make_student": 1,
     "distill": 2,
+    "export": 1,
     "evaluate": 2,
     "benchmark": 1,
     "report": 1,
@@ -124,7 +126,7 @@ class _Run:
         self, run: RunFolder, given: Mapping[str, Path], fingerprints: Sequence[str]
     ) -> None:
         recipe = self.recipe
-        about = main_model(recipe.stages)
+        about, chain = main_model(recipe.stages), published_chain(recipe.stages)
         context = Context(
             task=recipe.task,
             seed=recipe.seed,
@@ -171,7 +173,7 @@ class _Run:
             assert done is not None
             context.models |= {name: folder / path for name, path in done["writes"].items()}
             digests |= written_digests(done)
-            if self.is_main and number == about:
+            if self.is_main and number in chain:
                 self._publish(run, number, skipped)
             self._wait()
 
@@ -228,7 +230,7 @@ class _Run:
             self.reporter.say(message)
 
     def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
-        """Publish the model that the recipe is about, once it is what it is to be."""
+        """Publish the model that the recipe is about, as far as it has come."""
         stage = self.recipe.stages[number - 1]
         if not skipped or published_problem(run, self.recipe.stages) is not None:
             run.publish(run.stage_folder(number, stage.kind) / "model")

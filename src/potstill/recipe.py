@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from potstill.recipe_base import Config as Config
 from potstill.recipe_base import Name as Name
+from potstill.recipe_compression import Export as Export
 from potstill.recipe_objectives import AttentionMse as AttentionMse
 from potstill.recipe_objectives import GoldMse as GoldMse
 from potstill.recipe_objectives import HardTargets as HardTargets
@@ -29,6 +30,7 @@ from potstill.recipe_objectives import RelationPair as RelationPair
 from potstill.recipe_objectives import Relations as Relations
 from potstill.recipe_objectives import SoftTargets as SoftTargets
 from potstill.recipe_objectives import VectorMse as VectorMse
+from potstill.recipe_stages import READS_ONNX, WRITES_ONNX, asked_for
 from potstill.recipe_stages import Benchmark as Benchmark
 from potstill.recipe_stages import Distill as Distill
 from potstill.recipe_stages import Evaluate as Evaluate
@@ -43,9 +45,9 @@ from potstill.recipe_stages import Student as Student
 from potstill.recipe_stages import StudentFamily as StudentFamily
 from potstill.recipe_stages import Training as Training
 from potstill.recipe_stages import WeightedTeacher as WeightedTeacher
-from potstill.recipe_stages import asked_for
 from potstill.recipe_stages import main_model as main_model
 from potstill.recipe_stages import plain_twin as plain_twin
+from potstill.recipe_stages import published_chain as published_chain
 from potstill.recipe_stages import repeated as repeated
 from potstill.recipe_stages import stage_reads as stage_reads
 from potstill.recipe_stages import stage_writes as stage_writes
@@ -138,15 +140,23 @@ class Recipe(Config):
             raise ValueError(
                 "teachers.teacher: that name is the key teacher's: choose another for a further one"
             )
-        known = {"teacher", *self.teachers}
+        known, graphs = {"teacher", *self.teachers}, set[str]()
         for number, stage in enumerate(self.stages, start=1):
             for name in stage_reads(stage):
+                if name in graphs and not isinstance(stage, READS_ONNX):
+                    raise ValueError(
+                        f"stage {number} ({stage.kind}) reads the model '{name}', which is an ONNX "
+                        "file and can't be changed any more: name the model that it was exported "
+                        "from"
+                    )
                 if name not in known:
                     raise ValueError(
                         f"stage {number} ({stage.kind}) reads the model '{name}', which no stage "
                         "before it writes"
                     )
             known.update(stage_writes(stage))
+            graphs -= set(stage_writes(stage))
+            graphs |= set(stage_writes(stage)) if isinstance(stage, WRITES_ONNX) else set()
         return self
 
     @model_validator(mode="after")

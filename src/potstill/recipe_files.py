@@ -18,6 +18,7 @@ from potstill.recipe import (
     DatasetFolder,
     Distill,
     Evaluate,
+    Export,
     Files,
     Finetune,
     GoldMse,
@@ -250,7 +251,7 @@ _WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
         *(SoftTargets, HardTargets, LogitsMse, GoldMse),
         *(HiddenCosine, VectorMse, PatientHidden, HiddenMse, AttentionMse, Relations),
     ),
-    "stages": (Finetune, MakeStudent, Distill, Evaluate, Benchmark, Report),
+    "stages": (Finetune, MakeStudent, Distill, Export, Evaluate, Benchmark, Report),
 }
 _KINDS = {
     key: [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
+from potstill.recipe_compression import Export
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources
 
@@ -280,8 +281,14 @@ class Report(Config):
 
 
 Stage = Annotated[
-    Finetune | MakeStudent | Distill | Evaluate | Benchmark | Report, Field(discriminator="kind")
+    Finetune | MakeStudent | Distill | Export | Evaluate | Benchmark | Report,
+    Field(discriminator="kind"),
 ]
+# Stages that make another model of the one they read, without training it.
+_COMPRESSING = (Export,)
+# Stages whose models are .onnx files, and those that can read such a one.
+WRITES_ONNX = (Export,)
+READS_ONNX = (Evaluate, Benchmark, Report)
 
 
 def stage_reads(stage: Stage) -> list[str]:
@@ -293,6 +300,8 @@ def stage_reads(stage: Stage) -> list[str]:
             return [stage.teacher]
         case Distill():
             return list(dict.fromkeys([stage.model, *(t.model for t in stage.teachers)]))
+        case Export():
+            return [stage.model]
         case Evaluate() | Benchmark():
             return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
         case Report():
@@ -311,13 +320,30 @@ def main_model(stages: Sequence[Stage]) -> int | None:
     return None
 
 
+def published_chain(stages: Sequence[Stage]) -> list[int]:
+    """Numbers, from 1, of the stages that write the model a run publishes, in order: the last one
+    that is finished counts.
+
+    The first is `main_model`'s; the others compress or export what the one before them wrote.
+    """
+    main = main_model(stages)
+    if main is None:
+        return []
+    chain, name = [main], stage_writes(stages[main - 1])[0]
+    for number, stage in enumerate(stages[main:], start=main + 1):
+        if isinstance(stage, _COMPRESSING) and stage.model == name:
+            chain.append(number)
+            name = stage_writes(stage)[0]
+    return chain
+
+
 def stage_writes(stage: Stage) -> list[str]:
     """Names of the models that a stage writes: none, one, or one for each repeat."""
     match stage:
         case Finetune() | Distill():
             name = stage.writes or stage.model
             return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
-        case MakeStudent():
+        case MakeStudent() | Export():
             return [stage.writes]
         case Evaluate() | Benchmark() | Report():
             return []

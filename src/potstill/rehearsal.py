@@ -21,11 +21,13 @@ from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config, load_model
+from potstill.onnx_files import require_onnx
 from potstill.pairing import check_pair
 from potstill.recipe import (
     Benchmark,
     Distill,
     Evaluate,
+    Export,
     Finetune,
     MakeStudent,
     Recipe,
@@ -114,6 +116,9 @@ class _Rehearsal:
                 cast = Cast(stage, self._model(stage.model, task, new_head), teachers)
                 _check_training(stage, self.recipe, cast)
                 return cast
+            case Export():
+                require_onnx()
+                return Cast(stage, self._model(stage.model, task))
             case Evaluate():
                 for name in [*(stage.models or [*self.given, *self.written]), stage.baseline]:
                     self._model(name, task)

@@ -13,6 +13,8 @@ import yaml
 
 from potstill.runfolder import read_json
 
+MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -29,9 +31,9 @@ class StageResult:
         """The name of the model that the stage wrote, if it writes one."""
         if self.kind == "make_student":
             return str(self.settings.get("writes") or "student")
-        if self.kind in ("distill", "finetune"):
-            return str(self.settings.get("writes") or self.settings.get("model"))
-        return None
+        if self.kind in MEASURING:
+            return None
+        return str(self.settings.get("writes") or self.settings.get("model"))
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def read_results(run: Path) -> Results:
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
         if not (folder / "result.json").is_file():
-            if folder.name.partition("-")[2] in ("finetune", "make_student", "distill"):
+            if folder.name.partition("-")[2] not in MEASURING:
                 break
             continue
         settings = read_json(folder / "config.json").get("stage", {})

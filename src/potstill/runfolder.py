@@ -22,15 +22,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
 import yaml
 
+from potstill.onnx_files import folder_of, is_onnx
+
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
-    *("huggingface_hub", "numpy", "scipy", "scikit-learn"),
+    *("huggingface_hub", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime"),
 )
 # What decides how fast a CPU runs int8 and bf16; names as in Linux's /proc/cpuinfo.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
@@ -119,13 +121,30 @@ def model_manifest(folder: Path) -> Manifest:
     """`manifest` of what loading a model reads: configs, weights, tokenizer, modules.
 
     A model card beside them, or a whole project around them, changes no model.
+
+    Args:
+        folder: or an .onnx file, which is read with the model folder that it lies in.
     """
+    if is_onnx(folder):
+        graph, folder = folder, folder_of(folder)
+        weights = graph.parent.glob(f"{graph.name}*")
+        return model_manifest(folder) | _manifest(folder, (path.absolute() for path in weights))
     found = chain(folder.glob("*"), folder.glob("*/*"))
     return _manifest(folder, (path for path in found if path.suffix in _MODEL_FILES))
 
 
 def model_part(files: Manifest, folder: str) -> Manifest:
-    """The `model_manifest` of a folder below the one that `files` are of, without reading them."""
+    """The `model_manifest` of a folder below the one that `files` are of, or of an .onnx file,
+    without reading them.
+    """
+    if is_onnx(folder):
+        parent = PurePosixPath(folder).parent.parent.as_posix()
+        weights = {
+            name.removeprefix(f"{parent}/"): entry
+            for name, entry in files.items()
+            if name.startswith(folder)
+        }
+        return model_part(files, parent) | weights
     below = {
         name.removeprefix(f"{folder}/"): entry
         for name, entry in files.items()

@@ -1,4 +1,4 @@
-"""One way to ask a saved model: texts in, predictions out."""
+"""One way to ask a saved model, a folder's or an ONNX graph: texts in, predictions out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Filled:
 
 
 class Runtime:
-    """A model that answers; PyTorch, evaluation mode, T = 1."""
+    """A model that answers, through PyTorch or onnxruntime; evaluation mode, T = 1."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device | str = "cpu") -> None:
         self.loaded = loaded
@@ -37,7 +37,7 @@ class Runtime:
     def open(
         folder: str | os.PathLike[str], task: Task, device: torch.device | str = "cpu"
     ) -> Runtime:
-        """Load a model folder (see `models.load_model` for what is raised)."""
+        """Load a model folder or an .onnx file (see `models.load_model` for what is raised)."""
         return Runtime(load_model(folder, task), device)
 
     def embed(
@@ -48,7 +48,8 @@ class Runtime:
         max_length: int | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> np.ndarray:
-        """Sentence embeddings, float32 [N x D], pooled and normalised as the model folder says.
+        """Sentence embeddings, float32 [N x D], pooled and normalised as the model folder says; of
+        an ONNX graph what it gives itself.
 
         Args:
             max_length: tokens; longer texts are cut. None: the model's own limit.
@@ -57,10 +58,12 @@ class Runtime:
         sentence = self.loaded.sentence
         assert sentence is not None
         result = np.zeros((len(texts), self.loaded.model.config.hidden_size), dtype=np.float32)
-        for indices, hidden_BLD, mask_BL in self.hidden(texts, batch_size, max_length):
-            vectors_BD = pool(hidden_BLD, mask_BL, sentence.pooling)
-            if sentence.normalize:
-                vectors_BD = F.normalize(vectors_BD, dim=-1)
+        for indices, output, mask_BL in self._outputs(texts, batch_size, max_length):
+            vectors_BD = getattr(output, "sentence_embedding", None)
+            if vectors_BD is None:
+                vectors_BD = pool(output.last_hidden_state, mask_BL, sentence.pooling)
+                if sentence.normalize:
+                    vectors_BD = F.normalize(vectors_BD, dim=-1)
             result[indices] = vectors_BD.float().cpu().numpy()
             progress(len(indices))
         return result
@@ -69,13 +72,19 @@ class Runtime:
         self, texts: Sequence[str], batch_size: int = 32, max_length: int | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Batches by length of (indices, hidden states [B x L x D], attention mask [B x L])."""
+        for indices, output, mask_BL in self._outputs(texts, batch_size, max_length):
+            yield indices, output.last_hidden_state, mask_BL
+
+    def _outputs(
+        self, texts: Sequence[str], batch_size: int, max_length: int | None
+    ) -> Iterator[tuple[np.ndarray, Any, Tensor]]:
         order = np.argsort([len(text) for text in texts], kind="stable")[::-1]
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[i] for i in indices], max_length)
             with torch.inference_mode():
                 output = self.loaded.model.base_model(**inputs)
-            yield indices, output.last_hidden_state, inputs["attention_mask"]
+            yield indices, output, inputs["attention_mask"]
 
     def fill_mask(self, texts: Sequence[str], top: int = 5) -> list[list[Filled]]:
         """For each text, the most likely tokens at each of its masks.
@@ -116,7 +125,7 @@ def predict(
     """Embeddings [N x D] of a sentence encoder, or the tokens a masked-LM model fills in.
 
     Args:
-        model: a model folder.
+        model: a model folder, or FOLDER/onnx/NAME.onnx.
         options: of `Runtime.embed` or `Runtime.fill_mask`.
 
     Raises:

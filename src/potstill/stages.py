@@ -16,12 +16,14 @@ from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.context import Context
 from potstill.evaluation_stages import chosen_models, run_evaluate
+from potstill.export_stages import run_export
 from potstill.models import save_model
 from potstill.narrowing import widths_of
 from potstill.recipe import (
     Benchmark,
     Distill,
     Evaluate,
+    Export,
     Finetune,
     MakeStudent,
     Report,
@@ -46,6 +48,8 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
             result, writes = run_finetune(stage, folder, context)
         case Distill():
             result, writes = run_distill(stage, folder, context)
+        case Export():
+            result, writes = run_export(stage, folder, context)
         case Evaluate():
             result, writes = run_evaluate(stage, context), {}
         case Benchmark():

@@ -1,0 +1,149 @@
+"""ONNX files: which model folder they are of, what they weigh. Nothing here imports torch.
+
+A model is a folder, or an .onnx file in the folder onnx/ of one, whose config and tokenizer are
+found two levels up.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+ONNX = "onnx"  # the folder in a model folder, and the ending
+GRAPH = "model.onnx"  # the names that transformers.js and others look for
+DATA = "_data"  # appended to a graph's name: its weights where one file can't hold them
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # as transformers names them
+MAX_LENGTH = "max_length"  # a graph's own property: tokens that it has positions for
+
+
+def is_onnx(model: str | os.PathLike[str]) -> bool:
+    """Whether a path names an .onnx file, there or not."""
+    return Path(model).suffix == f".{ONNX}"
+
+
+def folder_of(graph: str | os.PathLike[str]) -> Path:
+    """The model folder that an .onnx file is of.
+
+    Raises:
+        ValueError: there is no such file, or no config.json two levels up.
+    """
+    path = Path(graph).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    folder = path.absolute().parent.parent
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{path}: {folder} holds no config.json: an .onnx file is read with the model folder "
+            f"that it lies in, as FOLDER/{ONNX}/{path.name}"
+        )
+    return folder
+
+
+def require_onnx() -> None:
+    """Refuse what can't be done without the extra.
+
+    Raises:
+        ValueError: onnx or onnxruntime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401  (a slow import that comes anyway)
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX files need the package {error.name}: pip install 'potstill[onnx]'"
+        ) from None
+    del onnx
+
+
+def graph_files(graph: Path) -> list[Path]:
+    """The files of a graph: itself, and those that hold weights outside of it.
+
+    Raises:
+        ValueError: as `read_graph`.
+    """
+    from onnx.external_data_helper import uses_external_data
+
+    outside = {
+        entry.value
+        for tensor in read_graph(graph).graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [graph, *(graph.parent / name for name in sorted(outside))]
+
+
+def weight_bytes(graph: Path) -> int:
+    """Bytes of a graph's files."""
+    return sum(path.stat().st_size for path in graph_files(graph))
+
+
+def read_graph(graph: Path) -> Any:
+    """An onnx.ModelProto without the weights that lie outside of the file.
+
+    Raises:
+        ValueError: the file is no ONNX graph.
+    """
+    require_onnx()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(graph, load_external_data=False)
+    except DecodeError:
+        raise ValueError(f"{graph} is damaged, or no ONNX file") from None
+
+
+def count_parameters(graph: Path) -> int:
+    """Numbers in a graph's initialisers: weights, each once, without the scales and zero points of
+    quantised ones, and without whole numbers such as shapes.
+
+    4-bit weights are packed: they count as what they stand for.
+    """
+    import math
+
+    from onnx import TensorProto, helper
+
+    proto = read_graph(graph).graph
+    packed, count = set[str](), 0
+    for node in proto.node:
+        if node.op_type == "MatMulNBits":
+            sizes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            count += int(sizes["K"]) * int(sizes["N"])
+            packed.update(node.input[1:4])
+    whole = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+    for tensor in proto.initializer:
+        beside = tensor.name.endswith(("_scale", "_zero_point"))
+        if tensor.name not in packed and not beside and tensor.data_type not in whole:
+            count += math.prod(tensor.dims)
+    return count
+
+
+def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
+    """An onnxruntime.InferenceSession on the CPU.
+
+    Raises:
+        ValueError: onnxruntime is not installed or can't read the file, or the graph takes other
+            inputs than text encoders do.
+    """
+    require_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors: warnings are of what is no fault
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(graph), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own classes share no base but this one
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"{graph}: onnxruntime can't open it: {first}") from None
+    for found in session.get_inputs():
+        if found.name not in INPUTS:
+            raise ValueError(
+                f"{graph} takes an input {found.name}: a text encoder takes {', '.join(INPUTS)}"
+            )
+    return session

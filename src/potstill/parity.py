@@ -1,0 +1,236 @@
+"""The gate of exported models: does an ONNX graph answer as its source does?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from potstill.data import Examples, Tokens, collate
+from potstill.heads import model_inputs
+from potstill.models import LoadedModel, load_model
+from potstill.onnx_graphs import answers, input_names
+from potstill.recipe import Task
+
+TEXTS = 64  # real ones, spread over the lengths that there are
+BATCH = 8
+SEVERAL = 4  # texts of a corner with more than one
+LONGEST = 4096  # tokens: attention over more of them takes gigabytes
+
+Inputs = dict[str, Tensor]
+
+
+class ParityFailed(RuntimeError):
+    """An exported model answers otherwise than its source; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One corner's answers, the graph's beside the source's.
+
+    Attributes:
+        texts, tokens: how many; of the longest.
+        difference: output -> the largest difference, over real tokens, relative to the source's
+            largest value.
+        agreement: share of texts or tokens with the same label, token or end of an answer; of
+            sentence vectors the mean cosine; None where neither says anything (regression).
+    """
+
+    corner: str
+    texts: int
+    tokens: int
+    difference: dict[str, float]
+    agreement: float | None
+
+
+def check_parity(
+    source: LoadedModel,
+    graph: Path,
+    text: Tokens | Examples,
+    *,
+    tolerance: float | None = None,
+    agreement: float | None = None,
+) -> list[Compared]:
+    """Compare a graph with its source on real text and on the corners; refuse one that differs.
+
+    The corners: one text and several, one token and the maximum, padded and not, a sentence pair.
+
+    Args:
+        source: the model in PyTorch, on the CPU.
+        graph: an .onnx file in a folder of the source's model folder, or of a copy.
+        text: real texts, as tokens.
+        tolerance: the largest difference that is accepted; None: any.
+        agreement: the least agreement that is accepted, over all real texts; None: any. Single
+            corners of one token are no measure of it.
+
+    Returns:
+        Each corner's figures, real text first.
+
+    Raises:
+        ParityFailed: a difference above `tolerance`, or too little agreement.
+        ValueError: a graph that can't be read, or no text.
+    """
+    other = load_model(graph, source.task)
+    found = [_compared(name, source, other, batches) for name, batches in _corners(source, text)]
+    worst = max(found, key=lambda one: _largest(one.difference))
+    largest = _largest(worst.difference)
+    if tolerance is not None and not largest <= tolerance:
+        raise ParityFailed(
+            f"{graph.name} of {source.name} failed the parity gate: its outputs differ by "
+            f"{largest:.2g} of the largest ({worst.corner}), and {tolerance:g} is accepted"
+        )
+    alike = found[0].agreement
+    if agreement is not None and alike is not None and not alike >= agreement:
+        raise ParityFailed(
+            f"{graph.name} of {source.name} failed the parity gate: its answers agree in "
+            f"{alike:.1%} on real text, and {agreement:.1%} is the least accepted"
+        )
+    return found
+
+
+def _largest(difference: dict[str, float]) -> float:
+    """Not a number counts as infinitely far."""
+    return max(float("inf") if np.isnan(value) else value for value in difference.values())
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+
+def _corners(
+    source: LoadedModel, text: Tokens | Examples
+) -> Iterator[tuple[str, Iterator[Inputs]]]:
+    if len(text) == 0:
+        raise ValueError(f"{source.name}: there is no text to compare the exported model on")
+    order = np.argsort(text.lengths, kind="stable")
+    spread = order[np.linspace(0, len(order) - 1, min(TEXTS, len(order))).round().astype(int)]
+    rng = np.random.default_rng(0)
+    spread = rng.permutation(spread)  # so that short and long ones are padded together
+    yield "real text", _real(source, text, spread)
+    sequences = [[int(token) for token in text[int(i)]] for i in spread]
+    maximum = min(source.max_length, LONGEST)
+    whole = _of_length(sequences, maximum)
+    middle = whole[: max(len(whole) // 2, 1)]
+    few = [sequences[i % len(sequences)] for i in range(SEVERAL)]
+    shapes = {
+        "one text": [few[0]],
+        "one text of one token": [whole[:1]],
+        f"one text of {maximum} tokens": [whole],
+        f"{SEVERAL} texts of one token": [[row[0]] for row in few],
+        f"{SEVERAL} texts, none padded": [middle] * SEVERAL,
+        f"{SEVERAL} texts, padded": [row[: 1 + i * len(row)] for i, row in enumerate(few)],
+        f"2 texts, padded to {maximum} tokens": [few[0][:1], whole],
+    }
+    for name, rows in shapes.items():
+        yield name, iter([_padded(source, rows)])
+    yield "a sentence pair", iter([_pair(source, sequences)])
+
+
+def _real(source: LoadedModel, text: Tokens | Examples, chosen: np.ndarray) -> Iterator[Inputs]:
+    pad = int(source.tokenizer.pad_token_id or 0)
+    for start in range(0, len(chosen), BATCH):
+        batch = collate(text, chosen[start : start + BATCH], pad, None, 0, 0)
+        yield _complete(source, model_inputs(source.model, batch))
+
+
+def _of_length(sequences: Sequence[list[int]], length: int) -> list[int]:
+    """Real tokens in a row, between the special ones that a text begins and ends with."""
+    body = [token for row in sequences for token in row[1:-1]] or [sequences[0][0]]
+    inner = max(length - 2, 0)
+    body = (body * (inner // len(body) + 1))[:inner]
+    return [sequences[0][0], *body, sequences[0][-1]][:length]
+
+
+def _padded(source: LoadedModel, rows: Sequence[list[int]]) -> Inputs:
+    longest = max(len(row) for row in rows)
+    pad = int(source.tokenizer.pad_token_id or 0)
+    ids = [[*row, *[pad] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return _complete(source, {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)})
+
+
+def _pair(source: LoadedModel, sequences: Sequence[list[int]]) -> Inputs:
+    tokenizer: Any = source.tokenizer
+    first, second = (
+        tokenizer.decode(sequences[i % len(sequences)], skip_special_tokens=True) for i in (0, 1)
+    )
+    limit = min(source.max_length, LONGEST)
+    made = tokenizer(first, second, truncation=True, max_length=limit, return_tensors="pt")
+    return _complete(source, {name: made[name] for name in made})
+
+
+def _complete(source: LoadedModel, inputs: Inputs) -> Inputs:
+    """The inputs that the model takes, token types 0 where nothing says otherwise."""
+    types_BL = torch.zeros_like(inputs["input_ids"])
+    given = {"token_type_ids": types_BL, **inputs}
+    return {name: given[name] for name in input_names(source.model.config)}
+
+
+# --- how it is compared ---------------------------------------------------------------------------
+
+
+def _compared(
+    name: str, source: LoadedModel, other: LoadedModel, batches: Iterator[Inputs]
+) -> Compared:
+    apart: dict[str, float] = {}
+    scale: dict[str, float] = {}
+    alike: list[Tensor] = []
+    texts = tokens = 0
+    for inputs in batches:
+        real_BL = inputs["attention_mask"].bool()
+        texts, tokens = texts + len(real_BL), max(tokens, int(real_BL.sum(1).max()))
+        with torch.inference_mode():
+            expected = answers(source, inputs)
+            given = other.model(**inputs)
+        for output, one in expected.items():
+            two = getattr(given, output)
+            if two is None or one.shape != two.shape:
+                apart[output] = float("inf")
+                continue
+            alike += _alike(source.task, output, one, two, real_BL)
+            if _is_by_token(source.task, output):
+                one, two = one[real_BL], two[real_BL]
+            # a maximum of tensors keeps what is not a number, which Python's would lose
+            largest = torch.tensor([apart.get(output, 0.0), float((one - two).abs().max())])
+            apart[output] = float(largest.max())
+            scale[output] = max(scale.get(output, 0.0), float(one.abs().max()))
+    difference = {
+        output: value / scale[output] if scale.get(output) else value
+        for output, value in apart.items()
+    }
+    agreement = float(torch.cat(alike).float().mean()) if alike else None
+    return Compared(name, texts, tokens, difference, agreement)
+
+
+def _is_by_token(task: Task, output: str) -> bool:
+    """Whether an output has a row a token; padding's mean nothing."""
+    return output != "sentence_embedding" and (
+        output != "logits" or task in ("masked_lm", "token_classification")
+    )
+
+
+def _alike(task: Task, output: str, one: Tensor, two: Tensor, real_BL: Tensor) -> Sequence[Tensor]:
+    """What a user would take from two outputs, compared: [K], bool or a cosine."""
+    match task:
+        case "regression":
+            return []
+        case "sentence_embedding":
+            if output != "sentence_embedding":
+                return []
+            return [F.cosine_similarity(one, two, dim=-1)]
+        case "multi_label":
+            return [((one > 0) == (two > 0)).flatten()]
+        case "classification":
+            return [one.argmax(-1) == two.argmax(-1)]
+        case "masked_lm" | "token_classification":
+            return [one.argmax(-1)[real_BL] == two.argmax(-1)[real_BL]]
+        case "question_answering":
+            excluded = [values.masked_fill(~real_BL, float("-inf")) for values in (one, two)]
+            return [excluded[0].argmax(-1) == excluded[1].argmax(-1)]
+        case _:
+            assert_never(task)
