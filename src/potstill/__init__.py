@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import benchmark, distill, evaluate, finetune
+    from potstill.api import benchmark, distill, evaluate, export, finetune
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
@@ -21,10 +21,20 @@ _PLACES = {
     "benchmark": "api",
     "distill": "api",
     "evaluate": "api",
+    "export": "api",
     "finetune": "api",
 }
 
-__all__ = ["benchmark", "distill", "evaluate", "finetune", "make_student", "predict", "run"]
+__all__ = [
+    "benchmark",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
+    "make_student",
+    "predict",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

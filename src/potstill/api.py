@@ -19,6 +19,7 @@ from potstill.examples import read_for, tokenize_task
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
+from potstill.onnx_files import GRAPH, ONNX
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     TEXT_TASKS,
@@ -26,6 +27,7 @@ from potstill.recipe import (
     Corpus,
     Distill,
     Evaluate,
+    Export,
     Finetune,
     GoldMse,
     HardTargets,
@@ -126,6 +128,28 @@ def finetune(
     return _train(stage, task, {"teacher": Path(model)}, text, output, seed)
 
 
+def export(
+    model: Folder, text: Text, output: Folder, *, tolerance: float = 1e-4, seed: int = 1
+) -> Path:
+    """Write a model as an ONNX graph, unless it answers otherwise than the model does.
+
+    Args:
+        model: a model folder.
+        text: real text to compare the two on: files or a Corpus; of tasks with labels a TaskData.
+        output: a folder for the result (each corner's difference) and the exported model.
+        tolerance: the largest difference of outputs, relative to the largest of them.
+
+    Returns:
+        `output`/model/onnx/model.onnx, in a copy of the model's folder.
+
+    Raises:
+        ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
+    """
+    stage = Export(model="teacher", tolerance=tolerance)
+    folder = _train(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
+    return folder / ONNX / GRAPH
+
+
 def evaluate(
     models: Sequence[Folder],
     baseline: Folder,
@@ -142,6 +166,7 @@ def evaluate(
     """Score models on text beside a baseline, as the evaluate stage does.
 
     Args:
+        models, baseline: model folders, or .onnx files in them (FOLDER/onnx/NAME.onnx).
         query, passage, label: columns, for sentence encoders; see recipe.Evaluate. Of models with
             a task's head: passage is the column of the text (two with a comma), label the labels'.
         pairs: for sentence encoders: labelled pairs to score them on, too.
@@ -274,7 +299,7 @@ def rebuild_report(run: Folder) -> Path:
 
 
 def _train(
-    stage: Distill | Finetune,
+    stage: Distill | Finetune | Export,
     task: Task,
     models: dict[str, Path],
     text: Text,

@@ -1,4 +1,6 @@
-"""The process in which one model is timed: `python -m potstill.benchmark_worker FOLDER`.
+"""The process in which one model is timed: `python -m potstill.benchmark_worker MODEL`.
+
+MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
 
 It reads one JSON command a line and answers with one JSON line; see `potstill.benchmarking`.
 """
@@ -10,9 +12,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.onnx_files import (
+    MAX_LENGTH,
+    folder_of,
+    is_onnx,
+    open_session,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +46,23 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _answers(folder: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def _answers(model: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    opened = _graph(model, threads) if is_onnx(model) else _folder(model, threads)
+    ready, inputs, run = opened
+    yield ready
+    for line in lines:
+        command = json.loads(line)
+        if command["command"] == "memory":
+            yield {"bytes": peak_memory_bytes()}
+            continue
+        yield _timed(run, inputs(command["batch"], command["length"], command["seed"]), command)
+
+
+# What a model says of itself; random inputs of a batch, a length and a seed; one pass over them.
+_Opened = tuple[dict[str, Any], Callable[[int, int, int], Any], Callable[[Any], object]]
+
+
+def _folder(folder: Path, threads: int) -> _Opened:
     import torch
     from transformers import AutoModel  # noqa: F401  (so that load_s does not hold the import)
 
@@ -44,19 +71,56 @@ def _answers(folder: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[
     start = time.perf_counter()
     model = _load(folder)
     pooled = (folder / "modules.json").is_file()
-    yield {
+    ready = {
         "load_s": time.perf_counter() - start,
         # parameters() yields tied weights once
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "positions": _positions(model),
     }
-    for line in lines:
-        command = json.loads(line)
-        if command["command"] == "memory":
-            yield {"bytes": peak_memory_bytes()}
-            continue
-        ids_BL = _random_ids(model, command["batch"], command["length"], command["seed"])
-        yield _timed(model, ids_BL, command["repeats"], pooled)
+
+    def inputs(batch: int, length: int, seed: int) -> torch.Tensor:
+        config = model.config
+        return torch.from_numpy(
+            _random_ids(config.vocab_size, config.pad_token_id, batch, length, seed)
+        )
+
+    def run(ids_BL: torch.Tensor) -> None:
+        mask_BL = torch.ones_like(ids_BL)
+        with torch.inference_mode():
+            output = model(input_ids=ids_BL, attention_mask=mask_BL)
+            if pooled:
+                hidden_BLD, weights_BL1 = output.last_hidden_state, mask_BL.unsqueeze(-1).float()
+                mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
+                torch.nn.functional.normalize(mean_BD, dim=-1)
+
+    return ready, inputs, run
+
+
+def _graph(graph: Path, threads: int) -> _Opened:
+    import onnxruntime  # noqa: F401  (as above)
+
+    config = json.loads((folder_of(graph) / "config.json").read_text(encoding="utf-8"))
+    start = time.perf_counter()
+    session = open_session(graph, threads)
+    load_s = time.perf_counter() - start
+    said = session.get_modelmeta().custom_metadata_map.get(MAX_LENGTH)
+    ready = {  # the parent counts parameters: reading the file for that takes memory
+        "load_s": load_s,
+        "positions": int(said) if said else config.get("max_position_embeddings"),
+    }
+    names = [found.name for found in session.get_inputs()]
+    outputs = [found.name for found in session.get_outputs()]
+    # what the user of a sentence encoder asks for
+    wanted = ["sentence_embedding"] if "sentence_embedding" in outputs else outputs
+
+    def inputs(batch: int, length: int, seed: int) -> dict[str, np.ndarray]:
+        pad = config.get("pad_token_id")
+        ids_BL = _random_ids(config["vocab_size"], pad, batch, length, seed)
+        rest = {"attention_mask": np.ones_like(ids_BL), "token_type_ids": np.zeros_like(ids_BL)}
+        given = {"input_ids": ids_BL, **rest}
+        return {name: given[name] for name in names}
+
+    return ready, inputs, lambda given: session.run(wanted, given)
 
 
 def _load(folder: Path) -> PreTrainedModel:
@@ -93,47 +157,36 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def _random_ids(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch.Tensor:
-    import torch
-
-    pad = model.config.pad_token_id
-    generator = torch.Generator().manual_seed(seed)
-    size = model.config.vocab_size - (pad is not None)
-    ids_BL = torch.randint(size, (batch, length), generator=generator)
-    return ids_BL if pad is None else ids_BL + (ids_BL >= pad)  # every token but padding
+def _random_ids(vocabulary: int, pad: int | None, batch: int, length: int, seed: int) -> np.ndarray:
+    """Every token but padding may be among them: int64 [B x L]."""
+    size = vocabulary - (pad is not None)
+    ids_BL = np.random.default_rng(seed).integers(size, size=(batch, length))
+    return ids_BL if pad is None else ids_BL + (ids_BL >= pad)
 
 
 def _timed(
-    model: PreTrainedModel, ids_BL: torch.Tensor, repeats: int, pooled: bool
+    run: Callable[[Any], object], inputs: Any, command: dict[str, Any]
 ) -> dict[str, list[float]]:
-    import torch
-
-    mask_BL = torch.ones_like(ids_BL)
     wall_s, cpu_s = [], []
-    with torch.inference_mode():
-        for number in range(repeats + 1):
-            cpu, wall = time.process_time(), time.perf_counter()
-            output = model(input_ids=ids_BL, attention_mask=mask_BL)
-            if pooled:
-                hidden_BLD, weights_BL1 = output.last_hidden_state, mask_BL.unsqueeze(-1).float()
-                mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
-                torch.nn.functional.normalize(mean_BD, dim=-1)
-            # The first pass of a block is untimed: another process has just had the caches.
-            if number:
-                wall_s.append(time.perf_counter() - wall)
-                cpu_s.append(time.process_time() - cpu)
+    for number in range(command["repeats"] + 1):
+        cpu, wall = time.process_time(), time.perf_counter()
+        run(inputs)
+        # The first pass of a block is untimed: another process has just had the caches.
+        if number:
+            wall_s.append(time.perf_counter() - wall)
+            cpu_s.append(time.process_time() - cpu)
     return {"wall_s": wall_s, "cpu_s": cpu_s}
 
 
 def _child(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m potstill.benchmark_worker")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     # Only answers may reach the parent: whatever a library prints goes to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for answer in _answers(options.folder, options.threads, iter(sys.stdin.readline, "")):
+    for answer in _answers(options.model, options.threads, iter(sys.stdin.readline, "")):
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -25,6 +25,14 @@ import numpy as np
 
 from potstill import recipe
 from potstill.memory import tells_out_of_memory
+from potstill.onnx_files import (
+    ONNX,
+    count_parameters,
+    folder_of,
+    is_onnx,
+    require_onnx,
+    weight_bytes,
+)
 
 WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
 NOISY_WALL_OVER_CPU = 1.2  # one thread of an idle machine computes nearly all of the wall time
@@ -40,13 +48,15 @@ def benchmark(
     settings: recipe.Benchmark,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure size, latency, throughput and peak memory of model folders on the CPU, in float32.
+    """Measure size, latency, throughput and peak memory of models on the CPU.
+
+    Folders run in PyTorch, in float32; .onnx files in onnxruntime, as they are.
 
     Rounds are interleaved: in each round every model runs every shape, in an order that rotates, so
     that a machine that slows down meets all models alike and ratios are taken within a round.
 
     Args:
-        models: name -> folder with config.json and *.safetensors.
+        models: name -> folder with config.json and *.safetensors, or FOLDER/onnx/NAME.onnx.
         settings: lengths in tokens, rounds, repeats, threads; its `models` selects and orders
             names, null takes all of them.
         progress: called with the share that is done, 0 to 1.
@@ -79,7 +89,7 @@ def benchmark(
         }
     measured = {
         name: {
-            "parameters": children[name].ready["parameters"],
+            "parameters": _parameters(models[name], children[name]),
             **_sizes(models[name]),
             "load_s": round(children[name].ready["load_s"], 4),
             "peak_memory_bytes": peaks[name],
@@ -196,6 +206,10 @@ def _chosen(models: Mapping[str, Path], settings: recipe.Benchmark) -> list[str]
 
 
 def _check_folder(name: str, folder: Path) -> None:
+    if is_onnx(folder):
+        folder_of(folder)
+        require_onnx()
+        return
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} (model '{name}') holds no config.json: give a model folder")
     if not any(folder.glob("*.safetensors")):
@@ -212,7 +226,20 @@ def _check_lengths(name: str, positions: int | None, lengths: Sequence[int]) -> 
         )
 
 
+def _parameters(model: Path, child: _Child) -> int:
+    return count_parameters(model) if is_onnx(model) else int(child.ready["parameters"])
+
+
 def _sizes(folder: Path) -> dict[str, int]:
+    """Of an .onnx file `folder_bytes` are what has to be shipped with it: no other weights."""
+    if is_onnx(folder):
+        weights, around = weight_bytes(folder), folder_of(folder)
+        beside = [path for path in around.rglob("*") if path.is_file()]
+        others = [p for p in beside if p.suffix != ".safetensors" and p.parent.name != ONNX]
+        return {
+            "weight_bytes": weights,
+            "folder_bytes": weights + sum(path.stat().st_size for path in others),
+        }
     return {
         "weight_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         "folder_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),

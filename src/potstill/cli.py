@@ -107,7 +107,10 @@ def recipes() -> None:
 @app.command()
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model folders to score.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Model folders, or FOLDER/onnx/NAME.onnx, to score."
+        ),
     ],
     baseline: Annotated[str, typer.Option(help="The model they are compared with.")],
     text: Annotated[
@@ -148,7 +151,10 @@ def evaluate(
 def bench(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Model folders; the first is the baseline."),
+        typer.Argument(
+            metavar="MODEL...",
+            help="Model folders or FOLDER/onnx/NAME.onnx; the first is the baseline.",
+        ),
     ],
     threads: Annotated[int, typer.Option(help="Threads of each process.", min=1)] = 1,
     length: Annotated[

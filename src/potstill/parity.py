@@ -222,7 +222,7 @@ def _alike(task: Task, output: str, one: Tensor, two: Tensor, real_BL: Tensor) -
         case "sentence_embedding":
             if output != "sentence_embedding":
                 return []
-            return [F.cosine_similarity(one, two, dim=-1)]
+            return [F.cosine_similarity(one, two, dim=-1).clamp(max=1.0)]
         case "multi_label":
             return [((one > 0) == (two > 0)).flatten()]
         case "classification":

@@ -95,7 +95,7 @@ class Results:
 
     @cached_property
     def counted(self) -> dict[str, int]:
-        """Parameters as `make_student` counted them, for runs without a benchmark."""
+        """Parameters as stages counted them, for runs without a benchmark."""
         counts: dict[str, int] = {}
         for stage in self.stages:
             if stage.kind == "make_student":
@@ -107,6 +107,8 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
+            elif stage.kind == "export" and "parameters" in stage.result:
+                counts[str(stage.writes)] = stage.result["parameters"]
         return counts
 
 
