@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from potstill.memory import is_out_of_memory
-
-PRODUCTS = ("MatMul", "Attention")  # Attention: fused, whose weights are input 1, too
 LEAST = 1024  # numbers in a weight, below which its scales would cost what its bytes save
 
 
@@ -27,7 +24,7 @@ class Layer:
 
     Attributes:
         name: of its node, unique in the graph.
-        kind: "product", "attention" or "lookup".
+        kind: "product" or "lookup".
         weight: the name of its weight: [in x out] of products, [rows x width] of lookups.
         shape: of the weight.
         tied: of a product, the lookup whose table is this weight, transposed.
@@ -61,40 +58,6 @@ def normalised(model: Any) -> Any:
     return copy
 
 
-def fused(model: Any) -> Any:
-    """A copy with attention, skip connections + layer norms and bias + GELU as one node each.
-
-    By onnxruntime's own fusions, which leave alone what they don't recognise. Lookups stay
-    separate, so that their tables can be quantised.
-
-    Raises:
-        ValueError: onnxruntime's optimizer failed on the graph.
-    """
-    import onnx
-    from onnxruntime.transformers.fusion_options import FusionOptions
-    from onnxruntime.transformers.optimizer import optimize_by_fusion
-
-    options = FusionOptions("bert")  # by patterns of nodes: fits every encoder that has them
-    options.enable_embed_layer_norm = False
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    with quiet():
-        try:
-            found = optimize_by_fusion(copy, "bert", 0, 0, optimization_options=options)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise ValueError(
-                f"onnxruntime can't fuse this graph ({type(error).__name__}: {error}): "
-                "set fuse: false"
-            ) from error
-        found.topological_sort()
-    result = found.model
-    result.producer_name = model.producer_name
-    del result.graph.value_info[:]
-    return result
-
-
 def layers_of(model: Any) -> list[Layer]:
     """Layers with a constant weight of LEAST numbers or more, in the graph's order."""
     graph = model.graph
@@ -106,14 +69,13 @@ def layers_of(model: Any) -> list[Layer]:
     ]
     found = {layer.name: layer for layer in lookups}
     for node in graph.node:
-        if node.op_type not in PRODUCTS or node.input[1] not in weights:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
             continue
         tensor = weights[node.input[1]]
         if len(tensor.dims) != 2 or tensor.data_type != 1 or np.prod(tensor.dims) < LEAST:
             continue
-        kind = "attention" if node.op_type == "Attention" else "product"
-        tied = _tied_lookup(tensor, lookups, weights) if kind == "product" else None
-        found[node.name] = Layer(node.name, kind, tensor.name, tuple(tensor.dims), tied)
+        tied = _tied_lookup(tensor, lookups, weights)
+        found[node.name] = Layer(node.name, "product", tensor.name, tuple(tensor.dims), tied)
     return [found[node.name] for node in graph.node if node.name in found]
 
 
@@ -147,10 +109,9 @@ def drop_unused(graph: Any) -> None:
     """Remove initializers that no node reads."""
     read = {name for node in graph.node for name in node.input}
     read |= {output.name for output in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    for place in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[place].name not in read:
+            del graph.initializer[place]
 
 
 @contextlib.contextmanager
