@@ -85,10 +85,7 @@ def _is_lookup(node: Any, weights: dict[str, Any]) -> bool:
     table = weights[node.input[0]]
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     return bool(
-        axis == 0
-        and len(table.dims) == 2
-        and table.data_type == 1
-        and np.prod(table.dims) >= LEAST
+        axis == 0 and len(table.dims) == 2 and table.data_type == 1 and np.prod(table.dims) >= LEAST
     )
 
 

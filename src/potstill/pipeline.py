@@ -60,6 +60,7 @@ STAGE_VERSIONS = {
     "make_student": 1,
     "distill": 2,
     "export": 1,
+    "quantize": 1,
     "evaluate": 2,
     "benchmark": 1,
     "report": 1,

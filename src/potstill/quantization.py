@@ -9,6 +9,7 @@ each row of a table: w = scale * q, scale = max |w| / qmax (Krishnamoorthi 2018,
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import platform
 import tempfile
@@ -78,6 +79,10 @@ class Source:
         path: a float .onnx file.
         settings: of the stage; `model` and `writes` are not read.
 
+    Attributes:
+        layers: that can be quantised.
+        fixed: names of those that stay in float because the settings say so.
+
     Raises:
         ValueError: no graph, one that is quantised already, one without layers to quantise, or
             onnxruntime is not installed.
@@ -103,6 +108,19 @@ class Source:
             self.layers = [layer for layer in self.layers if layer.kind != "lookup"]
         if not self.layers:
             raise ValueError(f"{path} has no layer with constant weights that could be quantised")
+        self.fixed = self._asked_for()
+
+    def _asked_for(self) -> list[str]:
+        """Names of the layers that stay in float because the settings say so."""
+        names = [layer.name for layer in self.layers]
+        for pattern in self.settings.float_layers:
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(
+                    f"float_layers: no layer of {self.path.name} is called '{pattern}'; they are "
+                    f"called as {names[0]} and {names[-1]}"
+                )
+        patterns = self.settings.float_layers
+        return [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
 
     def write(
         self,
@@ -113,7 +131,7 @@ class Source:
         """Write a quantised graph, whole or not at all.
 
         Args:
-            floats: names of layers that stay as they are.
+            floats: names of layers that stay as they are, beside those in `fixed`.
             samples: inputs by name, for `static`: real text.
 
         Raises:
@@ -122,7 +140,8 @@ class Source:
         """
         import onnx
 
-        chosen = [layer for layer in self.layers if layer.name not in floats]
+        kept = {*floats, *self.fixed}
+        chosen = [layer for layer in self.layers if layer.name not in kept]
         try:
             with quiet():
                 model = self._quantised(chosen, samples)

@@ -34,6 +34,11 @@ class Quantize(Config):
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"  # static
     block: Literal[16, 32, 64, 128, 256] = 32  # 4bit: weights that share a scale
     texts: Annotated[int, Field(ge=1)] = 32  # of training, to calibrate and to compare layers on
+    # Sentence embeddings: the columns of the held-out records that max_drop is judged by, as in
+    # evaluate; without a query by the similarities of all texts.
+    query: str | None = None
+    passage: str | None = None
+    label: str | None = None
     # Layers that stay in float: names as in the result, * stands for any part.
     float_layers: list[str] = []
     # The score may fall by so much (0.01 of an accuracy is one point): the layers that hurt most

@@ -29,6 +29,7 @@ from potstill.recipe import (
     LogitsMse,
     MakeStudent,
     PatientHidden,
+    Quantize,
     Recipe,
     Relations,
     Report,
@@ -251,7 +252,7 @@ _WITH_KINDS: dict[str, tuple[type[BaseModel], ...]] = {
         *(SoftTargets, HardTargets, LogitsMse, GoldMse),
         *(HiddenCosine, VectorMse, PatientHidden, HiddenMse, AttentionMse, Relations),
     ),
-    "stages": (Finetune, MakeStudent, Distill, Export, Evaluate, Benchmark, Report),
+    "stages": (Finetune, MakeStudent, Distill, Export, Quantize, Evaluate, Benchmark, Report),
 }
 _KINDS = {
     key: [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]

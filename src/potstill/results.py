@@ -107,7 +107,7 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
-            elif stage.kind == "export" and "parameters" in stage.result:
+            elif stage.kind in ("export", "quantize") and "parameters" in stage.result:
                 counts[str(stage.writes)] = stage.result["parameters"]
         return counts
 
