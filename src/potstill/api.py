@@ -93,7 +93,7 @@ def distill(
         cache=cache,
         training=training,
     )
-    return _train(
+    return _one_stage(
         stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed
     )
 
@@ -125,7 +125,7 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _train(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed)
 
 
 def export(
@@ -146,7 +146,7 @@ def export(
         ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
     """
     stage = Export(model="teacher", tolerance=tolerance)
-    folder = _train(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
+    folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
 
 
@@ -298,7 +298,7 @@ def rebuild_report(run: Folder) -> Path:
     return rebuild(Path(run))
 
 
-def _train(
+def _one_stage(
     stage: Distill | Finetune | Export,
     task: Task,
     models: dict[str, Path],

@@ -27,6 +27,7 @@ from potstill.comparison import (
     verdict,
     warnings_of,
 )
+from potstill.onnx_files import ONNX
 from potstill.results import Results, metrics_of, read_results
 from potstill.runfolder import read_json, write_text
 
@@ -156,7 +157,8 @@ def _card(
     sentence: bool,
 ) -> dict[str, Any]:
     student = results.student
-    columns = [name for name in (results.baseline, student) if name in results.names]
+    shown = [results.baseline, student, *results.exported]
+    columns = [name for name in dict.fromkeys(shown) if name in results.names]
     made = _made(results)
     trained = [
         {
@@ -189,6 +191,11 @@ def _card(
         "data": bool(results.recipe.get("data")),
         "pooling": _pooling(model_folder) if sentence else None,
         "normalize": sentence and "Normalize" in (model_folder / "modules.json").read_text("utf-8"),
+        "graphs": [
+            {**found, "file": f"{ONNX}/{found['files'][0]}"}
+            for found in results.exported.values()
+            if (model_folder / ONNX / found["files"][0]).is_file()
+        ],
         "noise": results.benchmark.get("noise", {}).get("message"),
         "warnings": [*findings_of(results), *warnings_of(results)],
         "language": settings.language,

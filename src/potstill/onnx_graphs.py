@@ -6,9 +6,11 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -159,6 +161,7 @@ def _finish(path: Path, loaded: LoadedModel) -> None:
     proto = onnx.load(path)
     for leftover in path.parent.iterdir():  # of graphs over 2 GB: a file a weight
         leftover.unlink()
+    _share_tied(proto.graph)
     proto.producer_name = "potstill"
     del proto.graph.value_info[:]  # shapes that tracing guessed: quantisation trips over them
     onnx.helper.set_model_props(proto, {MAX_LENGTH: str(loaded.max_length), "task": loaded.task})
@@ -168,10 +171,38 @@ def _finish(path: Path, loaded: LoadedModel) -> None:
     )
 
 
+def _share_tied(graph: Any) -> None:
+    """Keep a table once that a lookup reads and a decoder multiplies by.
+
+    torch's older exporter folds the decoder's transposition into a second table. The node that is
+    put in its place is folded when a runtime opens the graph, so it costs no time.
+    """
+    from onnx import helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tables = [node.input[0] for node in graph.node if node.op_type == "Gather"]
+    decoders = [node.input[1] for node in graph.node if node.op_type == "MatMul"]
+    for decoder, table in product(dict.fromkeys(decoders), dict.fromkeys(tables)):
+        if decoder not in tensors or table not in tensors:
+            continue
+        mine, theirs = tensors[decoder], tensors[table]
+        if list(mine.dims) != list(theirs.dims)[::-1] or len(mine.dims) != 2:
+            continue
+        if np.array_equal(numpy_helper.to_array(mine), numpy_helper.to_array(theirs).T):
+            graph.initializer.remove(mine)
+            del tensors[decoder]
+            node = helper.make_node("Transpose", [table], [decoder], f"{decoder}_tied", perm=[1, 0])
+            graph.node.insert(0, node)
+
+
 @contextmanager
 def _one_sentence(name: str) -> Iterator[None]:
     try:
         yield
+    except ImportError as error:  # of torch's newer exporter
+        raise ValueError(
+            f"the exporter dynamo needs {error.name}: pip install onnxscript"
+        ) from None
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         if is_out_of_memory(error):
             raise

@@ -186,7 +186,7 @@ def _compared(
         texts, tokens = texts + len(real_BL), max(tokens, int(real_BL.sum(1).max()))
         with torch.inference_mode():
             expected = answers(source, inputs)
-            given = other.model(**inputs)
+            given = _given(name, other, inputs)
         for output, one in expected.items():
             two = getattr(given, output)
             if two is None or one.shape != two.shape:
@@ -205,6 +205,16 @@ def _compared(
     }
     agreement = float(torch.cat(alike).float().mean()) if alike else None
     return Compared(name, texts, tokens, difference, agreement)
+
+
+def _given(name: str, other: LoadedModel, inputs: Inputs) -> Any:
+    try:
+        return other.model(**inputs)
+    except Exception as error:  # onnxruntime's own classes share no base but this one
+        first = str(error).strip().splitlines()[0]
+        raise ParityFailed(
+            f"{other.name} failed the parity gate: it can't run {name}: {first}"
+        ) from None
 
 
 def _is_by_token(task: Task, output: str) -> bool:

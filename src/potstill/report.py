@@ -67,6 +67,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "findings": findings_of(results),
         "student": results.student,
         **_table(results, metrics),
+        "exported": results.exported,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
         "softened": _softened(results.evaluation.get("softened")),

@@ -107,9 +107,18 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
-            elif stage.kind in ("export", "quantize") and "parameters" in stage.result:
-                counts[str(stage.writes)] = stage.result["parameters"]
-        return counts
+        graphs = self.exported | self.quantized
+        return counts | {name: found["parameters"] for name, found in graphs.items()}
+
+    @cached_property
+    def exported(self) -> dict[str, dict[str, Any]]:
+        """Results of exports, by the names of the models they wrote."""
+        return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
+
+    @cached_property
+    def quantized(self) -> dict[str, dict[str, Any]]:
+        """Results of quantisations, by the names of the models they wrote."""
+        return {str(s.writes): s.result for s in self.stages if s.kind == "quantize"}
 
 
 def read_results(run: Path) -> Results:
@@ -166,7 +175,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
         keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
-        entry |= {key: measured[key] for key in keys if key in measured}
+        weighed = {key: results.exported[name][key] for key in keys[:1] if name in results.exported}
+        entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
             entry["scores"] = evaluation["models"][name]
         models[name] = entry

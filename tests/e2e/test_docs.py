@@ -19,6 +19,7 @@ from potstill.recipe import (
     Corpus,
     Distill,
     Evaluate,
+    Export,
     Finetune,
     MakeStudent,
     Report,
@@ -39,7 +40,10 @@ def test_numbers_in_the_texts_are_those_of_the_committed_results() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [Corpus, TaskData, Training, MakeStudent, Distill, Finetune, Evaluate, Benchmark, Report],
+    [
+        *(Corpus, TaskData, Training, MakeStudent, Distill, Finetune),
+        *(Export, Evaluate, Benchmark, Report),
+    ],
 )
 def test_every_key_of_a_recipe_is_explained(model: type) -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -61,6 +65,26 @@ def test_links_between_the_texts_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", text.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (text.parent / target).exists(), f"{text.name}: {target}"
+
+
+def test_the_page_of_the_export_runs_as_written(
+    sentence_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potstill: Callable[..., Finished],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sentence_teacher, "my-encoder")
+    shutil.copy(text_file, "my-text.txt")
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    recipe, commands = re.findall(r"```(?:yaml)?\n(.*?)```", page, re.DOTALL)[:2]
+    (tmp_path / "export.yaml").write_text(recipe)
+    for line in commands.strip().splitlines():
+        # tiny models have 64 positions
+        shorter = ["--length", "16"] if " bench " in line else []
+        done = potstill(*line.split()[1:], *shorter)
+        assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("page", ["token-classification", "question-answering"])

@@ -1,0 +1,31 @@
+"""Exported tiny models, and text to compare them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conftest import sentences
+from potstill.data import Tokens
+from potstill.models import LoadedModel, load_model
+from potstill.onnx_files import ONNX
+from potstill.onnx_graphs import write_graph
+from potstill.recipe import Task
+
+
+def tokens_of(tokenizer: Any, count: int = 12) -> Tokens:
+    rows = [tokenizer(text)["input_ids"] for text in sentences(count, seed=7)]
+    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    ids = np.concatenate([np.array(row, dtype=np.int32) for row in rows])
+    return Tokens(ids, offsets, lengths, np.bincount(ids), "")
+
+
+def exported(folder: Path, task: Task, **settings: Any) -> tuple[LoadedModel, Path]:
+    """A model folder's model, and its graph in the folder's onnx/."""
+    source = load_model(folder, task)
+    place = folder / ONNX
+    place.mkdir()
+    return source, write_graph(source, place, **settings)

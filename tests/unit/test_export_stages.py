@@ -1,0 +1,198 @@
+"""The export stage, in runs: what is written, published, scored; and what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import Finished, sentences
+from potstill import evaluate, export, export_stages
+from potstill.models import load_model
+from potstill.parity import ParityFailed
+from potstill.pipeline import rebuild, run
+from potstill.recipe import Recipe
+from potstill.runtime import predict
+
+MAKE = {"kind": "make_student", "writes": "student"}
+EXPORT = {"kind": "export"}
+
+
+def tree(teacher: Path, text: Path, *stages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "name": "little",
+        "task": "sentence_embedding",
+        "teacher": str(teacher),
+        "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
+        "stages": list(stages),
+        **more,
+    }
+
+
+def result(folder: Path, stage: str) -> Any:
+    return json.loads((folder / "stages" / stage / "result.json").read_text())
+
+
+def onnx_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx*"))
+
+
+@pytest.fixture(scope="module")
+def finished(
+    sentence_teacher: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    recipe = tree(
+        sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"}
+    )
+    return run(Recipe.model_validate(recipe), output=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_whole_model_folder_is_written_and_published(finished: Path) -> None:
+    folder = finished / "stages/02-export/model"
+    assert onnx_files(finished) == [
+        "model/onnx/model.onnx",
+        "stages/02-export/model/onnx/model.onnx",
+    ]
+    assert not list(finished.rglob(".onnx.tmp"))
+    texts = sentences(5, seed=9)
+    expected = predict(finished / "stages/01-make_student/model", texts, "sentence_embedding")
+    for model in (folder, finished / "model", finished / "model/onnx/model.onnx"):
+        found = predict(model, texts, "sentence_embedding")
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_result_keeps_each_corner(finished: Path) -> None:
+    found = result(finished, "02-export")
+    graph = finished / "model/onnx/model.onnx"
+    assert found["opset"] == 18
+    assert found["inputs"] == ["input_ids", "attention_mask"]
+    assert found["outputs"] == ["last_hidden_state", "sentence_embedding"]
+    assert found["weight_bytes"] == graph.stat().st_size
+    student = load_model(finished / "model", "sentence_embedding").model
+    assert found["parameters"] == student.num_parameters()
+    names = [corner["corner"] for corner in found["corners"]]
+    assert names[0] == "real text"
+    assert "a sentence pair" in names
+    worst = max(value for corner in found["corners"] for value in corner["difference"].values())
+    assert 0 < found["difference"] == worst < found["tolerance"] == 1e-4
+
+
+def test_it_is_scored_as_its_source(finished: Path) -> None:
+    scores = result(finished, "03-evaluate")["models"]
+    assert list(scores) == ["teacher", "student", "onnx"]
+    for part, values in scores["student"].items():
+        assert scores["onnx"][part] == pytest.approx(values, abs=1e-5)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["models"]["onnx"]["parameters"] == metrics["models"]["student"]["parameters"]
+    assert (
+        metrics["models"]["onnx"]["weight_bytes"] == result(finished, "02-export")["weight_bytes"]
+    )
+
+
+def test_nothing_runs_twice_and_a_damaged_graph_is_published_again(finished: Path) -> None:
+    recipe = Recipe.model_validate(yaml.safe_load((finished / "recipe.yaml").read_text()))
+    published = finished / "model/onnx/model.onnx"
+    whole, done = published.read_bytes(), finished / "stages/02-export/DONE"
+    before = done.stat().st_mtime_ns
+    published.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model\.onnx is not what stage 2 \(export\) wrote"):
+        rebuild(finished)
+    run(recipe, output=finished)
+    assert published.read_bytes() == whole
+    assert done.stat().st_mtime_ns == before
+
+
+def test_a_failed_gate_leaves_no_graph(
+    sentence_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    potstill: Callable[..., Finished],
+) -> None:
+    recipe = tree(sentence_teacher, text_file, MAKE, EXPORT | {"tolerance": 1e-12})
+    path, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(recipe))
+    done = potstill("run", path, "--output", folder)
+    assert done.code == 1
+    [line] = done.err.splitlines()
+    assert "failed the parity gate: its outputs differ by " in line
+    assert "and 1e-12 is accepted" in line
+    assert not onnx_files(folder)
+    assert not (folder / "stages/02-export/model").exists()
+    assert not (folder / "stages/02-export/DONE").exists()
+    # what came before it is there, and the run goes on once the gate is what it should be
+    assert (folder / "model/model.safetensors").is_file()
+    assert potstill("run", path, "export.tolerance=1e-4", "--output", folder).code == 0
+    assert (folder / "model/onnx/model.onnx").is_file()
+
+
+def test_an_export_that_is_no_longer_asked_for_is_not_published(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe.model_validate(tree(sentence_teacher, text_file, MAKE, EXPORT))
+    folder = run(recipe, output=tmp_path / "run")
+    assert (folder / "model/onnx/model.onnx").is_file()
+    run(Recipe.model_validate(tree(sentence_teacher, text_file, MAKE)), output=folder)
+    assert not (folder / "model/onnx").exists()
+    assert (folder / "model/model.safetensors").is_file()
+
+
+class Disk(NamedTuple):
+    free: int
+
+
+def test_too_little_disk(
+    sentence_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potstill: Callable[..., Finished],
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree(sentence_teacher, text_file, MAKE, EXPORT)))
+    monkeypatch.setattr(export_stages.shutil, "disk_usage", lambda _: Disk(10))
+    done = potstill("run", path, "--output", tmp_path / "run")
+    assert done.code == 1
+    assert "too little disk: the export needs about " in done.err
+    assert not (tmp_path / "run/stages/02-export/model").exists()
+
+
+def test_an_onnx_file_can_t_be_trained(sentence_teacher: Path, text_file: Path) -> None:
+    other = {"kind": "make_student", "teacher": "onnx", "writes": "smaller"}
+    with pytest.raises(ValueError, match=r"stage 3 \(make_student\) reads the model 'onnx', which"):
+        Recipe.model_validate(tree(sentence_teacher, text_file, MAKE, EXPORT, other))
+
+
+def test_from_python(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    graph = export(masked_lm_teacher, str(text_file), tmp_path / "exported")
+    assert graph == tmp_path / "exported/model/onnx/model.onnx"
+    before = graph.stat().st_mtime_ns
+    assert export(masked_lm_teacher, str(text_file), tmp_path / "exported") == graph
+    assert graph.stat().st_mtime_ns == before
+    found = evaluate([graph], masked_lm_teacher, str(text_file))["models"]
+    one, two = found[str(graph)], found[str(masked_lm_teacher)]
+    assert one["masked_lm"] == pytest.approx(two["masked_lm"], rel=1e-4)
+    assert one["agreement"]["top1"] == pytest.approx(1.0)
+    assert one["agreement"]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert "hidden" not in one  # the graph gives logits alone
+
+
+def test_a_failed_gate_from_python(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParityFailed):
+        export(masked_lm_teacher, str(text_file), tmp_path / "exported", tolerance=1e-13)
+    assert not onnx_files(tmp_path)
+
+
+def test_a_folder_without_a_model(text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        export(tmp_path / "empty", str(text_file), tmp_path / "exported")
+    shutil.rmtree(tmp_path / "empty")
+    assert not (tmp_path / "exported").exists()

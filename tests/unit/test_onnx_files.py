@@ -1,0 +1,125 @@
+"""What an .onnx file weighs and belongs to, without PyTorch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from potstill.onnx_files import (
+    count_parameters,
+    folder_of,
+    graph_files,
+    is_onnx,
+    open_session,
+    read_graph,
+    weight_bytes,
+)
+
+
+def graph_with(
+    *tensors: onnx.TensorProto, nodes: tuple[onnx.NodeProto, ...] = ()
+) -> onnx.ModelProto:
+    given = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
+    gives = helper.make_tensor_value_info("logits", TensorProto.INT64, ["batch", "length"])
+    same = helper.make_node("Identity", ["input_ids"], ["logits"])
+    graph = helper.make_graph([*nodes, same], "tiny", [given], [gives], list(tensors))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def tensor(name: str, kind: type, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.zeros(shape, dtype=kind), name)
+
+
+def placed(model: onnx.ModelProto, folder: Path) -> Path:
+    (folder / "onnx").mkdir()
+    (folder / "config.json").write_text("{}")
+    path = folder / "onnx" / "model.onnx"
+    onnx.save_model(model, path)
+    return path
+
+
+def test_a_graph_s_model_folder_is_two_levels_up(tmp_path: Path) -> None:
+    path = placed(graph_with(), tmp_path)
+    assert folder_of(path) == tmp_path
+    assert is_onnx(path)
+    assert not is_onnx(tmp_path)
+    with pytest.raises(ValueError, match=r"other\.onnx: no such file$"):
+        folder_of(tmp_path / "onnx" / "other.onnx")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no config\.json: .* as FOLDER/onnx/model\.onnx$"):
+        folder_of(path)
+
+
+def test_parameters_are_weights_once(tmp_path: Path) -> None:
+    packed = helper.make_node(
+        "MatMulNBits", ["x", "w4", "w4_s"], ["y"], domain="com.microsoft", K=64, N=3, bits=4
+    )
+    model = graph_with(
+        tensor("w", np.float32, 5, 7),
+        tensor("w_quantized", np.int8, 11, 2),
+        tensor("w_scale", np.float32, 2),
+        tensor("w_zero_point", np.int8, 2),
+        tensor("shape", np.int64, 4),
+        tensor("w4", np.uint8, 3, 2, 16),
+        tensor("w4_s", np.float32, 6),
+        nodes=(packed,),
+    )
+    assert count_parameters(placed(model, tmp_path)) == 5 * 7 + 11 * 2 + 64 * 3
+
+
+def test_weights_outside_of_the_file_are_weighed(tmp_path: Path) -> None:
+    model = graph_with(numpy_helper.from_array(np.ones((64, 64), dtype=np.float32), "w"))
+    path = placed(model, tmp_path)
+    inside = weight_bytes(path)
+    assert graph_files(path) == [path]
+    assert inside == path.stat().st_size > 64 * 64 * 4
+    onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert graph_files(path) == [path, path.parent / "weights"]
+    assert path.stat().st_size < 1000
+    assert weight_bytes(path) == path.stat().st_size + 64 * 64 * 4
+    assert count_parameters(path) == 64 * 64
+
+
+def test_files_that_are_no_graphs(tmp_path: Path) -> None:
+    path = placed(graph_with(), tmp_path)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match=r"is damaged, or no ONNX file$"):
+        read_graph(path)
+    with pytest.raises(ValueError, match="onnxruntime can't open it: ") as caught:
+        open_session(path, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_takes_something_else(tmp_path: Path) -> None:
+    model = graph_with()
+    model.graph.input[0].name = "pixels"
+    model.graph.node[0].input[0] = "pixels"
+    with pytest.raises(ValueError, match="takes an input pixels: a text encoder takes input_ids, "):
+        open_session(placed(model, tmp_path), 1)
+
+
+def test_without_the_extra_a_sentence_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = placed(graph_with(), tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"onnxruntime: pip install 'potstill\[onnx\]'$"):
+        open_session(path, 1)
+    with pytest.raises(ValueError, match=r"pip install 'potstill\[onnx\]'$"):
+        read_graph(path)
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    path = placed(graph_with(), tmp_path)
+    code = (
+        "import sys; from potstill.onnx_files import *; from pathlib import Path; "
+        f"open_session(Path({str(path)!r}), 1); count_parameters(Path({str(path)!r})); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
