@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import benchmark, distill, evaluate, export, finetune
+    from potstill.api import benchmark, distill, evaluate, export, finetune, quantize
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
@@ -23,6 +23,7 @@ _PLACES = {
     "evaluate": "api",
     "export": "api",
     "finetune": "api",
+    "quantize": "api",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "finetune",
     "make_student",
     "predict",
+    "quantize",
     "run",
 ]
 

@@ -68,6 +68,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "student": results.student,
         **_table(results, metrics),
         "exported": results.exported,
+        "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
         "softened": _softened(results.evaluation.get("softened")),

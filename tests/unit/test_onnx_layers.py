@@ -65,7 +65,9 @@ def test_gemms_and_identities_become_products_of_the_same_numbers(
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     one = normalised(model)
     onnx.checker.check_model(one)
-    assert [node.op_type for node in one.graph.node] == (["MatMul", "Add"] if biased else ["MatMul"])
+    assert [node.op_type for node in one.graph.node] == (
+        ["MatMul", "Add"] if biased else ["MatMul"]
+    )
     [layer] = layers_of(one)
     assert layer.shape == (40, 30)
     import onnxruntime

@@ -11,7 +11,7 @@ import pytest
 from potstill.quantization import Source, quantised_rows, weight_range
 from potstill.quantization_search import divergence
 from potstill.recipe import Quantize
-from small_graphs import D, F, IDS, V, answer, arrays_of, graph, kinds_of, weights
+from small_graphs import IDS, D, V, answer, arrays_of, graph, kinds_of, weights
 
 
 def quantised(source: Path, target: str = "q.onnx", floats: Any = (), **settings: Any) -> Path:
