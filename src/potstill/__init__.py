@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        quantize,
         trim_vocabulary,
     )
     from potstill.pipeline import run
@@ -30,6 +31,7 @@ _PLACES = {
     "evaluate": "api",
     "export": "api",
     "finetune": "api",
+    "quantize": "api",
     "trim_vocabulary": "api",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "finetune",
     "make_student",
     "predict",
+    "quantize",
     "run",
     "trim_vocabulary",
 ]

@@ -19,7 +19,7 @@ from potstill.examples import read_for, tokenize_task
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
-from potstill.onnx_files import GRAPH, ONNX
+from potstill.onnx_files import GRAPH, ONNX, QUANTIZED
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     TEXT_TASKS,
@@ -37,6 +37,7 @@ from potstill.recipe import (
     LogitsMse,
     Masking,
     Objective,
+    Quantize,
     ScoredPairs,
     SoftTargets,
     Task,
@@ -52,7 +53,7 @@ from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
-_Alone = Distill | Finetune | TrimVocabulary | Export  # stages that are functions here
+_Alone = Distill | Finetune | TrimVocabulary | Export | Quantize  # stages that are functions here
 
 
 def distill(
@@ -194,6 +195,35 @@ def trim_vocabulary(
     if task in TEXT_TASKS and isinstance(text, TaskData):
         raise ValueError(f"text: {task} reads text as it is: give files or a Corpus")
     return _run_alone(stage, task, {"teacher": Path(model)}, text, output, seed)
+
+
+def quantize(
+    graph: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    settings: Quantize | None = None,
+    seed: int = 1,
+) -> Path:
+    """Write an exported model with smaller numbers: int8, 4-bit weights or float16.
+
+    Args:
+        graph: FOLDER/onnx/NAME.onnx, in float.
+        text: real text to calibrate and to score on: files or a Corpus; of tasks with labels a
+            TaskData.
+        output: a folder for the result (layers, sizes, speed) and the quantised model.
+        settings: see recipe.Quantize, whose `model` and `writes` are not read; None: dynamic int8.
+
+    Returns:
+        `output`/model/onnx/model_quantized.onnx, in a copy of the model's folder.
+
+    Raises:
+        ValueError: bad input. QuantizationFailed: a budget or a speed that was asked for is missed.
+    """
+    names = {"model": "teacher", "writes": Quantize().writes}
+    stage = (settings or Quantize()).model_copy(update=names)
+    folder = _one_stage(stage, task_of(graph), {"teacher": Path(graph)}, text, output, seed)
+    return folder / ONNX / QUANTIZED
 
 
 def evaluate(

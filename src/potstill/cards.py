@@ -159,7 +159,7 @@ def _card(
     sentence: bool,
 ) -> dict[str, Any]:
     student = results.student
-    shown = [results.baseline, student, *results.exported]
+    shown = [results.baseline, student, *results.exported, *results.quantized]
     columns = [name for name in dict.fromkeys(shown) if name in results.names]
     made = _made(results)
     trained = [

@@ -347,7 +347,7 @@ def _explain(error: Exception) -> int:
     name = type(error).__name__
     if name == "Interrupted":
         return _say(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
-    if name in ("TrainingFailed", "BenchmarkFailed", "ParityFailed"):
+    if name in ("TrainingFailed", "BenchmarkFailed", "ParityFailed", "QuantizationFailed"):
         return _say(f"error: {error}", 1)
     if is_out_of_memory(error):
         advice = "lower training.micro_batch_size if this was training, and else free some"

@@ -367,9 +367,7 @@ def warnings_of(results: Results) -> list[str]:
 
 def findings_of(results: Results) -> list[str]:
     """What a reader must not miss of the scores, in sentences."""
-    return [
-        f"{finding[0].upper()}{finding[1:]}." for finding in results.evaluation.get("findings", [])
-    ]
+    return [f"{finding[0].upper()}{finding[1:]}." for finding in results.findings]
 
 
 def title_of(results: Results) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 ONNX = "onnx"  # the folder in a model folder, and the ending
 GRAPH = "model.onnx"  # the names that transformers.js and others look for
+QUANTIZED = "model_quantized.onnx"
 DATA = "_data"  # appended to a graph's name: its weights where one file can't hold them
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # as transformers names them
 MAX_LENGTH = "max_length"  # a graph's own property: tokens that it has positions for

@@ -62,6 +62,7 @@ STAGE_VERSIONS = {
     "distill": 2,
     "export": 1,
     "trim_vocabulary": 1,
+    "quantize": 1,
     "evaluate": 2,
     "benchmark": 1,
     "report": 1,

@@ -15,6 +15,7 @@ from potstill.recipe_base import Config as Config
 from potstill.recipe_base import Name as Name
 from potstill.recipe_compression import Export as Export
 from potstill.recipe_compression import TrimVocabulary as TrimVocabulary
+from potstill.recipe_compression import Quantize as Quantize
 from potstill.recipe_objectives import AttentionMse as AttentionMse
 from potstill.recipe_objectives import GoldMse as GoldMse
 from potstill.recipe_objectives import HardTargets as HardTargets
@@ -50,6 +51,7 @@ from potstill.recipe_stages import main_model as main_model
 from potstill.recipe_stages import plain_twin as plain_twin
 from potstill.recipe_stages import published_chain as published_chain
 from potstill.recipe_stages import repeated as repeated
+from potstill.recipe_stages import scoring as scoring
 from potstill.recipe_stages import stage_reads as stage_reads
 from potstill.recipe_stages import stage_writes as stage_writes
 from potstill.recipe_text import Corpus as Corpus
@@ -150,7 +152,7 @@ class Recipe(Config):
             raise ValueError(
                 "teachers.teacher: that name is the key teacher's: choose another for a further one"
             )
-        known, graphs = {"teacher", *self.teachers}, set[str]()
+        known, graphs, quantized = {"teacher", *self.teachers}, set[str](), set[str]()
         for number, stage in enumerate(self.stages, start=1):
             for name in stage_reads(stage):
                 if name in graphs and not isinstance(stage, READS_ONNX):
@@ -158,6 +160,16 @@ class Recipe(Config):
                         f"stage {number} ({stage.kind}) reads the model '{name}', which is an ONNX "
                         "file and can't be changed any more: name the model that it was exported "
                         "from"
+                    )
+                if isinstance(stage, Quantize) and name in known - graphs:
+                    raise ValueError(
+                        f"stage {number} (quantize) reads the model '{name}', which is no ONNX "
+                        "file: export it first and name what export writes"
+                    )
+                if isinstance(stage, Quantize) and name in quantized:
+                    raise ValueError(
+                        f"stage {number} (quantize) reads the model '{name}', which is quantised "
+                        "already: name the one that it was made from"
                     )
                 if name not in known:
                     raise ValueError(
@@ -167,6 +179,8 @@ class Recipe(Config):
             known.update(stage_writes(stage))
             graphs -= set(stage_writes(stage))
             graphs |= set(stage_writes(stage)) if isinstance(stage, WRITES_ONNX) else set()
+            quantized -= set(stage_writes(stage))
+            quantized |= set(stage_writes(stage)) if isinstance(stage, Quantize) else set()
         return self
 
     @model_validator(mode="after")

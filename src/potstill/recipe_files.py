@@ -220,7 +220,6 @@ def _most_telling(errors: Sequence[Any]) -> Any:
     return first
 
 
-# The key of a list whose entries have kinds -> what they can be.
 def _kinds_of(union: Any) -> list[str]:
     """The kinds that a union of models is told apart by."""
     models = get_args(get_args(union)[0])  # of Annotated[union, ...]

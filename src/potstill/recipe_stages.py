@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
-from potstill.recipe_compression import Export, TrimVocabulary
+from potstill.recipe_compression import Export, Quantize, TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources
 
@@ -281,14 +281,22 @@ class Report(Config):
 
 
 Stage = Annotated[
-    Finetune | MakeStudent | Distill | TrimVocabulary | Export | Evaluate | Benchmark | Report,
+    Finetune
+    | MakeStudent
+    | Distill
+    | TrimVocabulary
+    | Export
+    | Quantize
+    | Evaluate
+    | Benchmark
+    | Report,
     Field(discriminator="kind"),
 ]
 # Stages that make another model of the one they read, without training it.
-_COMPRESSING = (TrimVocabulary, Export)
+_COMPRESSING = (TrimVocabulary, Export, Quantize)
 # Stages whose models are .onnx files, and those that can read such a one.
-WRITES_ONNX = (Export,)
-READS_ONNX = (Evaluate, Benchmark, Report)
+WRITES_ONNX = (Export, Quantize)
+READS_ONNX = (Quantize, Evaluate, Benchmark, Report)
 
 
 def stage_reads(stage: Stage) -> list[str]:
@@ -300,7 +308,7 @@ def stage_reads(stage: Stage) -> list[str]:
             return [stage.teacher]
         case Distill():
             return list(dict.fromkeys([stage.model, *(t.model for t in stage.teachers)]))
-        case Export():
+        case Export() | Quantize():
             return [stage.model]
         case Evaluate() | Benchmark():
             return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
@@ -318,6 +326,17 @@ def main_model(stages: Sequence[Stage]) -> int | None:
             if isinstance(stages[number - 1], kind):
                 return number
     return None
+
+
+def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
+    """The evaluation that max_drop is judged by; the first name is its baseline."""
+    return Evaluate(
+        models=list(names),
+        baseline=names[0],
+        query=stage.query,
+        passage=stage.passage,
+        label=stage.label,
+    )
 
 
 def published_chain(stages: Sequence[Stage]) -> list[int]:
@@ -343,7 +362,7 @@ def stage_writes(stage: Stage) -> list[str]:
         case Finetune() | Distill():
             name = stage.writes or stage.model
             return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
-        case MakeStudent() | Export():
+        case MakeStudent() | Export() | Quantize():
             return [stage.writes]
         case TrimVocabulary():
             return [stage.writes or stage.model]

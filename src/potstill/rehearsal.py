@@ -31,6 +31,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     MakeStudent,
+    Quantize,
     Recipe,
     Report,
     Stage,
@@ -126,6 +127,10 @@ class _Rehearsal:
                 return Cast(stage, self._model(stage.model, task))
             case TrimVocabulary():
                 return self._trimmed(stage, self._model(stage.model, task))
+            case Quantize():
+                require_onnx()
+                _check_lengths(stage, self._model(stage.model, task))
+                return Cast(stage, self._model(stage.model, task))
             case Evaluate():
                 names = [*(stage.models or [*self.given, *self.written]), stage.baseline]
                 models = {name: self._model(name, task) for name in names}
@@ -233,10 +238,11 @@ def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequenc
             raise ValueError(f"{where}: {key}: no column '{name}'; there are: {', '.join(columns)}")
 
 
-def _check_lengths(stage: Benchmark, teacher: LoadedModel) -> None:
-    positions = position_limit(teacher.model.config)
+def _check_lengths(stage: Benchmark | Quantize, model: LoadedModel) -> None:
+    positions = position_limit(model.model.config)
+    whose = "teacher" if isinstance(stage, Benchmark) else "model"
     if max(stage.lengths) > positions:
         raise ValueError(
-            f"benchmark.lengths: {max(stage.lengths)} tokens are more than the {positions} "
-            f"positions of the teacher: ask for {positions} at most"
+            f"{stage.kind}.lengths: {max(stage.lengths)} tokens are more than the {positions} "
+            f"positions of the {whose}: ask for {positions} at most"
         )

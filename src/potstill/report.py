@@ -70,6 +70,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         **_table(results, metrics),
         "exported": results.exported,
         "vocabularies": _vocabularies(results),
+        "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
         "softened": _softened(results.evaluation.get("softened")),

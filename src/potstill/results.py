@@ -109,12 +109,26 @@ class Results:
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind == "distill" and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
-        return counts | {name: found["parameters"] for name, found in self.exported.items()}
+        graphs = self.exported | self.quantized
+        return counts | {name: found["parameters"] for name, found in graphs.items()}
 
     @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
         """Results of exports, by the names of the models they wrote."""
         return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
+
+    @property
+    def findings(self) -> list[str]:
+        """What a reader must not miss of scores and of quantised models, in sentences."""
+        found = list(self.evaluation.get("findings") or [])
+        for result in self.quantized.values():
+            found += result["findings"]
+        return found
+
+    @cached_property
+    def quantized(self) -> dict[str, dict[str, Any]]:
+        """Results of quantisations, by the names of the models they wrote."""
+        return {str(s.writes): s.result for s in self.stages if s.kind == "quantize"}
 
 
 def read_results(run: Path) -> Results:
@@ -171,7 +185,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
         keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
-        weighed = {key: results.exported[name][key] for key in keys[:1] if name in results.exported}
+        graphs = results.exported | results.quantized
+        weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
         entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
             entry["scores"] = evaluation["models"][name]
@@ -204,7 +219,7 @@ def metrics_of(results: Results) -> dict[str, Any]:
     }
     known = {key: value for key, value in settings.items() if value is not None}
     # what a reader must not miss, in sentences: of tasks with labels
-    found = {"findings": evaluation["findings"]} if evaluation.get("findings") else {}
+    found = {"findings": results.findings} if results.findings else {}
     cleaned: dict[str, Any] = finite(
         {"models": models, "comparisons": comparisons, "settings": known, **found}
     )

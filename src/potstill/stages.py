@@ -19,6 +19,7 @@ from potstill.evaluation_stages import chosen_models, run_evaluate
 from potstill.export_stages import run_export
 from potstill.models import save_model
 from potstill.narrowing import widths_of
+from potstill.quantization_stages import run_quantize
 from potstill.recipe import (
     Benchmark,
     Distill,
@@ -26,6 +27,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     MakeStudent,
+    Quantize,
     Report,
     Stage,
     TrimVocabulary,
@@ -54,6 +56,8 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
             result, writes = run_export(stage, folder, context)
         case TrimVocabulary():
             result, writes = run_trim_vocabulary(stage, folder, context)
+        case Quantize():
+            result, writes = run_quantize(stage, folder, context)
         case Evaluate():
             result, writes = run_evaluate(stage, context), {}
         case Benchmark():

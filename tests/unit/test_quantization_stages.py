@@ -1,0 +1,201 @@
+"""The quantize stage, in runs: what is written, what it says, and what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import sentences
+from potstill import quantization_stages, quantize
+from potstill.pipeline import run
+from potstill.quantization_stages import QuantizationFailed, headline
+from potstill.recipe import Quantize, Recipe
+from potstill.runtime import predict
+
+EXPORT = {"kind": "export", "model": "teacher"}
+SPEED = {"lengths": [8], "rounds": 3}
+
+
+def tree(teacher: Path, text: Path, *stages: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "little",
+            "task": "sentence_embedding",
+            "teacher": str(teacher),
+            "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
+            "stages": list(stages),
+        }
+    )
+
+
+def result(folder: Path, stage: str) -> Any:
+    return json.loads((folder / "stages" / stage / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(
+    sentence_teacher: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    stages = (
+        {"kind": "make_student"},
+        {"kind": "export"},
+        {"kind": "quantize", "max_drop": 0.5, "reduce_range": True, **SPEED},
+        {"kind": "evaluate"},
+        {"kind": "report"},
+    )
+    recipe = tree(sentence_teacher, text_file, *stages)
+    return run(recipe, output=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_quantised_graph_is_published_beside_the_float_one(finished: Path) -> None:
+    found = sorted(path.name for path in (finished / "model/onnx").iterdir())
+    assert found == ["model.onnx", "model_quantized.onnx"]
+    texts = sentences(6, seed=9)
+    models = [finished / "model/onnx" / name for name in found]
+    one, two = (np.asarray(predict(model, texts, "sentence_embedding")) for model in models)
+    assert 0.98 < (one * two).sum(axis=1).min() < 1 - 1e-7
+    told = result(finished, "03-quantize")
+    assert told["weight_bytes"] == models[1].stat().st_size < models[0].stat().st_size
+    assert told["source_weight_bytes"] == models[0].stat().st_size
+    assert told["weight_range"] == {"bits": 7, "why": "as asked for"}
+    assert {layer["float"] for layer in told["layers"]} == {False}
+    assert list(told["speedup"]) == ["8"]
+    budget = told["budget"]
+    assert budget["float_layers"] == []
+    assert budget["source"] >= budget["reached"] >= budget["source"] - 0.5
+
+
+def test_metrics_and_report_show_it(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    told = result(finished, "03-quantize")
+    assert metrics["models"]["quantized"]["weight_bytes"] == told["weight_bytes"]
+    assert metrics["models"]["quantized"]["parameters"] == metrics["models"]["onnx"]["parameters"]
+    assert "scores" in metrics["models"]["quantized"]
+    assert all(finding in metrics["findings"] for finding in told["findings"])
+    assert told["layers"][0]["name"] in (finished / "report.html").read_text()
+
+
+Speeds = Callable[[float], None]
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> Speeds:
+    """Timings as they are told: real ones would make these tests depend on the machine."""
+
+    def set_to(ratio: float) -> None:
+        def timed(models: Any, settings: Any) -> dict[str, Any]:
+            name = next(name for name in models if name != settings.baseline)
+            one = {"median": ratio, "low": ratio, "high": ratio}
+            lengths = {str(length): one for length in settings.lengths}
+            return {"ratios": {name: {"speedup": lengths}}, "noise": {"message": None}}
+
+        monkeypatch.setattr(quantization_stages, "benchmark", timed)
+
+    set_to(1.5)
+    return set_to
+
+
+def test_a_slower_model_is_said_to_be_slower(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    graph = finished / "model/onnx/model.onnx"
+    speeds(0.8)
+    path = quantize(graph, str(text_file), tmp_path / "q", settings=Quantize(method="4bit"))
+    assert path.is_file()
+    told = json.loads((tmp_path / "q" / "result.json").read_text())
+    assert told["slower"] == ["16", "128"]
+    assert "slower than teacher: 0.80 times its speed at 16 tokens" in told["findings"][0]
+
+
+def test_the_gate_of_speed_fails_and_leaves_no_model(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    graph, wanted = finished / "model/onnx/model.onnx", Quantize(require_faster=True)
+    speeds(0.99)
+    with pytest.raises(QuantizationFailed, match=r"0\.99 times its speed at 16 tokens"):
+        quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
+    assert not (tmp_path / "q/model").exists()
+    speeds(1.01)
+    assert quantize(graph, str(text_file), tmp_path / "q", settings=wanted).is_file()
+
+
+def test_a_budget_keeps_the_layers_that_hurt_in_float(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds, monkeypatch: Any
+) -> None:
+    """The score is made to depend on one layer: the one that is the most sensitive but one."""
+    graph, needed = finished / "model/onnx/model.onnx", []
+
+    def scores(self: Any, names: Any) -> Any:
+        onnx = pytest.importorskip("onnx")
+        floats = {n.name for n in onnx.load(self.target).graph.node if n.op_type == "MatMul"}
+        reached = 0.9 if all(name in floats for name in needed) and needed else 0.7
+        return "retrieval.mrr", {n: 0.9 if n == "teacher" else reached for n in names}
+
+    monkeypatch.setattr(quantization_stages._Quantizing, "_scores", scores)
+    wanted = Quantize(max_drop=0.05, texts=4, embeddings=False, reduce_range=True)
+    with pytest.raises(QuantizationFailed, match=r"no layer but all \d+ in float"):
+        quantize(graph, str(text_file), tmp_path / "none", settings=wanted)
+    assert not (tmp_path / "none/model").exists()
+
+    source = quantization_stages.Source(graph, wanted)
+    ids = np.arange(5, 12)[None]
+    samples = [{"input_ids": ids, "attention_mask": np.ones_like(ids)}]
+    ranked = quantization_stages.sensitivities(source, samples)
+    needed.append(ranked[1].layer)
+    quantize(graph, str(text_file), tmp_path / "some", settings=wanted)
+    told = json.loads((tmp_path / "some/result.json").read_text())
+    kept = told["budget"]["float_layers"]
+    assert needed[0] == kept[-1]
+    assert {layer["name"] for layer in told["layers"] if layer["float"]} == set(kept)
+    assert told["budget"]["reached"] == 0.9
+    assert told["budget"]["all_quantised"] == 0.7
+    assert needed[0] in told["findings"][0]
+    assert "0.7000" in told["findings"][0]
+
+
+def test_only_exported_float_models_are_quantised(sentence_teacher: Path, text_file: Path) -> None:
+    def refused(*stages: dict[str, Any]) -> str:
+        with pytest.raises(ValueError) as caught:
+            tree(sentence_teacher, text_file, *stages)
+        return str(caught.value)
+
+    quantise = {"kind": "quantize"}
+    assert "which is no ONNX file" in refused({**quantise, "model": "teacher"})
+    twice = {**quantise, "model": "quantized", "writes": "again"}
+    assert "which is quantised already" in refused(EXPORT, quantise, twice)
+    assert "fp16 converts the whole graph" in refused(
+        EXPORT, {**quantise, "method": "fp16", "max_drop": 0.1}
+    )
+    trained = {"kind": "distill", "model": "quantized", "objectives": [], "training": {"epochs": 1}}
+    assert refused(EXPORT, quantise, trained)
+
+
+def test_a_folder_is_no_graph(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no \.onnx file"):
+        quantize(sentence_teacher, str(text_file), tmp_path / "q")
+    assert not (tmp_path / "q/model").exists()
+    shutil.rmtree(tmp_path / "q", ignore_errors=True)
+
+
+def test_the_score_is_the_one_that_the_task_is_judged_by() -> None:
+    embedding = {"similarity": {"pearson": 1.0}, "retrieval": {"mrr": 0.8}}
+    result = {"task": "sentence_embedding", "models": {"a": embedding}}
+    assert headline(result) == "retrieval.mrr"
+    assert (
+        headline(
+            {**result, "models": {"a": {"hidden": {"cosine": 1.0}, "similarity": {"pearson": 1.0}}}}
+        )
+        == "similarity.pearson"
+    )
+    task = {
+        "task": "classification",
+        "metric": "f1",
+        "models": {"a": {"classification": {"accuracy": 0.9, "f1": 0.8}}},
+    }
+    assert headline(task) == "classification.f1"
