@@ -80,7 +80,7 @@ class _Quantizing:
         self.source = Source(graph, stage)
         self.samples: list[dict[str, np.ndarray]] = []
         if stage.method == "static" or stage.max_drop is not None:
-            self.samples = _samples(graph, context, stage.texts)
+            self.samples = _samples(graph, context.cut_as(stage.model), stage.texts)
 
     def run(self) -> dict[str, Any]:
         stage, say = self.stage, self.context.reporter.say
@@ -216,6 +216,8 @@ def headline(result: Mapping[str, Any]) -> str:
 def _samples(graph: Path, context: Context, count: int) -> list[dict[str, np.ndarray]]:
     """Texts of the training side, one a sample, spread over the lengths that there are."""
     side = context.training_side
+    if isinstance(side, Examples) and side.second_at is not None:
+        side = side.apart(np.arange(len(side)))
     order = np.argsort(side.lengths, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
     wanted = [found.name for found in open_session(graph, 1).get_inputs()]
