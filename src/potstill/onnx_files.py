@@ -98,7 +98,7 @@ def read_graph(graph: Path) -> Any:
 
 def count_parameters(graph: Path) -> int:
     """Numbers in a graph's initialisers: weights, each once, without the scales and zero points of
-    quantised ones, and without whole numbers such as shapes.
+    quantised ones, and without single and whole numbers, such as shapes.
 
     4-bit weights are packed: they count as what they stand for.
     """
@@ -116,7 +116,8 @@ def count_parameters(graph: Path) -> int:
     whole = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
     for tensor in proto.initializer:
         beside = tensor.name.endswith(("_scale", "_zero_point"))
-        if tensor.name not in packed and not beside and tensor.data_type not in whole:
+        single = not tensor.dims
+        if not (single or beside or tensor.name in packed or tensor.data_type in whole):
             count += math.prod(tensor.dims)
     return count
 

@@ -122,20 +122,16 @@ class _Rehearsal:
                 cast = Cast(stage, self._model(stage.model, task, new_head), teachers)
                 _check_training(stage, self.recipe, cast)
                 return cast
-            case Export():
-                require_onnx()
-                return Cast(stage, self._model(stage.model, task))
             case TrimVocabulary():
                 return self._trimmed(stage, self._model(stage.model, task))
-            case Quantize():
+            case Export() | Quantize():
                 require_onnx()
-                _check_lengths(stage, self._model(stage.model, task))
-                return Cast(stage, self._model(stage.model, task))
+                read = self._model(stage.model, task)
+                if isinstance(stage, Quantize):
+                    _check_lengths(stage, read)
+                return Cast(stage, read)
             case Evaluate():
-                names = [*(stage.models or [*self.given, *self.written]), stage.baseline]
-                models = {name: self._model(name, task) for name in names}
-                if task == "masked_lm":
-                    check_vocabularies(models, stage.baseline)
+                self._check_models(stage, task)
             case Benchmark():
                 _check_lengths(stage, self._model("teacher", task, untrained_head=True))
             case Report():
@@ -143,6 +139,12 @@ class _Rehearsal:
             case _:
                 assert_never(stage)
         return Cast(stage)
+
+    def _check_models(self, stage: Evaluate, task: Task) -> None:
+        names = [*(stage.models or [*self.given, *self.written]), stage.baseline]
+        models = {name: self._model(name, task) for name in names}
+        if task == "masked_lm":
+            check_vocabularies(models, stage.baseline)
 
     def _trimmed(self, stage: TrimVocabulary, loaded: LoadedModel) -> Cast:
         """The first texts stand for all: which pieces are kept isn't known before all are read."""

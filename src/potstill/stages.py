@@ -52,12 +52,8 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
             result, writes = run_finetune(stage, folder, context)
         case Distill():
             result, writes = run_distill(stage, folder, context)
-        case Export():
-            result, writes = run_export(stage, folder, context)
-        case TrimVocabulary():
-            result, writes = run_trim_vocabulary(stage, folder, context)
-        case Quantize():
-            result, writes = run_quantize(stage, folder, context)
+        case TrimVocabulary() | Export() | Quantize():
+            result, writes = _compress(stage, folder, context)
         case Evaluate():
             result, writes = run_evaluate(stage, context), {}
         case Benchmark():
@@ -70,6 +66,20 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
     if context.is_main:
         write_json(folder / "result.json", result)
     return writes
+
+
+def _compress(
+    stage: TrimVocabulary | Export | Quantize, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    match stage:
+        case TrimVocabulary():
+            return run_trim_vocabulary(stage, folder, context)
+        case Export():
+            return run_export(stage, folder, context)
+        case Quantize():
+            return run_quantize(stage, folder, context)
+        case _:
+            assert_never(stage)
 
 
 def trains(stage: Stage) -> bool:

@@ -161,7 +161,7 @@ def test_a_budget_keeps_the_layers_that_hurt_in_float(
 
 def test_only_exported_float_models_are_quantised(sentence_teacher: Path, text_file: Path) -> None:
     def refused(*stages: dict[str, Any]) -> str:
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
             tree(sentence_teacher, text_file, *stages)
         return str(caught.value)
 
