@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,12 +114,19 @@ def column_of(row: Mapping[str, object], name: str, key: str) -> Any:
 def text_of(row: Mapping[str, object], column: str) -> str:
     """A row's text, which is not empty."""
     value = column_of(row, column, "text")
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if is_missing(value):
         raise BadRow("empty_text", f"the text column '{column}' is empty: fill it in")
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
         raise BadRow("no_text", f"column '{column}' holds a {kind}, not text: name another")
     return str(value)
+
+
+def is_missing(value: object) -> bool:
+    """Whether nothing is there: null, white space, or the NaN that tables have for null."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def some(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, assert_never
@@ -78,7 +78,8 @@ class _Reader:
         self, side: str, sources: Sequence[Source], labelled: bool = True
     ) -> list[_Example]:
         columns = [*self.data.text, *(self.data.label if labelled else ())]
-        found = []
+        found: list[_Example] = []
+        problem = ""  # of the first row that is left out
         for row, origin in read_rows(sources, columns):
             self.counts[f"{side}.rows"] += 1
             parse = partial(self._one, side, row, origin, labelled)
@@ -86,8 +87,10 @@ class _Reader:
             if parsed is not None:
                 texts, label = parsed
                 found.append(_Example(texts, label, origin))
+            elif not found and not problem:
+                problem = _problem(parse, origin)
         if not found:
-            raise ValueError(f"data.{side}: no row can be used")
+            raise ValueError(f"data.{side}: no row can be used; the first: {problem}")
         return found
 
     def _one(
@@ -112,6 +115,15 @@ class _Reader:
         other = self.ids.setdefault((side, str(name)), origin)
         if other != origin:
             raise BadRow("duplicate_id", f"the id '{name}' is also that of {other}: change one")
+
+
+def _problem(parse: Callable[[], Any], origin: str) -> str:
+    # a run that leaves out every row owes its user the reason
+    try:
+        parse()
+    except BadRow as problem:
+        return f"{problem.origin or origin}: {problem}"
+    return ""
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -196,7 +208,13 @@ def read_task(
     if data.dev is not None:
         sides["dev"] = reader.examples("dev", data.dev)
     else:
+        count = len(sides["train"])
         sides["train"], sides["dev"] = _split(sides["train"], data, row, seed)
+        if not sides["dev"]:
+            raise ValueError(
+                f"data.dev: no example is left: none of the {count} of data.train is in the share "
+                f"held out (data.heldout, {data.heldout:g}): raise it, or give data.dev"
+            )
     sides["train"] = _some_of(sides["train"], data.max_train, seed)
     if data.test is not None:
         sides["test"] = reader.examples("test", data.test)
@@ -348,6 +366,8 @@ def _labels(
     found: set[str] = set()
     for example in train:
         found |= set(example.label) if isinstance(example.label, list) else {example.label}
+    if row.task == "classification":
+        _check_one_kind(train, data.labels or teacher or ())
     labels = resolve_labels(found, data.labels, teacher, unnamed)
     if row.task == "token_classification" and teacher is None and data.labels is None:
         labels = sorted_tags(found)
@@ -376,6 +396,25 @@ def _as_cosines(sides: Mapping[str, list[_Example]], data: TaskData) -> dict[str
         return replace(example, label=(example.label - least) / span)
 
     return {side: [scaled(one) for one in found] for side, found in sides.items()}
+
+
+def _check_one_kind(train: Sequence[_Example], names: Sequence[str]) -> None:
+    """Refuse numbers beside names, which would be classes of their own, or guesses.
+
+    Raises:
+        ValueError: the first of the other kind that is none of `names`.
+    """
+    first: dict[bool, _Example] = {}
+    for example in train:
+        if example.label in names and example.label.isdecimal():
+            continue  # a name that is a number, meant so
+        first.setdefault(example.label.isdecimal(), example)
+    if len(first) == 2:
+        number, name = first[True], first[False]
+        raise ValueError(
+            f"{number.origin}: label '{number.label}' is a number, and '{name.label}' of "
+            f"{name.origin} a name: write all labels in one way, or name them all in data.labels"
+        )
 
 
 def _labelled(row: TaskRow, labels: Sequence[str], example: _Example) -> Labelled:

@@ -10,7 +10,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
-from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, text_of
+from potstill.example_rows import (
+    TOKENIZING,
+    BadRow,
+    Labelled,
+    Pieces,
+    column_of,
+    is_missing,
+    text_of,
+)
 from potstill.recipe import VALUE_TASKS, TaskData
 from potstill.tasks import HeadTask
 
@@ -35,7 +43,7 @@ def _label(row: Mapping[str, object], data: TaskData, task: HeadTask) -> Any:
     if task == "multi_label":
         return _several(row, columns, data.separator)
     value = column_of(row, columns[0], "label")
-    if value is None or value == "":
+    if is_missing(value):
         raise BadRow("no_label", f"the label column '{columns[0]}' is empty: fill it in")
     if task in VALUE_TASKS:
         return _number(value, columns[0])
@@ -62,18 +70,29 @@ def _several(row: Mapping[str, object], columns: Sequence[str], separator: str) 
             if str(value).strip() in ("1", "1.0", "True"):
                 chosen.append(column)
         return chosen
-    value = values[0]
-    if isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return [str(value)]
-    if value is None or isinstance(value, str):
-        parts = (value or "").split(separator)
-        return [part.strip() for part in parts if part.strip()]
-    raise BadRow(
-        "bad_label",
-        f"label column '{columns[0]}' holds {value!r}: a list of names belongs there",
-    )
+    return _names(values[0], columns[0], separator)
+
+
+def _names(value: Any, column: str, separator: str) -> list[str]:
+    """The names in one cell, each once."""
+    if isinstance(value, str):
+        names = [part.strip() for part in value.split(separator) if part.strip()]
+    else:
+        each = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        if any(is_missing(item) or isinstance(item, bool) for item in each):
+            raise BadRow(
+                "bad_label",
+                f"label column '{column}' holds {value!r}: a list of names belongs there",
+            )
+        names = [str(item) for item in each]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:  # [0, 1, 0] would be read as the labels 0 and 1
+        raise BadRow(
+            "bad_label",
+            f"label column '{column}' names '{twice}' twice: each label once belongs there, or in "
+            "data.label a column of 0 and 1 for each label",
+        )
+    return names
 
 
 def _number(value: Any, column: str) -> float:

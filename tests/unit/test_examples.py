@@ -221,6 +221,9 @@ def test_a_fixed_subset(tmp_path: Path) -> None:
     [
         ({"text": " ", "label": "bad"}, {}, "the text column 'text' is empty"),
         ({"text": "oak", "label": ""}, {}, "the label column 'label' is empty"),
+        ({"text": math.nan, "label": "bad"}, {}, "the text column 'text' is empty"),
+        ({"text": "oak", "label": " "}, {}, "the label column 'label' is empty"),
+        ({"text": "oak", "label": math.nan}, {}, "the label column 'label' is empty"),
         ({"text": ["oak"], "label": "bad"}, {}, "column 'text' holds a list, not text"),
         ({"text": "oak", "label": 0.5}, {}, "label 0.5 is a fraction"),
         ({"text": "oak", "label": ["bad"]}, {}, "label column 'label' holds a list"),
@@ -294,7 +297,11 @@ def test_few_examples_of_a_class_are_told(tmp_path: Path) -> None:
 
 def test_no_row_can_be_used(tmp_path: Path) -> None:
     empty = file(tmp_path, "e.jsonl", [{"text": "", "label": "a"}])
-    assert problem(empty, on_bad_row="skip") == "data.train: no row can be used"
+    said = problem(empty, on_bad_row="skip")
+    assert said == (
+        f"data.train: no row can be used; the first: {empty}:1: the text column 'text' is empty: "
+        "fill it in"
+    )
     (tmp_path / "nothing.jsonl").write_text("")
     assert "there is no row in" in problem(str(tmp_path / "nothing.jsonl"))
 
@@ -308,3 +315,38 @@ def test_a_metric_that_the_task_has_not(tmp_path: Path) -> None:
     said = problem(three, metric="f1")
     assert said == "data.metric: f1 is of two labels, and there are 3: take macro_f1"
     assert read(train, metric="f1").labels == ["bad", "good"]
+
+
+def test_names_and_numbers_as_labels(tmp_path: Path) -> None:
+    mixed = file(tmp_path, "mixed.jsonl", [*rows(20), {"text": "oak", "label": 1}])
+    dev = file(tmp_path, "dev.jsonl", rows())
+    for teacher in (None, ["bad", "good"]):
+        said = problem(mixed, teacher=teacher, dev=dev)
+        assert said.startswith(f"{mixed}:21: label '1' is a number, and 'bad' of {mixed}:1 a name")
+    named = ["bad", "good", "1"]  # a name that is a number, meant so
+    assert read(mixed, dev=dev, labels=named).labels == named
+
+
+@pytest.mark.parametrize("label", [[0, 1, 0], [0.0, 1.0, 0.0], "0,1,0"])
+def test_a_list_of_flags_is_no_list_of_names(label: Any, tmp_path: Path) -> None:
+    train = file(tmp_path, "flags.jsonl", [*rows(3, (["a"], ["b", "c"])), *rows(1, (label,))])
+    said = problem(train, "multi_label", teacher=["a", "b", "c"])
+    assert said.startswith(f"{train}:4: label column 'label' names '0")
+    assert "a column of 0 and 1 for each label" in said
+
+
+@pytest.mark.parametrize("label", [math.nan, [None], [math.nan]])
+def test_no_number_is_no_name(label: Any, tmp_path: Path) -> None:
+    train = file(tmp_path, "nan.jsonl", [*rows(3, (["a"], ["b"])), *rows(1, (label,))])
+    said = problem(train, "multi_label")
+    assert said.startswith(f"{train}:4: label column 'label' holds ")
+    assert "a list of names belongs there" in said
+
+
+def test_a_share_without_an_example(tmp_path: Path) -> None:
+    train = file(tmp_path, "few.tsv", rows(4))
+    said = problem(train, heldout=0.0001)
+    assert said == (
+        "data.dev: no example is left: none of the 4 of data.train is in the share held out "
+        "(data.heldout, 0.0001): raise it, or give data.dev"
+    )
