@@ -176,7 +176,7 @@ def quantize(
     """
     names = {"model": "teacher", "writes": Quantize().writes}
     stage = (settings or Quantize()).model_copy(update=names)
-    folder = _train(stage, task_of(graph), {"teacher": Path(graph)}, text, output, seed)
+    folder = _one_stage(stage, task_of(graph), {"teacher": Path(graph)}, text, output, seed)
     return folder / ONNX / QUANTIZED
 
 

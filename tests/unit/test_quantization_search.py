@@ -32,7 +32,7 @@ def test_the_layer_that_was_made_to_hurt_is_found(tmp_path: Path) -> None:
     arrays["down"][0] = 500.0
     source = Source(graph(tmp_path / "float.onnx", arrays, "none"), Quantize())
     found = sensitivities(source, [{"input_ids": IDS}, {"input_ids": IDS[:1]}])
-    assert [one.layer for one in found][0] == "down"
+    assert found[0].layer == "down"
     assert found[0].divergence > 20 * found[1].divergence
     assert {one.layer for one in found} == {"lookup", "up", "down"}
 
