@@ -186,7 +186,7 @@ def test_what_can_not_be_quantised_is_told_in_a_sentence(tmp_path: Path) -> None
             broken.write_bytes(b"this is no graph")
         with pytest.raises(ValueError, match=says):
             Source(broken, Quantize())
-    with pytest.raises(ValueError, match="no layer of float.onnx is called 'nobody'"):
+    with pytest.raises(ValueError, match=r"no layer of float\.onnx is called 'nobody'"):
         Source(source, Quantize(float_layers=["nobody"]))
     with pytest.raises(ValueError, match="needs text to calibrate on"):
         Source(source, Quantize(method="static")).write(tmp_path / "s.onnx")
