@@ -208,13 +208,7 @@ def read_task(
     if data.dev is not None:
         sides["dev"] = reader.examples("dev", data.dev)
     else:
-        count = len(sides["train"])
         sides["train"], sides["dev"] = _split(sides["train"], data, row, seed)
-        if not sides["dev"]:
-            raise ValueError(
-                f"data.dev: no example is left: none of the {count} of data.train is in the share "
-                f"held out (data.heldout, {data.heldout:g}): raise it, or give data.dev"
-            )
     sides["train"] = _some_of(sides["train"], data.max_train, seed)
     if data.test is not None:
         sides["test"] = reader.examples("test", data.test)
@@ -233,11 +227,20 @@ def read_task(
         found[side] = [example for example in each if example is not None]
     empty = next((side for side in found if not found[side]), None)
     if empty is not None:
-        raise ValueError(f"data.{empty}: no example is left")
+        raise ValueError(f"data.{empty}: no example is left{_why_none(empty, data)}")
     _check_metric(data, row, labels)
     if every_class:
         _check_classes(row, labels, found["train"])
     return TaskRows(data, row, labels, found, dict(reader.counts))
+
+
+def _why_none(side: str, data: TaskData) -> str:
+    if side != "dev" or data.dev is not None:
+        return ""
+    return (
+        f": none of data.train is in the share held out (data.heldout, {data.heldout:g}): raise "
+        "it, or give data.dev"
+    )
 
 
 def read_for(

@@ -347,6 +347,6 @@ def test_a_share_without_an_example(tmp_path: Path) -> None:
     train = file(tmp_path, "few.tsv", rows(4))
     said = problem(train, heldout=0.0001)
     assert said == (
-        "data.dev: no example is left: none of the 4 of data.train is in the share held out "
+        "data.dev: no example is left: none of data.train is in the share held out "
         "(data.heldout, 0.0001): raise it, or give data.dev"
     )
