@@ -169,8 +169,9 @@ def metrics_of(results: Results) -> dict[str, Any]:
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
         keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
-        weighed = {key: results.exported[name][key] for key in keys[:1] if name in results.exported}
-        entry |= weighed | {key: measured[key] for key in keys if key in measured}
+        if name in results.exported:
+            entry["weight_bytes"] = results.exported[name]["weight_bytes"]
+        entry |= {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
             entry["scores"] = evaluation["models"][name]
         models[name] = entry
