@@ -37,6 +37,7 @@ from potstill.pipeline import (
 from potstill.precision import autocast_dtype
 from potstill.recipe import (
     Distill,
+    Export,
     Finetune,
     MakeStudent,
     Recipe,
@@ -259,7 +260,12 @@ def _cost_lines(cost: Cost) -> list[str]:
 def _totals(
     casts: Sequence[Cast], costs: Sequence[Cost], folder: Path, device: torch.device
 ) -> list[str]:
-    written = [4.0 * cast.model.model.num_parameters() for cast in casts if cast.model is not None]
+    written = [
+        # an export writes its source's weights, and the graph
+        4.0 * cast.model.model.num_parameters() * (2 if isinstance(cast.stage, Export) else 1)
+        for cast in casts
+        if cast.model is not None
+    ]
     # each stage's model, the published copy, and a second one while that is renamed into place
     disk = sum(written) + 2 * max(written) + max(cost.checkpoints for cost in costs)
     memory = max(sum(cost.memory.values()) for cost in costs)
