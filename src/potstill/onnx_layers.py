@@ -129,10 +129,11 @@ def quiet() -> Iterator[None]:
 
 
 def _constants_to_initializers(graph: Any) -> None:
+    """Weights alone: small constants (the 0.5 of a GELU) are no parameters of the model."""
     kept = []
     for node in graph.node:
         value = next((a.t for a in node.attribute if a.name == "value"), None)
-        if node.op_type != "Constant" or value is None:
+        if node.op_type != "Constant" or value is None or np.prod(value.dims) < LEAST:
             kept.append(node)
             continue
         tensor = graph.initializer.add()

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potstill.onnx_layers import layers_of, normalised, quiet
+from potstill.onnx_layers import LEAST, layers_of, normalised, quiet
 from small_graphs import D, F, V, answer, graph, weights
 
 
@@ -99,8 +99,9 @@ def test_the_function_is_the_same_and_the_source_is_not_changed(tmp_path: Path) 
     np.testing.assert_allclose(answer(tmp_path / "one.onnx"), answer(path), rtol=1e-6)
 
 
-def test_nodes_have_names_of_their_own() -> None:
-    value = numpy_helper.from_array(np.ones(2, np.float32))
+@pytest.mark.parametrize(("count", "kept"), [(2, []), (LEAST, ["c"])])
+def test_nodes_have_names_and_large_constants_are_weights(count: int, kept: list[str]) -> None:
+    value = numpy_helper.from_array(np.ones(count, np.float32))
     nodes = [
         helper.make_node("Constant", [], ["c"], value=value),
         helper.make_node("Add", ["x", "c"], ["y"], "same"),
@@ -110,13 +111,13 @@ def test_nodes_have_names_of_their_own() -> None:
     made = helper.make_graph(
         nodes,
         "names",
-        [value_info("x", TensorProto.FLOAT, [2])],
-        [value_info("z", TensorProto.FLOAT, [2])],
+        [value_info("x", TensorProto.FLOAT, [count])],
+        [value_info("z", TensorProto.FLOAT, [count])],
     )
     graph_of = normalised(helper.make_model(made)).graph
     names = [node.name for node in graph_of.node]
-    assert len(names) == len(set(names)) == 2
-    assert [tensor.name for tensor in graph_of.initializer] == ["c"]
+    assert len(names) == len(set(names)) == 3 - len(kept)
+    assert [tensor.name for tensor in graph_of.initializer] == kept
 
 
 def test_tools_that_set_logging_up_leave_no_trace(caplog: pytest.LogCaptureFixture) -> None:
