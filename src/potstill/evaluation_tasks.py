@@ -21,8 +21,8 @@ from potstill.answer_scores import (
 from potstill.batches import Batch
 from potstill.data import Examples, collate
 from potstill.heads import model_inputs, similarity_signals
-from potstill.models import LoadedModel, load_model
-from potstill.recipe import Evaluate, Task
+from potstill.models import LoadedModel, is_unnamed, label_names, load_model
+from potstill.recipe import VALUE_TASKS, Evaluate, Task
 from potstill.sequence_scores import (
     label_agreement,
     label_examples,
@@ -170,7 +170,7 @@ def evaluate_task(
     outputs = {
         name: [
             case.given(
-                head_outputs(load_model(folder, task, labels=labels), cut[name], advance),
+                _in_order(load_model(folder, task, labels=labels), row, labels, cut[name], advance),
                 cut[name],
             )
             for folder in models[name]
@@ -212,6 +212,32 @@ def evaluate_task(
         ),
         "examples": _examples(case, base, outputs[student][0]),
     }
+
+
+def _in_order(
+    loaded: LoadedModel,
+    row: TaskRow,
+    labels: Sequence[str],
+    examples: Examples,
+    progress: Callable[[int], None],
+) -> np.ndarray:
+    """`head_outputs`, the columns in the order of `labels` whatever the model's own order is.
+
+    Raises:
+        ValueError: the model has other labels.
+    """
+    outputs = head_outputs(loaded, examples, progress)
+    if row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
+        return outputs
+    names = label_names(loaded.model.config)
+    if is_unnamed(loaded.model.config) and len(names) == len(labels):
+        return outputs
+    if sorted(names) != sorted(labels):
+        raise ValueError(
+            f"{loaded.name}: its labels are {', '.join(names)}, and the baseline's "
+            f"{', '.join(labels)}: give models of the same labels"
+        )
+    return outputs[:, [names.index(label) for label in labels]]
 
 
 def _values(runs: Runs) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_what_guessing_scores(found: TaskExamples, tmp_path: Path) -> None:
 def fake(monkeypatch: pytest.MonkeyPatch, outputs: dict[str, np.ndarray]) -> None:
     """Models whose folders' names say what they answer."""
     monkeypatch.setattr(evaluation_tasks, "load_model", lambda folder, *_, **__: folder.name)
-    monkeypatch.setattr(evaluation_tasks, "head_outputs", lambda name, *_: outputs[name])
+    monkeypatch.setattr(evaluation_tasks, "_in_order", lambda name, *_: outputs[name])
 
 
 def sure(labels: np.ndarray) -> np.ndarray:
@@ -194,3 +194,26 @@ def test_many_labels_and_values(tmp_path: Path) -> None:
     expected = float(((given.test.gold - mean) ** 2).mean())
     found = result["references"]["majority"]["regression"]
     assert found["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
+    """The same model with its labels turned around gives the same answers."""
+    given = examples(tmp_path, "classification", lambda t: "yes" if "copper" in t else "no")
+    names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    folder = classifier(tmp_path / "model", 0, **names)
+    model = BertForSequenceClassification.from_pretrained(folder)
+    turned = tmp_path / "turned"
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight.flip(0))
+        model.classifier.bias.copy_(model.classifier.bias.flip(0))
+    model.config.update({"id2label": {0: "yes", 1: "no"}, "label2id": {"yes": 0, "no": 1}})
+    model.save_pretrained(turned)
+    tiny_tokenizer().save_pretrained(turned)
+    result = evaluated({"teacher": [folder], "turned": [turned]}, given)
+    same = result["models"]["turned"]
+    assert same["agreement"]["top1"] == 1.0
+    assert same["classification"] == result["models"]["teacher"]["classification"]
+    names = {"id2label": {0: "no", 1: "perhaps"}, "label2id": {"no": 0, "perhaps": 1}}
+    other = classifier(tmp_path / "other", 0, **names)
+    with pytest.raises(ValueError, match=r"other: its labels are no, perhaps, and the baseline's"):
+        evaluated({"teacher": [folder], "other": [other]}, given)
