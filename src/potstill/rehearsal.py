@@ -37,6 +37,7 @@ from potstill.recipe import (
     Stage,
     Task,
     TrimVocabulary,
+    scoring,
     stage_writes,
 )
 from potstill.students import build_student, student_shape
@@ -99,10 +100,14 @@ class _Rehearsal:
             if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
                 raise ValueError(f"stage {number} (make_student): {error}") from None
             raise
-        if isinstance(stage, Evaluate) and self.recipe.data is None:
-            if stage.pairs is not None:
-                read_pairs(stage.pairs)
-            _check_heldout(f"stage {number} (evaluate)", stage, self.recipe, self.columns)
+        scored = stage if isinstance(stage, Evaluate) else None
+        if isinstance(stage, Quantize) and stage.max_drop is not None:
+            scored = scoring(stage, [stage.model])
+        if scored is not None and self.recipe.data is None:
+            if scored.pairs is not None:
+                read_pairs(scored.pairs)
+            where = f"stage {number} ({stage.kind})"
+            _check_heldout(where, scored, self.recipe, self.columns)
         self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
         return cast
 

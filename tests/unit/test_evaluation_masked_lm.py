@@ -346,7 +346,8 @@ def test_different_vocabularies_are_refused(teacher: Path, tmp_path: Path) -> No
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", mask_token="[MASK]"
     ).save_pretrained(tmp_path)
     message = (
-        "models other and teacher have different vocabularies: their predictions can't be compared"
+        "models other and teacher have different vocabularies: their predictions can't be "
+        "compared; name models of one vocabulary, or evaluate before trim_vocabulary"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate({"teacher": teacher, "other": tmp_path})

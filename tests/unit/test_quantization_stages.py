@@ -16,6 +16,7 @@ from potstill import quantization_stages, quantize
 from potstill.pipeline import run
 from potstill.quantization_stages import QuantizationFailed, headline
 from potstill.recipe import Quantize, Recipe
+from potstill.rehearsal import rehearse
 from potstill.runtime import predict
 
 EXPORT = {"kind": "export", "model": "teacher"}
@@ -192,3 +193,14 @@ def test_the_score_is_the_one_that_the_task_is_judged_by() -> None:
     scores = {"classification": {"accuracy": 0.9, "f1": 0.8}}
     task = {"task": "classification", "metric": "f1", "models": {"a": scores}}
     assert headline(task) == "classification.f1"
+
+
+def test_columns_of_the_budget_are_looked_for_first(
+    sentence_teacher: Path, text_file: Path
+) -> None:
+    quantise = {"kind": "quantize", "max_drop": 0.1, "query": "titel", "lengths": [8]}
+    recipe = tree(sentence_teacher, text_file, EXPORT, quantise)
+    with pytest.raises(
+        ValueError, match=r"\(quantize\): query: no column 'titel'; there are: text"
+    ):
+        rehearse(recipe, {"teacher": sentence_teacher})
