@@ -157,11 +157,16 @@ def test_the_quickstart(potstill: Potstill, work: Path, sentence_teacher: Path) 
         path.write_text(f"{' '.join(words[:5])}\n{text} {' '.join(reversed(words))}\n")
     sources = "{kind: files, paths: ['*/*.txt'], unit: document, encodings: [utf-8, latin-1]}"
     finished = potstill(
-        *("quickstart", f"teacher={sentence_teacher}", f"corpus.sources={sources}", *SHORTER)
+        *("quickstart", f"teacher={sentence_teacher}", f"corpus.sources={sources}", *SHORTER),
+        *("quantize.lengths=[8,16]", "quantize.rounds=3"),
     )
     finished_well(finished, "quickstart")
-    scores = result("quickstart", "03-evaluate")
+    scores = result("quickstart", "06-evaluate")
     assert set(scores["models"]["student"]) == {"retrieval", "topic_probe", "similarity", "hidden"}
+    for name in ("trimmed", "onnx", "quantized"):
+        assert set(scores["models"][name]) >= {"retrieval", "topic_probe", "similarity"}
+    for graph in ("model.onnx", "model_quantized.onnx"):
+        assert (Path("runs/quickstart/model/onnx") / graph).is_file()
     assert set(scores["references"]) == {"tfidf"}
 
 
