@@ -366,21 +366,19 @@ def _draw(path: Path) -> None:
 
     result = _load("quickstart")
     scores, speed = _stage(result, "evaluate"), _stage(result, "benchmark")
-    kept = {m: scores["retention"][m]["retrieval.mrr"] for m in ("untrained", "student")}
-    fast = speed["ratios"]["student"]["speedup"]
+    names = {"untrained": "before training", "student": "distilled", "quantized": "int8"}
+    fast = speed["ratios"]["quantized"]["speedup"]
     bars = [
-        ("MRR kept,\nbefore training", kept["untrained"], f"{kept['untrained']:.0%}"),
-        ("MRR kept,\ndistilled", kept["student"], f"{kept['student']:.0%}"),
-        ("weights", speed["ratios"]["student"]["size_ratio"], None),
-        *((f"time for a text\nof {n} tokens", 1 / r["median"], None) for n, r in fast.items()),
+        *((f"MRR kept,\n{t}", scores["retention"][m]["retrieval.mrr"]) for m, t in names.items()),
+        ("weights,\nint8", speed["ratios"]["quantized"]["size_ratio"]),
+        *((f"time, {n} tokens,\nint8", 1 / r["median"]) for n, r in fast.items()),
     ]
     figure, axes = pyplot.subplots(figsize=(8, 2.8))
-    for number, (_, value, text) in enumerate(bars):
-        axes.bar(number, value, color="#2f6fb3" if number < 2 else "#c8642b", width=0.6)
-        shown = text or f"{value:.0%}"
-        axes.text(number, value + 0.02, shown, ha="center", color="#777777")
+    for number, (_, value) in enumerate(bars):
+        axes.bar(number, value, color="#2f6fb3" if number < len(names) else "#c8642b", width=0.6)
+        axes.text(number, value + 0.02, f"{value:.0%}", ha="center", color="#777777")
     axes.axhline(1, color="#999999", linewidth=1, linestyle="--")
-    axes.set_xticks(range(len(bars)), [label for label, _, _ in bars], color="#777777")
+    axes.set_xticks(range(len(bars)), [label for label, _ in bars], color="#777777")
     axes.set_yticks([0, 0.5, 1], ["0", "50%", "teacher"], color="#777777")
     axes.set_ylim(0, 1.15)
     axes.spines[:].set_visible(False)
