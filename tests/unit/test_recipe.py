@@ -68,7 +68,8 @@ def test_all_shipped_recipes_load() -> None:
         assert recipe.description
         kinds = [stage.kind for stage in recipe.stages]
         assert kinds[-3:] == ["evaluate", "benchmark", "report"]
-        trained = [kind for kind in kinds[:-3] if kind != "make_student"]
+        untrained = ("make_student", "trim_vocabulary", "export", "quantize")
+        trained = [kind for kind in kinds[:-3] if kind not in untrained]
         if recipe.data is not None:  # the teacher where it has no head, the plain twin, the student
             of_encoders = ("classification-from-encoder", "token-classification")
             of_encoders += ("question-answering", "sentence-similarity")
@@ -186,9 +187,12 @@ def test_a_recipe_does_not_change() -> None:
 
 def test_what_stages_read_and_write() -> None:
     recipe = load_recipe("quickstart")
-    made, trained, scored, timed, told = recipe.stages
+    made, trained, trimmed, exported, quantised, scored, timed, told = recipe.stages
     assert (stage_reads(made), stage_writes(made)) == (["teacher"], ["untrained"])
     assert (stage_reads(trained), stage_writes(trained)) == (["untrained", "teacher"], ["student"])
+    assert (stage_reads(trimmed), stage_writes(trimmed)) == (["student"], ["trimmed"])
+    assert (stage_reads(exported), stage_writes(exported)) == (["trimmed"], ["onnx"])
+    assert (stage_reads(quantised), stage_writes(quantised)) == (["onnx"], ["quantized"])
     for stage in (scored, timed):
         assert (stage_reads(stage), stage_writes(stage)) == (["teacher"], [])
     assert (stage_reads(told), stage_writes(told)) == ([], [])
