@@ -103,6 +103,50 @@ def taylor_scores(
     return scores
 
 
+def layer_taylor_scores(
+    model: PreTrainedModel, batches: Iterable[Any], loss: Callable[[Any], Tensor]
+) -> Tensor:
+    """First-order Taylor importance of whole layers [layers], float64 on the CPU.
+
+    |sum over a text's tokens and channels of (output - input) times the loss's gradient to the
+    output|, summed over texts: to first order what the loss changes by when the layer is skipped
+    (Molchanov et al. 2019, arXiv 1906.10771, with a layer's contribution as the unit).
+
+    Args:
+        batches, loss: as in `taylor_scores`.
+
+    Raises:
+        ValueError: no batch.
+    """
+    layers: Any = model.get_submodule(layer_prefix(model).removesuffix("."))
+    scores = torch.zeros(len(layers), dtype=torch.float64)
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def note(layer: int, _: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+        seen[layer] = arguments[0], output if isinstance(output, Tensor) else output[0]
+
+    was_training, count = model.training, 0
+    hooks = [layer.register_forward_hook(partial(note, n)) for n, layer in enumerate(layers)]
+    try:
+        model.eval()
+        with torch.enable_grad():
+            for count, batch in enumerate(batches, start=1):  # noqa: B007
+                seen.clear()
+                value = loss(batch)
+                passed = [seen[layer] for layer in range(len(layers))]
+                slopes = torch.autograd.grad(value, [after for _, after in passed])
+                for layer, ((before, after), slope) in enumerate(zip(passed, slopes, strict=True)):
+                    part = (after - before).detach().double() * slope.double()
+                    scores[layer] += part.flatten(1).sum(1).abs().sum().cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    if not count:
+        raise ValueError("importance taylor: there is no text to take gradients on")
+    return scores
+
+
 def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedModel:
     """A copy of the model with the `units` highest-scored inner units of each layer, in order.
 

@@ -11,7 +11,13 @@ from transformers import PreTrainedModel
 
 from potstill.families import FAMILIES, layer_prefix
 from potstill.narrowing import widths_of
-from potstill.pruning import magnitude_scores, prune_ffn, taylor_scores, units_to_keep
+from potstill.pruning import (
+    layer_taylor_scores,
+    magnitude_scores,
+    prune_ffn,
+    taylor_scores,
+    units_to_keep,
+)
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
@@ -85,6 +91,36 @@ def test_taylor_scores_are_those_of_a_gate_on_each_unit(name: str) -> None:
     expected = torch.stack([2 * slope.abs().sum(dim=(0, 1)) for slope in slopes])
     assert expected.min() >= 0
     assert expected.max() > 1e-6
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_scores_are_those_of_a_gate_on_what_a_layer_adds(name: str) -> None:
+    """d loss / d gate at 1 of input + gate * (output - input), one text at a time."""
+    model = family_model(name, "classification", layers=3).double()
+    batch = inputs(model)
+    labels_B = torch.tensor([0, 2, 1])
+
+    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits_BC = model(**batch).logits
+        return torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="sum")
+
+    found = layer_taylor_scores(model, [batch], loss)
+    gates = [torch.ones(3, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+
+    def gated(gate_B11: torch.Tensor) -> Any:
+        def hook(_: Any, arguments: Any, output: Any) -> Any:
+            first = output if torch.is_tensor(output) else output[0]
+            mixed = arguments[0] + gate_B11 * (first - arguments[0])
+            return mixed if torch.is_tensor(output) else (mixed, *output[1:])
+
+        return hook
+
+    for layer, gate in zip(layers_of(model), gates, strict=True):
+        layer.register_forward_hook(gated(gate))
+    slopes = torch.autograd.grad(loss(batch), gates)
+    expected = torch.stack([slope.abs().sum() for slope in slopes])
+    assert expected.min() > 1e-6
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
