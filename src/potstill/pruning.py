@@ -1,0 +1,194 @@
+"""Structured pruning: inner units of the feed-forward networks leave, what is kept stays as it is.
+
+All layers keep as many units, so that config.json says the shape and plain transformers loads it.
+A pruned model gives what the whole one gives with those units' activations set to zero.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.families import family_of, layer_prefix
+from potstill.narrowing import widths_of
+
+Importance = Literal["taylor", "magnitude"]
+
+
+def units_to_keep(ffn: int | float, width: int) -> int:
+    """Inner units that stay of `width`: a number of them, or a share between 0 and 1.
+
+    Raises:
+        ValueError: out of range, or nothing would be pruned.
+    """
+    if isinstance(ffn, float):
+        if not 0 < ffn < 1:
+            raise ValueError(f"ffn: a share of {ffn:g} is out of range: take one between 0 and 1")
+        ffn = max(round(ffn * width), 1)
+    if not 1 <= ffn <= width:
+        raise ValueError(f"ffn: {ffn} is out of range: the model's is {width}")
+    if ffn == width:
+        raise ValueError(f"ffn: the model's is {width} already, so there is nothing to prune")
+    return ffn
+
+
+def magnitude_scores(model: PreTrainedModel) -> Tensor:
+    """Weight magnitudes of inner FFN units [layers x F], float64 on the CPU.
+
+    The product of the Euclidean norms of what a unit reads (of its gate, too, where there is one)
+    and of what is read from it: a unit that any of them is zero for says nothing.
+    """
+    width = widths_of(model.config).ffn
+    scores = []
+    for writers, reader in _ffns(model):
+        score_F = _norms(reader.weight.T)
+        for writer in writers:
+            for block in writer.weight.split(width):  # two where one of them gates the other
+                score_F = score_F * _norms(block)
+        scores.append(score_F)
+    return torch.stack(scores)
+
+
+def taylor_scores(
+    model: PreTrainedModel, batches: Iterable[Any], loss: Callable[[Any], Tensor]
+) -> Tensor:
+    """First-order Taylor importance of inner FFN units [layers x F], float64 on the CPU.
+
+    |sum over a text's tokens of activation times the loss's gradient to it|, summed over texts: to
+    first order what the loss changes by when the unit is silent (Molchanov et al. 2017, arXiv
+    1611.06440, equations 6 to 8; 2019, arXiv 1906.10771).
+
+    Args:
+        batches: what `loss` takes, one forward pass each.
+        loss: runs `model` once on a batch of texts and gives its loss, a sum over texts.
+
+    Raises:
+        ValueError: no batch.
+    """
+    readers = [reader for _, reader in _ffns(model)]
+    scores = torch.zeros(len(readers), widths_of(model.config).ffn, dtype=torch.float64)
+    seen: dict[int, Tensor] = {}
+
+    def note(layer: int, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen[layer] = arguments[0]
+
+    was_training, count = model.training, 0
+    hooks = [r.register_forward_pre_hook(partial(note, n)) for n, r in enumerate(readers)]
+    try:
+        model.eval()  # dropout would blur what is looked at
+        with torch.enable_grad():
+            for count, batch in enumerate(batches, start=1):  # noqa: B007
+                seen.clear()
+                value = loss(batch)
+                inner = [seen[layer] for layer in range(len(readers))]
+                for layer, (h, g) in enumerate(
+                    zip(inner, torch.autograd.grad(value, inner), strict=True)
+                ):
+                    per_text_BF = (h.detach().double() * g.double()).sum(
+                        dim=tuple(range(1, h.dim() - 1))
+                    )
+                    scores[layer] += per_text_BF.abs().sum(0).cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    if not count:
+        raise ValueError("importance taylor: there is no text to take gradients on; use magnitude")
+    return scores
+
+
+def layer_taylor_scores(
+    model: PreTrainedModel, batches: Iterable[Any], loss: Callable[[Any], Tensor]
+) -> Tensor:
+    """First-order Taylor importance of whole layers [layers], float64 on the CPU.
+
+    |sum over a text's tokens and channels of (output - input) times the loss's gradient to the
+    output|, summed over texts: to first order what the loss changes by when the layer is skipped
+    (Molchanov et al. 2019, arXiv 1906.10771, with a layer's contribution as the unit).
+
+    Args:
+        batches, loss: as in `taylor_scores`.
+
+    Raises:
+        ValueError: no batch.
+    """
+    layers: Any = model.get_submodule(layer_prefix(model).removesuffix("."))
+    scores = torch.zeros(len(layers), dtype=torch.float64)
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def note(layer: int, _: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+        seen[layer] = arguments[0], output if isinstance(output, Tensor) else output[0]
+
+    was_training, count = model.training, 0
+    hooks = [layer.register_forward_hook(partial(note, n)) for n, layer in enumerate(layers)]
+    try:
+        model.eval()
+        with torch.enable_grad():
+            for count, batch in enumerate(batches, start=1):  # noqa: B007
+                seen.clear()
+                value = loss(batch)
+                passed = [seen[layer] for layer in range(len(layers))]
+                slopes = torch.autograd.grad(value, [after for _, after in passed])
+                for layer, ((before, after), slope) in enumerate(zip(passed, slopes, strict=True)):
+                    part = (after - before).detach().double() * slope.double()
+                    scores[layer] += part.flatten(1).sum(1).abs().sum().cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    if not count:
+        raise ValueError("importance taylor: there is no text to take gradients on")
+    return scores
+
+
+def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedModel:
+    """A copy of the model with the `units` highest-scored inner units of each layer, in order.
+
+    Args:
+        scores: [layers x F].
+
+    Raises:
+        ValueError: more units than there are, or none.
+    """
+    family, width = family_of(model.config, model.config.model_type), widths_of(model.config).ffn
+    if not 1 <= units <= width:
+        raise ValueError(f"ffn: {units} is out of range: the model's is {width}")
+    pruned = copy.deepcopy(model)
+    for (writers, reader), score_F in zip(_ffns(pruned), scores, strict=True):
+        kept = score_F.topk(units).indices.sort().values
+        for writer in writers:
+            blocks = range(0, writer.out_features, width)
+            _cut(writer, 0, torch.cat([kept + start for start in blocks]))
+        _cut(reader, 1, kept)
+    setattr(pruned.config, family.ffn_width, units)
+    return pruned
+
+
+def _ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
+    """Of each layer: the maps that write its inner units, and the one that reads them."""
+    family = family_of(model.config, model.config.model_type)
+    layers: Any = model.get_submodule(layer_prefix(model).removesuffix("."))
+    of = [[layer.get_submodule(path) for path in family.ffn] for layer in layers]
+    return [(maps[:-1], maps[-1]) for maps in of]
+
+
+def _cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
+    kept = kept.to(linear.weight.device)
+    linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, kept))
+    if axis == 0:
+        linear.out_features = len(kept)
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(linear.bias.detach().index_select(0, kept))
+    else:
+        linear.in_features = len(kept)
+
+
+def _norms(matrix: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(matrix.detach().double(), dim=1)
+    return norms.cpu()
