@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpora import tokenize_corpus
 from potstill.data import Examples, TokenizedCorpus, Tokens
-from potstill.examples import TaskExamples, read_for, tokenize_task
+from potstill.examples import TaskExamples, TaskRows, read_for, tokenize_task
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.preflight import Findings
@@ -58,15 +58,19 @@ class Context:
     reporter: Reporter
     fingerprint: str = ""
     is_main: bool = True
-    cut_for: str = "teacher"  # the model whose tokenizer cuts the text
+    # What the text is cut by; None: the teacher's tokenizer, as it is when it is first needed.
+    cutter: PreTrainedTokenizerFast | None = None
     student: str | None = None  # the model the recipe is about
     twin: str | None = None  # the same one trained without a teacher
     repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
     checked: dict[Path, Findings] = field(default_factory=dict)  # teachers, by their folders
+    # Shared with the contexts that `cut_as` makes: these, and a task's rows once they are read.
+    cuts: list[Context] = field(default_factory=list, repr=False, compare=False)
+    read: list[TaskRows] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        return self._tokenizer(self.cut_for)
+        return self.cutter or self._tokenizer("teacher")
 
     def _tokenizer(self, name: str) -> PreTrainedTokenizerFast:
         folder = self.models[name]
@@ -74,27 +78,37 @@ class Context:
 
     def cut_as(self, name: str) -> Context:
         """The context whose text is cut into a model's own tokens: another one after its vocabulary
-        was trimmed.
+        was trimmed, the same for all models of one vocabulary.
         """
-        if self.models[name] == self.models[self.cut_for]:
-            return self
-        if self._tokenizer(name).get_vocab() == self.tokenizer.get_vocab():
-            return self
-        return replace(self, cut_for=name)
+        own = self._tokenizer(name)
+        if not self.cuts:
+            self.cuts.append(self)
+        for known in self.cuts:
+            if known.tokenizer.get_vocab() == own.get_vocab():
+                return known
+        made = replace(self, cutter=own)
+        self.cuts.append(made)
+        return made
 
     @property
     def corpus_settings(self) -> Corpus:
         assert isinstance(self.text_settings, Corpus)
         return self.text_settings
 
+    @property
+    def rows(self) -> TaskRows:
+        """A task's data as it was read, whatever cuts it."""
+        if not self.read:
+            assert isinstance(self.text_settings, TaskData)
+            teacher = load_config(self.models["teacher"])
+            self.read.append(read_for(self.task, self.text_settings, teacher, self.seed))
+        return self.read[0]
+
     @cached_property
     def examples(self) -> TaskExamples:
-        """A task's data, cut by the tokenizer of `cut_for`."""
+        """A task's data, cut by this context's tokenizer."""
         self.reporter.say("reading and tokenising the examples")
-        assert isinstance(self.text_settings, TaskData)
-        teacher = load_config(self.models["teacher"])
-        rows = read_for(self.task, self.text_settings, teacher, self.seed)
-        found = tokenize_task(rows, self.tokenizer)
+        found = tokenize_task(self.rows, self.tokenizer)
         for warning in found.warnings:
             self.reporter.say(f"note: {warning}")
         return found

@@ -152,35 +152,21 @@ class Recipe(Config):
             raise ValueError(
                 "teachers.teacher: that name is the key teacher's: choose another for a further one"
             )
-        known, graphs, quantized = {"teacher", *self.teachers}, set[str](), set[str]()
+        known = {"teacher", *self.teachers}
+        writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
         for number, stage in enumerate(self.stages, start=1):
+            where = f"stage {number} ({stage.kind})"
             for name in stage_reads(stage):
-                if name in graphs and not isinstance(stage, READS_ONNX):
-                    raise ValueError(
-                        f"stage {number} ({stage.kind}) reads the model '{name}', which is an ONNX "
-                        "file and can't be changed any more: name the model that it was exported "
-                        "from"
-                    )
-                if isinstance(stage, Quantize) and name in known - graphs:
-                    raise ValueError(
-                        f"stage {number} (quantize) reads the model '{name}', which is no ONNX "
-                        "file: export it first and name what export writes"
-                    )
-                if isinstance(stage, Quantize) and name in quantized:
-                    raise ValueError(
-                        f"stage {number} (quantize) reads the model '{name}', which is quantised "
-                        "already: name the one that it was made from"
-                    )
                 if name not in known:
                     raise ValueError(
-                        f"stage {number} ({stage.kind}) reads the model '{name}', which no stage "
-                        "before it writes"
+                        f"{where} reads the model '{name}', which no stage before it writes"
                     )
-            known.update(stage_writes(stage))
-            graphs -= set(stage_writes(stage))
-            graphs |= set(stage_writes(stage)) if isinstance(stage, WRITES_ONNX) else set()
-            quantized -= set(stage_writes(stage))
-            quantized |= set(stage_writes(stage)) if isinstance(stage, Quantize) else set()
+                problem = _unreadable(stage, writers.get(name))
+                if problem is not None:
+                    raise ValueError(f"{where} reads the model '{name}', {problem}")
+            written = stage_writes(stage)
+            known.update(written)
+            writers |= dict.fromkeys(written, stage)
         return self
 
     @model_validator(mode="after")
@@ -229,6 +215,23 @@ class Recipe(Config):
             if problem:
                 raise ValueError(f"stage {number} ({stage.kind}): {problem}")
         return self
+
+
+def _unreadable(stage: Stage, writer: Stage | None) -> str | None:
+    """Why a stage can't read what another one wrote (None: it was given), or None."""
+    is_graph = isinstance(writer, WRITES_ONNX)
+    if is_graph and not isinstance(stage, READS_ONNX):
+        return (
+            "which is an ONNX file and can't be changed any more: name the model that it was "
+            "exported from"
+        )
+    if not isinstance(stage, Quantize):
+        return None
+    if not is_graph:
+        return "which is no ONNX file: export it first and name what export writes"
+    if isinstance(writer, Quantize):
+        return "which is quantised already: name the one that it was made from"
+    return None
 
 
 def unfit(stage: Stage, task: Task) -> str | None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from potstill.comparison import vocabulary_note
 from potstill.context import Context
-from potstill.examples import TaskRows, read_for
-from potstill.models import LoadedModel, load_config, save_model
+from potstill.examples import TaskRows
+from potstill.models import LoadedModel, save_model
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.text import Record, describe, heldout_side, read_records
 from potstill.tokenizer_pieces import Pieces
@@ -48,10 +48,8 @@ def run_trim_vocabulary(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
-    rows = None
-    if stage.sources is None and isinstance(context.text_settings, TaskData):
-        teacher = load_config(context.models["teacher"])
-        rows = read_for(context.task, context.text_settings, teacher, context.seed)
+    own = stage.sources is None and isinstance(context.text_settings, TaskData)
+    rows = context.rows if own else None
     parts = text_parts(stage, context.text_settings, rows, context.seed)
     context.reporter.say("counting the word pieces of the text")
     cut = cut_to_text(stage, loaded, parts, name)
