@@ -15,7 +15,7 @@ from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
-from potstill.examples import read_for, tokenize_task
+from potstill.examples import read_for, tokenize_task, tokenize_test
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
@@ -192,10 +192,7 @@ def trim_vocabulary(
         ValueError: bad input.
     """
     stage = TrimVocabulary(model="teacher", min_count=min_count, size=size, keep=list(keep))
-    task = task_of(model)
-    if task in TEXT_TASKS and isinstance(text, TaskData):
-        raise ValueError(f"text: {task} reads text as it is: give files or a Corpus")
-    return _run_alone(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 
 def quantize(
@@ -324,7 +321,7 @@ def _evaluate_task(
     cut = {n: load_model(f, row.task, weights=False).tokenizer for n, f in folders.items()}
     found = tokenize_task(rows, cut[baseline])
     # each model's texts as its own tokenizer cuts them, whatever the two have in common
-    tests = {name: tokenize_task(rows, t).test for name, t in cut.items() if name != baseline}
+    tests = {name: tokenize_test(rows, t) for name, t in cut.items() if name != baseline}
     settings = Evaluate().model_copy(update={"baseline": baseline})
     return evaluate_task(
         {name: [folder] for name, folder in folders.items()},
@@ -394,25 +391,10 @@ def _one_stage(
     output: Folder,
     seed: int,
 ) -> Path:
-    problem = unfit(stage, task)
+    """One stage in a folder of its own; one that is done already is found done."""
+    problem = unfit(stage, task) or _unfit_text(stage, task, text)
     if problem is not None:
         raise ValueError(problem)
-    if (task in TEXT_TASKS) == isinstance(text, TaskData):
-        raise ValueError(
-            f"text: {task} reads {'text as it is' if task in TEXT_TASKS else 'a TaskData'}"
-        )
-    return _run_alone(stage, task, models, text, output, seed)
-
-
-def _run_alone(
-    stage: _Alone,
-    task: Task,
-    models: dict[str, Path],
-    text: Text,
-    output: Folder,
-    seed: int,
-) -> Path:
-    """One stage in a folder of its own; one that is done already is found done."""
     corpus, run = _corpus(text, models.values(), task), RunFolder(Path(output))
     given = [models[name] for name in sorted(models)]
     fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)
@@ -439,6 +421,17 @@ def _run_alone(
             writes = run_stage(stage, run.path, context)
             run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
     return run.path / "model"
+
+
+def _unfit_text(stage: _Alone, task: Task, text: Text) -> str | None:
+    """Why a stage can't read a text, or None; pieces are counted in any."""
+    plain, labelled = task in TEXT_TASKS, isinstance(text, TaskData)
+    if isinstance(stage, TrimVocabulary):
+        wrong = plain and labelled
+        return f"text: {task} reads text as it is: give files or a Corpus" if wrong else None
+    if plain != labelled:
+        return None
+    return f"text: {task} reads {'text as it is' if plain else 'a TaskData'}"
 
 
 def _corpus(

@@ -47,8 +47,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def _answers(model: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    opened = _graph(model, threads) if is_onnx(model) else _folder(model, threads)
-    ready, inputs, run = opened
+    ready, inputs, run = (_graph if is_onnx(model) else _folder)(model, threads)
     yield ready
     for line in lines:
         command = json.loads(line)

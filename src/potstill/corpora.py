@@ -23,6 +23,7 @@ from potstill.caches import kept, key_of, read_meta, write_meta
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
 from potstill.text import Record, heldout_side, read_records, sources_fingerprint
+from potstill.tokenizer_pieces import encode_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -97,18 +98,8 @@ class _Cutter:
         self.dtype = np.uint16 if self.vocabulary_size <= 65536 else np.int32
 
     def encode(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Ids of whole texts, whatever truncation and padding tokenizer.json asks for."""
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=special,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
-            verbose=False,  # "longer than the maximum": splitting is our part
-        )
-        ids: list[list[int]] = encoded["input_ids"]
+        """Ids of whole texts."""
+        ids: list[list[int]] = encode_whole(self.tokenizer, texts, special=special)["input_ids"]
         return ids
 
     def _wrapping(self) -> tuple[list[int], list[int]]:

@@ -293,6 +293,12 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
     )
 
 
+def tokenize_test(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> Examples:
+    """The examples that are scored alone, as another tokenizer cuts them."""
+    side = "test" if "test" in rows.sides else "dev"
+    return _tokenized(rows, side, tokenizer, Counter())[0]
+
+
 def _check_columns(data: TaskData, row: TaskRow) -> None:
     """Refuse columns that the task has no use for.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weig
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
 from potstill.parity import check_parity
 from potstill.recipe import Export
+from potstill.weights import whole_or_gone
 
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
 
@@ -37,7 +36,7 @@ def run_export(
     source = context.open(stage.model)
     target, text = folder / "model", context.cut_as(stage.model).heldout_side
     _check_disk(folder, source.model.num_parameters())
-    with _whole(target):
+    with whole_or_gone(target):
         context.reporter.say(f"writing {stage.writes} as an ONNX graph of opset {OPSET}")
         save_model(source, target)
         work = target / _WORK
@@ -59,16 +58,6 @@ def run_export(
         "corners": [asdict(corner) for corner in corners],
     }
     return result, {stage.writes: f"model/{ONNX}/{GRAPH}"}
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[None]:
-    """Leave nothing of a model folder that didn't come to its end."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
 
 
 def _check_disk(folder: Path, parameters: int) -> None:

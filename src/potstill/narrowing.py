@@ -186,7 +186,8 @@ class _Cut:
         if self.family.shared_heads:  # one table serves the heads of all layers
             weights = [torch.stack(weights).sum(0)] * len(weights)
         self.heads = [_largest(weight, groups) for weight in weights]
-        self.units = [_largest(self._unit_weights(layer), widths.ffn) for layer in layers]
+        units = [unit_weights(layer, self.family, self.old.ffn) for layer in layers]
+        self.units = [_largest(weights, widths.ffn) for weights in units]
 
     def parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor:
         """The narrow model's parameter of this name, of that shape."""
@@ -251,19 +252,24 @@ class _Cut:
             out.weight.T.unflatten(0, (self.groups, -1)).flatten(1)
         )
 
-    def _unit_weights(self, layer: nn.Module) -> Tensor:
-        """Product of the norms of all that an inner unit reads and of what is read from it."""
-        *writers, reader = self.family.ffn
-        of: Callable[[str], Any] = layer.get_submodule
-        total = _norms(of(reader).weight.T)
-        for path in writers:
-            for block in of(path).weight.split(self.old.ffn):  # two where one of them gates
-                total = total * _norms(block)
-        return total
+
+def unit_weights(
+    layer: nn.Module, family: Family, width: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Of each inner unit of an FFN [width], on the CPU: the product of the Euclidean norms of all
+    that it reads (of its gate, too, where there is one) and of what is read from it.
+    """
+    *writers, reader = family.ffn
+    of: Callable[[str], Any] = layer.get_submodule
+    total = _norms(of(reader).weight.T, dtype)
+    for path in writers:
+        for block in of(path).weight.split(width):  # two where one of them gates
+            total = total * _norms(block, dtype)
+    return total
 
 
-def _norms(matrix: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(matrix.detach().float(), dim=1)
+def _norms(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(matrix.detach().to(dtype), dim=1)
     return norms.cpu()
 
 

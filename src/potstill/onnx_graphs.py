@@ -126,31 +126,24 @@ def _by_torchscript(module: _Graph, path: Path) -> None:
         for name, value in zip(outputs, module(*module.sample()), strict=True):
             whole = name == "sentence_embedding" or (value.dim() == 2 and name == "logits")
             axes[name] = {0: _BATCH} if whole else {0: _BATCH, 1: _LENGTH}
-    torch.onnx.export(
-        module,
-        module.sample(),
-        str(path),
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=module.inputs,
-        output_names=outputs,
-        dynamic_axes=axes,
-    )
+    _exported(module, path, dynamo=False, dynamic_axes=axes)
 
 
 def _by_dynamo(module: _Graph, path: Path) -> None:
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    shapes = (tuple(dynamic for _ in module.inputs),)
+    _exported(module, path, dynamo=True, dynamic_shapes=shapes, verbose=False, external_data=False)
+
+
+def _exported(module: _Graph, path: Path, **options: Any) -> None:
     torch.onnx.export(
         module,
         module.sample(),
         str(path),
-        dynamo=True,
         opset_version=OPSET,
         input_names=module.inputs,
         output_names=output_names(module.loaded.task),
-        dynamic_shapes=(tuple(dynamic for _ in module.inputs),),
-        verbose=False,
-        external_data=False,
+        **options,
     )
 
 

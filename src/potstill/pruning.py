@@ -7,7 +7,7 @@ A pruned model gives what the whole one gives with those units' activations set 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import family_of, layer_prefix
-from potstill.narrowing import widths_of
+from potstill.families import Family, family_of, layer_prefix
+from potstill.narrowing import unit_weights, widths_of
 
 Importance = Literal["taylor", "magnitude"]
 
@@ -44,15 +44,9 @@ def magnitude_scores(model: PreTrainedModel) -> Tensor:
     The product of the Euclidean norms of what a unit reads (of its gate, too, where there is one)
     and of what is read from it: a unit that any of them is zero for says nothing.
     """
-    width = widths_of(model.config).ffn
-    scores = []
-    for writers, reader in _ffns(model):
-        score_F = _norms(reader.weight.T)
-        for writer in writers:
-            for block in writer.weight.split(width):  # two where one of them gates the other
-                score_F = score_F * _norms(block)
-        scores.append(score_F)
-    return torch.stack(scores)
+    family, width = _family(model), widths_of(model.config).ffn
+    each = [unit_weights(layer, family, width, torch.float64) for layer in _layers(model)]
+    return torch.stack(each)
 
 
 def taylor_scores(
@@ -73,33 +67,14 @@ def taylor_scores(
     """
     readers = [reader for _, reader in _ffns(model)]
     scores = torch.zeros(len(readers), widths_of(model.config).ffn, dtype=torch.float64)
-    seen: dict[int, Tensor] = {}
 
-    def note(layer: int, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen[layer] = arguments[0]
+    def unit(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
+        return arguments[0], arguments[0]
 
-    was_training, count = model.training, 0
-    hooks = [r.register_forward_pre_hook(partial(note, n)) for n, r in enumerate(readers)]
-    try:
-        model.eval()  # dropout would blur what is looked at
-        with torch.enable_grad():
-            for count, batch in enumerate(batches, start=1):  # noqa: B007
-                seen.clear()
-                value = loss(batch)
-                inner = [seen[layer] for layer in range(len(readers))]
-                for layer, (h, g) in enumerate(
-                    zip(inner, torch.autograd.grad(value, inner), strict=True)
-                ):
-                    per_text_BF = (h.detach().double() * g.double()).sum(
-                        dim=tuple(range(1, h.dim() - 1))
-                    )
-                    scores[layer] += per_text_BF.abs().sum(0).cpu()
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    if not count:
-        raise ValueError("importance taylor: there is no text to take gradients on; use magnitude")
+    hint = "; use magnitude"
+    for layer, change in _changes(model, readers, unit, batches, loss, hint):
+        per_text_BF = change.sum(dim=tuple(range(1, change.dim() - 1)))
+        scores[layer] += per_text_BF.abs().sum(0).cpu()
     return scores
 
 
@@ -118,33 +93,56 @@ def layer_taylor_scores(
     Raises:
         ValueError: no batch.
     """
-    layers: Any = model.get_submodule(layer_prefix(model).removesuffix("."))
+    layers = _layers(model)
     scores = torch.zeros(len(layers), dtype=torch.float64)
+
+    def added(arguments: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
+        after = output if isinstance(output, Tensor) else output[0]
+        return after - arguments[0], after
+
+    for layer, change in _changes(model, layers, added, batches, loss):
+        scores[layer] += change.flatten(1).sum(1).abs().sum().cpu()
+    return scores
+
+
+def _changes(
+    model: PreTrainedModel,
+    modules: Sequence[nn.Module],
+    parts: Callable[[tuple[Tensor, ...], Any], tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
+    loss: Callable[[Any], Tensor],
+    hint: str = "",
+) -> Iterator[tuple[int, Tensor]]:
+    """Of every batch and each module (by number) what would leave times the loss's gradient to
+    what it is part of, in float64.
+
+    Args:
+        parts: of a module's arguments and output: what would leave, and what it is part of.
+        hint: what to do where there is no batch.
+    """
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def note(layer: int, _: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
-        seen[layer] = arguments[0], output if isinstance(output, Tensor) else output[0]
+    def note(number: int, _: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+        seen[number] = parts(arguments, output)
 
     was_training, count = model.training, 0
-    hooks = [layer.register_forward_hook(partial(note, n)) for n, layer in enumerate(layers)]
+    hooks = [one.register_forward_hook(partial(note, n)) for n, one in enumerate(modules)]
     try:
-        model.eval()
-        with torch.enable_grad():
-            for count, batch in enumerate(batches, start=1):  # noqa: B007
-                seen.clear()
+        model.eval()  # dropout would blur what is looked at
+        for count, batch in enumerate(batches, start=1):  # noqa: B007
+            seen.clear()
+            with torch.enable_grad():
                 value = loss(batch)
-                passed = [seen[layer] for layer in range(len(layers))]
-                slopes = torch.autograd.grad(value, [after for _, after in passed])
-                for layer, ((before, after), slope) in enumerate(zip(passed, slopes, strict=True)):
-                    part = (after - before).detach().double() * slope.double()
-                    scores[layer] += part.flatten(1).sum(1).abs().sum().cpu()
+            found = [seen[number] for number in range(len(modules))]
+            slopes = torch.autograd.grad(value, [whole for _, whole in found])
+            for number, ((part, _), slope) in enumerate(zip(found, slopes, strict=True)):
+                yield number, part.detach().double() * slope.double()
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
     if not count:
-        raise ValueError("importance taylor: there is no text to take gradients on")
-    return scores
+        raise ValueError(f"importance taylor: there is no text to take gradients on{hint}")
 
 
 def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedModel:
@@ -156,7 +154,7 @@ def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedM
     Raises:
         ValueError: more units than there are, or none.
     """
-    family, width = family_of(model.config, model.config.model_type), widths_of(model.config).ffn
+    family, width = _family(model), widths_of(model.config).ffn
     if not 1 <= units <= width:
         raise ValueError(f"ffn: {units} is out of range: the model's is {width}")
     pruned = copy.deepcopy(model)
@@ -172,10 +170,17 @@ def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedM
 
 def _ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
     """Of each layer: the maps that write its inner units, and the one that reads them."""
-    family = family_of(model.config, model.config.model_type)
-    layers: Any = model.get_submodule(layer_prefix(model).removesuffix("."))
-    of = [[layer.get_submodule(path) for path in family.ffn] for layer in layers]
+    family = _family(model)
+    of = [[layer.get_submodule(path) for path in family.ffn] for layer in _layers(model)]
     return [(maps[:-1], maps[-1]) for maps in of]
+
+
+def _family(model: PreTrainedModel) -> Family:
+    return family_of(model.config, model.config.model_type)
+
+
+def _layers(model: PreTrainedModel) -> Any:
+    return model.get_submodule(layer_prefix(model).removesuffix("."))
 
 
 def _cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
@@ -187,8 +192,3 @@ def _cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
             linear.bias = nn.Parameter(linear.bias.detach().index_select(0, kept))
     else:
         linear.in_features = len(kept)
-
-
-def _norms(matrix: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(matrix.detach().double(), dim=1)
-    return norms.cpu()

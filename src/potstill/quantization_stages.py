@@ -27,6 +27,7 @@ from potstill.onnx_files import (
 from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
+from potstill.weights import whole_or_gone
 
 
 class QuantizationFailed(RuntimeError):
@@ -65,12 +66,9 @@ def run_quantize(
             "stage wrote"
         )
     target = folder / "model"
-    try:
+    with whole_or_gone(target):
         shutil.copytree(folder_of(graph), target)
         result = _Quantizing(stage, graph, target / ONNX / QUANTIZED, context).run()
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
     return result, {stage.writes: f"model/{ONNX}/{QUANTIZED}"}
 
 

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 from potstill.families import family_of, lm_readout
 from potstill.hub import quiet
 from potstill.models import LoadedModel
-from potstill.tokenizer_pieces import Pieces
+from potstill.tokenizer_pieces import Pieces, encode_whole
 
 # Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
 # word as two tokens, of which one says that a word begins.
@@ -49,7 +49,7 @@ def count_pieces(
     """
     counts_V = np.zeros(max(pieces.names) + 1, dtype=np.int64)
     for batch in _batches(texts):
-        ids = [one for encoding in _encoded(tokenizer, batch)["input_ids"] for one in encoding]
+        ids = [one for encoding in encode_whole(tokenizer, batch)["input_ids"] for one in encoding]
         counts_V += np.bincount(np.array(ids, dtype=np.int64), minlength=len(counts_V))
     foreign = int(counts_V[list(pieces.foreign)].sum())
     if foreign > FOREIGN * counts_V.sum():
@@ -75,7 +75,7 @@ def kept_anyway(loaded: LoadedModel, pieces: Pieces, keep: Sequence[str]) -> set
     found |= {one for one in _config_ids(loaded.model.config) if one in pieces.names}
     for entry in keep:
         asked = [pieces.all_ids[entry]] if entry in pieces.all_ids else []
-        asked = asked or _encoded(loaded.tokenizer, [entry])["input_ids"][0]
+        asked = asked or encode_whole(loaded.tokenizer, [entry])["input_ids"][0]
         if not asked or pieces.unknown in asked:
             raise ValueError(
                 f"keep: '{entry}' is unknown to the tokenizer of {loaded.name}: leave it out"
@@ -259,8 +259,8 @@ def coverage_of(
     is_kept_V = np.zeros(max(before.get_vocab().values()) + 1, dtype=bool)
     is_kept_V[list(kept)] = True
     for batch in _batches(texts):
-        encoded = _encoded(before, batch, offsets=True)
-        shorter = _encoded(after, batch)["input_ids"]
+        encoded = encode_whole(before, batch, offsets=True)
+        shorter = encode_whole(after, batch)["input_ids"]
         both = zip(batch, encoded["input_ids"], encoded["offset_mapping"], shorter, strict=True)
         for text, ids, spans, new_ids in both:
             found.texts += 1
@@ -315,23 +315,6 @@ class _Tally:
 
 
 # --- texts ----------------------------------------------------------------------------------------
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], offsets: bool = False
-) -> Any:
-    """Ids of whole texts, whatever truncation and padding tokenizer.json asks for."""
-    return tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=offsets,
-        split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
-        verbose=False,
-    )
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,15 +1,26 @@
-"""Writing weights: what goes wrong is an OSError, as with any other file."""
+"""Writing models: whole or not at all, and what goes wrong is an OSError, as with any file."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Iterator[None]:
+    """Leave nothing of a folder that doesn't come to its end."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

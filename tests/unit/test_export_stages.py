@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
+from tiny_recipes import of_encoder, stage_result, written
 
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
@@ -27,21 +28,6 @@ MAKE = {"kind": "make_student", "writes": "student"}
 EXPORT = {"kind": "export"}
 
 
-def tree(teacher: Path, text: Path, *stages: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {
-        "name": "little",
-        "task": "sentence_embedding",
-        "teacher": str(teacher),
-        "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
-        "stages": list(stages),
-        **more,
-    }
-
-
-def result(folder: Path, stage: str) -> Any:
-    return json.loads((folder / "stages" / stage / "result.json").read_text())
-
-
 def onnx_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx*"))
 
@@ -52,7 +38,7 @@ def finished(
 ) -> Path:
     teacher = tmp_path_factory.mktemp("teacher")
     save_model(moved(load_model(sentence_teacher, "sentence_embedding")), teacher)
-    recipe = tree(teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"})
+    recipe = of_encoder(teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"}, {"kind": "report"})
     return run(Recipe.model_validate(recipe), output=tmp_path_factory.mktemp("runs") / "run")
 
 
@@ -71,7 +57,7 @@ def test_a_whole_model_folder_is_written_and_published(finished: Path) -> None:
 
 
 def test_the_result_keeps_each_corner(finished: Path) -> None:
-    found = result(finished, "02-export")
+    found = stage_result(finished, "02-export")
     graph = finished / "model/onnx/model.onnx"
     assert found["opset"] == 18
     assert found["inputs"] == ["input_ids", "attention_mask"]
@@ -87,19 +73,20 @@ def test_the_result_keeps_each_corner(finished: Path) -> None:
 
 
 def test_it_is_scored_as_its_source(finished: Path) -> None:
-    scores = result(finished, "03-evaluate")["models"]
+    scores = stage_result(finished, "03-evaluate")["models"]
     assert list(scores) == ["teacher", "student", "onnx"]
     for part, values in scores["student"].items():
         assert scores["onnx"][part] == pytest.approx(values, abs=1e-5)
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["models"]["onnx"]["parameters"] == metrics["models"]["student"]["parameters"]
     assert (
-        metrics["models"]["onnx"]["weight_bytes"] == result(finished, "02-export")["weight_bytes"]
+        metrics["models"]["onnx"]["weight_bytes"]
+        == stage_result(finished, "02-export")["weight_bytes"]
     )
 
 
 def test_report_and_card_tell_of_it(finished: Path) -> None:
-    worst = f"{result(finished, '02-export')['difference']:.1e}"
+    worst = f"{stage_result(finished, '02-export')['difference']:.1e}"
     report = (finished / "report.html").read_text()
     assert "onnx is student as an ONNX graph of opset 18 (model.onnx)." in report
     assert f"differ by {worst} of the largest at most; 0.0001 was accepted" in report
@@ -128,7 +115,7 @@ def test_a_failed_gate_leaves_no_graph(
     tmp_path: Path,
     potstill: Callable[..., Finished],
 ) -> None:
-    recipe = tree(sentence_teacher, text_file, MAKE, EXPORT | {"tolerance": 1e-12})
+    recipe = of_encoder(sentence_teacher, text_file, MAKE, EXPORT | {"tolerance": 1e-12})
     path, folder = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(recipe))
     done = potstill("run", path, "--output", folder)
@@ -148,10 +135,10 @@ def test_a_failed_gate_leaves_no_graph(
 def test_an_export_that_is_no_longer_asked_for_is_not_published(
     sentence_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe.model_validate(tree(sentence_teacher, text_file, MAKE, EXPORT))
+    recipe = Recipe.model_validate(of_encoder(sentence_teacher, text_file, MAKE, EXPORT))
     folder = run(recipe, output=tmp_path / "run")
     assert (folder / "model/onnx/model.onnx").is_file()
-    run(Recipe.model_validate(tree(sentence_teacher, text_file, MAKE)), output=folder)
+    run(Recipe.model_validate(of_encoder(sentence_teacher, text_file, MAKE)), output=folder)
     assert not (folder / "model/onnx").exists()
     assert (folder / "model/model.safetensors").is_file()
 
@@ -167,8 +154,8 @@ def test_too_little_disk(
     monkeypatch: pytest.MonkeyPatch,
     potstill: Callable[..., Finished],
 ) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree(sentence_teacher, text_file, MAKE, EXPORT)))
+    recipe = of_encoder(sentence_teacher, text_file, MAKE, EXPORT)
+    path = written(tmp_path, yaml.safe_dump(recipe))
     monkeypatch.setattr(export_stages.shutil, "disk_usage", lambda _: Disk(10))
     done = potstill("run", path, "--output", tmp_path / "run")
     assert done.code == 1
@@ -179,7 +166,7 @@ def test_too_little_disk(
 def test_an_onnx_file_can_t_be_trained(sentence_teacher: Path, text_file: Path) -> None:
     other = {"kind": "make_student", "teacher": "onnx", "writes": "smaller"}
     with pytest.raises(ValueError, match=r"stage 3 \(make_student\) reads the model 'onnx', which"):
-        Recipe.model_validate(tree(sentence_teacher, text_file, MAKE, EXPORT, other))
+        Recipe.model_validate(of_encoder(sentence_teacher, text_file, MAKE, EXPORT, other))
 
 
 def test_from_python(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
@@ -219,8 +206,8 @@ def test_without_the_extra_nothing_starts(
     monkeypatch: pytest.MonkeyPatch,
     potstill: Callable[..., Finished],
 ) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree(sentence_teacher, text_file, MAKE, EXPORT)))
+    recipe = of_encoder(sentence_teacher, text_file, MAKE, EXPORT)
+    path = written(tmp_path, yaml.safe_dump(recipe))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     done = potstill("run", path, "--output", tmp_path / "run")
     assert done.code == 2
@@ -230,7 +217,7 @@ def test_without_the_extra_nothing_starts(
 
 def test_the_plan_names_it(sentence_teacher: Path, text_file: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(
-        tree(sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"})
+        of_encoder(sentence_teacher, text_file, MAKE, EXPORT, {"kind": "evaluate"})
     )
     lines = plan_run(recipe, tmp_path / "run")
     assert any(line.split()[:5] == ["2", "export", "student", "->", "onnx"] for line in lines)

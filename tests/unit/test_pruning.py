@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,17 @@ def test_nothing_pruned_is_the_same_model(name: str) -> None:
         assert torch.equal(same(**inputs(model))[0], model(**inputs(model))[0])
 
 
+def summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    logits_BC, labels_B = model(**batch).logits, torch.tensor([0, 2, 1])
+    return torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="sum")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_taylor_scores_are_those_of_a_gate_on_each_unit(name: str) -> None:
     """d loss / d gate at 1, of a factor on the unit, one text at a time, is the sum over tokens."""
     model = family_model(name, "classification", layers=2).double()
     batch = inputs(model)
-    labels_B = torch.tensor([0, 2, 1])
-
-    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits_BC = model(**batch).logits
-        return torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="sum")
-
+    loss = partial(summed_loss, model)
     found = taylor_scores(model, [batch, batch], loss)
     gates = [torch.ones(3, 1, 40, dtype=torch.float64, requires_grad=True) for _ in range(2)]
 
@@ -99,12 +100,7 @@ def test_layer_scores_are_those_of_a_gate_on_what_a_layer_adds(name: str) -> Non
     """d loss / d gate at 1 of input + gate * (output - input), one text at a time."""
     model = family_model(name, "classification", layers=3).double()
     batch = inputs(model)
-    labels_B = torch.tensor([0, 2, 1])
-
-    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits_BC = model(**batch).logits
-        return torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="sum")
-
+    loss = partial(summed_loss, model)
     found = layer_taylor_scores(model, [batch], loss)
     gates = [torch.ones(3, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 

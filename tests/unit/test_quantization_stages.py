@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_recipes import of_encoder, stage_result
 
 from conftest import sentences
 from potstill import quantization_stages, quantize
@@ -24,19 +25,7 @@ SPEED = {"lengths": [8], "rounds": 3}
 
 
 def tree(teacher: Path, text: Path, *stages: dict[str, Any]) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "little",
-            "task": "sentence_embedding",
-            "teacher": str(teacher),
-            "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
-            "stages": list(stages),
-        }
-    )
-
-
-def result(folder: Path, stage: str) -> Any:
-    return json.loads((folder / "stages" / stage / "result.json").read_text())
+    return Recipe.model_validate(of_encoder(teacher, text, *stages))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +50,7 @@ def test_a_quantised_graph_is_published_beside_the_float_one(finished: Path) -> 
     models = [finished / "model/onnx" / name for name in found]
     one, two = (np.asarray(predict(model, texts, "sentence_embedding")) for model in models)
     assert 0.98 < (one * two).sum(axis=1).min() < 1 - 1e-7
-    told = result(finished, "03-quantize")
+    told = stage_result(finished, "03-quantize")
     assert told["weight_bytes"] == models[1].stat().st_size < models[0].stat().st_size
     assert told["source_weight_bytes"] == models[0].stat().st_size
     assert told["weight_range"] == {"bits": 7, "why": "as asked for"}
@@ -74,7 +63,7 @@ def test_a_quantised_graph_is_published_beside_the_float_one(finished: Path) -> 
 
 def test_metrics_and_report_show_it(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    told = result(finished, "03-quantize")
+    told = stage_result(finished, "03-quantize")
     assert metrics["models"]["quantized"]["weight_bytes"] == told["weight_bytes"]
     assert metrics["models"]["quantized"]["parameters"] == metrics["models"]["onnx"]["parameters"]
     assert "scores" in metrics["models"]["quantized"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from tiny_labels import write_model
+from tiny_recipes import stage_result
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import potstill
@@ -37,11 +37,6 @@ def recipe(task: str, teacher: Path, text: Path, *stages: dict[str, Any], **more
     return Recipe.model_validate({**tree, **({} if "data" in more else {"corpus": corpus}), **more})
 
 
-def result(run_folder: Path, stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_folder / "stages" / stage / "result.json").read_text())
-    return found
-
-
 def test_a_sentence_encoder_is_trimmed_and_scored_by_its_own_tokens(
     sentence_teacher: Path, tmp_path: Path
 ) -> None:
@@ -54,7 +49,7 @@ def test_a_sentence_encoder_is_trimmed_and_scored_by_its_own_tokens(
         recipe("sentence_embedding", sentence_teacher, text_of(tmp_path), *stages),
         output=tmp_path / "run",
     )
-    told = result(made, "01-trim_vocabulary")
+    told = stage_result(made, "01-trim_vocabulary")
     assert told["pieces"]["before"] == 86
     # two words are gone; all letters of the others are there, but for those that none has
     folder = made / "stages/01-trim_vocabulary/model"
@@ -68,7 +63,7 @@ def test_a_sentence_encoder_is_trimmed_and_scored_by_its_own_tokens(
     (coverage,) = told["coverage"].values()
     assert coverage["tokens_kept"] == coverage["words_kept"] == coverage["longer"] == 1.0
     # all held-out pieces are kept, so the vectors are the teacher's own
-    scores = result(made, "02-evaluate")["models"]["student"]
+    scores = stage_result(made, "02-evaluate")["models"]["student"]
     assert scores["similarity"]["pearson"] == pytest.approx(1.0, abs=1e-6)
     page = (made / "report.html").read_text(encoding="utf-8")
     assert f"student: {len(vocabulary)} of 86 word pieces kept" in page
@@ -127,8 +122,8 @@ def test_a_classifier_is_scored_on_its_own_tokens(tmp_path: Path) -> None:
     made = run(
         recipe("classification", teacher, tmp_path, *stages, data=data), output=tmp_path / "run"
     )
-    assert list(result(made, "01-trim_vocabulary")["coverage"]) == ["data"]
-    models = result(made, "02-evaluate")["models"]
+    assert list(stage_result(made, "01-trim_vocabulary")["coverage"]) == ["data"]
+    models = stage_result(made, "02-evaluate")["models"]
     assert models["student"]["classification"] == models["teacher"]["classification"]
     assert models["student"]["agreement"]["top1"] == 1.0
 
@@ -172,7 +167,7 @@ def test_models_trimmed_alike_are_trained_and_compared_in_their_own_tokens(
         recipe("masked_lm", masked_lm_teacher, text_of(tmp_path), *stages), output=tmp_path / "run"
     )
     small = made / "stages/01-trim_vocabulary/model"
-    found = result(made, "03-evaluate")
+    found = stage_result(made, "03-evaluate")
     alone = potstill.evaluate(
         [small], small, str(tmp_path / "text.txt"),
     )  # fmt: skip
@@ -190,12 +185,12 @@ def test_sources_of_its_own_decide_and_their_content_is_fingerprinted(
     text = text_of(tmp_path)
     made = recipe("sentence_embedding", sentence_teacher, text, *stages)
     folder = run(made, output=tmp_path / "run")
-    first = result(folder, "01-trim_vocabulary")
+    first = stage_result(folder, "01-trim_vocabulary")
     assert first["coverage"] == {}
     assert first["pieces"]["after"] == 5 + 2 + 2 * len({*"peatsmoke"})
     own.write_text("peat smoke oak\n" * 30, encoding="utf-8")
     run(made, output=tmp_path / "run")
-    assert result(folder, "01-trim_vocabulary")["pieces"]["after"] > first["pieces"]["after"]
+    assert stage_result(folder, "01-trim_vocabulary")["pieces"]["after"] > first["pieces"]["after"]
 
 
 def test_a_plan_tells_what_is_kept_at_most(sentence_teacher: Path, tmp_path: Path) -> None:

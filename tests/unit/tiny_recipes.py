@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ def tree(*stages: dict[str, Any], task: str = "masked_lm", **changes: Any) -> di
         "stages": list(stages) or [{"kind": "report"}],
         **changes,
     }
+
+
+def of_encoder(teacher: Path, text: Path, *stages: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A recipe that runs, of a sentence encoder and a file of text."""
+    return {
+        "name": "little",
+        "task": "sentence_embedding",
+        "teacher": str(teacher),
+        "corpus": {"sources": [str(text)], "max_length": 40, "min_length": 4, "heldout": 0.2},
+        "stages": list(stages),
+        **more,
+    }
+
+
+def stage_result(run: Path, stage: str) -> Any:
+    return json.loads((run / "stages" / stage / "result.json").read_text())
 
 
 def distill(**changes: Any) -> dict[str, Any]:
