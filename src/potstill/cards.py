@@ -49,7 +49,7 @@ CARD_TASKS = {
 
 
 def write_card(run: Path, model_folder: Path, settings: recipe.Report) -> Path:
-    """Write README.md, the model card of the run's student, into a model folder.
+    """Write README.md, the model card of what a run publishes, into a model folder.
 
     Returns:
         The path of README.md.
@@ -76,7 +76,7 @@ def _front_matter(
     results: Results, metrics: Mapping[str, Any], settings: recipe.Report, sentence: bool
 ) -> ModelCardData:
     tag = "sentence-similarity" if sentence else CARD_TASKS.get(_task(results), "fill-mask")
-    scores = flat_scores(metrics["models"].get(results.student, {}).get("scores", {}))
+    scores = flat_scores(metrics["models"].get(results.published, {}).get("scores", {}))
     sources = _hub_sources(results)
     name = settings.title or title_of(results)
     shown = [
@@ -159,7 +159,7 @@ def _card(
     sentence: bool,
 ) -> dict[str, Any]:
     student = results.student
-    shown = [results.baseline, student, *results.exported, *results.quantized]
+    shown = [results.baseline, results.published, *results.exported, *results.quantized]
     columns = [name for name in dict.fromkeys(shown) if name in results.names]
     made = _made(results)
     trained = [
@@ -177,7 +177,7 @@ def _card(
     pairs = len((results.recipe.get("data") or {}).get("text", [])) == 2
     return {
         "title": settings.title or title_of(results),
-        "verdict": verdict(results, metrics),
+        "verdict": verdict(results, metrics, results.published),
         "teacher": " and ".join(_teachers(results)),
         "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
         "made": made,
@@ -185,7 +185,7 @@ def _card(
         "vocabularies": [
             vocabulary_note(stage.result)
             for stage in results.stages
-            if stage.kind == "trim_vocabulary" and stage.writes == results.student
+            if stage.kind == "trim_vocabulary" and stage.writes == results.published
         ],
         "chosen": made.get("chosen") if made else "",
         "trained": trained,

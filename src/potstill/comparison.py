@@ -74,14 +74,18 @@ REFERENCES = {
 }
 
 
-def verdict(results: Results, metrics: Mapping[str, Any]) -> str:
-    """One sentence written from the numbers of metrics.json, whatever they say."""
-    student, baseline = results.student, results.baseline
+def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = None) -> str:
+    """One sentence written from the numbers of metrics.json, whatever they say.
+
+    Args:
+        name: of the model it is about; None: the run's student.
+    """
+    student, baseline = name or results.student, results.baseline
     if student not in metrics["models"]:
         return "This run has measured no student yet."
     compared = metrics["comparisons"].get(student, {})
     whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
-    kept = _kept(results, metrics, whose)
+    kept = _kept(results, metrics, str(student), whose)
     size = _ratio(metrics, str(student), baseline, "parameters")
     clauses = [kept] if kept else []
     if size is not None:
@@ -99,12 +103,13 @@ def verdict(results: Results, metrics: Mapping[str, Any]) -> str:
         if metrics["settings"].get("noisy"):
             speed += " (measured on a noisy machine)"
         sentence = f"{sentence} and {speed}" if sentence else speed
-    who = "The student" if student == "student" else f"The model {student}"
+    trimmed = student == results.published and results.student == "student"
+    who = "The student" if student == "student" or trimmed else f"The model {student}"
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
 
 
-def _kept(results: Results, metrics: Mapping[str, Any], whose: str) -> str | None:
-    key, kept = headline_retention(metrics, str(results.student))
+def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str) -> str | None:
+    key, kept = headline_retention(metrics, student)
     if kept is None:
         return None
     what = f"{whose} {HEADLINES.get(key, label_of(key))}"

@@ -75,6 +75,16 @@ class Results:
         return others[-1] if others else None
 
     @cached_property
+    def published(self) -> str | None:
+        """The model whose weights lie in model/: the student, or what its trimming wrote."""
+        name, made = self.student, False
+        for stage in self.stages:
+            if stage.kind == "trim_vocabulary" and made and stage.settings.get("model") == name:
+                name = stage.writes
+            made = made or stage.writes == name
+        return name
+
+    @cached_property
     def names(self) -> list[str]:
         """Models that were measured: the baseline, the student, then the others in order."""
         first = [name for name in (self.baseline, self.student) if name in self._measured]

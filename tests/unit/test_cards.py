@@ -186,3 +186,26 @@ def test_the_start_is_that_of_the_published_student(tmp_path):
     folder.mkdir(exist_ok=True)
     text = cards.write_card(run, folder, Report()).read_text()
     assert "Layers: 0, 2, 5, counted from 0; bert to distilbert." in text
+
+
+def test_the_card_is_of_the_weights_beside_it(tmp_path):
+    """A student whose vocabulary was trimmed under another name: what lies there scores less."""
+    run = fake_run(tmp_path)
+    trimmed = {
+        "pieces": {"before": 30522, "after": 19031},
+        "parameters": {"before": 17_241_216, "after": 12_822_912},
+        "coverage": {},
+        "warnings": [],
+    }
+    stage(run, "06-trim_vocabulary", {"model": "student", "writes": "trimmed"}, trimmed)
+    path = run / "stages/03-evaluate/result.json"
+    found = json.loads(path.read_text())
+    found["models"]["trimmed"] = {"retrieval": {"mrr": 0.8601}}
+    found["retention"]["trimmed"] = {"retrieval.mrr": 0.8601 / 0.8812}
+    path.write_text(json.dumps(found))
+    card = ModelCard.load(cards.write_card(run, model_folder(run), Report()))
+    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("mrr", 0.8601)]
+    assert "The student keeps 97.6% of the teacher's MRR" in card.text
+    assert "| | teacher | trimmed |" in card.text
+    assert "19,031 of 30,522 word pieces kept" in card.text
+    assert "soft targets" in card.text  # how it was distilled before
