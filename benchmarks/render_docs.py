@@ -267,7 +267,7 @@ def ablation_positions() -> str:
 
 TASKS = {
     "sst2_few": "SST-2, 1,000 labels, accuracy",
-    "sst2_many": "SST-2, 16,000 labels, accuracy",
+    "sst2_many": "SST-2, 32,000 labels, accuracy",
     "cola": "CoLA, Matthews' correlation",
     "rte": "RTE, accuracy",
     "bbc": "BBC News, accuracy",
