@@ -362,12 +362,10 @@ def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
 
 
 def _examples(case: _Case, base: Any, other: Any) -> Sequence[Mapping[str, Any]]:
-    """Examples that baseline and student answer differently, the surest first."""
+    """Examples that baseline and student answer differently, the surest or furthest first."""
     if case.row.head == "tokens":
         return tag_examples(base, other, case.test, case.labels, SHOWN)
     if case.row.head == "spans":
         assert case.test.items is not None
         return answer_examples(base, other, case.test.items, SHOWN)
-    if case.row.task != "classification":
-        return []
-    return label_examples(base, other, case.test, case.labels, SHOWN)
+    return label_examples(case.row.task, base, other, case.test, case.labels, SHOWN)

@@ -117,7 +117,7 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "trim_vocabulary":
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
-            elif stage.kind == "distill" and stage.settings.get("model") in counts:
+            elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
         graphs = self.exported | self.quantized
         return counts | {name: found["parameters"] for name, found in graphs.items()}
@@ -176,8 +176,10 @@ def read_results(run: Path) -> Results:
 def build_metrics(run: Path) -> dict[str, Any]:
     """metrics.json of a run: `models`, `comparisons` against the baseline, `settings`.
 
-    The last evaluate and the last benchmark stage count. What was not measured is left out; a
-    number that is not finite is null. Retention is that of the evaluate stage: none for losses.
+    `references` are the scores of what takes no model, `differences` the student's score less that
+    of its twin and of each of those, with a paired 95% interval. The last evaluate and the last
+    benchmark stage count. What was not measured is left out; a number that is not finite is null.
+    Retention is that of the evaluate stage: none for losses.
 
     Raises:
         ValueError: as `read_results`.
@@ -211,6 +213,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
             for key, share in kept.items():  # a task's first score is the one it is judged by
                 entry["retention"].setdefault(key.partition(".")[0], share)
             entry["retention_by_score"] = kept
+            intervals = evaluation.get("intervals", {}).get(name)
+            entry |= {"retention_intervals": intervals} if intervals else {}
         if ratios:
             entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
             entry["size_ratio"] = ratios["size_ratio"]
@@ -228,10 +232,17 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "noisy": benchmark.get("noise", {}).get("noisy"),
     }
     known = {key: value for key, value in settings.items() if value is not None}
-    # what a reader must not miss, in sentences: of tasks with labels
-    found = {"findings": results.findings} if results.findings else {}
+    references = {k: v for k, v in evaluation.get("references", {}).items() if v}
+    found = {
+        "references": references,
+        "differences": evaluation.get("differences"),
+        "findings": results.findings,  # what a reader must not miss, in sentences
+    }
     cleaned: dict[str, Any] = finite(
-        {"models": models, "comparisons": comparisons, "settings": known, **found}
+        {
+            **{"models": models, "comparisons": comparisons, "settings": known},
+            **{key: value for key, value in found.items() if value},
+        }
     )
     return cleaned
 

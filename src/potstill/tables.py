@@ -27,9 +27,12 @@ _NAMES = {
 
 
 def metrics_table(path: Path) -> Table:
-    """The comparison of a run's metrics.json, a column a model."""
+    """The comparison of a run's metrics.json, a column a model, what takes no model last."""
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    models, comparisons = metrics["models"], metrics["comparisons"]
+    comparisons = metrics["comparisons"]
+    scores = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
+    scores |= metrics.get("references", {})
+    models = {name: metrics["models"].get(name, {}) for name in scores}
     table = _columns(models)
     _row(table, "parameters", models, lambda m: _amount(m["parameters"]))
     _row(table, "weights", models, lambda m: _amount(m["weight_bytes"]) + "B")
@@ -42,7 +45,11 @@ def metrics_table(path: Path) -> Table:
             lambda m, n=length: f"{m['latency_ms'][n]['p50']:.2f} ms",
         )
     _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
-    _score_rows(table, {name: model.get("scores", {}) for name, model in models.items()})
+    _score_rows(table, scores)
+    less = {name: metrics.get("differences", {}).get(name, {}) for name in models}
+    _row(table, "the student, less each other", less, lambda d: f"{d['difference']:+.3f}")
+    for side, label in enumerate(("95% interval, from", "to")):
+        _row(table, label, less, lambda d, n=side: f"{d['interval'][n]:+.3f}")
     for length in lengths:
         _row(
             table,
