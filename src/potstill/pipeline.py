@@ -63,7 +63,7 @@ STAGE_VERSIONS = {
     "export": 1,
     "trim_vocabulary": 1,
     "quantize": 1,
-    "evaluate": 2,
+    "evaluate": 3,
     "benchmark": 1,
     "report": 1,
 }

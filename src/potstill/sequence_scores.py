@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import confusion_matrix
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
@@ -111,6 +112,17 @@ def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np
     return np.tile(answer, (count, 1))
 
 
+def confusion(outputs: np.ndarray, test: Examples, classes: int) -> list[list[int]]:
+    """Examples of each label (rows) that were given each label (columns).
+
+    Args:
+        outputs: logits [N x classes].
+    """
+    matrix = confusion_matrix(test.gold, outputs.argmax(axis=1), labels=range(classes))
+    counts: list[list[int]] = matrix.tolist()
+    return counts
+
+
 def softened(
     base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str]
 ) -> dict[str, Any]:
@@ -145,4 +157,44 @@ def label_examples(
             "student": {"top": labels[int(top_s[n])], "p": float(p_s[n].max())},
         }
         for n in differing[:most].tolist()
+    ]
+
+
+def multi_label_examples(
+    base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str], most: int
+) -> list[Mapping[str, Any]]:
+    """Labels of examples that one model gives and the other does not, the surest first."""
+    p_t, p_s = expit(base.astype(float)), expit(other.astype(float))
+    rows, columns = np.nonzero((base > 0) != (other > 0))
+    # how sure the less sure of the two is of its own answer, given or not
+    sure_K = np.minimum(*(np.maximum(p, 1 - p)[rows, columns] for p in (p_t, p_s)))
+
+    def answer(probability: float) -> dict[str, Any]:
+        return {"top": "given" if probability > 0.5 else "not given", "p": probability}
+
+    return [
+        {
+            "query": f"{labels[c]}? {' | '.join(test.texts[n])}",
+            "expected": "given" if test.gold[n, c] == 1 else "not given",
+            "teacher": answer(float(p_t[n, c])),
+            "student": answer(float(p_s[n, c])),
+        }
+        for n, c in ((rows[k], columns[k]) for k in np.argsort(-sure_K, kind="stable")[:most])
+    ]
+
+
+def value_examples(
+    base: np.ndarray, other: np.ndarray, test: Examples, most: int
+) -> list[Mapping[str, Any]]:
+    """Examples whose values by two models differ most, the most different first."""
+    apart_N = np.abs(base[:, 0] - other[:, 0])
+    return [
+        {
+            "query": " | ".join(test.texts[n]),
+            "expected": f"{test.gold[n]:.3f}",
+            "teacher": {"top": f"{base[n, 0]:.3f}"},
+            "student": {"top": f"{other[n, 0]:.3f}"},
+        }
+        for n in np.argsort(-apart_N, kind="stable")[:most].tolist()
+        if apart_N[n] > 0
     ]
