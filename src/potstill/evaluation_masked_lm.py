@@ -95,7 +95,7 @@ def evaluate_masked_lm(
     retention, intervals = metrics.retentions(
         {"masked_lm.top1": rates}, settings.baseline, seed, chance
     )
-    names = dict.fromkeys([student, *([twin] if twin in models else [])])
+    names = dict.fromkeys([student, *([twin] if twin is not None else [])])
     differences = metrics.differences(
         "masked_lm.top1",
         {name: rates[name] for name in names}

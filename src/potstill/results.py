@@ -149,7 +149,8 @@ class Results:
     @cached_property
     def names(self) -> list[str]:
         """Models that were measured: the baseline, the student, then the others in order."""
-        first = [name for name in (self.baseline, self.student) if name in self._measured]
+        known = [*self._measured, *self.counted]
+        first = [name for name in (self.baseline, self.student) if name in known]
         return list(dict.fromkeys([*first, *self._measured]))
 
     @cached_property
@@ -261,7 +262,10 @@ def metrics_of(results: Results) -> dict[str, Any]:
         weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
         entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
-            entry["scores"] = evaluation["models"][name]
+            scores = evaluation["models"][name]
+            entry["scores"] = {
+                task: _with_seeds(found, evaluation) for task, found in scores.items()
+            }
         models[name] = entry
     comparisons = {}
     for name in results.names:
@@ -296,6 +300,16 @@ def metrics_of(results: Results) -> dict[str, Any]:
         {"models": models, "comparisons": comparisons, "settings": known, **found}
     )
     return cleaned
+
+
+def _with_seeds(scores: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """A task's scores with `seeds`, the values of each training: of one training, one value.
+
+    They are of the metric that the evaluation names, or else of the task's first.
+    """
+    metric = evaluation.get("metric")
+    first = metric if metric in scores else next(iter(scores), None)
+    return scores if first is None or "seeds" in scores else scores | {"seeds": [scores[first]]}
 
 
 # --- training logs --------------------------------------------------------------------------------
