@@ -21,14 +21,18 @@ from potstill.answer_scores import (
 from potstill.batches import Batch
 from potstill.data import Examples, collate
 from potstill.heads import model_inputs, similarity_signals
+from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, is_unnamed, label_names, load_model
 from potstill.recipe import VALUE_TASKS, Evaluate, Task
 from potstill.sequence_scores import (
+    confusion,
     label_agreement,
     label_examples,
     label_scores,
+    multi_label_examples,
     softened,
     trivial_labels,
+    value_examples,
 )
 from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
 from potstill.tasks import TaskRow, row_of
@@ -210,6 +214,11 @@ def evaluate_task(
         "softened": (
             softened(base, outputs[student][0], test, labels) if task == "classification" else None
         ),
+        "confusion": (
+            {name: confusion(found[0], test, len(labels)) for name, found in outputs.items()}
+            if task == "classification"
+            else None
+        ),
         "examples": _examples(case, base, outputs[student][0]),
     }
 
@@ -310,34 +319,20 @@ def _differences(
 
 def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list[str]:
     """What a reader must not miss, in sentences."""
-    sign = -1 if case.metric == "mse" else 1
-    found = []
-    for name, told in differences.items():
-        who = {
-            "majority": {
-                "sequence": "always giving the commonest answer",
-                "cosine": "always giving the same score",
-                "tokens": "tagging every word O",
-                "spans": "never giving an answer",
-            }[case.row.head],
-            "tfidf": (
-                "the cosine of TF-IDF"
-                if case.row.head == "cosine"
-                else "TF-IDF with a linear model"
-            ),
-            "lexicon": "each word's commonest tag in training",
-            "sentence": "the sentence that shares most words with the question",
-        }
-        other = who.get(name, f"{name}, trained without a teacher")
-        bounds = told["interval"]
-        if sign * told["difference"] <= 0:
-            found.append(f"{student} does not beat {other} ({case.metric})")
-        elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
-            found.append(
-                f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
-                f"difference in {case.metric} includes 0"
-            )
-    return found
+    said = {
+        "majority": {
+            "sequence": "always giving the commonest answer",
+            "cosine": "always giving the same score",
+            "tokens": "tagging every word O",
+            "spans": "never giving an answer",
+        }[case.row.head],
+        "tfidf": (
+            "the cosine of TF-IDF" if case.row.head == "cosine" else "TF-IDF with a linear model"
+        ),
+        "lexicon": "each word's commonest tag in training",
+        "sentence": "the sentence that shares most words with the question",
+    }
+    return not_beaten(differences, student, said, -1 if case.metric == "mse" else 1)
 
 
 # --- what trivial means reach ---------------------------------------------------------------------

@@ -124,7 +124,7 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
 
 
 def _several(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+    return " ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
 
 
 def _name(key: str) -> str:

@@ -217,3 +217,19 @@ def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
     other = classifier(tmp_path / "other", 0, **names)
     with pytest.raises(ValueError, match=r"other: its labels are no, perhaps, and the baseline's"):
         evaluated({"teacher": [folder], "other": [other]}, given)
+
+
+def test_confusion_counts_what_was_given_for_what_was_right(
+    found: TaskExamples, tmp_path: Path
+) -> None:
+    folders = {
+        "teacher": [classifier(tmp_path / "t", 0)],
+        "student": [classifier(tmp_path / "s", 1)],
+    }
+    confusion = evaluated(folders, found)["confusion"]
+    for name, [folder] in folders.items():
+        given = logits_of(folder, found.test).argmax(axis=1)
+        counts = [[0, 0], [0, 0]]
+        for right, answer in zip(found.test.gold.tolist(), given.tolist(), strict=True):
+            counts[right][answer] += 1
+        assert confusion[name] == counts
