@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.context import Context, Silent
+from potstill.context import Context, Reporter, Silent
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -123,6 +123,7 @@ def finetune(
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
@@ -130,6 +131,7 @@ def finetune(
         text: files or a Corpus for masked LM; of the other tasks their TaskData.
         task: not sentence_embedding.
         train: "all" weights, or the "head" alone.
+        reporter: is told how far it is.
 
     Returns:
         The trained model's folder, `output`/model.
@@ -140,7 +142,7 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed, reporter)
 
 
 def export(
@@ -390,6 +392,7 @@ def _one_stage(
     text: Text,
     output: Folder,
     seed: int,
+    reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
@@ -405,7 +408,7 @@ def _one_stage(
         run=run.path,
         cache=cache_folder() / "tokens",
         models=models,
-        reporter=Silent(),
+        reporter=reporter or Silent(),
         fingerprint=fingerprint,
     )
     try:

@@ -51,11 +51,39 @@ SHOWN = 50  # examples that the report may choose from
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
     """One score of a model, the higher the better."""
+    value = task_scores(loaded, examples, labels)[name].value
+    return -value if name == "mse" else value
+
+
+def task_scores(
+    loaded: LoadedModel,
+    examples: Examples,
+    labels: Sequence[str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Scored]:
+    """Every metric of a model's task."""
     row = row_of(loaded.task)
     assert row is not None
-    given = _given(row, head_outputs(loaded, examples), examples)
-    value = _scores(row, given, examples, labels)[name].value
-    return -value if name == "mse" else value
+    given = _given(row, head_outputs(loaded, examples, progress), examples)
+    return _scores(row, given, examples, labels)
+
+
+def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> dict[str, float]:
+    """The most that the same answer for all examples scores, whichever it is, by metric.
+
+    Of labels the best of them by each metric, of answers none at all; a correlation is 0.
+    """
+    row = row_of(task)
+    assert row is not None
+    if row.head == "spans":
+        assert examples.items is not None
+        none = answer_scores([""] * len(examples.items), examples.items)
+        return {name: scored.value for name, scored in none.items()}
+    if task in VALUE_TASKS:
+        return {"pearson": 0.0, "spearman": 0.0}
+    always = [np.tile(one, (len(examples), 1)) for one in np.eye(len(labels))]
+    each = [_scores(row, outputs, examples, labels) for outputs in always]
+    return {name: max(scored[name].value for scored in each) for name in each[0]}
 
 
 def head_outputs(

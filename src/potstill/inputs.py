@@ -41,7 +41,9 @@ def given_folders(recipe: Recipe, *, fetch: bool = True) -> dict[str, Path]:
     Raises:
         ValueError: no such folder or package, or the hub can't be reached.
     """
-    return {name: _folder(key, teacher, fetch) for name, (key, teacher) in _given(recipe).items()}
+    return {
+        name: model_folder(key, teacher, fetch) for name, (key, teacher) in _given(recipe).items()
+    }
 
 
 def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
@@ -50,7 +52,12 @@ def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
     return {"teacher": ("teacher.model", recipe.teacher), **further}
 
 
-def _folder(key: str, teacher: Teacher, fetch: bool) -> Path:
+def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
+    """The folder here of a model; `key` is what messages call the place where it is named.
+
+    Raises:
+        ValueError: no such folder or package, or the hub can't be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,

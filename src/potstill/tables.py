@@ -97,6 +97,55 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def suite_table(result: Mapping[str, Any]) -> Table:
+    """A suite's result, times 100: a row a score, the median of seeds and in brackets their range,
+    and for each model but the baseline the share that it keeps.
+    """
+    models, tasks, kept = result["models"], result["tasks"], result["retention"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("PARTIAL" if result["partial"] else "")
+    for name in models:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name in kept:
+        table.add_column(Text(f"{name} kept"), justify="right", overflow="fold")
+    for task, told in tasks.items():
+        names = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
+        for metric in names:
+            label = f"{told['title']} {metric.replace('_', ' ')}"
+            cells = [_range(model["tasks"][task][metric]) for model in models.values()]
+            shares = [own["tasks"][task][metric] for own in kept.values()]
+            cells += [_kept(share, told["small"]) for share in shares]
+            table.add_row(*map(Text, (label, *cells)))
+    if len(tasks) > 1:
+        _average_rows(table, result)
+    return table
+
+
+def _average_rows(table: Table, result: Mapping[str, Any]) -> None:
+    models, kept = result["models"].values(), result["retention"].values()
+    rows = {"all": f"average of {len(result['tasks'])} tasks"}
+    if "wnli" in result["tasks"]:
+        rows["without_wnli"] = "average without WNLI"
+    for key, label in rows.items():
+        cells = [f"{100 * model['average'][key]:.1f}" for model in models]
+        cells += [_kept(own["overall"][key], False) for own in kept]
+        table.add_row(*map(Text, (label, *cells)), style="bold")
+    shares = [_kept(own["overall"]["above_constant"], False) for own in kept]
+    label = "where there is retention"
+    table.add_row(*map(Text, (label, *("" for _ in models), *shares)))
+
+
+def _range(values: Mapping[str, Any]) -> str:
+    shown = f"{100 * values['median']:.1f}"
+    if len(values["all"]) == 1:
+        return shown
+    return f"{shown} ({100 * values['min']:.1f} to {100 * values['max']:.1f})"
+
+
+def _kept(share: float | None, small: bool) -> str:
+    return "none" if share is None else f"{share:.1%}" + (" (too small a set)" if small else "")
+
+
 def _amount(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
