@@ -31,6 +31,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     GoldMse,
+    GraphPruning,
     HardTargets,
     HiddenCosine,
     InBatch,
@@ -146,7 +147,13 @@ def finetune(
 
 
 def export(
-    model: Folder, text: Text, output: Folder, *, tolerance: float = 1e-4, seed: int = 1
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    tolerance: float = 1e-4,
+    prune: GraphPruning | None = None,
+    seed: int = 1,
 ) -> Path:
     """Write a model as an ONNX graph, unless it answers otherwise than the model does.
 
@@ -155,6 +162,7 @@ def export(
         text: real text to compare the two on: files or a Corpus; of tasks with labels a TaskData.
         output: a folder for the result (each corner's difference) and the exported model.
         tolerance: the largest difference of outputs, relative to the largest of them.
+        prune: heads and inner units that leave the graph; the folder's weights stay whole.
 
     Returns:
         `output`/model/onnx/model.onnx, in a copy of the model's folder.
@@ -162,7 +170,7 @@ def export(
     Raises:
         ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
     """
-    stage = Export(model="teacher", tolerance=tolerance)
+    stage = Export(model="teacher", tolerance=tolerance, prune=prune)
     folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
 

@@ -192,10 +192,10 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores and of quantised models, in sentences."""
+        """What a reader must not miss of scores and of smaller graphs, in sentences."""
         found = list(self.evaluation.get("findings") or [])
-        for result in self.quantized.values():
-            found += result["findings"]
+        for result in [*self.exported.values(), *self.quantized.values()]:
+            found += result.get("findings", [])
         return found
 
     @cached_property
