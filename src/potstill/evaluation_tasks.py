@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
-import torch
 
 from potstill import task_metrics
 from potstill.answer_scores import (
@@ -18,9 +17,8 @@ from potstill.answer_scores import (
     best_answers,
     trivial_answers,
 )
-from potstill.batches import Batch
-from potstill.data import Examples, collate
-from potstill.heads import model_inputs, similarity_signals
+from potstill.data import Examples
+from potstill.head_predictions import head_outputs
 from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, is_unnamed, label_names, load_model
 from potstill.recipe import VALUE_TASKS, Evaluate, Task
@@ -29,10 +27,8 @@ from potstill.sequence_scores import (
     label_agreement,
     label_examples,
     label_scores,
-    multi_label_examples,
     softened,
     trivial_labels,
-    value_examples,
 )
 from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
 from potstill.tasks import TaskRow, row_of
@@ -45,7 +41,6 @@ from potstill.token_scores import (
     trivial_tags,
 )
 
-BATCH = 32
 SHOWN = 50  # examples that the report may choose from
 
 
@@ -84,50 +79,6 @@ def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> di
     always = [np.tile(one, (len(examples), 1)) for one in np.eye(len(labels))]
     each = [_scores(row, outputs, examples, labels) for outputs in always]
     return {name: max(scored[name].value for scored in each) for name in each[0]}
-
-
-def head_outputs(
-    loaded: LoadedModel,
-    examples: Examples,
-    progress: Callable[[int], None] = lambda _: None,
-) -> np.ndarray:
-    """A head's logits, float32, in the examples' order; T = 1.
-
-    Returns:
-        [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each of
-        `examples.ids`; [T x 2] of answers, their start and end.
-    """
-    model, device = loaded.model, loaded.model.device
-    training = model.training
-    model.eval()
-    order = np.argsort(examples.lengths, kind="stable")
-    found: list[np.ndarray] = [np.zeros(0)] * len(order)
-    row = row_of(loaded.task)
-    assert row is not None
-    pad_id = int(loaded.tokenizer.pad_token_id or 0)
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
-        values = _asked(loaded, row, batch)
-        for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):
-            length = examples.lengths[number]
-            found[number] = one[:length] if row.head in ("tokens", "spans") else one[None]
-        progress(len(rows))
-    model.train(training)
-    return np.concatenate(found)
-
-
-@torch.inference_mode()
-def _asked(loaded: LoadedModel, row: TaskRow, batch: Batch) -> torch.Tensor:
-    if row.head == "cosine":
-        cosine_P1 = similarity_signals(loaded, batch).features_KD
-        assert cosine_P1 is not None
-        return cosine_P1
-    output = loaded.model(**model_inputs(loaded.model, batch))
-    if row.head == "spans":
-        return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    logits: torch.Tensor = output.logits
-    return logits
 
 
 @dataclass(frozen=True)
