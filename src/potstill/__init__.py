@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        prune,
         quantize,
         trim_vocabulary,
     )
@@ -31,6 +32,7 @@ _PLACES = {
     "evaluate": "api",
     "export": "api",
     "finetune": "api",
+    "prune": "api",
     "quantize": "api",
     "trim_vocabulary": "api",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "finetune",
     "make_student",
     "predict",
+    "prune",
     "quantize",
     "run",
     "trim_vocabulary",
