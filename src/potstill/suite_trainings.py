@@ -69,8 +69,10 @@ class Trial:
     def key(self) -> str:
         """Of all that decides the scores."""
         settings = self.training.model_dump(mode="json")
-        inputs = [self.entrant.digest, self.data.task.name, self.data.fingerprint]
-        return key_of([VERSION, *inputs, settings, self.max_length, self.seed, self.predicts])
+        data = [self.data.task.name, self.data.fingerprint]
+        if self.predicts:
+            data.append(self.data.tests_fingerprint)
+        return key_of([VERSION, self.entrant.digest, data, settings, self.max_length, self.seed])
 
     @property
     def place(self) -> Path:
