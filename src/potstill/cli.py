@@ -201,19 +201,18 @@ def compare(
     from potstill.tables import runs_table
 
     found = compare_runs(runs)
+    path = output or (None if as_json else Path("compare.html"))
+    if path is not None:
+        write_comparison(found, path)
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
-    else:
-        out.print(runs_table(found))
-        for warning in found["warnings"]:
-            _print(f"note: {warning}", "yellow")
-        for note in found["notes"]:
-            _print(f"note: {note}")
-    if output is not None or not as_json:
-        path = output or Path("compare.html")
-        write_comparison(found, path)
-        if not as_json:
-            _print(f"wrote {path}")
+        return
+    out.print(runs_table(found))
+    for warning in found["warnings"]:
+        _print(f"note: {warning}", "yellow")
+    for note in found["notes"]:
+        _print(f"note: {note}")
+    _print(f"wrote {path}")
 
 
 @app.command()
