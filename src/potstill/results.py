@@ -13,6 +13,7 @@ import yaml
 
 from potstill.runfolder import read_json
 
+SUITE = "suite.json"
 MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
 TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
@@ -188,6 +189,23 @@ class Results:
         return counts | {name: found["parameters"] for name, found in graphs.items()}
 
     @cached_property
+    def suite(self) -> dict[str, Any] | None:
+        """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
+
+        Raises:
+            ValueError: the file is not what it should be.
+        """
+        path = self.run / SUITE
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        keys = ("suite", "partial", "partial_reasons", "baseline", "models", "retention", "tasks")
+        missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
+        return dict(found)
+
+    @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
         """Results of exports, by the names of the models they wrote."""
         return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
@@ -321,6 +339,9 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "differences": evaluation.get("differences"),
         "findings": results.findings,  # what a reader must not miss, in sentences
     }
+    if results.suite is not None:
+        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
+        found["suite"] = {key: results.suite[key] for key in parts}
     cleaned: dict[str, Any] = finite(
         {
             **{"models": models, "comparisons": comparisons, "settings": known},
