@@ -120,7 +120,7 @@ def sst2(data: Path, _: Path, teacher: str) -> tuple[str, list[str]]:
 
 
 def squad_scores(models: Mapping[str, Path], squad: Path) -> dict[str, Any]:
-    """MRR of question -> paragraph, and the share of the first model's, the teacher's, that is kept."""
+    """MRR of question -> paragraph, and the share of the first model's that is kept."""
     asked, paragraphs, own = questions(squad)
     found: dict[str, Any] = {}
     base_Q: Any = None
