@@ -345,7 +345,8 @@ def glue() -> str:
     if result["partial"]:
         partial = f"**Partial, not the whole suite**: {'; '.join(result['partial_reasons'])}. "
     return _markdown(rows) + (
-        f"\n{partial}{how}, in parentheses the least and the greatest; learning rate {', '.join(rates)}; {_machine(result)}.\n"
+        f"\n{partial}{how}, in parentheses the least and the greatest; learning rate "
+        f"{', '.join(rates)}; {_machine(result)}.\n"
     )
 
 
