@@ -15,9 +15,10 @@ from potstill.api import finetune
 from potstill.caches import key_of
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
-from potstill.evaluation_tasks import constant_scores, head_outputs, task_scores
+from potstill.evaluation_tasks import constant_scores, task_scores
 from potstill.example_rows import Labelled
 from potstill.examples import read_for, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
