@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.context import Context, Silent
+from potstill.context import Context, Reporter, Silent
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -31,6 +31,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     GoldMse,
+    GraphPruning,
     HardTargets,
     HiddenCosine,
     InBatch,
@@ -123,6 +124,7 @@ def finetune(
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
@@ -130,6 +132,7 @@ def finetune(
         text: files or a Corpus for masked LM; of the other tasks their TaskData.
         task: not sentence_embedding.
         train: "all" weights, or the "head" alone.
+        reporter: is told how far it is.
 
     Returns:
         The trained model's folder, `output`/model.
@@ -140,11 +143,17 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed, reporter)
 
 
 def export(
-    model: Folder, text: Text, output: Folder, *, tolerance: float = 1e-4, seed: int = 1
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    tolerance: float = 1e-4,
+    prune: GraphPruning | None = None,
+    seed: int = 1,
 ) -> Path:
     """Write a model as an ONNX graph, unless it answers otherwise than the model does.
 
@@ -153,6 +162,7 @@ def export(
         text: real text to compare the two on: files or a Corpus; of tasks with labels a TaskData.
         output: a folder for the result (each corner's difference) and the exported model.
         tolerance: the largest difference of outputs, relative to the largest of them.
+        prune: heads and inner units that leave the graph; the folder's weights stay whole.
 
     Returns:
         `output`/model/onnx/model.onnx, in a copy of the model's folder.
@@ -160,7 +170,7 @@ def export(
     Raises:
         ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
     """
-    stage = Export(model="teacher", tolerance=tolerance)
+    stage = Export(model="teacher", tolerance=tolerance, prune=prune)
     folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
 
@@ -390,6 +400,7 @@ def _one_stage(
     text: Text,
     output: Folder,
     seed: int,
+    reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
@@ -405,7 +416,7 @@ def _one_stage(
         run=run.path,
         cache=cache_folder() / "tokens",
         models=models,
-        reporter=Silent(),
+        reporter=reporter or Silent(),
         fingerprint=fingerprint,
     )
     try:

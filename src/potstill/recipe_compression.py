@@ -39,6 +39,27 @@ class TrimVocabulary(Config):
         return self
 
 
+class GraphPruning(Config):
+    """Attention heads and inner FFN units that leave, in each layer another number of them."""
+
+    # The shares that stay, over all layers together; one of each layer stays in any case.
+    heads: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ffn: Annotated[float, Field(gt=0, lt=1)] | None = None
+    # taylor: by what the task's loss on texts would change. magnitude: by the size of the weights.
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    texts: Annotated[int, Field(ge=1)] = 128  # of training, whose loss taylor looks at
+    # The least agreement with the whole model on held-out text that is accepted. null: any.
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> GraphPruning:
+        if self.heads is None and self.ffn is None:
+            raise ValueError("prune has nothing to prune: set heads, ffn or both")
+        if self.importance == "magnitude" and "texts" in self.model_fields_set:
+            raise ValueError("importance magnitude reads no texts: leave texts out")
+        return self
+
+
 class Export(Config):
     """Write a model as an ONNX graph, and refuse one that answers otherwise than its source."""
 
@@ -47,6 +68,8 @@ class Export(Config):
     writes: Name = "onnx"
     # Largest difference from the source's outputs, relative to the largest of them.
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    # A smaller shape that only a graph can have; the folder's weights stay whole. null: the same.
+    prune: GraphPruning | None = None
 
 
 class Quantize(Config):

@@ -18,6 +18,7 @@ from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
 from potstill.examples import TaskRows, read_for
+from potstill.export_stages import ALONE, check_shares
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
@@ -131,10 +132,7 @@ class _Rehearsal:
                 return self._trimmed(stage, self._model(stage.model, task))
             case Export() | Quantize():
                 require_onnx()
-                read = self._model(stage.model, task)
-                if isinstance(stage, Quantize):
-                    _check_lengths(stage, read)
-                return Cast(stage, read)
+                return _graph(stage, self._model(stage.model, task))
             case Evaluate():
                 self._check_models(stage, task)
             case Benchmark():
@@ -174,6 +172,15 @@ class _Rehearsal:
                 labels=self.labels,
             )
         return self.opened[key]
+
+
+def _graph(stage: Export | Quantize, read: LoadedModel) -> Cast:
+    if isinstance(stage, Quantize):
+        _check_lengths(stage, read)
+    elif stage.prune is not None:
+        check_shares(stage.prune, read)
+        return Cast(stage, read, why=f"{stage.model} pruned: {ALONE}")
+    return Cast(stage, read)
 
 
 def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:

@@ -181,7 +181,7 @@ class Results:
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind == "trim_vocabulary":
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
-            elif stage.kind == "distill" and stage.settings.get("model") in counts:
+            elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
         graphs = self.exported | self.quantized
         return counts | {name: found["parameters"] for name, found in graphs.items()}
@@ -210,10 +210,10 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores and of quantised models, in sentences."""
+        """What a reader must not miss of scores and of smaller graphs, in sentences."""
         found = list(self.evaluation.get("findings") or [])
-        for result in self.quantized.values():
-            found += result["findings"]
+        for result in [*self.exported.values(), *self.quantized.values()]:
+            found += result.get("findings", [])
         return found
 
     @cached_property
@@ -257,8 +257,10 @@ def read_results(run: Path) -> Results:
 def build_metrics(run: Path) -> dict[str, Any]:
     """metrics.json of a run: `models`, `comparisons` against the baseline, `settings`.
 
-    The last evaluate and the last benchmark stage count. What was not measured is left out; a
-    number that is not finite is null. Retention is that of the evaluate stage: none for losses.
+    `references` are the scores of what takes no model, `differences` the student's score less that
+    of its twin and of each of those, with a paired 95% interval. The last evaluate and the last
+    benchmark stage count. What was not measured is left out; a number that is not finite is null.
+    Retention is that of the evaluate stage: none for losses.
 
     Raises:
         ValueError: as `read_results`.
@@ -295,6 +297,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
             for key, share in kept.items():  # a task's first score is the one it is judged by
                 entry["retention"].setdefault(key.partition(".")[0], share)
             entry["retention_by_score"] = kept
+            intervals = evaluation.get("intervals", {}).get(name)
+            entry |= {"retention_intervals": intervals} if intervals else {}
         if ratios:
             entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
             entry["size_ratio"] = ratios["size_ratio"]
@@ -312,13 +316,19 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "noisy": benchmark.get("noise", {}).get("noisy"),
     }
     known = {key: value for key, value in settings.items() if value is not None}
-    # what a reader must not miss, in sentences
-    found: dict[str, Any] = {"findings": results.findings} if results.findings else {}
-    if results.suite is not None:
-        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
-        found["suite"] = {key: results.suite[key] for key in parts}
+    parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
+    references = {k: v for k, v in evaluation.get("references", {}).items() if v}
+    found = {
+        "references": references,
+        "differences": evaluation.get("differences"),
+        "findings": results.findings,  # what a reader must not miss, in sentences
+        "suite": results.suite and {key: results.suite[key] for key in parts},
+    }
     cleaned: dict[str, Any] = finite(
-        {"models": models, "comparisons": comparisons, "settings": known, **found}
+        {
+            **{"models": models, "comparisons": comparisons, "settings": known},
+            **{key: value for key, value in found.items() if value},
+        }
     )
     return cleaned
 

@@ -14,12 +14,9 @@ from transformers import BertForSequenceClassification
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
 from potstill.data import Examples
-from potstill.evaluation_tasks import (
-    evaluate_task,
-    head_outputs,
-    task_score,
-)
+from potstill.evaluation_tasks import evaluate_task, task_score
 from potstill.examples import TaskExamples, read_task, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData
 from potstill.tasks import row_of

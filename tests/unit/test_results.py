@@ -13,7 +13,8 @@ from potstill.results import build_metrics, loss_curves, read_results
 
 def test_metrics_hold_what_the_stages_measured(tmp_path):
     metrics = build_metrics(fake_run(tmp_path))
-    assert list(metrics) == ["models", "comparisons", "settings"]
+    assert list(metrics) == ["models", "comparisons", "settings", "references"]
+    assert metrics["references"] == evaluate_result()["references"]
     assert list(metrics["models"]) == ["teacher", "student", "untrained"]
     assert metrics["models"]["student"] == {
         "parameters": 17241216,
@@ -34,6 +35,8 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
     # never timed, so no more than its count and its scores
     assert set(metrics["models"]["untrained"]) == {"parameters", "scores"}
     assert metrics["models"]["untrained"]["parameters"] == 17241216
+    for name, told in metrics["comparisons"].items():
+        assert told.pop("retention_intervals") == evaluate_result()["intervals"][name]
     assert metrics["comparisons"] == {
         "student": {
             "retention": {"retrieval": 0.98105, "topic_probe": 0.9959},
@@ -68,6 +71,23 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
         "throughput_length": 128,
         "noisy": False,
     }
+
+
+def test_metrics_of_a_task_have_differences_and_intervals(tmp_path):
+    run = fake_run(tmp_path)
+    result = evaluate_result()
+    result["differences"] = {
+        "tfidf": {"metric": "mrr", "difference": 0.06, "interval": [0.01, 0.1]}
+    }
+    result["intervals"] = {"student": {"retrieval.mrr": [0.97, 0.99]}}
+    stage(run, "10-finetune", {"model": "untrained", "writes": "plain"}, {})
+    stage(run, "11-evaluate", {}, result)
+    metrics = build_metrics(run)
+    assert metrics["differences"] == result["differences"]
+    kept = metrics["comparisons"]["student"]
+    assert kept["retention_intervals"] == {"retrieval.mrr": [0.97, 0.99]}
+    # as large as what it was trained from
+    assert read_results(run).counted["plain"] == 17241216
 
 
 def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
