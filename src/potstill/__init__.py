@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        prune,
         quantize,
         trim_vocabulary,
     )
@@ -33,6 +34,7 @@ _PLACES = {
     "evaluate_suite": "suite_runs",
     "export": "api",
     "finetune": "api",
+    "prune": "api",
     "quantize": "api",
     "trim_vocabulary": "api",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "finetune",
     "make_student",
     "predict",
+    "prune",
     "quantize",
     "run",
     "trim_vocabulary",

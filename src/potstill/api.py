@@ -38,6 +38,7 @@ from potstill.recipe import (
     LogitsMse,
     Masking,
     Objective,
+    Prune,
     Quantize,
     ScoredPairs,
     SoftTargets,
@@ -47,6 +48,7 @@ from potstill.recipe import (
     TrimVocabulary,
     unfit,
 )
+from potstill.recipe_files import checked_prune
 from potstill.runfolder import RunFolder
 from potstill.stages import run_stage
 from potstill.tasks import TaskRow, row_of
@@ -54,7 +56,9 @@ from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
-_Alone = Distill | Finetune | TrimVocabulary | Export | Quantize  # stages that are functions here
+_Alone = (
+    Distill | Finetune | Prune | TrimVocabulary | Export | Quantize
+)  # stages that are functions here
 
 
 def distill(
@@ -173,6 +177,40 @@ def export(
     stage = Export(model="teacher", tolerance=tolerance, prune=prune)
     folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
+
+
+def prune(
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    ffn: int | float | None = None,
+    layers: int | None = None,
+    importance: Literal["taylor", "magnitude"] = "taylor",
+    texts: int = 512,
+    seed: int = 1,
+) -> Path:
+    """Cut what matters least out of a model; see docs/pruning.md. Recover with `distill`.
+
+    Args:
+        model: a model folder.
+        text: files (paths or globs) or a Corpus; for a model with a task's head its TaskData. Its
+            held-out part tells what pruning costs.
+        output: a folder for result.json and the pruned model.
+        ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
+        layers: how many layers stay.
+        importance: "taylor" reads training texts, "magnitude" the weights alone.
+        texts: training texts that taylor reads.
+
+    Returns:
+        The pruned model's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input.
+    """
+    settings = {"ffn": ffn, "layers": layers, "importance": importance, "texts": texts}
+    stage = checked_prune({"model": "teacher", **settings})
+    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 
 def trim_vocabulary(

@@ -248,6 +248,22 @@ def report(
 
 
 @app.command()
+def demo(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; 0 takes any that is free.", min=0, max=65535)
+    ] = 8765,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the page's address, open nothing.")
+    ] = False,
+) -> None:
+    """Try a run's models side by side, on a page of this machine alone; Ctrl-C ends it."""
+    from potstill.playground_server import serve
+
+    serve(run_folder, port, open_browser=not no_browser, say=_print)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run folders or more.")],
     output: Annotated[
@@ -275,22 +291,6 @@ def compare(
     for note in found["notes"]:
         _print(f"note: {note}")
     _print(f"wrote {path}")
-
-
-@app.command()
-def demo(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
-    port: Annotated[
-        int, typer.Option(help="Port on 127.0.0.1; 0 takes any that is free.", min=0, max=65535)
-    ] = 8765,
-    no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the page's address, open nothing.")
-    ] = False,
-) -> None:
-    """Try a run's models side by side, on a page of this machine alone; Ctrl-C ends it."""
-    from potstill.playground_server import serve
-
-    serve(run_folder, port, open_browser=not no_browser, say=_print)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from potstill.comparison import (
     findings_of,
     label_of,
     objective_note,
+    pruning_note,
     start_of,
     title_of,
     verdict,
@@ -73,6 +74,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "pareto": drawn.pareto(results, metrics),
         "seeds": drawn.seeds(results, metrics),
         "exported": results.exported,
+        "pruned": [_pruned(stage.writes, stage.result) for stage in results.pruned],
         "vocabularies": _vocabularies(results),
         "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
@@ -106,6 +108,31 @@ def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
         groups.setdefault(row.group, []).append(row)
     headings = [label_of(name) if name in references else name for name in columns]
     return {"columns": list(zip(columns, headings, strict=True)), "groups": groups}
+
+
+def _pruned(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pruning kept, and what of each layer's importance that is."""
+    layers, ffn = result.get("layers"), result.get("ffn")
+    of_units = ffn["importance_kept"] if ffn else []
+    numbers = layers["kept"] if layers else list(range(len(of_units)))
+    rows: dict[int, list[str]] = {}
+    for layer, share in enumerate(layers["importance"] if layers else []):
+        rows[layer] = [f"{share:.1%}", "yes" if layer in numbers else "no"]
+    for layer, share in zip(numbers, of_units, strict=False):
+        rows.setdefault(layer, []).append(f"{share:.1%}")
+    columns = ["Share of the importance of all layers", "Kept"] if layers else []
+    columns += ["Importance of the units kept"] if ffn else []
+    sizes = {key: f"{size / 1e6:.1f}" for key, size in result["weight_bytes"].items()}
+    return {
+        "name": name,
+        "importance": result["importance"],
+        "texts": result["texts"],
+        "sentence": pruning_note(result),
+        "bytes": sizes,
+        "held_out": result["effect"]["texts"],
+        "columns": columns,
+        "rows": [(n, [*row, *[""] * (len(columns) - len(row))]) for n, row in sorted(rows.items())],
+    }
 
 
 def _vocabularies(results: Results) -> list[dict[str, Any]]:

@@ -139,10 +139,11 @@ class Results:
 
     @cached_property
     def published(self) -> str | None:
-        """The model whose weights lie in model/: the student, or what its trimming wrote."""
+        """The model whose weights lie in model/: the student, or what was cut out of it after."""
         name, made = self.student, False
         for stage in self.stages:
-            if stage.kind == "trim_vocabulary" and made and stage.settings.get("model") == name:
+            compresses = stage.kind in ("prune", "trim_vocabulary")
+            if compresses and made and stage.settings.get("model") == name:
                 name = stage.writes
             made = made or stage.writes == name
         return name
@@ -179,7 +180,8 @@ class Results:
                 }
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
-            elif stage.kind == "trim_vocabulary":
+            elif stage.kind in ("prune", "trim_vocabulary"):
+                counts.setdefault(str(stage.result["from"]), stage.result["parameters"]["before"])
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
@@ -210,11 +212,26 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores and of smaller graphs, in sentences."""
+        """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = list(self.evaluation.get("findings") or [])
         for result in [*self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
-        return found
+        return found + [
+            f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
+            "much of what that cost"
+            for stage in self.pruned
+            if not self._trained_after(stage)
+        ]
+
+    @property
+    def pruned(self) -> list[StageResult]:
+        """The stages that pruned."""
+        return [stage for stage in self.stages if stage.kind == "prune"]
+
+    def _trained_after(self, pruned: StageResult) -> bool:
+        later = self.stages[self.stages.index(pruned) + 1 :]
+        trains = [stage for stage in later if stage.kind in ("distill", "finetune")]
+        return any(stage.settings.get("model") == pruned.writes for stage in trains)
 
     @cached_property
     def quantized(self) -> dict[str, dict[str, Any]]:
@@ -316,14 +333,15 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "noisy": benchmark.get("noise", {}).get("noisy"),
     }
     known = {key: value for key, value in settings.items() if value is not None}
-    parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
     references = {k: v for k, v in evaluation.get("references", {}).items() if v}
     found = {
         "references": references,
         "differences": evaluation.get("differences"),
         "findings": results.findings,  # what a reader must not miss, in sentences
-        "suite": results.suite and {key: results.suite[key] for key in parts},
     }
+    if results.suite is not None:
+        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
+        found["suite"] = {key: results.suite[key] for key in parts}
     cleaned: dict[str, Any] = finite(
         {
             **{"models": models, "comparisons": comparisons, "settings": known},
