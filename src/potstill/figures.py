@@ -291,7 +291,8 @@ def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str
         axes = figure.add_axes((0.27, 0.48 / height, 0.69, 1 - 0.54 / height))
         for place, values in enumerate(scores.values()):
             mean = sum(values) / len(values)
-            axes.plot([mean] * 2, [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.8)
+            if len(values) > 1:
+                axes.plot([mean] * 2, [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.8)
             axes.plot(values, [place] * len(values), "o", color=BLUE, markersize=4.6, alpha=0.75)
         axes.set_ylim(len(scores) - 0.4, -0.6)
         axes.set_yticks(range(len(scores)), [_short(name) for name in scores])
