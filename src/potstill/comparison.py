@@ -347,8 +347,12 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
     )
 
 
-def effort(result: Mapping[str, Any]) -> str:
-    """Steps, tokens and minutes of a training's result."""
+def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Steps, tokens and minutes of a training's result.
+
+    Args:
+        settings: the stage's, to tell of the weights that were kept; None: that is not told.
+    """
     parts = []
     if result.get("steps"):
         parts.append(f"{result['steps']:,} steps")
@@ -357,7 +361,9 @@ def effort(result: Mapping[str, Any]) -> str:
     if result.get("seconds"):
         parts.append(f"{result['seconds'] / 60:.1f} minutes")
     stopped = ["stopped early"] if result.get("stopped_early") else []
-    return ", ".join([*parts, *stopped])
+    best, kept = result.get("best"), (settings or {}).get("training", {}).get("keep")
+    of = [f"the best weights kept, of step {best['step']:,}"] if best and kept == "best" else []
+    return ", ".join([*parts, *stopped, *of])
 
 
 def warnings_of(results: Results) -> list[str]:

@@ -197,7 +197,7 @@ def test_the_card_is_of_the_weights_beside_it(tmp_path):
         "coverage": {},
         "warnings": [],
     }
-    stage(run, "06-trim_vocabulary", {"model": "student", "writes": "trimmed"}, trimmed)
+    stage(run, "02-trim_vocabulary", {"model": "student", "writes": "trimmed"}, trimmed)
     path = run / "stages/03-evaluate/result.json"
     found = json.loads(path.read_text())
     found["models"]["trimmed"] = {"retrieval": {"mrr": 0.8601}}

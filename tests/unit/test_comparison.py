@@ -182,6 +182,10 @@ def test_effort():
     result = {"steps": 1234, "tokens": 812345, "seconds": 90, "stopped_early": True}
     assert comparison.effort(result) == "1,234 steps, 812,345 tokens, 1.5 minutes, stopped early"
     assert comparison.effort({}) == ""
+    best = {"steps": 90, "best": {"score": 0.9, "step": 60}}
+    kept = {"training": {"keep": "best"}}
+    assert comparison.effort(best, kept) == "90 steps, the best weights kept, of step 60"
+    assert comparison.effort(best, {"training": {"keep": "last"}}) == "90 steps"
 
 
 def test_objectives_are_named_with_what_tells_them_apart():

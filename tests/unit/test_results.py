@@ -181,3 +181,20 @@ def test_errors_name_the_thing(tmp_path):
     (run / "stages" / "03-evaluate" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"03-evaluate/result\.json"):
         read_results(run)
+
+
+def test_what_was_measured_of_a_model_that_was_written_anew_is_not_told(tmp_path):
+    run = fake_run(tmp_path)
+    before = build_metrics(run)
+    result = {"pieces": {}, "parameters": {"before": 17241216, "after": 9000000}}
+    stage(run, "10-trim_vocabulary", {"model": "student"}, result)
+    metrics = build_metrics(run)
+    assert metrics["models"].pop("student", {}) in ({}, {"parameters": 9000000})
+    assert metrics["models"] == {k: v for k, v in before["models"].items() if k != "student"}
+    assert set(metrics["comparisons"]) == {"untrained"}
+    assert read_results(run).evaluation.get("examples") is None
+    again = {**evaluate_result(), "models": {"teacher": {}, "student": {"hidden": {"cosine": 0.5}}}}
+    stage(run, "11-evaluate", {}, again)
+    assert build_metrics(run)["models"]["student"]["scores"] == {"hidden": {"cosine": 0.5}}
+    stage(run, "12-finetune", {"model": "teacher"}, {})
+    assert read_results(run).evaluation == {}
