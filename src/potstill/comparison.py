@@ -82,7 +82,7 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     """
     student, baseline = name or results.student, results.baseline
     if student not in metrics["models"]:
-        return "This run has measured no student yet."
+        return _alone(results, metrics) or "This run has measured no student yet."
     compared = metrics["comparisons"].get(student, {})
     whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
     kept = _kept(results, metrics, str(student), whose)
@@ -106,6 +106,18 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     trimmed = student == results.published and results.student == "student"
     who = "The student" if student == "student" or trimmed else f"The model {student}"
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
+
+
+def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
+    """Of a run that trains one model on a task, what that scores."""
+    task, metric = (metrics["settings"].get(key) for key in ("task", "metric"))
+    if any(stage.kind in ("distill", "make_student") for stage in results.stages) or not metric:
+        return None
+    value = metrics["models"].get(results.baseline, {}).get("scores", {}).get(task, {}).get(metric)
+    if value is None:
+        return None
+    of = f"{label_of(f'{task}.{metric}')} on {metrics['settings']['records']:,} held-out examples"
+    return f"The model scores {score_cell(value).text}: {of}."
 
 
 def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str) -> str | None:
