@@ -126,7 +126,7 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
         assert isinstance(data, TaskData)
         examples, row = context.examples, row_of(context.task)
         assert row is not None
-        if row.head in ("sequence", "cosine"):
+        if row.head != "spans":
             preflight.check_tokens(teacher, examples.dev, data.max_length)
         Module.to(teacher.model, own_device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
@@ -148,7 +148,7 @@ def _checked_start(
         return {}
     assert isinstance(data, TaskData)
     examples = context.examples
-    if row.head in ("sequence", "cosine"):
+    if row.head != "spans":
         preflight.check_tokens(student, examples.dev, data.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
