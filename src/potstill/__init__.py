@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
+    from potstill.suite_runs import evaluate_suite
 
 _PLACES = {
     "make_student": "students",
@@ -30,6 +31,7 @@ _PLACES = {
     "benchmark": "api",
     "distill": "api",
     "evaluate": "api",
+    "evaluate_suite": "suite_runs",
     "export": "api",
     "finetune": "api",
     "prune": "api",
@@ -41,6 +43,7 @@ __all__ = [
     "benchmark",
     "distill",
     "evaluate",
+    "evaluate_suite",
     "export",
     "finetune",
     "make_student",

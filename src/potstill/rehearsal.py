@@ -18,6 +18,7 @@ from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
 from potstill.examples import TaskRows, read_for
+from potstill.export_stages import ALONE, check_shares
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
@@ -153,9 +154,7 @@ class _Rehearsal:
                 return self._trimmed(stage, loaded)
             case Export() | Quantize():
                 require_onnx()
-                if isinstance(stage, Quantize):
-                    _check_lengths(stage, loaded)
-                return Cast(stage, loaded)
+                return _graph(stage, loaded)
             case _:
                 assert_never(stage)
 
@@ -188,6 +187,15 @@ class _Rehearsal:
                 labels=self.labels,
             )
         return self.opened[key]
+
+
+def _graph(stage: Export | Quantize, read: LoadedModel) -> Cast:
+    if isinstance(stage, Quantize):
+        _check_lengths(stage, read)
+    elif stage.prune is not None:
+        check_shares(stage.prune, read)
+        return Cast(stage, read, why=f"{stage.model} pruned: {ALONE}")
+    return Cast(stage, read)
 
 
 def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:

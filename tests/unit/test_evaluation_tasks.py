@@ -14,12 +14,9 @@ from transformers import BertForSequenceClassification
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
 from potstill.data import Examples
-from potstill.evaluation_tasks import (
-    evaluate_task,
-    head_outputs,
-    task_score,
-)
+from potstill.evaluation_tasks import evaluate_task, task_score
 from potstill.examples import TaskExamples, read_task, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData
 from potstill.tasks import row_of
@@ -217,3 +214,19 @@ def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
     other = classifier(tmp_path / "other", 0, **names)
     with pytest.raises(ValueError, match=r"other: its labels are no, perhaps, and the baseline's"):
         evaluated({"teacher": [folder], "other": [other]}, given)
+
+
+def test_confusion_counts_what_was_given_for_what_was_right(
+    found: TaskExamples, tmp_path: Path
+) -> None:
+    folders = {
+        "teacher": [classifier(tmp_path / "t", 0)],
+        "student": [classifier(tmp_path / "s", 1)],
+    }
+    confusion = evaluated(folders, found)["confusion"]
+    for name, [folder] in folders.items():
+        given = logits_of(folder, found.test).argmax(axis=1)
+        counts = [[0, 0], [0, 0]]
+        for right, answer in zip(found.test.gold.tolist(), given.tolist(), strict=True):
+            counts[right][answer] += 1
+        assert confusion[name] == counts

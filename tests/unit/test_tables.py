@@ -122,6 +122,30 @@ def test_a_runs_metrics(tmp_path: Path) -> None:
     assert list(rows(table))[2:4] == ["latency at 16 tokens, p50", "latency at 128 tokens, p50"]
 
 
+def test_a_run_of_a_task_has_what_takes_no_model_and_differences(tmp_path: Path) -> None:
+    scored = {
+        name: {"scores": {"regression": {"spearman": value}}}
+        for name, value in {"teacher": 0.9, "student": 0.8, "plain": 0.75}.items()
+    }
+    plain = {"metric": "spearman", "difference": 0.05, "interval": [-0.01, 0.11]}
+    table = metrics(
+        tmp_path,
+        {
+            "models": scored,
+            "comparisons": {},
+            "references": {"tfidf": {"regression": {"spearman": 0.5}}},
+            "differences": {"plain": plain, "tfidf": {"difference": 0.3, "interval": None}},
+        },
+    )
+    assert headers(table) == ["", "teacher", "student", "plain", "tfidf"]
+    assert rows(table) == {
+        "Spearman's correlation": ["0.900", "0.800", "0.750", "0.500"],
+        "the student, less each other": ["", "", "+0.050", "+0.300"],
+        "95% interval, from": ["", "", "-0.010", ""],
+        "to": ["", "", "+0.110", ""],
+    }
+
+
 def test_what_was_not_measured_has_no_row(tmp_path: Path) -> None:
     assert rows(metrics(tmp_path, {"models": {"teacher": {}}, "comparisons": {}})) == {}
 
