@@ -15,6 +15,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill import recipe
+from potstill.artifacts import steps_of
 from potstill.comparison import (
     comparison_rows,
     effort,
@@ -193,6 +194,7 @@ def _card(
         "trained": trained,
         "columns": columns,
         "rows": rows,
+        "steps": steps_of(results, metrics),
         "sentence": sentence,
         "task": _task(results),
         "pipeline": CARD_TASKS.get(_task(results)),

@@ -264,6 +264,36 @@ def demo(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run folders or more.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page to write; by default compare.html."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; write a page only where --output says.")
+    ] = False,
+) -> None:
+    """Set runs of one task side by side, and say what of them can be compared."""
+    from potstill.run_comparison import compare_runs, write_comparison
+    from potstill.tables import runs_table
+
+    found = compare_runs(runs)
+    path = output or (None if as_json else Path("compare.html"))
+    if path is not None:
+        write_comparison(found, path)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    out.print(runs_table(found))
+    for warning in found["warnings"]:
+        _print(f"note: {warning}", "yellow")
+    for note in found["notes"]:
+        _print(f"note: {note}")
+    _print(f"wrote {path}")
+
+
+@app.command()
 def doctor() -> None:
     """Versions, CPU, memory, disk, GPU and offline state, and what would be slow here."""
     from potstill.doctor import diagnose

@@ -87,7 +87,7 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
     kept = _kept(results, metrics, str(student), whose)
     graph = student in results.exported | results.quantized
-    key, what = ("weight_bytes", "bytes of weights") if graph else ("parameters", "parameters")
+    key, what = ("weight_bytes", "bytes") if graph else ("parameters", "parameters")
     size = _ratio(metrics, str(student), baseline, key)
     clauses = [kept] if kept else []
     if size is not None:
@@ -104,7 +104,7 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
             speed += " (measured on a noisy machine)"
         sentence = f"{sentence} and {speed}" if sentence else speed
     trimmed = student == results.published and results.student == "student"
-    named = f"The {'graph' if graph else 'model'} {student}"
+    named = f"The {'ONNX graph' if graph else 'model'} {student}"
     who = "The student" if student == "student" or trimmed else named
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
 

@@ -157,6 +157,53 @@ def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+# --- suites ---------------------------------------------------------------------------------------
+
+
+def suite(results: Results) -> dict[str, Any] | None:
+    """A suite's scores, medians over seeds, and what each model keeps of the baseline's by task."""
+    found = results.suite
+    if found is None:
+        return None
+    models, tasks, kept = found["models"], found["tasks"], found["retention"]
+    groups: dict[str, list[figures.Bar]] = {}
+    rows = []
+    for task, told in tasks.items():
+        for name, own in kept.items():
+            share = own["tasks"][task]["score"]
+            if share is not None:
+                groups.setdefault(told["title"], []).append((name, share, None))
+        metrics = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
+        for metric in metrics:
+            cells = []
+            for name, model in models.items():
+                score = model["tasks"][task][metric]
+                spread = f"{100 * score['min']:.1f}\N{EN DASH}{100 * score['max']:.1f}"
+                share = kept.get(name, {}).get("tasks", {}).get(task, {}).get(metric)
+                notes = [spread] if len(score["all"]) > 1 else []
+                notes += [] if share is None else [f"{share:.1%} kept"]
+                cells.append((f"{100 * score['median']:.1f}", ", ".join(notes)))
+            small = ", a small set" if told["small"] else ""
+            rows.append((f"{told['title']}, {metric.replace('_', ' ')}{small}", cells))
+    for key, label in (("all", "Average"), ("without_wnli", "Average without WNLI")):
+        if len(tasks) > 1 and (key == "all" or "wnli" in tasks):
+            cells = []
+            for name, model in models.items():
+                share = kept.get(name, {}).get("overall", {}).get(key)
+                note = "" if share is None else f"{share:.1%} kept"
+                cells.append((f"{100 * model['average'][key]:.1f}", note))
+            rows.append((label, cells))
+    whose = possessive(found["baseline"])
+    return {
+        "name": found["suite"],
+        "partial": found["partial_reasons"] if found["partial"] else [],
+        "notes": found.get("notes", []),
+        "models": list(models),
+        "rows": rows,
+        "figure": Markup(figures.retention(groups, whose, key="suite")) if groups else None,
+    }
+
+
 # --- confusion ------------------------------------------------------------------------------------
 
 MOST_LABELS = 12  # of a matrix on the page; of more the commonest confusions are listed

@@ -167,7 +167,7 @@ def pareto(
     edge = low - margin
     heaviest = max((point.weight or 0 for point in points), default=0) or 1
     with _figure(4.3, 2.7, layout=None) as figure:
-        axes = figure.add_axes((0.14, 0.17, 0.6, 0.79))
+        axes = figure.add_axes((0.1, 0.17, 0.63, 0.79))
         axes.set_xlim(0, 1.08 * max(point.cost for point in points))
         axes.set_ylim(edge, top + margin)
         axes.plot(*zip(*front, strict=True), color=ORANGE, linewidth=1.1, drawstyle="steps-post")
@@ -193,8 +193,7 @@ def pareto(
                 axes.axhline(height, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
             named.append((reference[0], axes.get_xlim()[1], height))
         _name_at_the_side(axes, named)
-        axes.set_xlabel(cost, color=INK)
-        axes.set_ylabel(score, color=INK)
+        axes.set_xlabel(cost, color=INK)  # the score is the page's heading
         _style(axes)
         told = "; ".join(
             f"{point.name}{' (on the front)' if point.front else ''} {point.cost:.4g}, "

@@ -70,6 +70,7 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "steps": steps_of(results, metrics),
         "kept": drawn.kept(results, metrics),
         "whose": drawn.possessive(results.baseline),
+        "suite": drawn.suite(results),
         "pareto": drawn.pareto(results, metrics),
         "seeds": drawn.seeds(results, metrics),
         "exported": results.exported,

@@ -13,6 +13,7 @@ import yaml
 
 from potstill.runfolder import read_json
 
+SUITE = "suite.json"
 MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
 TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
@@ -180,12 +181,29 @@ class Results:
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind in ("prune", "trim_vocabulary"):
-                counts.setdefault(str(stage.result["from"]), stage.result["parameters"]["before"])
+                counts.setdefault(str(stage.reads), stage.result["parameters"]["before"])
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
         graphs = self.exported | self.quantized
         return counts | {name: found["parameters"] for name, found in graphs.items()}
+
+    @cached_property
+    def suite(self) -> dict[str, Any] | None:
+        """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
+
+        Raises:
+            ValueError: the file is not what it should be.
+        """
+        path = self.run / SUITE
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        keys = ("suite", "partial", "partial_reasons", "baseline", "models", "retention", "tasks")
+        missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
+        return dict(found)
 
     @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
@@ -194,7 +212,7 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores, pruned models and smaller graphs."""
+        """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = list(self.evaluation.get("findings") or [])
         for result in [*self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
@@ -321,6 +339,9 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "differences": evaluation.get("differences"),
         "findings": results.findings,  # what a reader must not miss, in sentences
     }
+    if results.suite is not None:
+        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
+        found["suite"] = {key: results.suite[key] for key in parts}
     cleaned: dict[str, Any] = finite(
         {
             **{"models": models, "comparisons": comparisons, "settings": known},

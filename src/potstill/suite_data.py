@@ -42,15 +42,26 @@ class SuiteData:
 
     @property
     def fingerprint(self) -> str:
-        """Of all examples: the same on every machine."""
-        files = sorted(str(path) for path in self.folder.glob("*.jsonl"))
-        return sources_fingerprint([Files(paths=files)])
+        """Of the examples with labels: the same on every machine."""
+        return self._digest(name for name in self._parts if name not in self.tests)
+
+    @property
+    def tests_fingerprint(self) -> str:
+        """The same of the examples that a submission is about."""
+        return self._digest(self.tests)
+
+    def _digest(self, parts: Iterable[str]) -> str:
+        paths = [str(self.folder / f"{name}.jsonl") for name in parts]
+        return sources_fingerprint([Files(paths=paths)] if paths else [])
+
+    @property
+    def _parts(self) -> list[str]:
+        return [key.removeprefix("of.") for key in self.counts if key.startswith("of.")]
 
     @property
     def cut(self) -> dict[str, tuple[int, int]]:
         """Parts that a limit made smaller: examples that are taken, and all."""
-        parts = [key.removeprefix("of.") for key in self.counts if key.startswith("of.")]
-        sizes = {name: (self.counts[name], self.counts[f"of.{name}"]) for name in parts}
+        sizes = {name: (self.counts[name], self.counts[f"of.{name}"]) for name in self._parts}
         return {name: size for name, size in sizes.items() if size[0] < size[1]}
 
     def to_train(self, max_length: int) -> TaskData:
@@ -114,6 +125,7 @@ def read_suite_task(task: SuiteTask, data_dir: Path | None, limit: int | None) -
     """
     parts = _parts(task, data_dir)
     sources = {name: _source(task, split, data_dir) for name, (split, _) in parts.items()}
+    hub = data_dir is None
     digests = {name: sources_fingerprint(source) for name, source in sources.items()}
     row = asdict(task)
     told = {key: row[key] for key in ("text", "label", "labels", "header", "hub_labels", "layout")}
@@ -122,7 +134,11 @@ def read_suite_task(task: SuiteTask, data_dir: Path | None, limit: int | None) -
     def build(folder: Path) -> None:
         counts: dict[str, int] = {}
         for name, (_, labelled) in parts.items():
-            rows, left_out = _usable(task, sources[name], data_dir is None, labelled)
+            try:
+                rows, left_out = _usable(task, sources[name], hub, labelled)
+            except ValueError as error:
+                advice = "; --data-dir names a folder with the files as published" if hub else ""
+                raise ValueError(f"{error}{advice}") from None
             counts[f"of.{name}"] = len(rows)
             rows = _limited(rows, limit, labelled)
             _check_labels(task, name, rows, limit)

@@ -30,6 +30,16 @@ from potstill.suites import SEEDS, SuiteTask, suite_tasks, training_of
 RESULT = "suite.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _GENERIC = {"model", "student", "teacher", "onnx"}  # folders' names that don't tell models apart
+_TRAINING = {
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "betas",
+    "eps",
+    "weight_decay",
+    "warmup",
+    "clip",
+}
 Folder = str | os.PathLike[str]
 
 
@@ -344,7 +354,7 @@ def _settings(plan: _Plan, hub: bool) -> dict[str, Any]:
                     else "local files in the official layout"
                 ),
                 "fingerprint": plan.data[task.name].fingerprint,
-                "training": plan.trainings[task.name].model_dump(mode="json", exclude_unset=True),
+                "training": plan.trainings[task.name].model_dump(mode="json", include=_TRAINING),
             }
             for task in plan.tasks
         },

@@ -15,9 +15,10 @@ from potstill.api import finetune
 from potstill.caches import key_of
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
-from potstill.evaluation_tasks import constant_scores, head_outputs, task_scores
+from potstill.evaluation_tasks import constant_scores, task_scores
 from potstill.example_rows import Labelled
 from potstill.examples import read_for, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
@@ -68,8 +69,10 @@ class Trial:
     def key(self) -> str:
         """Of all that decides the scores."""
         settings = self.training.model_dump(mode="json")
-        inputs = [self.entrant.digest, self.data.task.name, self.data.fingerprint]
-        return key_of([VERSION, *inputs, settings, self.max_length, self.seed, self.predicts])
+        data = [self.data.task.name, self.data.fingerprint]
+        if self.predicts:
+            data.append(self.data.tests_fingerprint)
+        return key_of([VERSION, self.entrant.digest, data, settings, self.max_length, self.seed])
 
     @property
     def place(self) -> Path:

@@ -146,6 +146,31 @@ def _kept(share: float | None, small: bool) -> str:
     return "none" if share is None else f"{share:.1%}" + (" (too small a set)" if small else "")
 
 
+def runs_table(found: Mapping[str, Any]) -> Table:
+    """Runs side by side, a column a run: the students, what was made of them, what differs."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for run in found["runs"]:
+        table.add_column(Text(run["name"]), justify="right", overflow="fold")
+    for part in found["tables"]:
+        names = [name or "" for name in part["models"]]
+        table.add_row(*map(Text, (part["role"], *names)), style="bold")
+        for row in part["rows"]:
+            table.add_row(*map(Text, (row["measure"], *map(_cell, row["cells"]))))
+    if found["differences"]:
+        table.add_row(Text("In the recipes"), style="bold")
+    for key, values in found["differences"].items():
+        shown = ["-" if value is None else str(value) for value in values]
+        table.add_row(*map(Text, (key, *shown)))
+    return table
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell['text']} ({cell['note']})" if cell["note"] else str(cell["text"])
+
+
 def _amount(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
