@@ -19,9 +19,10 @@ from potstill.examples import read_for, tokenize_task, tokenize_test
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
-from potstill.onnx_files import GRAPH, ONNX, QUANTIZED
+from potstill.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
+    READS_ONNX,
     TEXT_TASKS,
     VALUE_TASKS,
     Benchmark,
@@ -448,6 +449,12 @@ def _one_stage(
     reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
+    graph = next((path for path in models.values() if is_onnx(path)), None)
+    if graph is not None and not isinstance(stage, READS_ONNX):
+        raise ValueError(
+            f"{graph} is an ONNX file and can't be changed any more: name the model folder that it "
+            "was exported from"
+        )
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
     if problem is not None:
         raise ValueError(problem)

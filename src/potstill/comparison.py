@@ -348,8 +348,8 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
     )
 
 
-def pruning_note(result: Mapping[str, Any]) -> str:
-    """What pruning kept and what that cost, in a clause."""
+def kept_note(result: Mapping[str, Any]) -> str:
+    """What pruning left, in a few words."""
     parts = []
     for key, what in (
         ("layers", "layers"),
@@ -359,13 +359,17 @@ def pruning_note(result: Mapping[str, Any]) -> str:
         cut = result.get(key)
         if cut:
             parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
-    kept = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+
+
+def pruning_note(result: Mapping[str, Any]) -> str:
+    """What pruning kept and what that cost, in a clause."""
     parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
     size = f"{parameters['after']} M of {parameters['before']} M parameters"
     effect = result["effect"]
     after = "not known" if effect["after"] is None else score_cell(effect["after"]).text
     cost = f"{effect['measure']} {after} after {score_cell(effect['before']).text}"
-    return f"{kept} kept, {size}; {cost}, before any training"
+    return f"{kept_note(result)} kept, {size}; {cost}, before any training"
 
 
 def effort(result: Mapping[str, Any]) -> str:

@@ -241,6 +241,21 @@ def test_settings_that_mean_nothing(settings: dict[str, Any], message: str) -> N
         potstill.prune("model", "text.txt", "out", **settings)
 
 
+def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "onnx/model.onnx"
+    graph.parent.mkdir()
+    graph.write_bytes(b"")
+    (tmp_path / "config.json").write_text((masked_lm_teacher / "config.json").read_text())
+    with pytest.raises(ValueError, match="is an ONNX file and can't be changed any more"):
+        potstill.prune(graph, "text.txt", tmp_path / "o", ffn=0.5)
+    exported = [{"kind": "export", "model": "teacher"}, {**PRUNE, "model": "onnx", "ffn": 0.5}]
+    with pytest.raises(ValueError, match=r"stage 2 \(prune\) reads the model 'onnx'"):
+        recipe(masked_lm_teacher, tmp_path, *exported)
+    text = of_labels(masked_lm_teacher, tmp_path, {**PRUNE, "ffn": 0.5})  # which has no such head
+    with pytest.raises(ValueError, match="holds no trained classification head"):
+        run(text, output=tmp_path / "run")
+
+
 def test_a_plan_tells_shape_and_cost(
     sentence_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
