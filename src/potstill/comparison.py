@@ -360,19 +360,28 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
     )
 
 
-def pruning_note(result: Mapping[str, Any]) -> str:
-    """What pruning kept and what that cost, in a clause."""
+def kept_note(result: Mapping[str, Any]) -> str:
+    """What pruning left, in a few words."""
     parts = []
-    for key, what in (("layers", "layers"), ("ffn", "inner units of each layer")):
+    for key, what in (
+        ("layers", "layers"),
+        ("ffn", "inner units of each layer"),
+        ("width", "channels"),
+    ):
         cut = result.get(key)
         if cut:
             parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+
+
+def pruning_note(result: Mapping[str, Any]) -> str:
+    """What pruning kept and what that cost, in a clause."""
     parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
     size = f"{parameters['after']} M of {parameters['before']} M parameters"
     effect = result["effect"]
     after = "not known" if effect["after"] is None else score_cell(effect["after"]).text
     cost = f"{effect['measure']} {after} after {score_cell(effect['before']).text}"
-    return f"{' and '.join(parts)} kept, {size}; {cost}, before any training"
+    return f"{kept_note(result)} kept, {size}; {cost}, before any training"
 
 
 def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:

@@ -34,7 +34,8 @@ from potstill.recipe_objectives import RelationPair as RelationPair
 from potstill.recipe_objectives import Relations as Relations
 from potstill.recipe_objectives import SoftTargets as SoftTargets
 from potstill.recipe_objectives import VectorMse as VectorMse
-from potstill.recipe_stages import READS_ONNX, WRITES_ONNX, asked_for
+from potstill.recipe_stages import READS_ONNX as READS_ONNX
+from potstill.recipe_stages import WRITES_ONNX, asked_for
 from potstill.recipe_stages import Benchmark as Benchmark
 from potstill.recipe_stages import Distill as Distill
 from potstill.recipe_stages import Evaluate as Evaluate
