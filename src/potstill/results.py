@@ -221,7 +221,8 @@ class Results:
     def findings(self) -> list[str]:
         """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = list(self.evaluation.get("findings") or [])
-        for result in [*self.exported.values(), *self.quantized.values()]:
+        trained = [s.result for s in self.stages if s.kind in ("finetune", "distill")]
+        for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
         return found + [
             f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
