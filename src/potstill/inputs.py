@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
-from potstill.recipe import Files, Recipe, Teacher, TrimVocabulary
+from potstill.recipe import Benchmark, Files, Recipe, Teacher, TrimVocabulary
 from potstill.runfolder import check_run
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
@@ -25,6 +25,8 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
         _local(key, teacher)
     trims = [stage for stage in recipe.stages if isinstance(stage, TrimVocabulary)]
     own = [source for stage in trims for source in stage.sources or []]
+    passes = [stage.pass_over for stage in recipe.stages if isinstance(stage, Benchmark)]
+    own += [source for timed in passes if timed for source in timed.sources]
     for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):
             expand(source)

@@ -64,7 +64,7 @@ STAGE_VERSIONS = {
     "trim_vocabulary": 1,
     "quantize": 1,
     "evaluate": 2,
-    "benchmark": 1,
+    "benchmark": 2,
     "report": 1,
 }
 
@@ -279,6 +279,8 @@ def stage_digest(before: str, stage: Stage) -> str:
     parts = [before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")]
     if isinstance(stage, TrimVocabulary) and stage.sources is not None:
         parts.append(sources_fingerprint(stage.sources))
+    if isinstance(stage, Benchmark) and stage.pass_over is not None:
+        parts.append(sources_fingerprint(stage.pass_over.sources))
     return _digest(*parts)
 
 

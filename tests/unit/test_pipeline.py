@@ -9,8 +9,8 @@ import pytest
 
 from conftest import sentences
 from potstill import pipeline, training_stages
-from potstill.pipeline import rebuild, run, stage_fingerprints
-from potstill.recipe import Recipe
+from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
+from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.results import read_results
 from potstill.runfolder import open_run
 from potstill.training import TrainingFailed
@@ -432,3 +432,13 @@ def test_rebuild_writes_report_and_card_anew(folder: Path) -> None:
     assert (folder / "model/README.md").is_file()
     with pytest.raises(ValueError, match="is not a run folder"):
         rebuild(folder / "stages")
+
+
+def test_a_benchmark_runs_again_where_its_text_has_changed(tmp_path: Path) -> None:
+    text = tmp_path / "timed.txt"
+    timed = Benchmark(pass_over=TextPass(sources=[str(text)]))
+    digests = []
+    for content in ("copper\n", "copper\n", "oak\n"):
+        text.write_text(content)
+        digests.append(stage_digest("", timed))
+    assert digests[0] == digests[1] != digests[2]
