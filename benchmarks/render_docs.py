@@ -38,7 +38,13 @@ def collect(run: Path, name: str) -> Path:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         done = json.loads((folder / "DONE").read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["stage"]
-        for key in ("examples", "softened", "raw", "raw_throughput_per_s"):
+        for key in (
+            "examples",
+            "softened",
+            "raw",
+            "raw_throughput_per_s",
+            "raw_throughput_by_batch",
+        ):
             result.pop(key, None)
         stages.append(
             {

@@ -7,7 +7,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
-from potstill.recipe import Evaluate, Files, Recipe, Source, Stage, Teacher, TrimVocabulary
+from potstill.recipe import (
+    Benchmark,
+    Evaluate,
+    Files,
+    Recipe,
+    Source,
+    Stage,
+    Teacher,
+    TrimVocabulary,
+)
 from potstill.runfolder import check_run
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
@@ -24,17 +33,23 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
         _local(key, teacher)
-    own = [source for stage in recipe.stages for source in _sources(stage)]
+    own = [source for stage in recipe.stages for source in stage_sources(stage)]
     for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):
             expand(source)
 
 
-def _sources(stage: Stage) -> Sequence[Source]:
+def stage_sources(stage: Stage) -> Sequence[Source]:
     """Text that a stage alone reads."""
-    if isinstance(stage, TrimVocabulary):
-        return stage.sources or []
-    return stage.pairs.sources if isinstance(stage, Evaluate) and stage.pairs else []
+    match stage:
+        case TrimVocabulary():
+            return stage.sources or []
+        case Evaluate():
+            return stage.pairs.sources if stage.pairs is not None else []
+        case Benchmark():
+            return stage.pass_over.sources if stage.pass_over is not None else []
+        case _:
+            return []
 
 
 def given_folders(

@@ -65,6 +65,7 @@ from potstill.recipe_text import HubDataset as HubDataset
 from potstill.recipe_text import Masking as Masking
 from potstill.recipe_text import Source as Source
 from potstill.recipe_text import TaskData as TaskData
+from potstill.recipe_text import TextPass as TextPass
 
 Task = Literal[
     "masked_lm",

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from potstill.recipe_base import Config, Name
 from potstill.recipe_compression import Export, Prune, Quantize, Sparsity, TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
-from potstill.recipe_text import Masking, Sources
+from potstill.recipe_text import Masking, Sources, TextPass
 
 LayerRule = Literal["alternate", "uniform", "first", "last"]
 StudentFamily = Literal["bert", "distilbert"]
@@ -278,6 +278,10 @@ class Benchmark(Config):
     rounds: Annotated[int, Field(ge=3)] = 10
     repeats: Annotated[int, Field(ge=1)] = 10  # timed passes a round and length
     throughput_batch: Annotated[int, Field(ge=1)] = 32
+    # Further sizes of batches whose throughput is measured.
+    batches: list[Annotated[int, Field(ge=1)]] = []
+    throughput_length: Annotated[int, Field(ge=3)] | None = None  # tokens; null: the largest length
+    pass_over: TextPass | None = None
 
 
 class Report(Config):

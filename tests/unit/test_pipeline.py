@@ -10,8 +10,8 @@ import pytest
 from conftest import sentences
 from potstill import pipeline, training_stages
 from potstill.inputs import check_inputs
-from potstill.pipeline import rebuild, run, stage_fingerprints
-from potstill.recipe import Recipe
+from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
+from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.results import read_results
 from potstill.runfolder import open_run
 from potstill.training import TrainingFailed
@@ -454,3 +454,13 @@ def test_other_pairs_are_another_evaluation(
     pairs.unlink()
     with pytest.raises(ValueError, match=r"sts\.tsv: no such file"):
         check_inputs(settings, tmp_path / "run")
+
+
+def test_a_benchmark_runs_again_where_its_text_has_changed(tmp_path: Path) -> None:
+    text = tmp_path / "timed.txt"
+    timed = Benchmark(pass_over=TextPass(sources=[str(text)]))
+    digests = []
+    for content in ("copper\n", "copper\n", "oak\n"):
+        text.write_text(content)
+        digests.append(stage_digest("", timed))
+    assert digests[0] == digests[1] != digests[2]
