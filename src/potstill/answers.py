@@ -20,6 +20,7 @@ from potstill.runtime import Runtime
 from potstill.token_scores import entities
 
 SHOWN = 5  # choices of an answer
+_SHOWN_LETTERS = 40  # of a word
 NO_ANSWER = "(no answer)"
 
 
@@ -194,7 +195,7 @@ class Answerer:
         tags = tuple(renamed.get(tag, tag) for tag in tagged.tags)
         found = [
             Distribution(
-                f"{tagged.words[word]} (word {word + 1})",
+                f"{tagged.words[word][:_SHOWN_LETTERS]} (word {word + 1})",
                 names,
                 given.outputs[token].astype(np.float64),
             )
