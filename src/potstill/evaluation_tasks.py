@@ -19,9 +19,11 @@ from potstill.answer_scores import (
 )
 from potstill.data import Examples
 from potstill.head_predictions import head_outputs
+from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, is_unnamed, label_names, load_model
 from potstill.recipe import VALUE_TASKS, Evaluate, Task
 from potstill.sequence_scores import (
+    confusion,
     label_agreement,
     label_examples,
     label_scores,
@@ -44,11 +46,39 @@ SHOWN = 50  # examples that the report may choose from
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
     """One score of a model, the higher the better."""
+    value = task_scores(loaded, examples, labels)[name].value
+    return -value if name == "mse" else value
+
+
+def task_scores(
+    loaded: LoadedModel,
+    examples: Examples,
+    labels: Sequence[str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Scored]:
+    """Every metric of a model's task."""
     row = row_of(loaded.task)
     assert row is not None
-    given = _given(row, head_outputs(loaded, examples), examples)
-    value = _scores(row, given, examples, labels)[name].value
-    return -value if name == "mse" else value
+    given = _given(row, head_outputs(loaded, examples, progress), examples)
+    return _scores(row, given, examples, labels)
+
+
+def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> dict[str, float]:
+    """The most that the same answer for all examples scores, whichever it is, by metric.
+
+    Of labels the best of them by each metric, of answers none at all; a correlation is 0.
+    """
+    row = row_of(task)
+    assert row is not None
+    if row.head == "spans":
+        assert examples.items is not None
+        none = answer_scores([""] * len(examples.items), examples.items)
+        return {name: scored.value for name, scored in none.items()}
+    if task in VALUE_TASKS:
+        return {"pearson": 0.0, "spearman": 0.0}
+    always = [np.tile(one, (len(examples), 1)) for one in np.eye(len(labels))]
+    each = [_scores(row, outputs, examples, labels) for outputs in always]
+    return {name: max(scored[name].value for scored in each) for name in each[0]}
 
 
 @dataclass(frozen=True)
@@ -163,6 +193,11 @@ def evaluate_task(
         "softened": (
             softened(base, outputs[student][0], test, labels) if task == "classification" else None
         ),
+        "confusion": (
+            {name: confusion(found[0], test, len(labels)) for name, found in outputs.items()}
+            if task == "classification"
+            else None
+        ),
         "examples": _examples(case, base, outputs[student][0]),
     }
 
@@ -263,34 +298,20 @@ def _differences(
 
 def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list[str]:
     """What a reader must not miss, in sentences."""
-    sign = -1 if case.metric == "mse" else 1
-    found = []
-    for name, told in differences.items():
-        who = {
-            "majority": {
-                "sequence": "always giving the commonest answer",
-                "cosine": "always giving the same score",
-                "tokens": "tagging every word O",
-                "spans": "never giving an answer",
-            }[case.row.head],
-            "tfidf": (
-                "the cosine of TF-IDF"
-                if case.row.head == "cosine"
-                else "TF-IDF with a linear model"
-            ),
-            "lexicon": "each word's commonest tag in training",
-            "sentence": "the sentence that shares most words with the question",
-        }
-        other = who.get(name, f"{name}, trained without a teacher")
-        bounds = told["interval"]
-        if sign * told["difference"] <= 0:
-            found.append(f"{student} does not beat {other} ({case.metric})")
-        elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
-            found.append(
-                f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
-                f"difference in {case.metric} includes 0"
-            )
-    return found
+    said = {
+        "majority": {
+            "sequence": "always giving the commonest answer",
+            "cosine": "always giving the same score",
+            "tokens": "tagging every word O",
+            "spans": "never giving an answer",
+        }[case.row.head],
+        "tfidf": (
+            "the cosine of TF-IDF" if case.row.head == "cosine" else "TF-IDF with a linear model"
+        ),
+        "lexicon": "each word's commonest tag in training",
+        "sentence": "the sentence that shares most words with the question",
+    }
+    return not_beaten(differences, student, said, -1 if case.metric == "mse" else 1)
 
 
 # --- what trivial means reach ---------------------------------------------------------------------
@@ -315,12 +336,10 @@ def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
 
 
 def _examples(case: _Case, base: Any, other: Any) -> Sequence[Mapping[str, Any]]:
-    """Examples that baseline and student answer differently, the surest first."""
+    """Examples that baseline and student answer differently, the surest or furthest first."""
     if case.row.head == "tokens":
         return tag_examples(base, other, case.test, case.labels, SHOWN)
     if case.row.head == "spans":
         assert case.test.items is not None
         return answer_examples(base, other, case.test.items, SHOWN)
-    if case.row.task != "classification":
-        return []
-    return label_examples(base, other, case.test, case.labels, SHOWN)
+    return label_examples(case.row.task, base, other, case.test, case.labels, SHOWN)

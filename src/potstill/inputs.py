@@ -46,7 +46,7 @@ def given_folders(
         ValueError: no such folder or package, or the hub can't be reached.
     """
     return {
-        name: _folder(key, teacher, fetch)
+        name: model_folder(key, teacher, fetch)
         for name, (key, teacher) in _given(recipe).items()
         if names is None or name in names
     }
@@ -58,7 +58,12 @@ def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
     return {"teacher": ("teacher.model", recipe.teacher), **further}
 
 
-def _folder(key: str, teacher: Teacher, fetch: bool) -> Path:
+def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
+    """The folder here of a model; `key` is what messages call the place where it is named.
+
+    Raises:
+        ValueError: no such folder or package, or the hub can't be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,

@@ -108,6 +108,7 @@ class Trainee(nn.Module):
             batch.attention_mask_BL.bool(),
             scales,
             self.chunk_size,
+            self.reading.hidden_rows(batch),
         )
 
     def freeze_unreached(self) -> None:
