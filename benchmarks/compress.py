@@ -157,6 +157,8 @@ def main() -> None:
         "recipe": name,
         "overrides": [item for item in overrides if "/" not in item],
         "metrics": read_json(folder / "metrics.json"),
+        "ratios": results.benchmark["ratios"],
+        "noise": results.benchmark["noise"],
         "steps": [[model, [stage.kind for stage in stages]] for model, stages in results.chain],
         "environment": environment(),
     }
