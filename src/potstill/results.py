@@ -181,7 +181,7 @@ class Results:
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind in ("prune", "trim_vocabulary"):
-                counts.setdefault(str(stage.result["from"]), stage.result["parameters"]["before"])
+                counts.setdefault(str(stage.reads), stage.result["parameters"]["before"])
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
