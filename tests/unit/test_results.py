@@ -107,6 +107,7 @@ def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
 def test_what_was_measured_of_a_model_that_was_written_anew_is_left_out(tmp_path):
     run = fake_run(tmp_path)
     trimmed = {
+        "from": "student",
         "pieces": {"before": 30522, "after": 19031},
         "parameters": {"before": 17_241_216, "after": 12_822_912},
     }
