@@ -266,9 +266,11 @@ def ablation_positions() -> str:
 
 
 TASKS = {
-    "sst2": "SST-2, accuracy",
+    "sst2_few": "SST-2, 1,000 labels, accuracy",
+    "sst2_many": "SST-2, 32,000 labels, accuracy",
     "cola": "CoLA, Matthews' correlation",
     "rte": "RTE, accuracy",
+    "bbc": "BBC News, accuracy",
     "wnut": "WNUT 17, F1 of entities",
     "squad": "SQuAD 2.0, F1 of words",
 }

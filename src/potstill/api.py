@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.context import Context, Silent
+from potstill.context import Context, Reporter, Silent
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -31,12 +31,14 @@ from potstill.recipe import (
     Export,
     Finetune,
     GoldMse,
+    GraphPruning,
     HardTargets,
     HiddenCosine,
     InBatch,
     LogitsMse,
     Masking,
     Objective,
+    Prune,
     Quantize,
     ScoredPairs,
     SoftTargets,
@@ -46,6 +48,7 @@ from potstill.recipe import (
     TrimVocabulary,
     unfit,
 )
+from potstill.recipe_files import checked_prune
 from potstill.runfolder import RunFolder
 from potstill.stages import run_stage
 from potstill.tasks import TaskRow, row_of
@@ -53,7 +56,9 @@ from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
-_Alone = Distill | Finetune | TrimVocabulary | Export | Quantize  # stages that are functions here
+_Alone = (
+    Distill | Finetune | Prune | TrimVocabulary | Export | Quantize
+)  # stages that are functions here
 
 
 def distill(
@@ -123,6 +128,7 @@ def finetune(
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
@@ -130,6 +136,7 @@ def finetune(
         text: files or a Corpus for masked LM; of the other tasks their TaskData.
         task: not sentence_embedding.
         train: "all" weights, or the "head" alone.
+        reporter: is told how far it is.
 
     Returns:
         The trained model's folder, `output`/model.
@@ -140,11 +147,17 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed, reporter)
 
 
 def export(
-    model: Folder, text: Text, output: Folder, *, tolerance: float = 1e-4, seed: int = 1
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    tolerance: float = 1e-4,
+    prune: GraphPruning | None = None,
+    seed: int = 1,
 ) -> Path:
     """Write a model as an ONNX graph, unless it answers otherwise than the model does.
 
@@ -153,6 +166,7 @@ def export(
         text: real text to compare the two on: files or a Corpus; of tasks with labels a TaskData.
         output: a folder for the result (each corner's difference) and the exported model.
         tolerance: the largest difference of outputs, relative to the largest of them.
+        prune: heads and inner units that leave the graph; the folder's weights stay whole.
 
     Returns:
         `output`/model/onnx/model.onnx, in a copy of the model's folder.
@@ -160,9 +174,43 @@ def export(
     Raises:
         ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
     """
-    stage = Export(model="teacher", tolerance=tolerance)
+    stage = Export(model="teacher", tolerance=tolerance, prune=prune)
     folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
+
+
+def prune(
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    ffn: int | float | None = None,
+    layers: int | None = None,
+    importance: Literal["taylor", "magnitude"] = "taylor",
+    texts: int = 512,
+    seed: int = 1,
+) -> Path:
+    """Cut what matters least out of a model; see docs/pruning.md. Recover with `distill`.
+
+    Args:
+        model: a model folder.
+        text: files (paths or globs) or a Corpus; for a model with a task's head its TaskData. Its
+            held-out part tells what pruning costs.
+        output: a folder for result.json and the pruned model.
+        ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
+        layers: how many layers stay.
+        importance: "taylor" reads training texts, "magnitude" the weights alone.
+        texts: training texts that taylor reads.
+
+    Returns:
+        The pruned model's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input.
+    """
+    settings = {"ffn": ffn, "layers": layers, "importance": importance, "texts": texts}
+    stage = checked_prune({"model": "teacher", **settings})
+    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 
 def trim_vocabulary(
@@ -390,6 +438,7 @@ def _one_stage(
     text: Text,
     output: Folder,
     seed: int,
+    reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
@@ -405,7 +454,7 @@ def _one_stage(
         run=run.path,
         cache=cache_folder() / "tokens",
         models=models,
-        reporter=Silent(),
+        reporter=reporter or Silent(),
         fingerprint=fingerprint,
     )
     try:

@@ -5,19 +5,39 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from potstill.batches import Batch
 from potstill.context import Context
-from potstill.models import save_model
+from potstill.importance import sampled_batches, task_loss
+from potstill.models import LoadedModel, save_model
+from potstill.narrowing import head_groups, widths_of
+from potstill.nonuniform import (
+    Kept,
+    head_magnitude_scores,
+    head_taylor_scores,
+    kept_number,
+    ranked,
+    reshaped,
+)
 from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
-from potstill.parity import check_parity
-from potstill.recipe import Export
+from potstill.parity import Compared, check_parity
+from potstill.pruning import magnitude_scores, taylor_scores
+from potstill.recipe import Export, GraphPruning, Masking
 from potstill.weights import whole_or_gone
 
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
+_JUDGED = 256  # held-out texts that a pruned graph is compared with its source on
+ALONE = (
+    "no config.json can say such a shape: it is the ONNX graph's alone, and the weights in the "
+    "folder around it stay whole"
+)
 
 
 def run_export(
@@ -29,20 +49,28 @@ def run_export(
         The stage's result, and name -> path below the folder of the graph it wrote.
 
     Raises:
-        ParityFailed: the graph answers otherwise than its source; nothing is left of it.
+        ParityFailed: the graph answers otherwise than its source, or pruned too much so; nothing
+            is left of it.
         ValueError: onnx is not installed, or can't say what the model does.
         OSError: too little disk.
     """
     source = context.open(stage.model)
     target, text = folder / "model", context.cut_as(stage.model).heldout_side
     _check_disk(folder, source.model.num_parameters())
+    shaped, kept = source, None
+    if stage.prune is not None:
+        kept = _chosen(stage, stage.prune, source, context)
+        shaped = replace(source, model=reshaped(source.model, kept["heads"], kept["ffn"]))
+    pruned: dict[str, Any] = {}
     with whole_or_gone(target):
         context.reporter.say(f"writing {stage.writes} as an ONNX graph of opset {OPSET}")
         save_model(source, target)
         work = target / _WORK
         work.mkdir()
-        graph = write_graph(source, work)
-        corners = check_parity(source, graph, text, tolerance=stage.tolerance)
+        graph = write_graph(shaped, work)
+        corners = check_parity(shaped, graph, text, tolerance=stage.tolerance)
+        if stage.prune is not None and kept is not None:
+            pruned = _judged(stage, stage.prune, source, graph, kept, context)
         os.rename(work, target / ONNX)
     graph = target / ONNX / GRAPH
     result = {
@@ -56,6 +84,7 @@ def run_export(
         "tolerance": stage.tolerance,
         "difference": max(max(corner.difference.values()) for corner in corners),
         "corners": [asdict(corner) for corner in corners],
+        **pruned,
     }
     return result, {stage.writes: f"model/{ONNX}/{GRAPH}"}
 
@@ -70,3 +99,119 @@ def _check_disk(folder: Path, parameters: int) -> None:
             f"{free / 1e6:,.0f} MB are free",
             os.fspath(folder),
         )
+
+
+# --- shapes that only a graph can have ------------------------------------------------------------
+
+
+def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
+    """How many heads (groups of them) and inner units stay in all layers together.
+
+    Raises:
+        ValueError: nothing would leave.
+    """
+    config = loaded.model.config
+    layers = int(config.num_hidden_layers)
+    of = {"heads": head_groups(config), "ffn": widths_of(config).ffn}
+    shares = {"heads": prune.heads, "ffn": prune.ffn}
+    return {
+        key: kept_number(share, layers, of[key], f"prune.{key}")
+        for key, share in shares.items()
+        if share is not None
+    }
+
+
+def _chosen(
+    stage: Export, prune: GraphPruning, source: LoadedModel, context: Context
+) -> dict[str, Kept | None]:
+    """What stays of each layer, told before anything is written."""
+    say, found = context.reporter.say, dict[str, Kept | None](heads=None, ffn=None)
+    counts = check_shares(prune, source)
+    say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
+    context = context.cut_as(stage.model)
+    masker = context.masker(Masking()) if context.task == "masked_lm" else None
+
+    def batches() -> Iterator[Batch]:
+        side = context.training_side
+        return sampled_batches(source, side, prune.texts, masker, context.seed)
+
+    def scores(key: str) -> Tensor:
+        if prune.importance == "magnitude":
+            by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
+            return by_size[key](source.model)
+        by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
+        return by_loss[key](source.model, batches(), task_loss(source))
+
+    for key, count in counts.items():
+        found[key] = ranked(scores(key), count)
+    for name, (numbers, of) in _told(found, source).items():
+        layers = ", ".join(map(str, numbers))
+        say(f"{stage.writes} keeps {sum(numbers)} of {of * len(numbers)} {name}: {layers}")
+    return found
+
+
+def _told(kept: dict[str, Kept | None], source: LoadedModel) -> dict[str, tuple[list[int], int]]:
+    """What is pruned, in words -> how many of each layer stay, and of how many."""
+    config = source.model.config
+    widths, groups = widths_of(config), head_groups(config)
+    heads, units = kept["heads"], kept["ffn"]
+    found = {}
+    if heads is not None:
+        each = widths.heads // groups
+        found["attention heads"] = [each * len(one) for one in heads], widths.heads
+    if units is not None:
+        found["inner FFN units"] = [len(one) for one in units], widths.ffn
+    return found
+
+
+def _judged(
+    stage: Export,
+    prune: GraphPruning,
+    source: LoadedModel,
+    graph: Path,
+    kept: dict[str, Kept | None],
+    context: Context,
+) -> dict[str, Any]:
+    """The pruned graph beside the whole model on held-out text, for the result.
+
+    Raises:
+        ParityFailed: it agrees less than it must.
+    """
+    text = context.cut_as(stage.model).heldout_side
+    [real] = check_parity(
+        source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
+    )
+    told = _told(kept, source)
+    before, after = source.model.num_parameters(), count_parameters(graph)
+    parts = " and ".join(
+        f"{sum(numbers)} of {of * len(numbers)} {name}" for name, (numbers, of) in told.items()
+    )
+    finding = (
+        f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
+        f"{before / 1e6:.3g} million parameters); on {real.texts} held-out texts "
+        f"{_likeness(source, real)}"
+    )
+    context.reporter.say(f"note: {finding}")
+    layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
+    return {
+        "pruned": {
+            "importance": prune.importance,
+            "layers": layers,
+            "parameters": {"before": before, "after": after},
+            "agreement": real.agreement,
+            "texts": real.texts,
+            "difference": real.difference,
+        },
+        "findings": [finding],
+    }
+
+
+def _likeness(source: LoadedModel, real: Compared) -> str:
+    """How much a pruned graph's answers are those of the whole model, in words."""
+    if real.agreement is None:
+        return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
+    if source.sentence is not None:
+        return f"the mean cosine of their vectors is {real.agreement:.3f}"
+    if source.task == "regression":
+        return f"it explains {real.agreement:.1%} of the variance of the whole model's values"
+    return f"{real.agreement:.1%} of their answers are the same"

@@ -44,6 +44,11 @@ class Family:
         positions_qk: paths, below a layer, of projections of relative positions to heads.
         shared_heads: whether one table serves the heads of all layers.
         ffn_width: what the config calls the FFN's inner width.
+        head_count: path, below a layer, of the attribute that says how many heads it has; empty:
+            its code takes that from the shapes of its weights, as from `heads_width`.
+        heads_width: the same of the attribute that says how wide all heads are together.
+        head_biases: path, below a layer, of the module whose third argument is a table
+            [B x heads x L x L] that is added to the heads' scores; empty: there is none.
     """
 
     model_type: str
@@ -62,6 +67,9 @@ class Family:
     positions_qk: tuple[str, ...] = ()
     shared_heads: bool = False
     ffn_width: str = "intermediate_size"
+    head_count: str = ""
+    heads_width: str = ""
+    head_biases: str = ""
 
 
 _BERT_LAYER: dict[str, Any] = {
@@ -123,6 +131,8 @@ FAMILIES = {
             positions_from=2,  # whatever pad_token_id is
             counts_from_pad=True,
             shared_heads=True,
+            heads_width="attention.attn.all_head_size",
+            head_biases="attention.attn",
         ),
         Family(
             model_type="electra",
@@ -145,6 +155,7 @@ FAMILIES = {
             lm_head=("cls.predictions.", "lm_predictions."),
             takes_token_types=True,
             positions_qk=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
+            head_count="attention.self.num_attention_heads",
         ),
         Family(
             model_type="modernbert",
@@ -330,6 +341,30 @@ def last_linear(model: PreTrainedModel) -> nn.Linear:
 def is_task_head(name: str, model: PreTrainedModel) -> bool:
     """Whether a parameter belongs to a task's head; BERT's pooler, below the encoder, does too."""
     return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
+def keep_heads(layer: nn.Module, family: Family, kept: Tensor, width: int) -> None:
+    """Tell a layer whose maps were cut which heads it has left, for this process: no config can
+    say it.
+
+    Args:
+        kept: numbers of the heads that are left, int64.
+        width: of one head.
+    """
+    for path, number in (
+        (family.head_count, len(kept)),
+        (family.heads_width, width * len(kept)),
+    ):
+        if path:
+            module, _, name = path.rpartition(".")
+            setattr(layer.get_submodule(module), name, number)
+    if family.head_biases:
+
+        def own_biases(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            hidden_BLD, mask, bias_BHLL, *others = arguments
+            return (hidden_BLD, mask, bias_BHLL[:, kept.to(bias_BHLL.device)], *others)
+
+        layer.get_submodule(family.head_biases).register_forward_pre_hook(own_biases)
 
 
 def layer_prefix(model: PreTrainedModel) -> str:

@@ -179,10 +179,9 @@ class _Cut:
         if widths.hidden != self.old.hidden:
             self.turned, self.share = principal_components(model, widths.hidden, sample)
         layers: Any = model.get_submodule(self.prefix.removesuffix("."))
-        # Keys and values that several heads share go or stay together.
-        self.groups = int(getattr(model.config, "num_key_value_heads", None) or self.old.heads)
+        self.groups = head_groups(model.config)
         groups = widths.heads * self.groups // self.old.heads
-        weights = [self._head_weights(layer) for layer in layers]
+        weights = [head_weights(layer, self.family, self.groups) for layer in layers]
         if self.family.shared_heads:  # one table serves the heads of all layers
             weights = [torch.stack(weights).sum(0)] * len(weights)
         self.heads = [_largest(weight, groups) for weight in weights]
@@ -231,26 +230,45 @@ class _Cut:
             return _tiled(self.units[layer], self.old.ffn, size)
         of_heads = path in self.family.qkv or path in self.family.positions_qk
         if (of_heads and axis == 0) or (path == self.family.attention_out and axis == 1):
-            return self._of_heads(self.heads[layer], size)
+            blocks = 3 if path in self.family.qkv and len(self.family.qkv) == 1 else 1
+            return head_channels(self.heads[layer], self.groups, size, blocks)
         return None
 
-    def _of_heads(self, groups: Tensor, size: int) -> Tensor:
-        """Channels of the kept groups of heads: of keys and values, of queries, or of all three."""
-        blocks = 3 if len(self.family.qkv) == 1 and size == 3 * self.old.hidden else 1
-        width = size // blocks // self.groups
-        index = (groups[:, None] * width + torch.arange(width)).flatten()
-        return _tiled(index, size // blocks, size)
 
-    def _head_weights(self, layer: nn.Module) -> Tensor:
-        """Norm of what a group of heads reads as values times the norm of what is read from it."""
-        value: Any = layer.get_submodule(self.family.qkv[-1])
-        out: Any = layer.get_submodule(self.family.attention_out)
-        read = value.weight
-        if len(self.family.qkv) == 1:
-            read = read[2 * len(read) // 3 :]
-        return _norms(read.unflatten(0, (self.groups, -1)).flatten(1)) * _norms(
-            out.weight.T.unflatten(0, (self.groups, -1)).flatten(1)
-        )
+def head_groups(config: PretrainedConfig) -> int:
+    """How many groups of heads a layer has: those of a group share keys and values, and go or stay
+    together. One head each but for grouped-query attention.
+    """
+    own = getattr(config, "num_key_value_heads", None)
+    return int(own or widths_of(config).heads)
+
+
+def head_channels(kept: Tensor, groups: int, size: int, blocks: int = 1) -> Tensor:
+    """Numbers of the kept groups' channels on an axis of `size`.
+
+    Args:
+        kept: numbers of groups of heads, of `groups`.
+        blocks: 3 where queries, keys and values stand one after the other.
+    """
+    width = size // blocks // groups
+    index = (kept[:, None] * width + torch.arange(width)).flatten()
+    return _tiled(index, size // blocks, size)
+
+
+def head_weights(
+    layer: nn.Module, family: Family, groups: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Of each group of heads [groups], on the CPU: the Euclidean norm of what it reads as values
+    times the norm of what is read from it.
+    """
+    value: Any = layer.get_submodule(family.qkv[-1])
+    out: Any = layer.get_submodule(family.attention_out)
+    read = value.weight
+    if len(family.qkv) == 1:
+        read = read[2 * len(read) // 3 :]
+    return _norms(read.unflatten(0, (groups, -1)).flatten(1), dtype) * _norms(
+        out.weight.T.unflatten(0, (groups, -1)).flatten(1), dtype
+    )
 
 
 def unit_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -39,7 +40,9 @@ class Compared:
         difference: output -> the largest difference, over real tokens, relative to the source's
             largest value.
         agreement: share of texts or tokens with the same label, token or end of an answer; of
-            sentence vectors the mean cosine; None where neither says anything (regression).
+            sentence vectors the mean cosine; of regression the share of the variance of the
+            source's values that the graph's explain (R²: below 0 where the mean would be nearer);
+            None where all are equal.
     """
 
     corner: str
@@ -56,6 +59,8 @@ def check_parity(
     *,
     tolerance: float | None = None,
     agreement: float | None = None,
+    texts: int = TEXTS,
+    corners: bool = True,
 ) -> list[Compared]:
     """Compare a graph with its source on real text and on the corners; refuse one that differs.
 
@@ -68,6 +73,8 @@ def check_parity(
         tolerance: the largest difference that is accepted; None: any.
         agreement: the least agreement that is accepted, over all real texts; None: any. Single
             corners of one token are no measure of it.
+        texts: how many real ones at most, spread over the lengths that there are.
+        corners: False compares real text alone.
 
     Returns:
         Each corner's figures, real text first.
@@ -79,7 +86,8 @@ def check_parity(
     if isinstance(text, Examples) and text.second_at is not None:
         text = text.apart(np.arange(len(text)))
     other = load_model(graph, source.task)
-    found = [_compared(name, source, other, batches) for name, batches in _corners(source, text)]
+    compared = islice(_corners(source, text, texts), None if corners else 1)
+    found = [_compared(name, source, other, batches) for name, batches in compared]
     worst = max(found, key=lambda one: _largest(one.difference))
     largest = _largest(worst.difference)
     if tolerance is not None and not largest <= tolerance:
@@ -105,12 +113,12 @@ def _largest(difference: dict[str, float]) -> float:
 
 
 def _corners(
-    source: LoadedModel, text: Tokens | Examples
+    source: LoadedModel, text: Tokens | Examples, texts: int = TEXTS
 ) -> Iterator[tuple[str, Iterator[Inputs]]]:
     if len(text) == 0:
         raise ValueError(f"{source.name}: there is no text to compare the exported model on")
     order = np.argsort(text.lengths, kind="stable")
-    spread = order[np.linspace(0, len(order) - 1, min(TEXTS, len(order))).round().astype(int)]
+    spread = order[np.linspace(0, len(order) - 1, min(texts, len(order))).round().astype(int)]
     rng = np.random.default_rng(0)
     spread = rng.permutation(spread)  # so that short and long ones are padded together
     yield "real text", _real(source, text, spread)
@@ -182,6 +190,7 @@ def _compared(
     apart: dict[str, float] = {}
     scale: dict[str, float] = {}
     alike: list[Tensor] = []
+    values: list[tuple[Tensor, Tensor]] = []
     texts = tokens = 0
     for inputs in batches:
         real_BL = inputs["attention_mask"].bool()
@@ -195,6 +204,8 @@ def _compared(
                 apart[output] = float("inf")
                 continue
             alike += _alike(source.task, output, one, two, real_BL)
+            if source.task == "regression":
+                values.append((one, two))
             if _is_by_token(source.task, output):
                 one, two = one[real_BL], two[real_BL]
             # a maximum of tensors keeps what is not a number, which Python's would lose
@@ -205,8 +216,19 @@ def _compared(
         output: value / scale[output] if scale.get(output) else value
         for output, value in apart.items()
     }
-    agreement = float(torch.cat(alike).float().mean()) if alike else None
+    agreement = float(torch.cat(alike).float().mean()) if alike else _explained(values)
     return Compared(name, texts, tokens, difference, agreement)
+
+
+def _explained(values: Sequence[tuple[Tensor, Tensor]]) -> float | None:
+    """1 - the sum of squared differences over that of the first ones' from their mean; None where
+    that is nothing.
+    """
+    if not values:
+        return None
+    one, two = (torch.cat(side).double() for side in zip(*values, strict=True))
+    spread = ((one - one.mean()) ** 2).sum()
+    return float(1 - ((one - two) ** 2).sum() / spread) if spread > 0 else None
 
 
 def _given(name: str, other: LoadedModel, inputs: Inputs) -> Any:

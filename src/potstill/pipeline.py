@@ -60,6 +60,7 @@ STAGE_VERSIONS = {
     "finetune": 2,
     "make_student": 1,
     "distill": 2,
+    "prune": 1,
     "export": 1,
     "trim_vocabulary": 1,
     "quantize": 1,

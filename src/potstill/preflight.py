@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from potstill.answer_scores import answer_scores, best_answers, trivial_answers
 from potstill.data import Examples, collate
-from potstill.evaluation_tasks import head_outputs
+from potstill.head_predictions import head_outputs
 from potstill.heads import labelled_signals
 from potstill.models import LoadedModel
 from potstill.recipe import VALUE_TASKS

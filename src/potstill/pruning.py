@@ -44,8 +44,8 @@ def magnitude_scores(model: PreTrainedModel) -> Tensor:
     The product of the Euclidean norms of what a unit reads (of its gate, too, where there is one)
     and of what is read from it: a unit that any of them is zero for says nothing.
     """
-    family, width = _family(model), widths_of(model.config).ffn
-    each = [unit_weights(layer, family, width, torch.float64) for layer in _layers(model)]
+    family, width = own_family(model), widths_of(model.config).ffn
+    each = [unit_weights(layer, family, width, torch.float64) for layer in layers_of(model)]
     return torch.stack(each)
 
 
@@ -65,14 +65,14 @@ def taylor_scores(
     Raises:
         ValueError: no batch.
     """
-    readers = [reader for _, reader in _ffns(model)]
+    readers = [reader for _, reader in ffns(model)]
     scores = torch.zeros(len(readers), widths_of(model.config).ffn, dtype=torch.float64)
 
     def unit(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
         return arguments[0], arguments[0]
 
     hint = "; use magnitude"
-    for layer, change in _changes(model, readers, unit, batches, loss, hint):
+    for layer, change in taylor_changes(model, readers, unit, batches, loss, hint):
         per_text_BF = change.sum(dim=tuple(range(1, change.dim() - 1)))
         scores[layer] += per_text_BF.abs().sum(0).cpu()
     return scores
@@ -93,19 +93,19 @@ def layer_taylor_scores(
     Raises:
         ValueError: no batch.
     """
-    layers = _layers(model)
+    layers = layers_of(model)
     scores = torch.zeros(len(layers), dtype=torch.float64)
 
     def added(arguments: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
         after = output if isinstance(output, Tensor) else output[0]
         return after - arguments[0], after
 
-    for layer, change in _changes(model, layers, added, batches, loss):
+    for layer, change in taylor_changes(model, layers, added, batches, loss):
         scores[layer] += change.flatten(1).sum(1).abs().sum().cpu()
     return scores
 
 
-def _changes(
+def taylor_changes(
     model: PreTrainedModel,
     modules: Sequence[nn.Module],
     parts: Callable[[tuple[Tensor, ...], Any], tuple[Tensor, Tensor]],
@@ -154,36 +154,45 @@ def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedM
     Raises:
         ValueError: more units than there are, or none.
     """
-    family, width = _family(model), widths_of(model.config).ffn
+    family, width = own_family(model), widths_of(model.config).ffn
     if not 1 <= units <= width:
         raise ValueError(f"ffn: {units} is out of range: the model's is {width}")
     pruned = copy.deepcopy(model)
-    for (writers, reader), score_F in zip(_ffns(pruned), scores, strict=True):
-        kept = score_F.topk(units).indices.sort().values
-        for writer in writers:
-            blocks = range(0, writer.out_features, width)
-            _cut(writer, 0, torch.cat([kept + start for start in blocks]))
-        _cut(reader, 1, kept)
+    keep_units(pruned, [score_F.topk(units).indices.sort().values for score_F in scores])
     setattr(pruned.config, family.ffn_width, units)
     return pruned
 
 
-def _ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
+def keep_units(model: PreTrainedModel, kept: Sequence[Tensor]) -> None:
+    """Cut a model's FFNs, in place, to some of their inner units; its config is left as it is.
+
+    Args:
+        kept: of each layer the numbers of the units that stay, int64.
+    """
+    width = widths_of(model.config).ffn
+    for (writers, reader), units in zip(ffns(model), kept, strict=True):
+        for writer in writers:
+            blocks = range(0, writer.out_features, width)  # two where one of them gates
+            cut(writer, 0, torch.cat([units + start for start in blocks]))
+        cut(reader, 1, units)
+
+
+def ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
     """Of each layer: the maps that write its inner units, and the one that reads them."""
-    family = _family(model)
-    of = [[layer.get_submodule(path) for path in family.ffn] for layer in _layers(model)]
+    family = own_family(model)
+    of = [[layer.get_submodule(path) for path in family.ffn] for layer in layers_of(model)]
     return [(maps[:-1], maps[-1]) for maps in of]
 
 
-def _family(model: PreTrainedModel) -> Family:
+def own_family(model: PreTrainedModel) -> Family:
     return family_of(model.config, model.config.model_type)
 
 
-def _layers(model: PreTrainedModel) -> Any:
+def layers_of(model: PreTrainedModel) -> Any:
     return model.get_submodule(layer_prefix(model).removesuffix("."))
 
 
-def _cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
+def cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
     kept = kept.to(linear.weight.device)
     linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, kept))
     if axis == 0:

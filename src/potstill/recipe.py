@@ -14,6 +14,8 @@ from pydantic import Field, model_validator
 from potstill.recipe_base import Config as Config
 from potstill.recipe_base import Name as Name
 from potstill.recipe_compression import Export as Export
+from potstill.recipe_compression import GraphPruning as GraphPruning
+from potstill.recipe_compression import Prune as Prune
 from potstill.recipe_compression import Quantize as Quantize
 from potstill.recipe_compression import TrimVocabulary as TrimVocabulary
 from potstill.recipe_objectives import AttentionMse as AttentionMse

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from potstill.recipe import Objective, Recipe, Source, Stage, Student
+from potstill.recipe import Objective, Prune, Recipe, Source, Stage, Student
 
 
 class RecipeError(ValueError):
@@ -72,6 +72,18 @@ def checked_student(settings: dict[str, Any]) -> Student:
         return Student.model_validate(settings)
     except ValidationError as error:
         raise RecipeError(explain(error, Student)) from None
+
+
+def checked_prune(settings: dict[str, Any]) -> Prune:
+    """Settings of a prune stage.
+
+    Raises:
+        RecipeError: a value that does not fit.
+    """
+    try:
+        return Prune.model_validate(settings)
+    except ValidationError as error:
+        raise RecipeError(explain(error, Prune)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import expit, log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import confusion_matrix
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
@@ -121,6 +122,17 @@ def _commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
     return chosen
 
 
+def confusion(outputs: np.ndarray, test: Examples, classes: int) -> list[list[int]]:
+    """Examples of each label (rows) that were given each label (columns).
+
+    Args:
+        outputs: logits [N x classes].
+    """
+    matrix = confusion_matrix(test.gold, outputs.argmax(axis=1), labels=range(classes))
+    counts: list[list[int]] = matrix.tolist()
+    return counts
+
+
 def softened(
     base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str]
 ) -> dict[str, Any]:
@@ -181,6 +193,7 @@ def _value_examples(
             "student": {"top": f"{other_N[n]:.3f}"},
         }
         for n in order.tolist()
+        if base_N[n] != other_N[n]
     ]
 
 

@@ -21,6 +21,7 @@ from potstill.recipe import (
     Evaluate,
     Export,
     Finetune,
+    GraphPruning,
     MakeStudent,
     Report,
     TaskData,
@@ -42,7 +43,7 @@ def test_numbers_in_the_texts_are_those_of_the_committed_results() -> None:
     "model",
     [
         *(Corpus, TaskData, Training, MakeStudent, Distill, Finetune),
-        *(Export, Evaluate, Benchmark, Report),
+        *(Export, GraphPruning, Evaluate, Benchmark, Report),
     ],
 )
 def test_every_key_of_a_recipe_is_explained(model: type) -> None:

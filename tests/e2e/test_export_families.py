@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_every_family import save_teacher
 
 from potstill.models import load_model
+from potstill.nonuniform import reshaped
+from potstill.onnx_files import ONNX, count_parameters
+from potstill.onnx_graphs import write_graph
 from potstill.onnx_models import OnnxModel
 from potstill.parity import check_parity
 from potstill.recipe import Task
@@ -37,3 +42,22 @@ def test_parity(name: str, head: str, tmp_path: Path) -> None:
     types = {"token_type_ids"} if name in ("bert", "electra", "nomic_bert") else set()
     taken = {given.name for given in opened.session.get_inputs()}
     assert taken == {"input_ids", "attention_mask", *types}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shape_that_no_config_can_say(name: str, tmp_path: Path) -> None:
+    """Other numbers of heads and units in each layer: the graph has them and answers alike."""
+    place = tmp_path / "smaller"
+    for folder in (tmp_path, place):
+        save_teacher(name, "classification", folder)
+    source, whole = exported(tmp_path, "classification")
+    groups = 2 if name == "eurobert" else 4
+    heads = [torch.arange(1 + layer % groups) for layer in range(4)]
+    units = [torch.arange(3 + 5 * layer) for layer in range(4)]
+    smaller = replace(source, model=reshaped(source.model, heads, units))
+    (place / ONNX).mkdir()
+    graph = write_graph(smaller, place / ONNX)
+    check_parity(smaller, graph, tokens_of(source.tokenizer), tolerance=1e-4)
+    gone = source.model.num_parameters() - smaller.model.num_parameters()
+    assert gone > 0
+    assert count_parameters(whole) - count_parameters(graph) == gone

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from tiny_recipes import of_encoder, stage_result, written
@@ -17,10 +19,11 @@ from tiny_recipes import of_encoder, stage_result, written
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
 from potstill.models import load_model, save_model
+from potstill.onnx_files import count_parameters
 from potstill.parity import ParityFailed
 from potstill.pipeline import rebuild, run
 from potstill.planning import plan_run
-from potstill.recipe import Recipe
+from potstill.recipe import GraphPruning, Recipe
 from potstill.runtime import predict
 from tiny_graphs import moved
 
@@ -94,6 +97,139 @@ def test_report_and_card_tell_of_it(finished: Path) -> None:
     card = (finished / "model/README.md").read_text()
     assert "onnx/model.onnx is the same model as an ONNX graph of opset 18." in card
     assert f"differ by {worst} of the largest at most" in card
+
+
+# --- shapes that only a graph can have ---
+
+PRUNE = {"heads": 0.5, "ffn": 0.5}
+
+
+def shapes(graph: Path) -> Counter[tuple[int, ...]]:
+    """Weight matrices of a graph: how often each shape is there."""
+    found = onnx.load(graph).graph.initializer
+    return Counter(tuple(tensor.dims) for tensor in found if len(tensor.dims) == 2)
+
+
+@pytest.fixture(scope="module")
+def pruned(
+    sentence_teacher: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    teacher = tmp_path_factory.mktemp("teacher")
+    save_model(moved(load_model(sentence_teacher, "sentence_embedding")), teacher)
+    whole = {"kind": "export", "model": "teacher", "writes": "whole"}
+    smaller = {"kind": "export", "model": "teacher", "writes": "onnx", "prune": PRUNE}
+    quantize = {"kind": "quantize", "rounds": 3, "lengths": [8]}
+    recipe = of_encoder(
+        teacher, text_file, whole, smaller, quantize, {"kind": "evaluate"}, {"kind": "report"}
+    )
+    return run(Recipe.model_validate(recipe), output=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_pruned_graph_is_smaller_and_its_folder_whole(pruned: Path) -> None:
+    one, two = (pruned / "stages" / name / "model" for name in ("01-export", "02-export"))
+    graph = two / "onnx/model.onnx"
+    assert graph.stat().st_size < (one / "onnx/model.onnx").stat().st_size
+    found = stage_result(pruned, "02-export")
+    model = load_model(two, "sentence_embedding").model  # whole, by plain transformers
+    assert (two / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
+    config, told = model.config, found["pruned"]["layers"]
+    heads, units = told["attention heads"], told["inner FFN units"]
+    layers, width = config.num_hidden_layers, config.hidden_size
+    assert heads["of"] == config.num_attention_heads
+    assert units["of"] == config.intermediate_size
+    assert sum(heads["kept"]) == max(layers * heads["of"] // 2, layers)
+    assert sum(units["kept"]) == layers * units["of"] // 2
+    # every weight that was pruned is there in its smaller shape, transposed as ONNX multiplies
+    of_a_head = width // heads["of"]
+    expected: Counter[tuple[int, ...]] = Counter()
+    for head_count, unit_count in zip(heads["kept"], units["kept"], strict=True):
+        expected[width, of_a_head * head_count] += 3
+        expected[of_a_head * head_count, width] += 1
+        expected[width, unit_count] += 1
+        expected[unit_count, width] += 1
+    there = shapes(graph)
+    assert all(there[shape] >= count for shape, count in expected.items())
+    old = (width, units["of"]), (units["of"], width)
+    assert all(there[shape] == expected[shape] for shape in old)
+    assert found["parameters"] == found["pruned"]["parameters"]["after"]
+    gone = sum(
+        (heads["of"] - head_count) * of_a_head * (4 * width + 3)
+        + (units["of"] - unit_count) * (2 * width + 1)
+        for head_count, unit_count in zip(heads["kept"], units["kept"], strict=True)
+    )
+    assert found["parameters"] == model.num_parameters() - gone
+
+
+def test_what_pruning_changed_is_told(pruned: Path) -> None:
+    found = stage_result(pruned, "02-export")
+    told = found["pruned"]
+    assert told["importance"] == "taylor"
+    folder = pruned / "stages/01-export/model"
+    # the mean cosine of the vectors of whole model and pruned graph, as numpy computes it
+    assert 0 < told["agreement"] < 1
+    one = predict(folder, sentences(40, seed=3), "sentence_embedding")
+    graph = pruned / "stages/02-export/model/onnx/model.onnx"
+    two = predict(graph, sentences(40, seed=3), "sentence_embedding")
+    assert abs(float((one * two).sum(1).mean()) - told["agreement"]) < 0.1
+    [finding] = found["findings"]
+    assert finding.startswith("onnx keeps 8 of 16 attention heads and ")
+    assert f"the mean cosine of their vectors is {told['agreement']:.3f}" in finding
+    report = (pruned / "report.html").read_text()
+    assert "the mean cosine of their vectors is " in report
+    heads = ", ".join(map(str, told["layers"]["attention heads"]["kept"]))
+    assert f"layer by layer: {heads} of 4 attention heads; " in report
+    assert "No config.json can say such a shape" in report
+
+
+def test_a_pruned_graph_is_quantised_and_scored(pruned: Path) -> None:
+    scores = stage_result(pruned, "04-evaluate")["models"]
+    assert set(scores) == {"teacher", "whole", "onnx", "quantized"}
+    result = stage_result(pruned, "03-quantize")
+    assert result["weight_bytes"] < stage_result(pruned, "02-export")["weight_bytes"]
+
+
+def test_it_says_beforehand_where_the_shape_lives(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path, potstill: Callable[..., Finished]
+) -> None:
+    prune = {"heads": 0.5, "importance": "magnitude", "agreement": 0.999}
+    stage = EXPORT | {"model": "teacher", "prune": prune}
+    path = written(tmp_path, yaml.safe_dump(of_encoder(sentence_teacher, text_file, stage)))
+    plan = potstill("run", path, "--plan", "--output", tmp_path / "run")
+    assert "no config.json can say such a shape" in " ".join(plan.out.split())
+    done = potstill("run", path, "--output", tmp_path / "run")
+    assert done.code == 1
+    said = " ".join(done.out.split())
+    assert said.index("no config.json can say such a shape") < said.index("writing onnx as an ONNX")
+    assert "onnx keeps 8 of 16 attention heads: " in said
+    assert "its answers agree in " in done.err
+    assert "99.9% is the least accepted" in done.err
+    assert not onnx_files(tmp_path)
+    assert not (tmp_path / "run/stages/01-export/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("prune", "message"),
+    [
+        ({}, "prune has nothing to prune: set heads, ffn or both"),
+        ({"heads": 1.0}, "prune.heads: input should be less than 1 (given: 1.0)"),
+        ({"heads": 0.99}, "prune.heads: a share of 0.99 leaves all 4 of 4 layers where they are"),
+        ({"ffn": 0.5, "importance": "magnitude", "texts": 4}, "importance magnitude reads no tex"),
+    ],
+)
+def test_what_can_t_be_pruned_is_refused_before_anything_starts(
+    sentence_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    potstill: Callable[..., Finished],
+    prune: dict[str, object],
+    message: str,
+) -> None:
+    stage = EXPORT | {"model": "teacher", "prune": prune}
+    path = written(tmp_path, yaml.safe_dump(of_encoder(sentence_teacher, text_file, stage)))
+    done = potstill("run", path, "--output", tmp_path / "run")
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_runs_twice_and_a_damaged_graph_is_published_again(finished: Path) -> None:
@@ -175,6 +311,9 @@ def test_from_python(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -
     before = graph.stat().st_mtime_ns
     assert export(masked_lm_teacher, str(text_file), tmp_path / "exported") == graph
     assert graph.stat().st_mtime_ns == before
+    pruned = GraphPruning(ffn=0.5)
+    smaller = export(masked_lm_teacher, str(text_file), tmp_path / "smaller", prune=pruned)
+    assert count_parameters(smaller) < count_parameters(graph)
     found = evaluate([graph], masked_lm_teacher, str(text_file))["models"]
     one, two = found[str(graph)], found[str(masked_lm_teacher)]
     assert one["masked_lm"] == pytest.approx(two["masked_lm"], rel=1e-4)

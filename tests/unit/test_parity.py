@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from potstill.models import LoadedModel, load_model, save_model
-from potstill.parity import ParityFailed, _alike, _corners, check_parity
+from potstill.parity import ParityFailed, _alike, _corners, _explained, check_parity
 from potstill.recipe import Task
 from tiny_graphs import exported, tokens_of
 
@@ -172,6 +172,24 @@ def test_agreement_by_hand(
     output = "start_logits" if task == "question_answering" else "logits"
     [found] = _alike(task, output, torch.tensor(one), torch.tensor(two), real_BL)
     assert found.int().tolist() == expected
+
+
+def test_agreement_of_values_is_the_variance_explained() -> None:
+    # the mean of 1, 2, 6 is 3: 4 + 1 + 9 = 14; differences 1, 0, 1
+    one, two = torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([[2.0], [2.0], [7.0]])
+    assert _explained([(one[:2], two[:2]), (one[2:], two[2:])]) == pytest.approx(1 - 2 / 14)
+    assert _explained([(one[:1], two[:1])]) is None  # nothing varies
+    assert _explained([]) is None
+
+
+def test_real_text_alone(pair: tuple[LoadedModel, Path]) -> None:
+    source, graph = pair
+    other = changed(graph, scaled("word_embeddings", 5.0))
+    text = tokens_of(source.tokenizer)
+    [found] = check_parity(source, other, text, texts=5, corners=False)
+    assert (found.corner, found.texts) == ("real text", 5)
+    with pytest.raises(ParityFailed, match="answers agree in"):
+        check_parity(source, other, text, agreement=1.0, corners=False)
 
 
 def test_agreement_of_vectors_is_their_cosine() -> None:

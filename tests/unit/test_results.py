@@ -26,10 +26,10 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
         "throughput_per_s": 51.37 / 0.52,
         "peak_memory_bytes": 400_000_000 + 17241216 * 4,
         "scores": {
-            "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905},
-            "topic_probe": {"accuracy": 0.9743},
-            "similarity": {"pearson": 0.9419},
-            "hidden": {"cosine": 0.8867},
+            "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905, "seeds": [0.8645]},
+            "topic_probe": {"accuracy": 0.9743, "seeds": [0.9743]},
+            "similarity": {"pearson": 0.9419, "seeds": [0.9419]},
+            "hidden": {"cosine": 0.8867, "seeds": [0.8867]},
         },
     }
     # never timed, so no more than its count and its scores
@@ -102,6 +102,65 @@ def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
     assert metrics["models"]["student"]["scores"]["retrieval"]["mrr"] == 0.5
     assert metrics["comparisons"]["student"]["size_ratio"] == 0.25
     assert [one.name for one in read_results(run).stages][-2:] == ["10-evaluate", "11-benchmark"]
+
+
+def test_what_was_measured_of_a_model_that_was_written_anew_is_left_out(tmp_path):
+    run = fake_run(tmp_path)
+    trimmed = {
+        "pieces": {"before": 30522, "after": 19031},
+        "parameters": {"before": 17_241_216, "after": 12_822_912},
+    }
+    stage(run, "05-trim_vocabulary", {"model": "student", "writes": None}, trimmed)
+    metrics = build_metrics(run)
+    assert metrics["models"]["student"] == {"parameters": 12_822_912}
+    assert "student" not in metrics["comparisons"]
+    assert "scores" in metrics["models"]["untrained"]
+    stage(run, "06-evaluate", {}, evaluate_result())
+    assert "scores" in build_metrics(run)["models"]["student"]
+
+
+def test_seeds_are_of_the_score_that_the_task_is_judged_by(tmp_path):
+    run = fake_run(tmp_path)
+    found = evaluate_result() | {"metric": "recall_at_1"}
+    found["models"]["student"]["retrieval"]["seeds"] = [0.7, 0.8]
+    stage(run, "05-evaluate", {}, found)
+    models = build_metrics(run)["models"]
+    assert models["student"]["scores"]["retrieval"]["seeds"] == [0.7, 0.8]
+    assert models["teacher"]["scores"]["retrieval"]["seeds"] == [0.8142]
+
+
+def test_the_chain_leads_from_the_teacher_to_the_last_artifact(tmp_path):
+    run = fake_run(tmp_path)
+    stage(run, "05-finetune", {"model": "untrained", "writes": "plain"}, {})
+    stage(run, "06-export", {"model": "plain", "writes": "other"}, {})
+    stage(run, "07-trim_vocabulary", {"model": "student", "writes": None}, {})
+    stage(run, "08-export", {"model": "student", "writes": "onnx"}, {})
+    results = read_results(run)
+    assert [(name, [one.kind for one in stages]) for name, stages in results.chain] == [
+        ("untrained", ["make_student"]),
+        ("student", ["distill", "trim_vocabulary"]),
+        ("onnx", ["export"]),
+    ]
+    assert results.twin == "plain"
+
+
+def test_a_chain_goes_through_several_trainings(tmp_path):
+    for number, (kind, settings) in enumerate(
+        [
+            ("finetune", {"model": "teacher"}),
+            ("make_student", {"teacher": "teacher", "writes": "student"}),
+            ("distill", {"model": "student"}),
+            ("prune", {"model": "student", "writes": "pruned"}),
+            ("distill", {"model": "pruned", "writes": "recovered"}),
+        ]
+    ):
+        stage(tmp_path, f"{number:02}-{kind}", settings, {})
+    chain = [(name, [s.kind for s in stages]) for name, stages in read_results(tmp_path).chain]
+    assert chain == [
+        ("student", ["make_student", "distill"]),
+        ("pruned", ["prune"]),
+        ("recovered", ["distill"]),
+    ]
 
 
 def test_the_kind_is_that_of_the_configuration_not_of_the_folder(tmp_path):
@@ -183,7 +242,7 @@ def test_errors_name_the_thing(tmp_path):
         read_results(run)
 
 
-def test_what_was_measured_of_a_model_that_was_written_anew_is_not_told(tmp_path):
+def test_nothing_is_told_of_a_student_or_a_baseline_that_was_written_anew(tmp_path):
     run = fake_run(tmp_path)
     before = build_metrics(run)
     result = {"pieces": {}, "parameters": {"before": 17241216, "after": 9000000}}
@@ -195,6 +254,6 @@ def test_what_was_measured_of_a_model_that_was_written_anew_is_not_told(tmp_path
     assert read_results(run).evaluation.get("examples") is None
     again = {**evaluate_result(), "models": {"teacher": {}, "student": {"hidden": {"cosine": 0.5}}}}
     stage(run, "11-evaluate", {}, again)
-    assert build_metrics(run)["models"]["student"]["scores"] == {"hidden": {"cosine": 0.5}}
+    assert build_metrics(run)["models"]["student"]["scores"]["hidden"]["cosine"] == 0.5
     stage(run, "12-finetune", {"model": "teacher"}, {})
     assert read_results(run).evaluation == {}

@@ -35,6 +35,24 @@ def test_the_constant_answer_of_several_labels_is_the_best_there_is() -> None:
     assert 0 < found[0].sum() < 4
 
 
+def test_labels_the_surest_first() -> None:
+    # of two labels, the second one with these probabilities
+    base, other = (
+        np.array([[0.0, np.log(p / (1 - p))] for p in shares])
+        for shares in ((0.9, 0.6, 0.8, 0.95), (0.2, 0.3, 0.9, 0.01))
+    )
+    side = given("classification", np.array([1, 0, 1, 1]))
+    shown = label_examples("classification", base, other, side, ["no", "yes"], 2)
+    # how sure the less sure of both is: 0.8, 0.6, (agree), 0.95
+    assert [each["query"] for each in shown] == ["3", "0"]
+    assert shown[1] == {
+        "query": "0",
+        "expected": "yes",
+        "teacher": {"top": "yes", "p": pytest.approx(0.9)},
+        "student": {"top": "no", "p": pytest.approx(0.8)},
+    }
+
+
 def test_labels_that_one_model_alone_gives_the_surest_first() -> None:
     base = np.array([[3.0, -1.0], [2.0, 2.0], [-4.0, 1.0]])
     other = np.array([[-2.0, -1.0], [2.0, -1.0], [3.0, 1.0]])

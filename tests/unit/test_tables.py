@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from potstill.tables import benchmark_table, evaluation_table, metrics_table
+from potstill.tables import benchmark_table, evaluation_table, metrics_table, suite_table
 
 
 def rows(table: Table) -> dict[str, list[str]]:
@@ -165,3 +165,52 @@ def test_tables_can_be_printed() -> None:
     console.print(evaluation_table({"models": {"teacher": {"retrieval": {"mrr": 0.5}}}}))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines == [["teacher"], ["retrieval", "MRR", "0.500"]]
+
+
+def suite(**changes: Any) -> dict[str, Any]:
+    def one(*values: float) -> dict[str, Any]:
+        middle = sorted(values)[len(values) // 2]
+        return {"median": middle, "min": min(values), "max": max(values), "all": list(values)}
+
+    own = {"accuracy": one(0.5, 0.6, 0.54), "score": one(0.5, 0.6, 0.54)}
+    pair = {"accuracy": one(0.8, 0.8, 0.8), "f1": one(0.9, 0.9, 0.9), "score": one(0.85, 0.85, 0.9)}
+    models = {
+        name: {"tasks": {"mrpc": pair, "wnli": own}, "average": {"all": 0.7, "without_wnli": 0.85}}
+        for name in ("teacher", "half")
+    }
+    kept = {
+        "tasks": {
+            "mrpc": {"accuracy": 0.9, "f1": 0.95, "score": 0.925},
+            "wnli": {"accuracy": None, "score": None},
+        },
+        "overall": {"all": 0.96, "without_wnli": 0.97, "above_constant": 0.925},
+    }
+    tasks = {
+        "mrpc": {"title": "MRPC", "metrics": ["accuracy", "f1"], "small": False},
+        "wnli": {"title": "WNLI", "metrics": ["accuracy"], "small": True},
+    }
+    found = {"models": models, "tasks": tasks, "retention": {"half": kept}, "partial": False}
+    return {**found, **changes}
+
+
+def test_a_suite_shows_medians_ranges_and_shares() -> None:
+    table = suite_table(suite())
+    assert headers(table) == ["", "teacher", "half", "half kept"]
+    same = "80.0 (80.0 to 80.0)"
+    assert rows(table) == {
+        "MRPC accuracy": [same, same, "90.0%"],
+        "MRPC f1": ["90.0 (90.0 to 90.0)"] * 2 + ["95.0%"],
+        "MRPC score": ["85.0 (85.0 to 90.0)"] * 2 + ["92.5%"],
+        "WNLI accuracy": ["54.0 (50.0 to 60.0)"] * 2 + ["none"],
+        "average of 2 tasks": ["70.0", "70.0", "96.0%"],
+        "average without WNLI": ["85.0", "85.0", "97.0%"],
+        "where there is retention": ["", "", "92.5%"],
+    }
+
+
+def test_a_quick_look_and_a_small_set_are_marked() -> None:
+    kept = suite()["retention"]["half"]
+    kept["tasks"]["wnli"] = {"accuracy": 1.02, "score": 1.02}
+    table = suite_table(suite(partial=True, retention={"half": kept}))
+    assert headers(table)[0] == "PARTIAL"
+    assert rows(table)["WNLI accuracy"][-1] == "102.0% (too small a set)"
