@@ -228,7 +228,7 @@ def test_errors_name_the_thing(tmp_path):
         read_results(run)
 
 
-def test_what_was_measured_of_a_model_that_was_written_anew_is_not_told(tmp_path):
+def test_nothing_is_told_of_a_student_or_a_baseline_that_was_written_anew(tmp_path):
     run = fake_run(tmp_path)
     before = build_metrics(run)
     result = {"pieces": {}, "parameters": {"before": 17241216, "after": 9000000}}
