@@ -10,6 +10,7 @@ from potstill.comparison import (
     HEADLINES,
     flat_scores,
     headline_retention,
+    kept_note,
     label_of,
     number,
     pruning_note,
@@ -203,6 +204,8 @@ def _what(stage: StageResult) -> str:
             return "distilled"
         case "finetune":
             return "fine-tuned"
+        case "prune":
+            return f"pruned to {kept_note(result)}"
         case "trim_vocabulary":
             return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
         case "prune":

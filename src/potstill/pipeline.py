@@ -285,6 +285,8 @@ def stage_digest(before: str, stage: Stage) -> str:
     parts = [before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")]
     if isinstance(stage, TrimVocabulary) and stage.sources is not None:
         parts.append(sources_fingerprint(stage.sources))
+    if isinstance(stage, Evaluate) and stage.pairs is not None:
+        parts.append(sources_fingerprint(stage.pairs.sources))
     return _digest(*parts)
 
 

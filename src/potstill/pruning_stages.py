@@ -19,9 +19,10 @@ from potstill.context import Context
 from potstill.data import Examples, Tokens
 from potstill.distributed import own_device
 from potstill.families import family_of
-from potstill.micro_batches import MicroBatches
+from potstill.hidden_pruning import chosen_width
+from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
 from potstill.models import LoadedModel, embedding_signals, save_model, with_model
-from potstill.narrowing import Widths, widths_of
+from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
 from potstill.pruning import (
     layer_taylor_scores,
     magnitude_scores,
@@ -32,8 +33,6 @@ from potstill.pruning import (
 from potstill.recipe import VALUE_TASKS, Masking, Prune, Student, StudentFamily
 from potstill.shapes import Shape
 from potstill.students import build_student
-from potstill.task_losses import TEXTS, TaskLoss
-from potstill.training import EVALUATION_EPOCH
 
 MEASURED = 256  # held-out texts that the effect is measured on
 
@@ -61,12 +60,31 @@ def kept_of(stage: Prune, config: PretrainedConfig) -> Kept:
         raise ValueError(f"layers: {layers} is out of range: the model has {depth}")
     if stage.layers == depth:
         raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
-    return Kept(layers, Widths(old.hidden, old.heads, ffn))
+    widths = Widths(*_hidden(stage.width, old), ffn)
+    narrow_config(config, widths)  # complains of widths that can't be
+    return Kept(layers, widths)
+
+
+def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
+    """Hidden size and heads that stay."""
+    each = old.hidden // old.heads
+    if width is None:
+        return old.hidden, old.heads
+    if width > old.hidden:
+        raise ValueError(f"width: {width} is out of range: the model's is {old.hidden}")
+    if width == old.hidden:
+        raise ValueError(f"width: the model's is {width} already, so there is nothing to prune")
+    if width % each:
+        raise ValueError(
+            f"width: {width} holds no whole heads of {each}, the width of the model's: take a "
+            f"multiple of {each}"
+        )
+    return width, width // each
 
 
 def blank(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     """A model of the shape that is left, on the meta device, as `model` is."""
-    return _shaped(model, list(range(kept.layers)), kept.widths)
+    return shaped(model, list(range(kept.layers)), kept.widths)
 
 
 def run_prune(
@@ -120,7 +138,7 @@ class _Pruning:
             layers = most_important(scores, kept.layers, model.config)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                model = _shaped(model, layers, widths_of(model.config))
+                model = shaped(model, layers, widths_of(model.config))
             nn.Module.to(model, own_device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
@@ -135,21 +153,46 @@ class _Pruning:
             of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
             told["ffn"] = {"before": width, "after": kept.widths.ffn}
             told["ffn"]["importance_kept"] = of_kept.tolist()
+        if kept.widths.hidden < widths_of(model.config).hidden:
+            model, told["width"] = self._narrowed(model, kept.widths)
         return model, told
 
-    def _scores(self, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
-        own = with_model(self.loaded, model, self.loaded.name)
-        self.read = min(self.stage.texts, len(self.context.training_side))
-        self.context.reporter.say(f"importance: gradients of {self.read:,} training texts")
-        loss = TaskLoss(own, self.context.seed)
-        return taylor(model, self._reported(), loss)
+    def _narrowed(
+        self, model: PreTrainedModel, widths: Widths
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        old, side = widths_of(model.config), self.context.training_side
+        sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
+        chosen = self.stage.directions, self.stage.importance
+        choice = chosen_width(model, widths.hidden, *chosen, sample, *self._read(model))
+        layers = list(range(int(model.config.num_hidden_layers)))
+        return shaped(model, layers, widths, choice), {
+            "before": old.hidden,
+            "after": widths.hidden,
+            "heads": {"before": old.heads, "after": widths.heads},
+            "directions": self.stage.directions,
+            "share_kept": choice.share,
+        }
 
-    def _reported(self) -> Iterator[Batch]:
-        total = -(-self.read // TEXTS)
+    def _scores(self, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
+        batches, loss = self._read(model)
+        return taylor(model, batches(), loss)
+
+    def _read(
+        self, model: PreTrainedModel
+    ) -> tuple[Callable[[], Iterator[Batch]], Callable[[Batch], Tensor]]:
+        """The training texts that importance reads, and a model's loss on them."""
         side = self.context.training_side
-        for number, batch in enumerate(_batches(self.context, side, self.read, 0), start=1):
+        if self.stage.importance == "taylor":
+            self.read = min(self.stage.texts, len(side))
+            self.context.reporter.say(f"importance: gradients of {self.read:,} training texts")
+        return self._batches, task_loss(with_model(self.loaded, model, self.loaded.name))
+
+    def _batches(self) -> Iterator[Batch]:
+        side, done = self.context.training_side, 0
+        for batch in _batches(self.context, self.loaded, side, self.read):
             yield batch
-            self.context.reporter.progress(number / total)
+            done += BATCH
+            self.context.reporter.progress(min(done / self.read, 1.0))
 
 
 def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list[int]:
@@ -161,12 +204,15 @@ def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list
     return sorted(order[:count])
 
 
-def _shaped(model: PreTrainedModel, layers: list[int], widths: Widths) -> PreTrainedModel:
-    """The same class with some of its layers."""
+def shaped(
+    model: PreTrainedModel, layers: list[int], widths: Widths, choice: Choice | None = None
+) -> PreTrainedModel:
+    """The same class with some of its layers, or narrower."""
     own: StudentFamily | None = None
     if model.config.model_type == "bert":
         own = "bert"  # and no DistilBERT
-    return build_student(model, Student(layers=layers, family=own), Shape(layers, widths, ""))
+    shape = Shape(layers, widths, "")
+    return build_student(model, Student(layers=layers, family=own), shape, choice=choice)
 
 
 def _shares(scores: Tensor) -> list[float]:
@@ -185,19 +231,11 @@ def _weight_bytes(model: PreTrainedModel) -> int:
 # --- text, and what pruning did to it -------------------------------------------------------------
 
 
-def _batches(context: Context, side: Tokens | Examples, texts: int, epoch: int) -> Iterator[Batch]:
-    """Some texts, spread over a side."""
+def _batches(
+    context: Context, loaded: LoadedModel, side: Tokens | Examples, texts: int
+) -> Iterator[Batch]:
     masker = context.masker(Masking()) if context.task == "masked_lm" else None
-    cut = MicroBatches(
-        TEXTS,
-        TEXTS,
-        pad_id=int(context.tokenizer.pad_token_id or 0),
-        masker=masker,
-        seed=context.seed,
-        rank=0,
-        world=1,
-    )
-    for batch in cut.spread(side, texts, epoch):
+    for batch in sampled_batches(loaded, side, texts, masker, context.seed):
         yield batch.to(own_device())
 
 
@@ -207,13 +245,13 @@ def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[s
     texts = min(MEASURED, len(side))
 
     def batches() -> Iterator[Batch]:
-        return _batches(context, side, texts, EVALUATION_EPOCH)
+        return _batches(context, before, side, texts)
 
     if context.task == "sentence_embedding":
         alike = _correlation(before, after, batches())
         name = "correlation of similarities with those of before"
         return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
-    losses = [TaskLoss(one).mean(batches()) for one in (before, after)]
+    losses = [mean_loss(one, batches()) for one in (before, after)]
     name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"
     return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
 
@@ -241,7 +279,7 @@ def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
         batch.input_ids_BL,
         batch.attention_mask_BL,
         scale=1.0,
-        group=TEXTS,
+        group=BATCH,
     )
     assert signals.vectors_BD is not None
     return signals.vectors_BD

@@ -174,7 +174,7 @@ def test_every_shipped_recipe_is_run_here() -> None:
     tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
     tested |= {"minilm-v2", "tinybert", "distilroberta", "modernbert-half"}
     tested |= {"classification", "classification-from-encoder", "classification-two-steps"}
-    tested |= {"sentence-similarity"}
+    tested |= {"sentence-similarity", "fine-tune"}
     tested |= {"multi-label", "regression", "token-classification", "question-answering"}
     assert set(shipped_recipes()) == tested
 
@@ -293,6 +293,26 @@ def test_recipes_of_tasks(
     for model in ("teacher", "plain", "student"):
         assert metrics["models"][model]["scores"][task]
     assert Path(f"runs/{name}/model/README.md").is_file()
+
+
+def test_a_fine_tuned_model_is_another_recipe_s_teacher(
+    potstill: Potstill, work: Path, sentence_teacher: Path
+) -> None:
+    train = labelled(work, "text", label=lambda number: ["bad", "bad,good"][number % 2])
+    finished = potstill(
+        *("run", "fine-tune", f"teacher={sentence_teacher}", f"data.train={train}"),
+        *("task=multi_label", "data.max_length=40", "data.heldout=0.3", *shortened("fine-tune")),
+    )
+    assert finished.code == 0, finished.err
+    scores = json.loads(Path("runs/fine-tune/metrics.json").read_text())
+    assert 0 <= scores["models"]["teacher"]["scores"]["multi_label"]["micro_f1"] <= 1
+    assert set(scores["references"]) == {"majority", "tfidf"}
+    assert "The model scores" in Path("runs/fine-tune/report.html").read_text()
+    again = potstill(
+        *("run", "multi-label", "teacher=runs/fine-tune/model", f"data.train={train}", "--plan"),
+        *OF_TASKS,
+    )
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize("name", ["token-classification", "question-answering"])
