@@ -81,7 +81,7 @@ class Results:
             if key in found:
                 found[key] = {name: told for name, told in found[key].items() if name not in anew}
         if self._trained(result.get("baseline", "teacher")) in anew:
-            for key in ("differences", "findings", "examples", "softened", "twin"):
+            for key in ("differences", "findings", "examples", "softened", "confusion", "twin"):
                 found.pop(key, None)
         return found
 

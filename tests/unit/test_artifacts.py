@@ -130,7 +130,7 @@ def test_a_pruning_and_the_training_after_it_are_steps(tmp_path):
     steps = [(step.name, step.what, step.parameters.text) for step in steps_of(*read(run)).rows]
     assert steps[2:] == [
         ("student", "distilled", "17.2 M"),
-        ("narrow", "pruned: 768 of 1,536 inner units of each layer", "15.5 M"),
+        ("narrow", "pruned to 768 of 1,536 inner units of each layer", "15.5 M"),
         ("recovered", "distilled", "15.5 M"),
     ]
 
