@@ -188,7 +188,7 @@ def prune(
     ffn: int | float | None = None,
     layers: int | None = None,
     width: int | None = None,
-    directions: Literal["components", "channels"] | None = None,
+    directions: Literal["channels", "components"] | None = None,
     importance: Literal["taylor", "magnitude"] = "taylor",
     texts: int | None = None,
     seed: int = 1,
@@ -203,8 +203,8 @@ def prune(
         ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
         layers: how many layers stay.
         width: hidden size that stays; heads keep theirs, so fewer of them stay.
-        directions: what a width is of: principal components of the hidden states, or channels as
-            they are; None: components.
+        directions: what a width is of: channels as they are, or principal components of the hidden
+            states; None: channels.
         importance: "taylor" reads training texts, "magnitude" the weights alone.
         texts: training texts that taylor reads; None: 512.
 

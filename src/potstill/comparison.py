@@ -379,9 +379,9 @@ def pruning_note(result: Mapping[str, Any]) -> str:
     parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
     size = f"{parameters['after']} M of {parameters['before']} M parameters"
     effect = result["effect"]
-    after = "not known" if effect["after"] is None else score_cell(effect["after"]).text
-    cost = f"{effect['measure']} {after} after {score_cell(effect['before']).text}"
-    return f"{kept_note(result)} kept, {size}; {cost}, before any training"
+    before, now = (score_cell(effect[key]).text for key in ("before", "after"))
+    cost = f"{effect['measure']} went from {before} to {now}"
+    return f"{kept_note(result)} kept, {size}; before any training, {cost}"
 
 
 def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:

@@ -1,8 +1,9 @@
 """Pruning of the hidden width: which directions of the hidden states stay, and which heads.
 
 Heads keep their width, so their number falls with the model's. Of the directions, two choices: the
-model's own channels, as the weights have them; or its principal components, which hold more of the
-hidden states in as many dimensions (see narrowing). Either are ranked by importance.
+model's own channels, each with its own gain in every norm; or its principal components, which hold
+more of the hidden states in as many dimensions, but share a mean gain (see narrowing). Either are
+ranked by importance.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from potstill.narrowing import Choice, hidden_moments, turn_at_random
 from potstill.nonuniform import head_magnitude_scores, head_taylor_scores
 from potstill.pruning import Importance, layers_of, own_family
 
-Directions = Literal["components", "channels"]
+Directions = Literal["channels", "components"]
 Loss = Callable[[Any], Tensor]
 
 
@@ -34,7 +35,7 @@ def chosen_width(
     """What a model of `width` channels keeps of this one.
 
     Args:
-        directions: what is ranked: principal components of hidden states, or channels.
+        directions: what is ranked: channels, or principal components of hidden states.
         importance: "taylor" reads batches, "magnitude" weights (of components their variance).
         sample: see `narrowing.hidden_moments`.
         batches, loss: as in `pruning.taylor_scores`; batches once for directions, once for heads.

@@ -120,7 +120,7 @@ def run_prune(
     nn.Module.to(model, "cpu")
     save_model(pruned, folder / "model")
     context.reporter.say(f"{name}: {pruning_note(result)}")
-    context.reporter.say("a distill stage after it wins back much of what that cost")
+    context.reporter.say("train it again: a distill stage wins back much of what that cost")
     return result, {name: "model"}
 
 
@@ -134,7 +134,7 @@ class _Pruning:
         model, told = self.loaded.model, dict[str, Any]()
         depth = int(model.config.num_hidden_layers)
         if kept.layers < depth:
-            scores = self._scores(model, layer_taylor_scores)
+            scores = self._scores("layers", model, layer_taylor_scores)
             layers = most_important(scores, kept.layers, model.config)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
@@ -148,7 +148,7 @@ class _Pruning:
             if self.stage.importance == "magnitude":
                 scores = magnitude_scores(model)
             else:
-                scores = self._scores(model, taylor_scores)
+                scores = self._scores("inner units", model, taylor_scores)
             model = prune_ffn(model, scores, kept.widths.ffn)
             of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
             told["ffn"] = {"before": width, "after": kept.widths.ffn}
@@ -163,7 +163,8 @@ class _Pruning:
         old, side = widths_of(model.config), self.context.training_side
         sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
         chosen = self.stage.directions, self.stage.importance
-        choice = chosen_width(model, widths.hidden, *chosen, sample, *self._read(model))
+        texts = self._read("directions and heads", model)
+        choice = chosen_width(model, widths.hidden, *chosen, sample, *texts)
         layers = list(range(int(model.config.num_hidden_layers)))
         return shaped(model, layers, widths, choice), {
             "before": old.hidden,
@@ -173,18 +174,20 @@ class _Pruning:
             "share_kept": choice.share,
         }
 
-    def _scores(self, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
-        batches, loss = self._read(model)
+    def _scores(self, what: str, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
+        batches, loss = self._read(what, model)
         return taylor(model, batches(), loss)
 
     def _read(
-        self, model: PreTrainedModel
+        self, what: str, model: PreTrainedModel
     ) -> tuple[Callable[[], Iterator[Batch]], Callable[[Batch], Tensor]]:
         """The training texts that importance reads, and a model's loss on them."""
         side = self.context.training_side
         if self.stage.importance == "taylor":
             self.read = min(self.stage.texts, len(side))
-            self.context.reporter.say(f"importance: gradients of {self.read:,} training texts")
+            self.context.reporter.say(
+                f"importance of {what}: gradients of {self.read:,} training texts"
+            )
         return self._batches, task_loss(with_model(self.loaded, model, self.loaded.name))
 
     def _batches(self) -> Iterator[Batch]:
@@ -249,7 +252,7 @@ def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[s
 
     if context.task == "sentence_embedding":
         alike = _correlation(before, after, batches())
-        name = "correlation of similarities with those of before"
+        name = "correlation of similarities"
         return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
     losses = [mean_loss(one, batches()) for one in (before, after)]
     name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"

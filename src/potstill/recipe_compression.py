@@ -59,6 +59,11 @@ class TrimVocabulary(Config):
         return self
 
 
+def _default(config: Config, key: str) -> Any:
+    """A key's default: a resolved recipe has all of them written out."""
+    return type(config).model_fields[key].default
+
+
 class Prune(Config):
     """Cut what matters least out of a model; what is left is uniform, so config.json says it."""
 
@@ -71,8 +76,8 @@ class Prune(Config):
     width: Annotated[int, Field(ge=1)] | None = (
         None  # hidden size; heads keep theirs, so fewer stay
     )
-    # What of the hidden states a width is of: their principal components, or channels as they are.
-    directions: Literal["components", "channels"] = "components"
+    # What of the hidden states a width is of: channels as they are, or their principal components.
+    directions: Literal["channels", "components"] = "channels"
     # taylor: to first order what the loss changes by without it, on training text. magnitude: the
     # size of its weights.
     importance: Literal["taylor", "magnitude"] = "taylor"
@@ -94,9 +99,9 @@ class Prune(Config):
     def _something(self) -> Prune:
         if self.ffn is None and self.layers is None and self.width is None:
             raise ValueError("nothing would be pruned: set ffn, layers or width")
-        if self.width is None and "directions" in self.model_fields_set:
+        if self.width is None and self.directions != _default(self, "directions"):
             raise ValueError("directions are those of a width: set width, or leave directions out")
-        if self.importance == "magnitude" and "texts" in self.model_fields_set:
+        if self.importance == "magnitude" and self.texts != _default(self, "texts"):
             raise ValueError("importance magnitude reads no texts: leave texts out")
         if self.importance == "magnitude" and self.layers is not None:
             raise ValueError(
@@ -122,7 +127,7 @@ class GraphPruning(Config):
     def _something(self) -> GraphPruning:
         if self.heads is None and self.ffn is None:
             raise ValueError("prune has nothing to prune: set heads, ffn or both")
-        if self.importance == "magnitude" and "texts" in self.model_fields_set:
+        if self.importance == "magnitude" and self.texts != _default(self, "texts"):
             raise ValueError("importance magnitude reads no texts: leave texts out")
         return self
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sentence_transformers import SentenceTransformer
 from tiny_labels import write_model
 from tiny_recipes import of_encoder, stage_result
@@ -28,6 +29,7 @@ from potstill.planning import plan_run
 from potstill.pruning import layers_of
 from potstill.pruning_stages import most_important, shaped
 from potstill.recipe import Recipe
+from potstill.recipe_files import dump_recipe, parse_recipe
 from tiny_families import NAMES, family_model
 
 PRUNE = {"kind": "prune", "model": "teacher", "writes": "student"}
@@ -230,7 +232,7 @@ def test_what_is_refused_before_anything_runs(
         ({"ffn": 1.5}, "ffn is 1.5: give a share between 0 and 1, or how many units"),
         ({"ffn": 0}, "ffn is 0"),
         ({"ffn": True}, "ffn is true"),
-        ({"ffn": 0.5, "directions": "channels"}, "directions are those of a width"),
+        ({"ffn": 0.5, "directions": "components"}, "directions are those of a width"),
         ({"layers": 2, "importance": "magnitude"}, "says nothing of whole layers: use .* taylor"),
         ({"ffn": 0.5, "importance": "magnitude", "texts": 9}, "magnitude reads no texts"),
         ({"ffn": 0.5, "importance": "random"}, "importance"),
@@ -239,6 +241,20 @@ def test_what_is_refused_before_anything_runs(
 def test_settings_that_mean_nothing(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         potstill.prune("model", "text.txt", "out", **settings)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {**PRUNE, "ffn": 0.5, "importance": "magnitude"},
+        {"kind": "export", "model": "teacher", "prune": {"ffn": 0.5, "importance": "magnitude"}},
+    ],
+)
+def test_a_resolved_recipe_with_all_defaults_reads_as_it_was(
+    stage: dict[str, Any], sentence_teacher: Path, text_file: Path
+) -> None:
+    made = recipe(sentence_teacher, text_file, stage)
+    assert parse_recipe(yaml.safe_load(dump_recipe(made)), "here") == made
 
 
 def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None:
