@@ -39,14 +39,8 @@ def collect(run: Path, name: str) -> Path:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         done = json.loads((folder / "DONE").read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["stage"]
-        for key in (
-            "examples",
-            "softened",
-            "raw",
-            "raw_throughput_per_s",
-            "raw_throughput_by_batch",
-        ):
-            result.pop(key, None)
+        for key in [key for key in result if key in ("examples", "softened") or key[:3] == "raw"]:
+            del result[key]
         stages.append(
             {
                 "kind": config["kind"],

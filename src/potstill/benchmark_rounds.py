@@ -15,6 +15,9 @@ from potstill.recipe import Benchmark
 WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
 
 
+Samples = dict[str, dict[str, list[list[float]]]]
+
+
 class Shape(NamedTuple):
     """What a model runs in a round: timed passes over a batch of texts of a length."""
 
@@ -40,7 +43,7 @@ class Timings:
     """Raw samples of models, by name.
 
     Attributes:
-        latency: [name][length][round][repeat], in ms.
+        latency, cpu: [name][length][round][repeat], in ms of wall and of CPU time.
         throughput: [name][batch][round], in texts/s.
         passes: [name][round], seconds of a pass over texts.
         peak_memory: bytes, before any pass over texts.
@@ -48,9 +51,8 @@ class Timings:
     """
 
     def __init__(self, names: Sequence[str], settings: Benchmark) -> None:
-        self.latency: dict[str, dict[str, list[list[float]]]] = {
-            name: {str(length): [] for length in settings.lengths} for name in names
-        }
+        self.latency: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
+        self.cpu: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
         self.throughput: dict[str, dict[str, list[float]]] = {
             name: {str(batch): [] for batch in batch_sizes(settings)} for name in names
         }
@@ -86,17 +88,18 @@ def time_rounds(
     names = list(children)
     timings = Timings(names, settings)
     latency = [Shape(length, 1, settings.repeats) for length in dict.fromkeys(settings.lengths)]
-    length = throughput_length(settings)
-    throughput = [Shape(length, batch, 1) for batch in batch_sizes(settings)]
+    batched = throughput_length(settings)
+    throughput = [Shape(batched, batch, 1) for batch in batch_sizes(settings)]
     advance = _counted(_all_work(latency + throughput, settings, texts, len(names)), progress)
     for shape, name in itertools.product(latency + throughput, names):
         children[name].run(*shape._replace(repeats=min(shape.repeats, WARM_UP_PASSES)), seed=0)
         advance(shape.work)
     for number in range(settings.rounds):
         for shape, name in itertools.product(latency, order(names, number)):
-            wall_s = timings.add(children[name].run(*shape, seed=number + 1))
-            milliseconds = [round(1000 * seconds, 4) for seconds in wall_s]
-            timings.latency[name][str(shape.length)].append(milliseconds)
+            answer = children[name].run(*shape, seed=number + 1)
+            length = str(shape.length)
+            timings.latency[name][length].append(_milliseconds(timings.add(answer)))
+            timings.cpu[name][length].append(_milliseconds(answer["cpu_s"]))
             advance(shape.work)
         for shape, name in itertools.product(throughput, order(names, number)):
             (seconds,) = timings.add(children[name].run(*shape, seed=number + 1))
@@ -117,6 +120,10 @@ def order(names: Sequence[str], number: int) -> list[str]:
     start = number % len(names)
     turned = [*names[start:], *names[:start]]
     return turned[::-1] if number // len(names) % 2 else turned
+
+
+def _milliseconds(seconds: Sequence[float]) -> list[float]:
+    return [round(1000 * one, 4) for one in seconds]
 
 
 def _pass_order(names: Sequence[str], settings: Benchmark) -> Iterator[str]:

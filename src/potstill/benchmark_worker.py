@@ -107,9 +107,9 @@ def _folder(folder: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    auto = _class_of(folder)  # so that load_s does not hold the imports
+    auto, told = _class_of(folder)  # so that load_s does not hold the imports
     start = time.perf_counter()
-    model = _load(auto, folder)
+    model = _load(folder, auto, told)
     pooled = (folder / "modules.json").is_file()
     ready = {
         "load_s": time.perf_counter() - start,
@@ -180,8 +180,10 @@ def _graph(graph: Path, threads: int) -> Opened:
     )
 
 
-def _class_of(folder: Path) -> Any:
-    """transformers' class for a folder's architecture; its code is imported here."""
+def _class_of(folder: Path) -> tuple[Any, dict[str, bool]]:
+    """transformers' class for a folder's architecture, whose code is imported here, and what it has
+    to be told.
+    """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -195,17 +197,30 @@ def _class_of(folder: Path) -> Any:
     name = next(iter(config.architectures or []), "")
     found = [auto for suffix, auto in heads.items() if name.endswith(suffix)]
     auto: Any = (found or [transformers.AutoModel])[0]
-    if type(config) in auto._model_mapping:  # else from_pretrained says so
-        auto._model_mapping[type(config)]
-    return auto
+    if type(config) not in auto._model_mapping:  # which from_pretrained says
+        return auto, {}
+    takes = inspect.signature(auto._model_mapping[type(config)]).parameters
+    bare = not found and "add_pooling_layer" in takes and not _has_pooler(folder)
+    return auto, {"add_pooling_layer": False} if bare else {}
 
 
-def _load(auto: Any, folder: Path) -> PreTrainedModel:
+def _has_pooler(folder: Path) -> bool:
+    """Whether weights of one are in the files: else transformers would make one at random."""
+    from safetensors import safe_open
+
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "np") as weights:
+            if any("pooler." in name for name in weights.keys()):  # noqa: SIM118 - no mapping
+                return True
+    return False
+
+
+def _load(folder: Path, auto: Any, told: dict[str, bool]) -> PreTrainedModel:
     import torch
 
     # float32 whatever the file holds: half precision is emulated, and slower, on most CPUs
     model: PreTrainedModel = auto.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **told
     )
     model.train(False)
     return model

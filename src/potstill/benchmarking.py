@@ -130,6 +130,7 @@ def _result(
         "noise": judge_noise(timings.wall_s, timings.cpu_s, settings.threads, ratios),
         "notes": notes,
         "raw": timings.latency,
+        "raw_cpu": timings.cpu,
         "raw_throughput_per_s": {
             name: batches[str(settings.throughput_batch)]
             for name, batches in timings.throughput.items()

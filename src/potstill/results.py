@@ -302,7 +302,10 @@ def metrics_of(results: Results) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         if "parameters" in measured or name in results.counted:
             entry["parameters"] = measured.get("parameters", results.counted.get(name))
-        keys = ("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes")
+        keys = (
+            *("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes"),
+            *("folder_bytes", "load_s", "multiply_adds"),
+        )
         graphs = results.exported | results.quantized
         weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
         entry |= weighed | {key: measured[key] for key in keys if key in measured}

@@ -57,6 +57,7 @@ def test_all_that_is_run_and_what_is_kept() -> None:
     assert log == [*warm, *rounds, *rest, *passes]
     assert timings.latency["a"] == {"8": [[4000.0] * 5] * 3}  # ms: 8 tokens of 0.5 s
     assert timings.latency["b"] == {"8": [[2000.0] * 5] * 3}
+    assert timings.cpu["b"] == {"8": [[1000.0] * 5] * 3}
     assert timings.throughput["a"] == {"2": [0.125] * 3, "4": [0.125] * 3}  # 1 text in 8 s
     assert timings.passes == {"a": [5.0] * 3, "b": [2.5] * 3}  # 10 tokens
     assert timings.peak_memory == {"a": 1000, "b": 1000}

@@ -71,7 +71,7 @@ def test_random_ids_cover_the_vocabulary_without_padding():
 
 
 def opened(folder: Path) -> Any:
-    return benchmark_worker._load(benchmark_worker._class_of(folder), folder)
+    return benchmark_worker._load(folder, *benchmark_worker._class_of(folder))
 
 
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):
@@ -81,6 +81,14 @@ def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):
     model = opened(tmp_path)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training
+
+
+def test_a_pooler_is_timed_where_the_folder_has_one_and_no_other_is_made(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    BertModel(bert_config(1), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert opened(tmp_path).pooler is None
+    assert opened(folders["student"]).pooler is not None
 
 
 def answers(folder: Path, *commands: dict[str, Any]) -> list[dict[str, Any]]:

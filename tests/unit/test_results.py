@@ -25,6 +25,8 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
         },
         "throughput_per_s": 51.37 / 0.52,
         "peak_memory_bytes": 400_000_000 + 17241216 * 4,
+        "folder_bytes": 69964864,
+        "load_s": 0.2,
         "scores": {
             "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905, "seeds": [0.8645]},
             "topic_probe": {"accuracy": 0.9743, "seeds": [0.9743]},
