@@ -366,7 +366,8 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
 
     reporter = _Reporter()
     with reporter.live():
-        reporter.say(f"{loaded.name}: {len(loaded.stages)} stages")
+        count = len(loaded.stages)
+        reporter.say(f"{loaded.name}: {count} stage{'s' if count > 1 else ''}")
         run_recipe(loaded, output=folder, reporter=reporter)
     if reporter.quiet:
         return

@@ -178,6 +178,8 @@ def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> Pr
     """
     name = os.fspath(spec)
     place = _folder_or_name(name)
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise ValueError(f"{name} is not a model folder (it has no config.json): give one that is")
     with quiet(), one_sentence(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             place, revision=revision, trust_remote_code=False

@@ -99,7 +99,8 @@ def check_parity(
     if agreement is not None and alike is not None and not alike >= agreement:
         raise ParityFailed(
             f"{graph.name} of {source.name} failed the parity gate: its answers agree in "
-            f"{alike:.1%} on real text, and {agreement:.1%} is the least accepted"
+            f"{100 * alike:.4g}% on real text, and the least accepted is {100 * agreement:.6g}%: "
+            "prune less, or lower agreement"
         )
     return found
 

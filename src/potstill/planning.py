@@ -73,7 +73,8 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
     casts = rehearse(recipe, given)
     tokenizer = _tokenizer(casts)
     text = _text(recipe, tokenizer, given) if tokenizer else None
-    lines = [f"{recipe.name}: {len(casts)} stages in {folder}", "", "Stages"]
+    stages = f"{len(casts)} stage{'s' if len(casts) > 1 else ''}"
+    lines = [f"{recipe.name}: {stages} in {folder}", "", "Stages"]
     states = _states(recipe, run, given)
     lines += _stage_lines(recipe, states)
     lines += ["", "Models", *_model_lines(casts)]

@@ -193,7 +193,7 @@ async def _typed(request: Request, fields: int) -> list[str]:
             raise ValueError("that is too much text: paste less")
     try:
         typed = json.loads(body)["typed"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         typed = None
     if (
         not isinstance(typed, list)
@@ -201,6 +201,8 @@ async def _typed(request: Request, fields: int) -> list[str]:
         or not all(isinstance(text, str) for text in typed)
     ):
         raise ValueError(f'a request holds {{"typed": […]}}, {fields} texts')
+    if any("\ud800" <= letter <= "\udfff" for text in typed for letter in text):
+        raise ValueError("the text holds half a character (a lone surrogate): type it anew")
     return typed
 
 

@@ -284,6 +284,8 @@ def _weights_of_4_bits(model: Any, products: Sequence[Layer], block: int) -> Any
 
     if not products:
         return model
+    names = {layer.name for layer in products}
+    others = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.name not in names]
     # accuracy level 4: activations are quantised to int8 by block inside the product
     quantizer = MatMulNBitsQuantizer(
         model,
@@ -291,7 +293,7 @@ def _weights_of_4_bits(model: Any, products: Sequence[Layer], block: int) -> Any
         block_size=block,
         is_symmetric=False,
         accuracy_level=4,
-        nodes_to_include=[layer.name for layer in products],
+        nodes_to_exclude=others,  # nodes_to_include only adds to all of the op type
         op_types_to_quantize=("MatMul",),
     )
     quantizer.process()

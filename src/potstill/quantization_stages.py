@@ -76,6 +76,11 @@ class _Quantizing:
     def __init__(self, stage: Quantize, graph: Path, target: Path, context: Context) -> None:
         self.stage, self.graph, self.target, self.context = stage, graph, target, context
         self.source = Source(graph, stage)
+        if stage.method != "fp16" and len(self.source.fixed) == len(self.source.layers):
+            raise ValueError(
+                f"float_layers: all {len(self.source.layers)} layers that could be quantised stay "
+                "in float: name fewer"
+            )
         self.samples: list[dict[str, np.ndarray]] = []
         if stage.method == "static" or stage.max_drop is not None:
             self.samples = _samples(graph, context.cut_as(stage.model), stage.texts)
@@ -139,7 +144,8 @@ class _Quantizing:
 
         def score_with(floats: Sequence[str]) -> float:
             self.source.write(self.target, floats, self.samples)
-            return self._scores([stage.writes])[1][stage.writes]
+            # beside its source: the similarity of a model to its own space is 1, whatever it is
+            return self._scores([stage.model, stage.writes])[1][stage.writes]
 
         found = smallest_set([one.layer for one in ranked], score_with, least)
         if found is None or len(found.layers) == len(ranked):

@@ -87,10 +87,10 @@ class Prune(Config):
     @classmethod
     def _share(cls, value: Any) -> Any:
         ffn = value.get("ffn") if isinstance(value, dict) else None
-        wrong = isinstance(ffn, float) and not 0 < ffn < 1
+        wrong = isinstance(ffn, str) or (isinstance(ffn, float) and not 0 < ffn < 1)
         if wrong or (isinstance(ffn, int) and ffn < 1):
             raise ValueError(
-                f"ffn is {ffn:g}: give a share between 0 and 1, or how many units stay as a whole "
+                f"ffn is {ffn}: give a share between 0 and 1, or how many units stay as a whole "
                 "number"
             )
         return value
@@ -180,4 +180,9 @@ class Quantize(Config):
             raise ValueError(
                 "method fp16 converts the whole graph: leave max_drop and float_layers out"
             )
+        for key in ("query", "passage", "label"):
+            if self.max_drop is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} is what max_drop is judged by: set max_drop, or leave {key} out"
+                )
         return self

@@ -240,6 +240,9 @@ def _same_texts(runs: Sequence[_Run], one_teacher: bool) -> tuple[bool, list[str
     """Whether the runs were scored on the same texts: by their settings, and by what one teacher
     scores in each.
     """
+    unscored = [run.label for run in runs if not run.results.evaluation]
+    if unscored:
+        return False, [f"Scores can't be compared: there are none in {', '.join(unscored)}."]
     settings = [dict(_leaves(_scored_on(run.results))) for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
     differing = [key for key in keys if not _all_same([each.get(key) for each in settings])]

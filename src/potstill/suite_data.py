@@ -17,7 +17,7 @@ from potstill.recipe import Files, HubDataset, TaskData
 from potstill.suites import Split, SuiteTask
 from potstill.text import read_rows, sources_fingerprint
 
-_VERSION = 1  # of what is written: raise it when the same files would give other examples
+_VERSION = 2  # of what is written: raise it when the same files would give other examples
 _WATCHED = 256  # scored examples that training looks at when it ends
 _CHOICE = 11  # seed of the examples that a limit takes: the same ones for all models and seeds
 
@@ -286,9 +286,10 @@ def _label(task: SuiteTask, value: Any) -> str | float | None:
     """As the official files have it; None where it is none of the task's."""
     if task.task == "regression":
         try:
-            return float(value)
+            score = float(value)
         except (TypeError, ValueError):
             return None
+        return score if np.isfinite(score) else None
     name = str(value).strip()
     if name in task.labels:
         return name

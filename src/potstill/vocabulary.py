@@ -101,7 +101,7 @@ def choose_pieces(
         anyway: see `kept_anyway`.
 
     Raises:
-        ValueError: `size` is below what must be kept.
+        ValueError: `size` is below what must be kept, or no piece stands often enough.
     """
     if size is not None and size <= len(anyway):
         raise ValueError(
@@ -110,7 +110,13 @@ def choose_pieces(
         )
     totals_S1 = counts_SV.sum(1, keepdims=True)
     share_V = (counts_SV / np.maximum(totals_S1, 1)).max(0)
-    used = np.flatnonzero(counts_SV.sum(0) >= min_count)
+    counts_V = counts_SV.sum(0)
+    used = np.flatnonzero(counts_V >= min_count)
+    if not len(used):
+        raise ValueError(
+            f"min_count: no piece stands {min_count} times in the text; the most frequent one "
+            f"stands there {counts_V.max()} times: ask for less"
+        )
     kept = set(anyway)
     for number in used[np.argsort(-share_V[used], kind="stable")].tolist():
         more = pieces.needed(number)

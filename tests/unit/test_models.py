@@ -338,7 +338,9 @@ def test_what_is_no_model_folder_is_refused(
     )
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert refused(empty).startswith("FOLDER: the model can't be loaded: ")
+    assert refused(empty) == (
+        "FOLDER is not a model folder (it has no config.json): give one that is"
+    )
 
 
 def test_the_task_of_a_folder(sentence_teacher: Path, folder: Path, tmp_path: Path) -> None:

@@ -76,6 +76,15 @@ def test_a_request_that_is_none_of_the_pages_is_refused(client: TestClient, body
     assert reply.json()["problem"] == 'a request holds {"typed": […]}, 1 texts'
 
 
+def test_half_a_character_and_deep_nesting_are_told(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    reply = client.post("/answer", content=b'{"typed": ["oak \\ud800"]}', headers=headers)
+    assert reply.status_code == 422
+    assert reply.json()["problem"].startswith("the text holds half a character")
+    reply = client.post("/answer", content=b"[" * 100_000, headers=headers)
+    assert reply.status_code == 422
+
+
 def test_other_pages_can_not_ask(client: TestClient) -> None:
     # what a form or a fetch of another page may send unasked is no JSON
     body = '{"typed": ["oak"]}'

@@ -231,6 +231,7 @@ def test_what_is_refused_before_anything_runs(
         ({}, "nothing would be pruned: set ffn, layers or width"),
         ({"ffn": 1.5}, "ffn is 1.5: give a share between 0 and 1, or how many units"),
         ({"ffn": 0}, "ffn is 0"),
+        ({"ffn": "half"}, "ffn is half: give a share between 0 and 1, or how many units"),
         ({"ffn": True}, "ffn is true"),
         ({"ffn": 0.5, "directions": "components"}, "directions are those of a width"),
         ({"layers": 2, "importance": "magnitude"}, "says nothing of whole layers: use .* taylor"),

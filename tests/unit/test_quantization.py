@@ -163,6 +163,16 @@ def test_four_bits_go_through_the_kernel_of_four_bits(tmp_path: Path) -> None:
     assert kinds_of(path).count("MatMulNBits") == 2
 
 
+@pytest.mark.parametrize("method", ["dynamic", "static", "4bit"])
+def test_a_layer_that_is_asked_to_stays_in_float(tmp_path: Path, method: str) -> None:
+    """By its name in the settings, or in the search for the layers that hurt."""
+    source = graph(tmp_path / "float.onnx", weights(), "none")
+    for given in ({"float_layers": ["down"]}, {"floats": ["down"]}):
+        path = quantised(source, method=method, **given)
+        np.testing.assert_array_equal(arrays_of(path)["down"], weights()["down"])
+        assert "up" not in arrays_of(path)
+
+
 def test_embeddings_stay_in_float_on_request(tmp_path: Path) -> None:
     path = quantised(graph(tmp_path / "float.onnx", weights(), "none"), embeddings=False)
     assert arrays_of(path)["table"].dtype == np.float32

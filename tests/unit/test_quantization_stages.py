@@ -149,6 +149,38 @@ def test_a_budget_keeps_the_layers_that_hurt_in_float(
     assert "0.7000" in told["findings"][0]
 
 
+def test_a_budget_of_similarities_is_judged_beside_the_source(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    """What reached it is the correlation with the float graph's similarities, by another way."""
+    graph = finished / "model/onnx/model.onnx"
+    wanted = Quantize(method="4bit", max_drop=0.01, texts=4, embeddings=False)
+    path = quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
+    budget = json.loads((tmp_path / "q/result.json").read_text())["budget"]
+    texts = text_file.read_text().splitlines()
+    pairs = np.triu_indices(len(texts), 1)
+
+    def similarities(model: Path) -> np.ndarray:
+        vectors = np.array(predict(str(model), texts, "sentence_embedding"), dtype=np.float64)
+        found: np.ndarray = (vectors @ vectors.T)[pairs]
+        return found
+
+    of_all = float(np.corrcoef(similarities(graph), similarities(path))[0, 1])
+    assert 0.99 <= budget["reached"] < 1
+    assert budget["reached"] == pytest.approx(of_all, abs=0.005)  # of all texts, not held-out ones
+    assert budget["tried"][0][1] < 1
+    assert budget["float_layers"]
+
+
+def test_all_layers_in_float_is_no_quantisation(
+    finished: Path, text_file: Path, tmp_path: Path
+) -> None:
+    graph, wanted = finished / "model/onnx/model.onnx", Quantize(float_layers=["*"])
+    with pytest.raises(ValueError, match=r"float_layers: all \d+ layers .* stay in float"):
+        quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
+    assert not (tmp_path / "q/model").exists()
+
+
 def test_only_exported_float_models_are_quantised(sentence_teacher: Path, text_file: Path) -> None:
     def refused(*stages: dict[str, Any]) -> str:
         with pytest.raises(ValueError) as caught:  # noqa: PT011
@@ -161,6 +193,9 @@ def test_only_exported_float_models_are_quantised(sentence_teacher: Path, text_f
     assert "which is quantised already" in refused(EXPORT, quantise, twice)
     assert "fp16 converts the whole graph" in refused(
         EXPORT, {**quantise, "method": "fp16", "max_drop": 0.1}
+    )
+    assert "query is what max_drop is judged by: set max_drop" in refused(
+        EXPORT, {**quantise, "query": "title"}
     )
     trained = {"kind": "distill", "model": "quantized", "objectives": [], "training": {"epochs": 1}}
     assert refused(EXPORT, quantise, trained)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def test_scores_on_other_texts_are_not_comparable(runs, values, keys):
     assert found["warnings"] == [
         f"Scores can't be compared, nor what is kept: the data settings differ ({keys})."
     ]
+
+
+def test_a_run_without_scores_is_told(runs):
+    shutil.rmtree((runs[1] / EVALUATION).parent)
+    found = compare_runs(runs)
+    assert found["comparable"]["scores"] is found["comparable"]["retention"] is False
+    assert found["warnings"][0] == "Scores can't be compared: there are none in two."
 
 
 def test_other_settings_with_the_same_texts_are_told_by_the_teacher_s_scores(runs):

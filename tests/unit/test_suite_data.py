@@ -56,6 +56,18 @@ def test_cola_has_no_header_and_quotes_are_text(tmp_path: Path) -> None:
     assert found.test_rows("CoLA.tsv") == [("7", ('A "test',))]
 
 
+def test_a_score_that_is_no_number_is_left_out_and_counted(tmp_path: Path) -> None:
+    folder = write_glue(tmp_path, ["STS-B"])
+    path = folder / "STS-B" / "train.tsv"
+    header, first, second, *others = path.read_text(encoding="utf-8").splitlines()
+    first, second = (line.rpartition("\t")[0] for line in (first, second))
+    lines = [header, f"{first}\tnan", f"{second}\tinf", *others]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = read_suite_task(TASKS["stsb"], folder, None)
+    assert found.counts["left_out.train"] == 2
+    assert found.counts["train"] == TRAIN - 2
+
+
 def test_broken_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     own = tmp_path / "QQP"
     own.mkdir()

@@ -204,6 +204,14 @@ def test_a_size_below_what_is_kept_anyway_is_refused(tmp_path: Path) -> None:
         cut(loaded, size=200)  # 256 bytes, 5 special tokens
 
 
+def test_a_threshold_that_no_piece_reaches_is_refused(tmp_path: Path) -> None:
+    loaded = load_model(family_folder("bert", "headless", tmp_path / "a"), "sentence_embedding")
+    pieces = Pieces.of(loaded.tokenizer.backend_tokenizer, "bert")
+    counts_V = count_pieces(loaded.tokenizer, pieces, ["pot still", "pot"], "text")
+    with pytest.raises(ValueError, match=r"min_count: no piece stands 3 times .* there 2 times"):
+        choose_pieces(pieces, counts_V[None], pieces.always, min_count=3)
+
+
 def test_a_word_to_keep_that_is_unknown_is_refused(tmp_path: Path) -> None:
     loaded = load_model(family_folder("bert", "headless", tmp_path / "a"), "sentence_embedding")
     pieces = Pieces.of(loaded.tokenizer.backend_tokenizer, "bert")
