@@ -103,9 +103,10 @@ def run_prune(
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
     kept = kept_of(stage, loaded.model.config)
-    nn.Module.to(loaded.model, own_device())
+    nn.Module.to(loaded.model, _device())
     pruning = _Pruning(stage, loaded, context)
     model, told = pruning.run(kept)
+    nn.Module.to(model, _device())
     pruned = with_model(loaded, model, name)
     result = {
         "from": stage.model,
@@ -139,7 +140,7 @@ class _Pruning:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 model = shaped(model, layers, widths_of(model.config))
-            nn.Module.to(model, own_device())
+            nn.Module.to(model, _device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
@@ -218,6 +219,11 @@ def shaped(
     return build_student(model, Student(layers=layers, family=own), shape, choice=choice)
 
 
+def _device() -> torch.device:
+    found = own_device()
+    return torch.device("cpu") if found.type == "mps" else found  # which has no float64
+
+
 def _shares(scores: Tensor) -> list[float]:
     shares: list[float] = (scores / scores.sum().clamp(min=1e-30)).tolist()
     return shares
@@ -239,7 +245,7 @@ def _batches(
 ) -> Iterator[Batch]:
     masker = context.masker(Masking()) if context.task == "masked_lm" else None
     for batch in sampled_batches(loaded, side, texts, masker, context.seed):
-        yield batch.to(own_device())
+        yield batch.to(_device())
 
 
 def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
