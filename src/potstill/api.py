@@ -400,6 +400,14 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure size and speed of model folders, interleaved; ratios are to the first.
 
+    Args:
+        models: folders or .onnx files in them; a mapping gives them names.
+        settings: see recipe.Benchmark, whose `baseline` is not read; None: its defaults.
+        progress: called with the share that is done, 0 to 1.
+
+    Returns:
+        See `benchmarking.benchmark`, and docs/benchmark.md for what each number is.
+
     Raises:
         ValueError: a folder without a model, or a length that a model can't take.
         BenchmarkFailed: a measuring process died.
@@ -408,19 +416,6 @@ def benchmark(
     folders = {name: Path(folder) for name, folder in named.items()}
     chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
     return measure_models(folders, chosen, progress)
-
-
-def bench(
-    models: Sequence[Folder],
-    threads: int,
-    lengths: Sequence[int],
-    rounds: int,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """`benchmark` with the command line's arguments."""
-    return benchmark(
-        models, Benchmark(threads=threads, lengths=list(lengths), rounds=rounds), progress
-    )
 
 
 def rebuild_report(run: Folder) -> Path:

@@ -2,22 +2,26 @@
 
 MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
 
-It reads one JSON command a line and answers with one JSON line; see `potstill.benchmarking`.
+It reads one JSON command a line and answers with one JSON line; see `potstill.benchmark_process`.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill import multiply_adds
 from potstill.onnx_files import (
     MAX_LENGTH,
     folder_of,
@@ -28,6 +32,9 @@ from potstill.onnx_files import (
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+WARM_UP_TEXTS = 16  # of a pass over texts: what differs between its lengths is set up by then
 
 
 def peak_memory_bytes() -> int | None:
@@ -46,29 +53,63 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model that is there to be timed.
+
+    Attributes:
+        ready: what it says of itself.
+        vocabulary, pad: of random tokens.
+        inputs: what it takes, of ids and types [B x L] without padding.
+        run: one pass over that.
+        multiply_adds: of one such pass; None where they can't be counted.
+    """
+
+    ready: dict[str, Any]
+    vocabulary: int
+    pad: int | None
+    inputs: Callable[[np.ndarray, np.ndarray], Any]
+    run: Callable[[Any], object]
+    multiply_adds: Callable[[Any], int | None]
+
+    def random(self, batch: int, length: int, seed: int) -> Any:
+        """Inputs of random tokens."""
+        ids_BL = _random_ids(self.vocabulary, self.pad, batch, length, seed)
+        return self.inputs(ids_BL, np.zeros_like(ids_BL))
+
+
 def _answers(model: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    ready, inputs, run = (_graph if is_onnx(model) else _folder)(model, threads)
-    yield ready
+    opened = (_graph if is_onnx(model) else _folder)(model, threads)
+    texts: list[Any] = []
+    yield opened.ready
     for line in lines:
         command = json.loads(line)
-        if command["command"] == "memory":
-            yield {"bytes": peak_memory_bytes()}
-            continue
-        yield _timed(run, inputs(command["batch"], command["length"], command["seed"]), command)
+        match command["command"]:
+            case "run":
+                given = opened.random(command["batch"], command["length"], command["seed"])
+                yield _timed(opened.run, [given] * command["repeats"], 1)
+            case "texts":
+                texts = _texts(opened, Path(command["file"]))
+                yield {"texts": len(texts)}
+            case "pass":
+                yield _timed(opened.run, texts, min(len(texts), WARM_UP_TEXTS))
+            case "memory":
+                yield {"bytes": peak_memory_bytes()}
+            case "multiply_adds":
+                given = opened.random(1, command["length"], seed=0)
+                yield {"count": opened.multiply_adds(given)}
+            case unknown:
+                raise AssertionError(f"no command {unknown}")
 
 
-# What a model says of itself; random inputs of a batch, a length and a seed; one pass over them.
-_Opened = tuple[dict[str, Any], Callable[[int, int, int], Any], Callable[[Any], object]]
-
-
-def _folder(folder: Path, threads: int) -> _Opened:
+def _folder(folder: Path, threads: int) -> Opened:
     import torch
-    from transformers import AutoModel  # noqa: F401  (so that load_s does not hold the import)
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
+    auto, told = _class_of(folder)  # so that load_s does not hold the imports
     start = time.perf_counter()
-    model = _load(folder)
+    model = _load(folder, auto, told)
     pooled = (folder / "modules.json").is_file()
     ready = {
         "load_s": time.perf_counter() - start,
@@ -76,26 +117,34 @@ def _folder(folder: Path, threads: int) -> _Opened:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "positions": _positions(model),
     }
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
-    def inputs(batch: int, length: int, seed: int) -> torch.Tensor:
-        config = model.config
-        return torch.from_numpy(
-            _random_ids(config.vocab_size, config.pad_token_id, batch, length, seed)
-        )
+    def inputs(ids_BL: np.ndarray, types_BL: np.ndarray) -> dict[str, torch.Tensor]:
+        given = {"input_ids": ids_BL, "attention_mask": np.ones_like(ids_BL)}
+        if takes_types and types_BL.any():
+            given["token_type_ids"] = types_BL
+        return {name: torch.from_numpy(value) for name, value in given.items()}
 
-    def run(ids_BL: torch.Tensor) -> None:
-        mask_BL = torch.ones_like(ids_BL)
+    def run(given: dict[str, torch.Tensor]) -> None:
         with torch.inference_mode():
-            output = model(input_ids=ids_BL, attention_mask=mask_BL)
+            output = model(**given)
             if pooled:
-                hidden_BLD, weights_BL1 = output.last_hidden_state, mask_BL.unsqueeze(-1).float()
+                hidden_BLD = output.last_hidden_state
+                weights_BL1 = given["attention_mask"].unsqueeze(-1).float()
                 mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
                 torch.nn.functional.normalize(mean_BD, dim=-1)
 
-    return ready, inputs, run
+    return Opened(
+        ready,
+        model.config.vocab_size,
+        model.config.pad_token_id,
+        inputs,
+        run,
+        lambda given: multiply_adds.of_model(model, lambda: run(given)),
+    )
 
 
-def _graph(graph: Path, threads: int) -> _Opened:
+def _graph(graph: Path, threads: int) -> Opened:
     import onnxruntime  # noqa: F401  (as above)
 
     config = json.loads((folder_of(graph) / "config.json").read_text(encoding="utf-8"))
@@ -112,18 +161,29 @@ def _graph(graph: Path, threads: int) -> _Opened:
     # what the user of a sentence encoder asks for
     wanted = ["sentence_embedding"] if "sentence_embedding" in outputs else outputs
 
-    def inputs(batch: int, length: int, seed: int) -> dict[str, np.ndarray]:
-        pad = config.get("pad_token_id")
-        ids_BL = _random_ids(config["vocab_size"], pad, batch, length, seed)
-        rest = {"attention_mask": np.ones_like(ids_BL), "token_type_ids": np.zeros_like(ids_BL)}
+    def inputs(ids_BL: np.ndarray, types_BL: np.ndarray) -> dict[str, np.ndarray]:
+        rest = {"attention_mask": np.ones_like(ids_BL), "token_type_ids": types_BL}
         given = {"input_ids": ids_BL, **rest}
         return {name: given[name] for name in names}
 
-    return ready, inputs, lambda given: session.run(wanted, given)
+    @cache
+    def counter() -> multiply_adds.GraphCounter:  # after peak memory was asked for
+        return multiply_adds.GraphCounter(graph)
+
+    return Opened(
+        ready,
+        config["vocab_size"],
+        config.get("pad_token_id"),
+        inputs,
+        lambda given: session.run(wanted, given),
+        lambda given: counter().count(given),
+    )
 
 
-def _load(folder: Path) -> PreTrainedModel:
-    import torch
+def _class_of(folder: Path) -> tuple[Any, dict[str, bool]]:
+    """transformers' class for a folder's architecture, whose code is imported here, and what it has
+    to be told.
+    """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -136,9 +196,31 @@ def _load(folder: Path) -> PreTrainedModel:
     }
     name = next(iter(config.architectures or []), "")
     found = [auto for suffix, auto in heads.items() if name.endswith(suffix)]
+    auto: Any = (found or [transformers.AutoModel])[0]
+    if type(config) not in auto._model_mapping:  # which from_pretrained says
+        return auto, {}
+    takes = inspect.signature(auto._model_mapping[type(config)]).parameters
+    bare = not found and "add_pooling_layer" in takes and not _has_pooler(folder)
+    return auto, {"add_pooling_layer": False} if bare else {}
+
+
+def _has_pooler(folder: Path) -> bool:
+    """Whether weights of one are in the files: else transformers would make one at random."""
+    from safetensors import safe_open
+
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "np") as weights:
+            if any("pooler." in name for name in weights.keys()):  # noqa: SIM118 - no mapping
+                return True
+    return False
+
+
+def _load(folder: Path, auto: Any, told: dict[str, bool]) -> PreTrainedModel:
+    import torch
+
     # float32 whatever the file holds: half precision is emulated, and slower, on most CPUs
-    model: PreTrainedModel = (found or [transformers.AutoModel])[0].from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+    model: PreTrainedModel = auto.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **told
     )
     model.train(False)
     return model
@@ -163,17 +245,27 @@ def _random_ids(vocabulary: int, pad: int | None, batch: int, length: int, seed:
     return ids_BL if pad is None else ids_BL + (ids_BL >= pad)
 
 
+def _texts(opened: Opened, file: Path) -> list[Any]:
+    """Inputs of batch 1 from the parent's file: ids and types end to end, and lengths."""
+    with np.load(file) as found:
+        ends = np.cumsum(found["lengths"])[:-1]
+        ids, types = (np.split(found[name].astype(np.int64), ends) for name in ("ids", "types"))
+    return [opened.inputs(i[None], t[None]) for i, t in zip(ids, types, strict=True)]
+
+
 def _timed(
-    run: Callable[[Any], object], inputs: Any, command: dict[str, Any]
+    run: Callable[[Any], object], inputs: Sequence[Any], warm_up: int
 ) -> dict[str, list[float]]:
+    """Seconds of each pass, after untimed ones over the first inputs."""
+    # Another process has just had the caches.
+    for given in inputs[:warm_up]:
+        run(given)
     wall_s, cpu_s = [], []
-    for number in range(command["repeats"] + 1):
+    for given in inputs:
         cpu, wall = time.process_time(), time.perf_counter()
-        run(inputs)
-        # The first pass of a block is untimed: another process has just had the caches.
-        if number:
-            wall_s.append(time.perf_counter() - wall)
-            cpu_s.append(time.process_time() - cpu)
+        run(given)
+        wall_s.append(time.perf_counter() - wall)
+        cpu_s.append(time.process_time() - cpu)
     return {"wall_s": wall_s, "cpu_s": cpu_s}
 
 

@@ -1,30 +1,31 @@
 """Size and speed of model folders: a process for each model, timed in interleaved rounds.
 
 The parent only orchestrates: it sends one JSON command a line to a child and reads one JSON answer
-a line, so nothing computes while a child is being timed. The child is
-`python -m potstill.benchmark_worker FOLDER`.
+a line, so nothing computes while a child is being timed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
-import sysconfig
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from potstill import recipe
-from potstill.memory import tells_out_of_memory
+from potstill.benchmark_numbers import (
+    judge_noise,
+    latency_intervals,
+    latency_percentiles,
+    ratio_with_interval,
+    verdict,
+    wall_over_cpu,
+)
+from potstill.benchmark_process import Child
+from potstill.benchmark_rounds import CutTexts, Timings, throughput_length, time_rounds
+from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.onnx_files import (
     ONNX,
     count_parameters,
@@ -34,21 +35,15 @@ from potstill.onnx_files import (
     weight_bytes,
 )
 
-WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
-NOISY_WALL_OVER_CPU = 1.2  # one thread of an idle machine computes nearly all of the wall time
-RESAMPLES = 2000
-
-
-class BenchmarkFailed(RuntimeError):
-    """A child process died; the message is one sentence."""
-
 
 def benchmark(
     models: Mapping[str, Path],
     settings: recipe.Benchmark,
     progress: Callable[[float], None] | None = None,
+    *,
+    fit: bool = False,
 ) -> dict[str, Any]:
-    """Measure size, latency, throughput and peak memory of models on the CPU.
+    """Measure size, latency, throughput, multiply-adds and peak memory of models on the CPU.
 
     Folders run in PyTorch, in float32; .onnx files in onnxruntime, as they are.
 
@@ -60,136 +55,181 @@ def benchmark(
         settings: lengths in tokens, rounds, repeats, threads; its `models` selects and orders
             names, null takes all of them.
         progress: called with the share that is done, 0 to 1.
+        fit: cut lengths that a model has no positions for to what all of them have, which `notes`
+            then says, instead of refusing them.
 
     Returns:
-        The stage's result: `models` (latency in ms at batch 1, throughput in texts/s at the largest
-        length), `ratios` against the baseline with 95% bootstrap intervals, `noise`, and the `raw`
-        samples in ms.
+        The stage's result: `models` (latency in ms at batch 1 and throughput in texts/s with 95%
+        bootstrap intervals, multiply-adds of a text, bytes), `ratios` against the baseline with
+        intervals and verdicts, `pass` where texts are given (seconds), `noise`, `notes`, and the
+        `raw` samples in ms.
 
     Raises:
-        ValueError: no baseline, a folder without a model, one that does not load, or a length
-            beyond a model's positions.
+        ValueError: no baseline, a folder without a model, one that does not load, a length beyond
+            a model's positions, or text that can't be read.
         BenchmarkFailed: a child process died while it was being timed, or of a lack of memory.
     """
     names = _chosen(models, settings)
     for name in names:
         _check_folder(name, models[name])
-    report = progress or (lambda share: None)
+    texts = read_texts(settings.pass_over) if settings.pass_over else []
     with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # One after another, so that no model loads while another does.
         children = {
-            name: stack.enter_context(_Child(name, models[name], settings.threads))
-            for name in names
+            name: stack.enter_context(Child(name, models[name], settings.threads)) for name in names
         }
-        for name, child in children.items():
-            _check_lengths(name, child.ready["positions"], settings.lengths)
-        timings = _rounds(children, settings, report)
-        peaks = {
-            name: child.ask({"command": "memory"})["bytes"] for name, child in children.items()
+        settings, notes = _fitting(settings, children, fit)
+        cut = _cut(texts, settings, models, children, scratch)
+        timings = time_rounds(children, settings, cut, progress or (lambda share: None))
+        counts = {
+            name: {
+                str(length): child.ask("multiply_adds", length=length)["count"]
+                for length in dict.fromkeys(settings.lengths)
+            }
+            for name, child in children.items()
         }
     measured = {
         name: {
             "parameters": _parameters(models[name], children[name]),
+            "multiply_adds": counts[name],
             **_sizes(models[name]),
             "load_s": round(children[name].ready["load_s"], 4),
-            "peak_memory_bytes": peaks[name],
-            "latency_ms": {
-                length: latency_percentiles(rounds)
-                for length, rounds in timings.latency[name].items()
-            },
-            "throughput_per_s": float(np.median(timings.throughput[name])),
+            "peak_memory_bytes": timings.peak_memory[name],
+            **_speeds(name, settings, timings),
         }
         for name in names
     }
+    return _result(settings, measured, timings, notes) | _pass(settings, timings, cut)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _result(
+    settings: recipe.Benchmark,
+    measured: dict[str, dict[str, Any]],
+    timings: Timings,
+    notes: list[str],
+) -> dict[str, Any]:
     ratios = {
-        name: _against(name, settings.baseline, measured, timings)
-        for name in names
+        name: _against(name, settings, measured, timings)
+        for name in measured
         if name != settings.baseline
     }
     return {
         "threads": settings.threads,
         "batch": 1,
         "throughput_batch": settings.throughput_batch,
-        "throughput_length": max(settings.lengths),
+        "throughput_length": throughput_length(settings),
         "baseline": settings.baseline,
         "rounds": settings.rounds,
         "repeats": settings.repeats,
         "models": measured,
         "ratios": ratios,
         "noise": judge_noise(timings.wall_s, timings.cpu_s, settings.threads, ratios),
+        "notes": notes,
         "raw": timings.latency,
-        "raw_throughput_per_s": timings.throughput,
+        "raw_cpu": timings.cpu,
+        "raw_throughput_per_s": {
+            name: batches[str(settings.throughput_batch)]
+            for name, batches in timings.throughput.items()
+        },
+        "raw_throughput_by_batch": timings.throughput,
     }
 
 
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def latency_percentiles(rounds_ms: Sequence[Sequence[float]]) -> dict[str, float]:
-    """p50 and p95 (ms, linear interpolation) over all samples of all rounds."""
-    samples = np.concatenate([np.asarray(part, dtype=float) for part in rounds_ms])
-    p50, p95 = np.percentile(samples, [50, 95])
-    return {"p50": round(float(p50), 4), "p95": round(float(p95), 4)}
-
-
-def ratio_with_interval(ratios_R: Sequence[float]) -> dict[str, float]:
-    """Median of one ratio a round and its 95% interval (percentile bootstrap, seeded)."""
-    ratios = np.asarray(ratios_R, dtype=float)
-    drawn_SR = np.random.default_rng(0).integers(0, len(ratios), size=(RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[drawn_SR], axis=1), [2.5, 97.5])
-    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
-
-
-def judge_noise(
-    wall_s: float, cpu_s: float, threads: int, ratios: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Say whether the machine was too busy for the numbers to be trusted.
-
-    Wall time over CPU time is about 1 at one thread when nothing else runs; at several threads it
-    says nothing and is null. An interval of a speedup that holds both 0.95 and 1.05 tells neither
-    faster nor slower.
-    """
-    wall_over_cpu = wall_s / cpu_s if threads == 1 and cpu_s > 0 else None
-    reasons = []
-    if wall_over_cpu is not None and wall_over_cpu > NOISY_WALL_OVER_CPU:
-        reasons.append(
-            f"the timed passes took {wall_over_cpu:.2f} times their CPU time, "
-            "so other work was using the processor"
-        )
-    for name, ratio in ratios.items():
-        reasons += [
-            f"the speedup of {name} at {length} tokens lies anywhere "
-            f"between {speed['low']:.2f} and {speed['high']:.2f}"
-            for length, speed in ratio["speedup"].items()
-            if speed["low"] <= 0.95 and speed["high"] >= 1.05
-        ]
-    message = f"Noisy machine: {'; '.join(reasons)}. Measure again when it is idle."
+def _speeds(name: str, settings: recipe.Benchmark, timings: Timings) -> dict[str, Any]:
+    latency, throughput = timings.latency[name], timings.throughput[name]
+    by_batch = {batch: float(np.median(rounds)) for batch, rounds in throughput.items()}
     return {
-        "wall_over_cpu": None if wall_over_cpu is None else round(wall_over_cpu, 4),
-        "noisy": bool(reasons),
-        "message": message if reasons else None,
+        "latency_ms": {n: latency_percentiles(rounds) for n, rounds in latency.items()},
+        "latency_intervals_ms": {n: latency_intervals(rounds) for n, rounds in latency.items()},
+        "throughput_per_s": by_batch[str(settings.throughput_batch)],
+        "throughput_by_batch": by_batch,
     }
 
 
 def _against(
-    name: str, baseline: str, measured: Mapping[str, Any], timings: _Timings
+    name: str, settings: recipe.Benchmark, measured: Mapping[str, Any], timings: Timings
 ) -> dict[str, Any]:
-    theirs, ours = timings.latency[baseline], timings.latency[name]
+    """A model's ratios to the baseline; of times and throughput, more is faster."""
+    theirs, ours = timings.latency[settings.baseline], timings.latency[name]
     speedup = {
-        length: ratio_with_interval(
+        length: _ratio(
             [
                 float(np.median(slow) / np.median(fast))
                 for slow, fast in zip(theirs[length], ours[length], strict=True)
-            ]
+            ],
+            settings,
+            timings,
         )
         for length in ours
     }
-    pairs = zip(timings.throughput[name], timings.throughput[baseline], strict=True)
+    their_batches = timings.throughput[settings.baseline]
+    throughput = {
+        batch: _ratio(
+            [mine / other for mine, other in zip(rounds, their_batches[batch], strict=True)],
+            settings,
+            timings,
+        )
+        for batch, rounds in timings.throughput[name].items()
+    }
+    own, other = measured[name], measured[settings.baseline]
+    pairs = {
+        length: (own["multiply_adds"][length], other["multiply_adds"][length]) for length in ours
+    }
     return {
         "speedup": speedup,
-        "throughput": ratio_with_interval([mine / other for mine, other in pairs]),
-        "size_ratio": measured[name]["weight_bytes"] / measured[baseline]["weight_bytes"],
-        "parameter_ratio": measured[name]["parameters"] / measured[baseline]["parameters"],
+        "throughput": throughput[str(settings.throughput_batch)],
+        "throughput_by_batch": throughput,
+        "size_ratio": own["weight_bytes"] / other["weight_bytes"],
+        "parameter_ratio": own["parameters"] / other["parameters"],
+        "multiply_add_ratio": {
+            n: mine / base for n, (mine, base) in pairs.items() if mine and base
+        },
+    }
+
+
+def _ratio(
+    ratios_R: Sequence[float], settings: recipe.Benchmark, timings: Timings
+) -> dict[str, Any]:
+    found = ratio_with_interval(ratios_R)
+    over_cpu = wall_over_cpu(timings.wall_s, timings.cpu_s, settings.threads)
+    return {**found, "verdict": verdict(found, over_cpu)}
+
+
+def _pass(
+    settings: recipe.Benchmark, timings: Timings, texts: Mapping[str, CutTexts]
+) -> dict[str, Any]:
+    """The passes over texts, where there were any."""
+    timed = settings.pass_over
+    if timed is None:
+        return {}
+    models, ratios, theirs = {}, {}, timings.passes[settings.baseline]
+    for name, rounds in timings.passes.items():
+        found, cut = ratio_with_interval(rounds), texts[name].cut
+        models[name] = {
+            "seconds": round(found["median"], 4),
+            "interval": [round(found["low"], 4), round(found["high"], 4)],
+            "tokens": sum(cut.lengths),
+            "cut": cut.cut,
+            "tokenize_s": round(cut.seconds, 4),
+        }
+        if name != settings.baseline:
+            within = [slow / fast for slow, fast in zip(theirs, rounds, strict=True)]
+            ratios[name] = _ratio(within, settings, timings)
+    return {
+        "pass": {
+            "over": describe_texts(timed),
+            "columns": timed.columns,
+            "texts": len(texts[settings.baseline].cut.lengths),
+            "max_length": timed.max_length,
+            "rounds": timed.rounds,
+            "models": models,
+            "ratios": ratios,
+            "raw_s": timings.passes,
+        }
     }
 
 
@@ -218,15 +258,53 @@ def _check_folder(name: str, folder: Path) -> None:
         )
 
 
-def _check_lengths(name: str, positions: int | None, lengths: Sequence[int]) -> None:
-    if positions is not None and max(lengths) > positions:
-        raise ValueError(
-            f"benchmark.lengths: {max(lengths)} tokens are more than the {positions} positions of "
-            f"the model '{name}' (max_position_embeddings); ask for {positions} at most"
-        )
+def _fitting(
+    settings: recipe.Benchmark, children: Mapping[str, Child], fit: bool
+) -> tuple[recipe.Benchmark, list[str]]:
+    """Settings whose lengths all models have positions for, and what was cut, in sentences."""
+    known = {n: c.ready["positions"] for n, c in children.items() if c.ready["positions"]}
+    name = min(known, key=lambda one: known[one], default=None)
+    positions = None if name is None else known[name]
+    changes: dict[str, Any] = {}
+    if settings.pass_over is not None:
+        cut_at = text_length(settings.pass_over, positions)
+        changes["pass_over"] = settings.pass_over.model_copy(update={"max_length": cut_at})
+    notes, batched = [], throughput_length(settings)
+    longest = max(*settings.lengths, batched)
+    if positions is not None and longest > positions:
+        if not fit:
+            key = "lengths" if longest in settings.lengths else "throughput_length"
+            raise ValueError(
+                f"benchmark.{key}: {longest} tokens are more than the {positions} positions of "
+                f"the model '{name}' (max_position_embeddings); ask for {positions} at most"
+            )
+        lengths = [min(length, positions) for length in settings.lengths]
+        changes["lengths"] = list(dict.fromkeys(lengths))
+        changes["throughput_length"] = min(batched, positions)
+        notes = [f"{longest} tokens are cut to {positions}: the model '{name}' takes no more"]
+    return settings.model_copy(update=changes), notes
 
 
-def _parameters(model: Path, child: _Child) -> int:
+def _cut(
+    texts: Texts,
+    settings: recipe.Benchmark,
+    models: Mapping[str, Path],
+    names: Iterable[str],
+    scratch: Path,
+) -> dict[str, CutTexts]:
+    """The texts as each model's own tokenizer cuts them; none where there are no texts."""
+    if settings.pass_over is None:
+        return {}
+    length = text_length(settings.pass_over, None)
+    found = {}
+    for number, name in enumerate(names):
+        folder = folder_of(models[name]) if is_onnx(models[name]) else models[name]
+        file = scratch / f"{number}.npz"
+        found[name] = CutTexts(write_tokens(texts, folder, length, file), file)
+    return found
+
+
+def _parameters(model: Path, child: Child) -> int:
     return count_parameters(model) if is_onnx(model) else int(child.ready["parameters"])
 
 
@@ -243,162 +321,4 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {
         "weight_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         "folder_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    }
-
-
-# --- the parent's side ----------------------------------------------------------------------------
-
-
-class _Timings:
-    """Raw samples: latency[name][length][round][repeat] (ms), throughput[name][round] (texts/s)."""
-
-    def __init__(self, names: Sequence[str], lengths: Sequence[int]) -> None:
-        self.latency: dict[str, dict[str, list[list[float]]]] = {
-            name: {str(length): [] for length in lengths} for name in names
-        }
-        self.throughput: dict[str, list[float]] = {name: [] for name in names}
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
-
-
-def _rounds(
-    children: Mapping[str, _Child], settings: recipe.Benchmark, progress: Callable[[float], None]
-) -> _Timings:
-    names, lengths = list(children), list(dict.fromkeys(settings.lengths))
-    timings = _Timings(names, lengths)
-    longest = max(lengths)
-    # A shape is (length, batch, timed passes); the last one is the throughput.
-    shapes = [(length, 1, settings.repeats) for length in lengths]
-    shapes.append((longest, settings.throughput_batch, 1))
-    total = (settings.rounds + 1) * len(shapes) * len(names)
-    done = itertools.count(1)
-    for (length, batch, repeats), name in itertools.product(shapes, names):
-        children[name].run(length, batch, min(repeats, WARM_UP_PASSES), seed=0)
-        progress(next(done) / total)
-    for number in range(settings.rounds):
-        for (length, batch, repeats), name in itertools.product(shapes, _order(names, number)):
-            answer = children[name].run(length, batch, repeats, seed=number + 1)
-            timings.wall_s += sum(answer["wall_s"])
-            timings.cpu_s += sum(answer["cpu_s"])
-            if (length, batch, repeats) == shapes[-1]:
-                timings.throughput[name].append(round(batch / answer["wall_s"][0], 4))
-            else:
-                milliseconds = [round(1000 * seconds, 4) for seconds in answer["wall_s"]]
-                timings.latency[name][str(length)].append(milliseconds)
-            progress(next(done) / total)
-    return timings
-
-
-def _order(names: Sequence[str], number: int) -> list[str]:
-    """A round's order: rotated by one each round and reversed every other turn of the wheel."""
-    start = number % len(names)
-    order = [*names[start:], *names[:start]]
-    return order[::-1] if number // len(names) % 2 else order
-
-
-class _Child:
-    """A model in its own process; leaving the context ends the process whatever it is doing."""
-
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
-        self.name, self.folder, self.threads = name, folder, threads
-        self.ready: dict[str, Any] = {}
-
-    def __enter__(self) -> _Child:
-        # A file, not a pipe: nobody reads it while the child runs, and a full pipe would block it.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "potstill.benchmark_worker", str(self.folder.resolve())]
-        self._process = subprocess.Popen(
-            [*command, "--threads", str(self.threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            encoding="utf-8",
-            env=_environment(self.threads),
-        )
-        try:
-            self.ready = self._answer()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def run(self, length: int, batch: int, repeats: int, seed: int) -> dict[str, list[float]]:
-        """Time `repeats` passes over one batch of random tokens: seconds of wall and CPU time."""
-        return self.ask(
-            {"command": "run", "length": length, "batch": batch, "repeats": repeats, "seed": seed}
-        )
-
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a dead child has no answer: told below
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._death()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _death(self) -> Exception:
-        """What to raise for a child that is gone: a model that does not load is bad input."""
-        code = self._process.wait()
-        self._stderr.seek(0)
-        said = self._stderr.read().decode("utf-8", "replace").strip()
-        no_memory, killed = tells_out_of_memory(said), code == -signal.SIGKILL
-        if no_memory:
-            what = "memory ran out"
-        elif said and code >= 0:
-            what = said.splitlines()[-1].strip()
-        else:
-            what = f"its process was ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
-        if killed:
-            what += ", as happens when memory runs out"
-        if no_memory or killed:
-            what += ": lower benchmark.throughput_batch or the lengths" if self.ready else ""
-        message = f"the model '{self.name}' ({self.folder}) can't be measured: {what}"
-        unloadable = not self.ready and code >= 0 and not no_memory
-        return ValueError(message) if unloadable else BenchmarkFailed(message)
-
-    def _end(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    # Thread pools are sized when libraries load, so this has to be there before the child starts.
-    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
-    package = str(Path(__file__).resolve().parents[1])
-    # Ahead of the standard library, which a folder of other packages must never be.
-    first = [] if package == sysconfig.get_path("purelib") else [package]
-    return {
-        **os.environ,
-        **{f"{pool}_NUM_THREADS": str(threads) for pool in pools},
-        "VECLIB_MAXIMUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONSAFEPATH": "1",  # with -m, a random.py in the working folder would be imported
-        "PYTHONPATH": os.pathsep.join(filter(None, [*first, os.environ.get("PYTHONPATH")])),
     }

@@ -220,21 +220,59 @@ def bench(
     ],
     threads: Annotated[int, typer.Option(help="Threads of each process.", min=1)] = 1,
     length: Annotated[
-        list[int] | None, typer.Option(help="Tokens of a text; repeatable.", min=3)
+        list[int] | None,
+        typer.Option(help="Tokens of a text; repeatable. Default: 16, 128, 512.", min=3),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Texts of a batch, for throughput; repeatable. Default: 1, 8, 32.", min=1
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=3)] = 10,
+    repeats: Annotated[int, typer.Option(help="Timed passes a round and length.", min=1)] = 10,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Also time passes over the texts of these files; repeatable."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Their column; twice for pairs. Default: text.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many texts.", min=1)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="A file for all of it, raw samples too.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="A file with a row a model and shape.")
+    ] = None,
 ) -> None:
-    """Measure size and speed of models, in interleaved rounds."""
-    from potstill.api import bench as measure
-    from potstill.tables import benchmark_table
+    """Measure size and speed of models, in interleaved rounds: docs/benchmark.md."""
+    from potstill.bench import bench as measure
+    from potstill.tables import benchmark_notes, benchmark_table
 
     reporter = _Reporter()
     with reporter.live():
         reporter.stage(1, 1, "benchmark", False)
-        result = measure(models, threads, length or [16, 128], rounds, reporter.progress)
+        result = measure(
+            models,
+            threads=threads,
+            lengths=length,
+            batches=batch,
+            rounds=rounds,
+            repeats=repeats,
+            data=data or [],
+            columns=column,
+            max_texts=limit,
+            json_file=json_file,
+            csv_file=csv_file,
+            progress=reporter.progress,
+        )
     out.print(benchmark_table(result))
-    if result["noise"]["message"]:
-        _print(f"note: {result['noise']['message']}", "yellow")
+    for line in benchmark_notes(result):
+        _print(line)
+    for note in [*result["notes"], result["noise"]["message"]]:
+        if note:
+            _print(f"note: {note}", "yellow")
 
 
 @app.command()

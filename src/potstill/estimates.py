@@ -35,6 +35,7 @@ from potstill.recipe import (
     Training,
 )
 from potstill.rehearsal import Cast
+from potstill.sparsity import trained_linears
 from potstill.text import Part, Record, source_parts
 from potstill.training_stages import is_trained
 
@@ -390,6 +391,8 @@ def trained_parameters(cast: Cast) -> int:
         for teacher in cast.teachers
         for shape in projection_shapes(loaded, teacher, _weighted(stage)).values()
     ]
+    if stage.sparsity is not None and stage.sparsity.method == "movement":
+        own += sum(linear.weight.numel() for _, linear in trained_linears(loaded.model))  # scores
     return own + sum(rows * columns for rows, columns in shapes)
 
 

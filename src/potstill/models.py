@@ -155,7 +155,7 @@ def _with_tokenizer(
         raise ValueError(
             f"{name}: Potstill needs a fast tokenizer (tokenizer.json), this one has none"
         )
-    _check_vocabulary(name, tokenizer, int(config.vocab_size))
+    check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
     if is_encoder(task):
         sentence = sentence_modules(
@@ -422,8 +422,13 @@ def _layer_of(key: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _check_vocabulary(name: str, tokenizer: Any, size: int) -> None:
-    """transformers makes a tokenizer that knows no word where a folder holds none."""
+def check_vocabulary(name: str, tokenizer: Any, size: int) -> None:
+    """Refuse the tokenizer that knows no word, which transformers makes where a folder holds none,
+    and one of another model.
+
+    Raises:
+        ValueError: one of them; `size` is the model's vocabulary.
+    """
     vocabulary = tokenizer.get_vocab()
     if set(vocabulary) <= {"", *tokenizer.all_special_tokens}:
         raise ValueError(f"{name}: there is no tokenizer (no tokenizer.json or vocab.txt)")

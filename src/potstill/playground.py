@@ -14,7 +14,7 @@ from typing import Any, assert_never
 import torch
 
 from potstill.answers import Answer, Answerer
-from potstill.benchmarking import judge_noise
+from potstill.benchmark_numbers import judge_noise
 from potstill.distributions import TEMPERATURES, soften
 from potstill.models import is_unnamed, label_names
 from potstill.recipe import Distill, Recipe, SoftTargets
@@ -116,6 +116,7 @@ class Playground:
                 )
                 for n in range(count)
             ],
+            "foremost": first.foremost if first.foremost < count else 0,
         }
 
     def times(self, typed: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from potstill.recipe_compression import Export as Export
 from potstill.recipe_compression import GraphPruning as GraphPruning
 from potstill.recipe_compression import Prune as Prune
 from potstill.recipe_compression import Quantize as Quantize
+from potstill.recipe_compression import Sparsity as Sparsity
 from potstill.recipe_compression import TrimVocabulary as TrimVocabulary
 from potstill.recipe_objectives import AttentionMse as AttentionMse
 from potstill.recipe_objectives import GoldMse as GoldMse
@@ -64,6 +65,7 @@ from potstill.recipe_text import HubDataset as HubDataset
 from potstill.recipe_text import Masking as Masking
 from potstill.recipe_text import Source as Source
 from potstill.recipe_text import TaskData as TaskData
+from potstill.recipe_text import TextPass as TextPass
 
 Task = Literal[
     "masked_lm",

@@ -10,6 +10,26 @@ from potstill.recipe_base import Config, Name
 from potstill.recipe_text import Sources
 
 
+class Sparsity(Config):
+    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
+
+    # magnitude: the smallest ones. movement: those that training pushes towards zero.
+    method: Literal["magnitude", "movement"] = "magnitude"
+    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
+    # Shares of the steps between which the zeros become more.
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    end: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    @model_validator(mode="after")
+    def _order(self) -> Sparsity:
+        if self.start >= self.end:
+            raise ValueError(
+                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
+                "start below end"
+            )
+        return self
+
+
 class TrimVocabulary(Config):
     """Keep the word pieces that a text uses; the others leave tokenizer and embeddings."""
 

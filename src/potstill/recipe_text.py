@@ -153,6 +153,20 @@ class TaskData(Config):
         return self
 
 
+class TextPass(Config):
+    """Time whole passes over real text at batch 1, every text once and in order."""
+
+    sources: Sources
+    # Two are read as a pair.
+    columns: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)] = [
+        "text"
+    ]
+    # Tokens at which texts are cut; null: 128, or the positions of the model that has fewest.
+    max_length: Annotated[int, Field(ge=3)] | None = None
+    max_texts: Annotated[int, Field(ge=1)] | None = None  # the first so many; null: all
+    rounds: Annotated[int, Field(ge=3)] = 3  # passes of each model
+
+
 class Masking(Config):
     """Dynamic masking: a new mask every epoch (Devlin et al. 2019; Liu et al. 2019)."""
 

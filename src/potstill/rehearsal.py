@@ -13,6 +13,7 @@ from typing import assert_never
 import numpy as np
 import torch
 
+from potstill.benchmark_texts import read_texts
 from potstill.distributed import check_processes
 from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
@@ -112,6 +113,8 @@ class _Rehearsal:
                 read_pairs(scored.pairs)
             where = f"stage {number} ({stage.kind})"
             _check_heldout(where, scored, self.recipe, self.columns)
+        if isinstance(stage, Benchmark) and stage.pass_over is not None:
+            read_texts(stage.pass_over.model_copy(update={"max_texts": 1}))
         self.written |= {name: cast.model for name in stage_writes(stage) if cast.model}
         return cast
 
@@ -284,8 +287,13 @@ def _check_heldout(where: str, stage: Evaluate, recipe: Recipe, columns: Sequenc
 def _check_lengths(stage: Benchmark | Quantize, model: LoadedModel) -> None:
     positions = position_limit(model.model.config)
     whose = "teacher" if isinstance(stage, Benchmark) else "model"
-    if max(stage.lengths) > positions:
-        raise ValueError(
-            f"{stage.kind}.lengths: {max(stage.lengths)} tokens are more than the {positions} "
-            f"positions of the {whose}: ask for {positions} at most"
-        )
+    asked = {"lengths": max(stage.lengths)}
+    if isinstance(stage, Benchmark):
+        asked["throughput_length"] = stage.throughput_length or 0
+        asked["pass_over.max_length"] = (stage.pass_over and stage.pass_over.max_length) or 0
+    for key, longest in asked.items():
+        if longest > positions:
+            raise ValueError(
+                f"{stage.kind}.{key}: {longest} tokens are more than the {positions} "
+                f"positions of the {whose}: ask for {positions} at most"
+            )

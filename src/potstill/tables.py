@@ -75,26 +75,85 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
 def benchmark_table(result: Mapping[str, Any]) -> Table:
     """A benchmark result, a column a model."""
     models, ratios = result["models"], result["ratios"]
+    against = {name: ratios.get(name, {}) for name in models}
     table = _columns(models)
     _row(table, "parameters", models, lambda m: _amount(m["parameters"]))
     _row(table, "weights", models, lambda m: _amount(m["weight_bytes"]) + "B")
+    _row(table, "folder", models, lambda m: _amount(m["folder_bytes"]) + "B")
+    _row(table, "time to load", models, lambda m: f"{m['load_s']:.2f} s")
     _row(table, "peak memory", models, lambda m: f"{m['peak_memory_bytes'] / 1e6:.0f} MB")
-    for length in next(iter(models.values()))["latency_ms"]:
-        for point in ("p50", "p95"):
-            _row(
-                table,
-                f"latency at {length} tokens, {point}",
-                models,
-                lambda m, n=length, p=point: f"{m['latency_ms'][n][p]:.2f} ms",
-            )
+    for n in next(iter(models.values()))["latency_ms"]:
+        counts = {name: model.get("multiply_adds", {}) for name, model in models.items()}
+        _row(table, f"multiply-adds, {n} tokens", counts, lambda c, n=n: _amount(c[n]))
+        for point in ("p50", "p95", "p99"):
+            label = f"latency at {n} tokens, {point}"
+            _row(table, label, models, lambda m, n=n, p=point: _latency(m, n, p))
+        _row(table, f"times as fast, {n} tokens", against, lambda r, n=n: _times(r["speedup"][n]))
+    if not any("throughput_by_batch" in model for model in models.values()):
+        _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+    for n in next(iter(models.values())).get("throughput_by_batch", {}):
+        several = f"batches of {n}"
         _row(
-            table,
-            f"times as fast, {length} tokens",
-            {name: ratios.get(name, {}) for name in models},
-            lambda r, n=length: "{median:.2f} ({low:.2f} to {high:.2f})".format(**r["speedup"][n]),
+            *(table, f"throughput, {several}", models),
+            lambda m, n=n: f"{m['throughput_by_batch'][n]:.1f} texts/s",
         )
-    _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+        _row(
+            *(table, f"times as fast, {several}", against),
+            lambda r, n=n: _times(r["throughput_by_batch"][n]),
+        )
+    _pass_rows(table, result)
     return table
+
+
+def benchmark_notes(result: Mapping[str, Any]) -> list[str]:
+    """How a benchmark was measured, in sentences, and what has to be known of it."""
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    batches = f"batches of texts of {result['throughput_length']} tokens"
+    lines = [
+        f"{threads} a process; latency at batch 1, {result['rounds']} interleaved rounds of "
+        f"{result['repeats']}; {batches}; ratios to {result['baseline']}, in parentheses 95% "
+        "intervals"
+    ]
+    if "pass" in result:
+        timed = result["pass"]
+        cut = ", ".join(f"{m['cut']} of {n}" for n, m in timed["models"].items() if m["cut"])
+        lines.append(
+            f"passes over {timed['texts']} texts of {timed['over']}, one at a time, cut at "
+            f"{timed['max_length']} tokens ({cut or 'none was longer'}), tokenising left out"
+        )
+    return lines
+
+
+def _pass_rows(table: Table, result: Mapping[str, Any]) -> None:
+    if "pass" not in result:
+        return
+    timed = result["pass"]
+    label = f"a pass over {timed['texts']} texts"
+    _row(
+        *(table, label, timed["models"]),
+        lambda m: f"{m['seconds']:.2f} s ({m['interval'][0]:.2f} to {m['interval'][1]:.2f})",
+    )
+    _row(table, "tokens in it", timed["models"], lambda m: f"{m['tokens']:,}")
+    _row(
+        *(table, "times as fast, the pass"),
+        {name: timed["ratios"].get(name, {}) for name in timed["models"]},
+        _times,
+    )
+
+
+def _latency(model: Mapping[str, Any], length: str, point: str) -> str:
+    shown = f"{model['latency_ms'][length][point]:.2f}"
+    intervals = model.get("latency_intervals_ms")
+    if intervals is None or point != "p50":  # the others' are in the files
+        return f"{shown} ms"
+    low, high = intervals[length][point]
+    return f"{shown} ms ({low:.2f} to {high:.2f})"
+
+
+def _times(ratio: Mapping[str, Any]) -> str:
+    shown = "{median:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
+    unclear = ratio.get("verdict") == "can't tell"
+    return f"{shown}, can't tell" if unclear else shown
 
 
 def suite_table(result: Mapping[str, Any]) -> Table:
@@ -172,6 +231,8 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
 
 
 def _amount(number: float) -> str:
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} G"
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from transformers import (
 )
 
 from potstill import benchmark_worker
-from potstill.benchmarking import _environment
+from potstill.benchmark_process import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_peak_memory_is_not_inherited_from_the_parent():
         "import subprocess, sys; big = b'x' * 600_000_000; "
         f"print(subprocess.check_output([sys.executable, '-c', {ask!r}], text=True))"
     )
-    environment = _environment(1)
+    environment = child_environment(1)
     answer = subprocess.check_output([sys.executable, "-c", parent], text=True, env=environment)
     assert 5e6 < int(answer) < 400e6
 
@@ -67,10 +70,54 @@ def test_random_ids_cover_the_vocabulary_without_padding():
     assert set(every.flatten().tolist()) == set(range(V))
 
 
+def opened(folder: Path) -> Any:
+    return benchmark_worker._load(folder, *benchmark_worker._class_of(folder))
+
+
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):
-    assert type(benchmark_worker._load(folders["teacher"])) is BertForMaskedLM
-    assert type(benchmark_worker._load(folders["student"])) is BertModel
+    assert type(opened(folders["teacher"])) is BertForMaskedLM
+    assert type(opened(folders["student"])) is BertModel
     BertModel(bert_config(1)).half().save_pretrained(tmp_path)
-    model = benchmark_worker._load(tmp_path)
+    model = opened(tmp_path)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training
+
+
+def test_a_pooler_is_timed_where_the_folder_has_one_and_no_other_is_made(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    BertModel(bert_config(1), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert opened(tmp_path).pooler is None
+    assert opened(folders["student"]).pooler is not None
+
+
+def answers(folder: Path, *commands: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = iter(json.dumps(command) for command in commands)
+    return list(benchmark_worker._answers(folder, 1, lines))
+
+
+def test_texts_are_run_one_at_a_time_in_their_order(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "texts.npz"
+    types = np.array([0, 0, 1, 0, 0])
+    np.savez(file, ids=np.array([7, 8, 9, 5, 6]), types=types, lengths=np.array([3, 2]))
+    seen: list[dict[str, Any]] = []
+    forward = BertForMaskedLM.forward
+
+    def noted(self: Any, **given: Any) -> Any:
+        seen.append({name: value.tolist() for name, value in given.items()})
+        return forward(self, **given)
+
+    noted.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(BertForMaskedLM, "forward", noted)
+    monkeypatch.setattr(benchmark_worker, "WARM_UP_TEXTS", 1)
+    _, loaded, timed = answers(
+        folders["teacher"], {"command": "texts", "file": str(file)}, {"command": "pass"}
+    )
+    first = {"input_ids": [[7, 8, 9]], "attention_mask": [[1, 1, 1]]}
+    first["token_type_ids"] = [[0, 0, 1]]
+    second = {"input_ids": [[5, 6]], "attention_mask": [[1, 1]]}
+    assert seen == [first, first, second]  # the first is the warm-up
+    assert loaded == {"texts": 2}
+    assert len(timed["wall_s"]) == len(timed["cpu_s"]) == 2

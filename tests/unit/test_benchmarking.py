@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bert import POSITIONS, D, V, bert_parameters, write_folders
+from tiny_bert import FFN, D, V, bert_parameters, write_folders
 
+from conftest import student_of
 from potstill import benchmarking
+from potstill.benchmark_numbers import verdict
 from potstill.models import load_model, save_model
-from potstill.recipe import Benchmark
+from potstill.recipe import Benchmark, TextPass
 from tiny_graphs import exported, moved
 
 
@@ -26,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def measured(folders: dict[str, Path]) -> tuple[dict[str, object], list[float]]:
     shares: list[float] = []
-    settings = Benchmark(lengths=[8, 40], rounds=3, repeats=2, throughput_batch=4)
+    settings = Benchmark(lengths=[8, 40], rounds=3, repeats=2, throughput_batch=4, batches=[2])
     return benchmarking.benchmark(folders, settings, shares.append), shares
 
 
@@ -46,7 +46,11 @@ def test_structure_is_complete(measured):
             "peak_memory_bytes",
             "latency_ms",
             "throughput_per_s",
+            "throughput_by_batch",
+            "multiply_adds",
+            "latency_intervals_ms",
         }
+        assert set(result["models"][name]["throughput_by_batch"]) == {"2", "4"}
         assert np.shape(result["raw"][name]["8"]) == (3, 2)
         assert np.shape(result["raw"][name]["40"]) == (3, 2)
         assert np.shape(result["raw_throughput_per_s"][name]) == (3,)
@@ -56,8 +60,11 @@ def test_structure_is_complete(measured):
     assert set(result["noise"]) == {"wall_over_cpu", "noisy", "message"}
     assert result["noise"]["wall_over_cpu"] > 0
     assert json.loads(json.dumps(result)) == result
-    # (3 rounds + the warm-up) x 3 shapes x 2 models
-    assert shares == pytest.approx([step / 24 for step in range(1, 25)])
+    # tokens, an untimed pass each: 8 and 40 of them twice and once more, 40 in batches of 2 and 4
+    # once and once more; for both models, in 3 rounds and the warm-up
+    work = [count for count in (8 * 3, 40 * 3, 80 * 2, 160 * 2) for _ in range(2)] * 4
+    assert shares == pytest.approx([n / sum(work) for n in itertools.accumulate(work)])
+    assert result["notes"] == []
 
 
 def test_parameters_are_exact_and_tied_weights_count_once(measured):
@@ -92,6 +99,10 @@ def test_summary_follows_from_the_raw_samples(measured):
         assert shown["p50"] == pytest.approx((samples[2] + samples[3]) / 2, abs=1e-4)
         # 0.95 of the way over 5 gaps is 4.75: three quarters between the two largest
         assert shown["p95"] == pytest.approx(0.25 * samples[4] + 0.75 * samples[5], abs=1e-4)
+        # 0.99 of the way is 4.95
+        assert shown["p99"] == pytest.approx(0.05 * samples[4] + 0.95 * samples[5], abs=1e-4)
+        intervals = result["models"][name]["latency_intervals_ms"][length]
+        assert all(low <= shown[point] <= high for point, (low, high) in intervals.items())
     for length in ("8", "40"):
         # two repeats a round: the median is the mean, and halves cancel
         ratios = sorted(
@@ -101,80 +112,16 @@ def test_summary_follows_from_the_raw_samples(measured):
         speed = result["ratios"]["student"]["speedup"][length]
         assert [speed["low"], speed["median"], speed["high"]] == pytest.approx(ratios)
     assert result["models"]["student"]["throughput_per_s"] == sorted(throughput["student"])[1]
+    batched = result["raw_throughput_by_batch"]
+    assert batched["student"]["4"] == throughput["student"]
+    shown = result["models"]["teacher"]["throughput_by_batch"]
+    assert shown["2"] == sorted(batched["teacher"]["2"])[1]
+    halves = zip(batched["student"]["2"], batched["teacher"]["2"], strict=True)
+    half = result["ratios"]["student"]["throughput_by_batch"]["2"]
+    assert half["median"] == pytest.approx(sorted(mine / other for mine, other in halves)[1])
     pairs = zip(throughput["student"], throughput["teacher"], strict=True)
     median = sorted(mine / other for mine, other in pairs)[1]
     assert result["ratios"]["student"]["throughput"]["median"] == pytest.approx(median)
-
-
-def test_percentiles_pool_all_rounds():
-    rounds = [[4.0, 1.0], [3.0], [2.0, 5.0]]
-    # sorted 1..5: the middle is 3; 0.95 of 4 gaps is 3.8, so 4 + 0.8
-    assert benchmarking.latency_percentiles(rounds) == {"p50": 3.0, "p95": 4.8}
-
-
-def test_interval_of_three_rounds_is_their_range():
-    # The median of 3 draws is the smallest value with probability 7/27 > 2.5%, so the interval
-    # spans all three values whatever the draws are.
-    assert benchmarking.ratio_with_interval([2.0, 1.5, 1.8]) == {
-        "median": 1.8,
-        "low": 1.5,
-        "high": 2.0,
-    }
-
-
-def test_interval_matches_the_exact_distribution_of_the_bootstrap_median():
-    ratios = [1.0, 1.1, 1.3, 1.6, 2.0]
-    medians = sorted(np.median(drawn) for drawn in itertools.product(ratios, repeat=5))
-    shown = benchmarking.ratio_with_interval(ratios)
-    # P(median = 1.0) = P(at least 3 of 5 draws are it) = 5.8%: above 2.5%, by symmetry above too
-    assert medians.count(1.0) / len(medians) == pytest.approx(181 / 3125)
-    assert (shown["low"], shown["median"], shown["high"]) == (1.0, 1.3, 2.0)
-    # Seven values: the ends (at least 4 of 7 draws: 1.0%) fall outside the interval.
-    narrower = benchmarking.ratio_with_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6])
-    assert (narrower["low"], narrower["median"], narrower["high"]) == (1.1, 1.3, 1.5)
-
-
-def speed(low: float, high: float) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    return {"student": {"speedup": {"16": {"median": 1.0, "low": low, "high": high}}}}
-
-
-@pytest.mark.parametrize(
-    ("wall_s", "cpu_s", "threads", "low", "high", "noisy"),
-    [
-        (10.0, 9.9, 1, 1.8, 1.9, False),
-        (12.5, 10.0, 1, 1.8, 1.9, True),  # 1.25 times its CPU time
-        (10.0, 9.9, 1, 0.95, 1.05, True),
-        (10.0, 9.9, 1, 0.96, 1.2, False),
-        (10.0, 9.9, 1, 0.5, 1.04, False),
-        (10.0, 2.0, 4, 1.8, 1.9, False),  # says nothing at several threads
-    ],
-)
-def test_noise(wall_s, cpu_s, threads, low, high, noisy):
-    noise = benchmarking.judge_noise(wall_s, cpu_s, threads, speed(low, high))
-    assert noise["noisy"] is noisy
-    assert noise["wall_over_cpu"] == (round(wall_s / cpu_s, 4) if threads == 1 else None)
-    assert (noise["message"] is not None) is noisy
-
-
-def test_noise_message_names_what_was_seen():
-    message = benchmarking.judge_noise(25.0, 20.0, 1, speed(0.9, 1.5))["message"]
-    assert message == (
-        "Noisy machine: the timed passes took 1.25 times their CPU time, so other work was using "
-        "the processor; the speedup of student at 16 tokens lies anywhere between 0.90 and 1.50. "
-        "Measure again when it is idle."
-    )
-
-
-def test_every_model_takes_every_place_in_turn():
-    names = ["a", "b", "c"]
-    orders = ["".join(benchmarking._order(names, number)) for number in range(6)]
-    assert orders == ["abc", "bca", "cab", "cba", "acb", "bac"]
-    assert ["".join(benchmarking._order(["a", "b"], n)) for n in range(4)] == [
-        "ab",
-        "ba",
-        "ba",
-        "ab",
-    ]
 
 
 def test_errors_name_the_thing(folders, tmp_path):
@@ -188,19 +135,72 @@ def test_errors_name_the_thing(folders, tmp_path):
         benchmarking.benchmark({**folders, "student": tmp_path}, settings)
 
 
-def test_length_beyond_the_positions(folders, monkeypatch):
-    def started(child):
-        child.ready = {"positions": POSITIONS}
-        return child
+def multiply_adds(layers: int, length: int) -> int:
+    """By hand: projections, the two products of attention, and the feed-forward network."""
+    return layers * (4 * length * D * D + 2 * length**2 * D + 2 * length * D * FFN)
 
-    monkeypatch.setattr(benchmarking._Child, "__enter__", started)
-    monkeypatch.setattr(benchmarking._Child, "_end", lambda child: None)
-    with pytest.raises(
-        ValueError, match=r"41 tokens .* 40 positions of the model 'teacher' \(max_position_emb"
-    ):
-        benchmarking.benchmark(
-            {"teacher": folders["teacher"]}, Benchmark(lengths=[8, 41], rounds=3)
-        )
+
+def test_multiply_adds_are_those_of_bert(measured):
+    result, _ = measured
+    for length in (8, 40):
+        head = length * D * D + length * D * V  # of masked LM: transform and decoder
+        teacher = multiply_adds(2, length) + head
+        student = multiply_adds(1, length) + D * D  # its pooler reads one token
+        found = {n: m["multiply_adds"][str(length)] for n, m in result["models"].items()}
+        assert found == {"teacher": teacher, "student": student}
+        ratio = result["ratios"]["student"]["multiply_add_ratio"][str(length)]
+        assert ratio == student / teacher
+
+
+def test_verdicts_follow_from_intervals_and_noise(measured):
+    result, _ = measured
+    ratios = result["ratios"]["student"]
+    over_cpu = result["noise"]["wall_over_cpu"]
+    for ratio in (*ratios["speedup"].values(), *ratios["throughput_by_batch"].values()):
+        assert ratio["verdict"] == verdict(ratio, over_cpu)
+
+
+class Told:
+    """A child that is not started: it has positions, and says what it is asked."""
+
+    def __init__(self, positions: int | None) -> None:
+        self.ready = {"positions": positions}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "longest"),
+    [
+        ({"lengths": [8, 41]}, "lengths", 41),
+        ({"lengths": [8], "throughput_length": 64}, "throughput_length", 64),
+    ],
+)
+def test_length_beyond_the_positions(settings, key, longest):
+    children = {"teacher": Told(None), "student": Told(40), "other": Told(64)}
+    message = (
+        rf"benchmark\.{key}: {longest} tokens .* 40 positions of the model 'student' "
+        r"\(max_position_emb"
+    )
+    with pytest.raises(ValueError, match=message):
+        benchmarking._fitting(Benchmark(**settings), children, fit=False)
+
+
+def test_lengths_are_cut_to_what_all_models_take():
+    children = {"teacher": Told(None), "student": Told(40), "other": Told(64)}
+    asked = Benchmark(lengths=[16, 128, 512], throughput_length=128)
+    settings, notes = benchmarking._fitting(asked, children, fit=True)
+    assert (settings.lengths, settings.throughput_length) == ([16, 40], 40)
+    assert notes == ["512 tokens are cut to 40: the model 'student' takes no more"]
+    for fit in (False, True):  # what fits, and what has no positions to count, stays
+        fitting = benchmarking._fitting(asked, {"teacher": Told(None)}, fit=fit)
+        assert fitting == (asked, [])
+
+
+def test_texts_are_cut_where_the_shortest_model_ends():
+    timed = TextPass(sources=["a.txt"])
+    children = {"teacher": Told(64), "student": Told(40)}
+    settings, _ = benchmarking._fitting(Benchmark(lengths=[8], pass_over=timed), children, False)
+    assert settings.pass_over is not None
+    assert settings.pass_over.max_length == 40
 
 
 def test_child_that_cannot_load_shows_its_last_line(folders, tmp_path):
@@ -209,67 +209,6 @@ def test_child_that_cannot_load_shows_its_last_line(folders, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match=r"model 'teacher' .* can't be measured: .*[Ss]afetensor"):
         benchmarking.benchmark({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
-
-
-def test_child_that_dies_is_an_error_in_one_sentence(folders):
-    with benchmarking._Child("x", folders["student"], 1) as child:
-        answer = child.run(8, 1, 2, seed=0)
-        assert len(answer["wall_s"]) == len(answer["cpu_s"]) == 2
-        child._process.kill()
-        with pytest.raises(
-            benchmarking.BenchmarkFailed,
-            match=r"model 'x' .* was ended by signal 9, as happens when memory runs out: "
-            r"lower benchmark\.throughput_batch or the lengths$",
-        ):
-            child.run(8, 1, 1, seed=0)
-
-
-class Gone:
-    """A process that has ended."""
-
-    def __init__(self, code):
-        self.code = code
-
-    def wait(self):
-        return self.code
-
-
-@pytest.mark.parametrize(
-    ("code", "said", "loaded", "kind", "what"),
-    [
-        (1, "Traceback:\nOSError: no such model", False, ValueError, "OSError: no such model"),
-        (1, "Traceback:\nAssertionError: x", True, RuntimeError, "AssertionError: x"),
-        (-9, "a warning", False, RuntimeError, "signal 9, as happens when memory runs out"),
-        (-11, "", True, RuntimeError, "its process was ended by signal 11"),
-        (3, "", True, RuntimeError, "its process was ended by code 3"),
-        (1, "MemoryError", False, RuntimeError, "measured: memory ran out"),
-        (
-            *(1, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried ...", True),
-            *(RuntimeError, "memory ran out: lower benchmark.throughput_batch or the lengths"),
-        ),
-    ],
-)
-def test_what_is_told_of_a_child_that_is_gone(tmp_path, code, said, loaded, kind, what):
-    child = benchmarking._Child("x", tmp_path, 1)
-    child.ready = {"parameters": 1} if loaded else {}
-    child._process = Gone(code)
-    child._stderr = io.BytesIO(said.encode())
-    error = child._death()
-    assert isinstance(error, kind)
-    assert str(error).startswith(f"the model 'x' ({tmp_path}) can't be measured: ")
-    assert str(error).endswith(what)
-
-
-def test_child_is_ended_when_the_parent_is_interrupted(folders, monkeypatch):
-    def interrupted(child):
-        assert child._process.poll() is None
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(benchmarking._Child, "_answer", interrupted)
-    child = benchmarking._Child("y", folders["student"], 1)
-    with pytest.raises(KeyboardInterrupt):
-        child.__enter__()
-    assert child._process.returncode == -signal.SIGTERM
 
 
 # --- ONNX files -----------------------------------------------------------------------------------
@@ -295,6 +234,28 @@ def test_an_onnx_file_is_timed_in_onnxruntime(graph: Path) -> None:
     assert onnx["folder_bytes"] == graph.stat().st_size + around
     assert onnx["peak_memory_bytes"] < teacher["peak_memory_bytes"]  # there is no torch in it
     assert set(result["ratios"]["onnx"]["speedup"]) == {"8"}
+    assert onnx["multiply_adds"] == teacher["multiply_adds"]
+
+
+def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
+    student = student_of(masked_lm_teacher, "masked_lm", tmp_path / "student")
+    table = tmp_path / "pairs.tsv"
+    long = " ".join(["malt"] * 20)
+    table.write_text(f"a\tb\nstill\tpot still\n{long}\toak\n")
+    timed = TextPass(sources=[str(table)], columns=["a", "b"], max_length=12)
+    settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=1, pass_over=timed)
+    result = benchmarking.benchmark({"teacher": masked_lm_teacher, "s": student}, settings)["pass"]
+    assert (result["texts"], result["max_length"], result["rounds"]) == (2, 12, 3)
+    assert (result["over"], result["columns"]) == (str(table), ["a", "b"])
+    for name, found in result["models"].items():
+        # [CLS] still [SEP] pot still [SEP], and 12 of 24
+        assert (found["tokens"], found["cut"]) == (6 + 12, 1)
+        seconds = sorted(result["raw_s"][name])
+        assert found["seconds"] == seconds[1]
+        assert found["interval"] == [seconds[0], seconds[2]]  # of three: their range
+    within = zip(result["raw_s"]["teacher"], result["raw_s"]["s"], strict=True)
+    assert set(result["ratios"]) == {"s"}
+    assert result["ratios"]["s"]["median"] == sorted(slow / fast for slow, fast in within)[1]
 
 
 def test_an_onnx_file_that_can_t_be_timed(graph: Path) -> None:

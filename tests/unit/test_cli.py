@@ -16,7 +16,7 @@ from rich.console import Console
 
 from conftest import Finished
 from potstill import cli, pipeline
-from potstill.benchmarking import BenchmarkFailed
+from potstill.benchmark_process import BenchmarkFailed
 from potstill.doctor import Check
 from potstill.recipe import Files
 from potstill.training import Interrupted, TrainingFailed
@@ -145,11 +145,12 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
     finished = potstill("report", "run")
     assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
 
-    result = {"noise": {"message": odd}, "models": {}, "ratios": {}}
-    monkeypatch.setattr("potstill.api.bench", lambda *_: result)
+    result = {"noise": {"message": odd}, "models": {}, "ratios": {}, "notes": [odd]}
+    monkeypatch.setattr("potstill.bench.bench", lambda *_, **__: result)
     monkeypatch.setattr("potstill.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.tables.benchmark_notes", lambda _: [odd])
     finished = potstill("bench", "model")
-    assert finished.out.endswith(f"note: {odd}\n")
+    assert finished.out.endswith(f"{odd}\nnote: {odd}\nnote: {odd}\n")
 
     monkeypatch.setattr("potstill.doctor.diagnose", lambda: [Check(odd, odd, "ok", odd)])
     finished = potstill("doctor")
@@ -208,6 +209,42 @@ def test_quickstart_is_the_recipe_of_that_name(
     monkeypatch.setattr("potstill.inputs.check_inputs", lambda *_: None)
     assert potstill("quickstart", "teacher=./mine").code == 0
     assert seen == [("quickstart", "./mine", Path("runs/quickstart"))]
+
+
+def test_bench_hands_its_options_on(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    result = {"noise": {"message": None}, "models": {}, "ratios": {}, "notes": []}
+
+    def bench(models: list[str], **named: Any) -> dict[str, Any]:
+        named.pop("progress")
+        seen.append((models, named))
+        return result
+
+    monkeypatch.setattr("potstill.bench.bench", bench)
+    monkeypatch.setattr("potstill.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.tables.benchmark_notes", lambda _: [])
+    assert potstill("bench", "m").code == 0
+    defaults = {
+        **{"threads": 1, "lengths": None, "batches": None, "rounds": 10, "repeats": 10},
+        **{"data": [], "columns": None, "max_texts": None, "json_file": None, "csv_file": None},
+    }
+    options = [
+        *("--threads", 2, "--length", 8, "--length", 9, "--batch", 4, "--rounds", 3),
+        *("--repeats", 5, "--data", "d.tsv", "--column", "a", "--column", "b", "--limit", 7),
+        *("--json", "r.json", "--csv", "r.csv"),
+    ]
+    assert potstill("bench", "m", "n", *options).code == 0
+    assert seen == [
+        (["m"], defaults),
+        (
+            ["m", "n"],
+            {
+                **{"threads": 2, "lengths": [8, 9], "batches": [4], "rounds": 3, "repeats": 5},
+                **{"data": ["d.tsv"], "columns": ["a", "b"], "max_texts": 7},
+                **{"json_file": Path("r.json"), "csv_file": Path("r.csv")},
+            },
+        ),
+    ]
 
 
 @pytest.fixture

@@ -19,6 +19,13 @@ def recipe(teacher: Any, **changes: Any) -> Recipe:
     return Recipe.model_validate(tree(teacher=teacher, **changes))
 
 
+def test_text_that_a_benchmark_times_is_there(masked_lm_teacher: Path, text_file: Path) -> None:
+    stage = {"kind": "benchmark", "models": [], "pass_over": {"sources": "nowhere.tsv"}}
+    found = recipe(masked_lm_teacher, corpus={"sources": str(text_file)}, stages=[stage])
+    with pytest.raises(ValueError, match=r"^nowhere\.tsv: no such file"):
+        check_inputs(found, text_file.parent / "run")
+
+
 @pytest.mark.parametrize(
     ("teacher", "corpus", "output", "expected"),
     [

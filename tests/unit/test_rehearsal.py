@@ -73,6 +73,17 @@ def test_a_headless_teacher_is_taken_once_it_is_finetuned(
             casts(sentence_teacher, text_file, named, {"kind": "evaluate", **chosen})
 
 
+def test_text_that_a_benchmark_times_is_looked_at_before_anything_starts(
+    masked_lm_teacher: Path, text_file: Path
+) -> None:
+    timed: dict[str, Any] = {"kind": "benchmark", "models": [], "lengths": [16]}
+    timed["pass_over"] = {"sources": str(text_file)}
+    casts(masked_lm_teacher, text_file, timed)
+    timed["pass_over"] = {"sources": str(text_file), "columns": ["s1"]}
+    with pytest.raises(ValueError, match=r"text\.txt:1: no column 's1'; there are: text"):
+        casts(masked_lm_teacher, text_file, timed)
+
+
 def test_layers_out_of_range_show_before_a_long_finetuning(
     sentence_teacher: Path, text_file: Path
 ) -> None:
@@ -180,9 +191,11 @@ def test_lengths_beyond_the_positions(masked_lm_teacher: Path, text_file: Path) 
     with pytest.raises(ValueError, match=positions):  # of what the user gave, not of "student"
         casts(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=65)
     casts(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=64)
-    benchmark = {"kind": "benchmark", "lengths": [64, 65]}
-    with pytest.raises(ValueError, match=r"benchmark\.lengths: 65 .* 64 positions"):
-        casts(masked_lm_teacher, text_file, MAKE, benchmark)
+    passed = {"sources": str(text_file), "max_length": 65}
+    for key, value in (("lengths", [64, 65]), ("throughput_length", 65), ("pass_over", passed)):
+        benchmark = {"kind": "benchmark", "lengths": [64], key: value}
+        with pytest.raises(ValueError, match=rf"benchmark\.{key}.*: 65 .* 64 positions"):
+            casts(masked_lm_teacher, text_file, MAKE, benchmark)
 
 
 def test_a_report_without_matplotlib(

@@ -10,7 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from potstill.tables import benchmark_table, evaluation_table, metrics_table, suite_table
+from potstill.tables import (
+    benchmark_notes,
+    benchmark_table,
+    evaluation_table,
+    metrics_table,
+    suite_table,
+)
 
 
 def rows(table: Table) -> dict[str, list[str]]:
@@ -82,6 +88,72 @@ def test_a_benchmark_has_ratios_for_all_but_the_baseline() -> None:
         "times as fast, 128 tokens": ["", "3.00 (1.50 to 2.25)"],
         "throughput": ["250.0 texts/s", "500.0 texts/s"],
     }
+
+
+def whole_benchmark() -> dict[str, Any]:
+    """With all that a benchmark measures, passes over texts too."""
+    model = {
+        **measured(1e6, 4.0),
+        **{"folder_bytes": 5e6, "load_s": 0.256},
+        "multiply_adds": {"16": 85_000_000_000},
+        "latency_ms": {"16": {"p50": 4.0, "p95": 5.0, "p99": 6.0}},
+        "latency_intervals_ms": {"16": {"p50": [3.5, 4.5], "p95": [4, 6], "p99": [5, 7]}},
+        "throughput_by_batch": {"1": 100.0, "8": 200.0},
+    }
+    sure = {"median": 2.0, "low": 1.5, "high": 2.25, "verdict": "faster"}
+    unsure = {"median": 1.0, "low": 0.9, "high": 1.1, "verdict": "can't tell"}
+    speed = {"speedup": {"16": unsure}, "throughput_by_batch": {"1": sure, "8": unsure}}
+    passes = {
+        "a": {"seconds": 10.0, "interval": [9.0, 11.0], "tokens": 12345, "cut": 0},
+        "b": {"seconds": 5.0, "interval": [4.0, 6.0], "tokens": 12000, "cut": 3},
+    }
+    return {
+        **{"threads": 1, "rounds": 10, "repeats": 5, "throughput_length": 128, "baseline": "a"},
+        "models": {"a": model, "b": model},
+        "ratios": {"b": speed},
+        "pass": {
+            **{"texts": 1500, "over": "stsb.tsv", "max_length": 64},
+            **{"models": passes, "ratios": {"b": sure}},
+        },
+    }
+
+
+def test_a_whole_benchmark_says_what_it_can_t_tell() -> None:
+    assert rows(benchmark_table(whole_benchmark())) == {
+        "parameters": ["1.0 M"] * 2,
+        "weights": ["4.0 MB"] * 2,
+        "folder": ["5.0 MB"] * 2,
+        "time to load": ["0.26 s"] * 2,
+        "peak memory": ["50 MB"] * 2,
+        "multiply-adds, 16 tokens": ["85.0 G"] * 2,
+        "latency at 16 tokens, p50": ["4.00 ms (3.50 to 4.50)"] * 2,
+        "latency at 16 tokens, p95": ["5.00 ms"] * 2,
+        "latency at 16 tokens, p99": ["6.00 ms"] * 2,
+        "times as fast, 16 tokens": ["", "1.00 (0.90 to 1.10), can't tell"],
+        "throughput, batches of 1": ["100.0 texts/s"] * 2,
+        "times as fast, batches of 1": ["", "2.00 (1.50 to 2.25)"],
+        "throughput, batches of 8": ["200.0 texts/s"] * 2,
+        "times as fast, batches of 8": ["", "1.00 (0.90 to 1.10), can't tell"],
+        "a pass over 1500 texts": ["10.00 s (9.00 to 11.00)", "5.00 s (4.00 to 6.00)"],
+        "tokens in it": ["12,345", "12,000"],
+        "times as fast, the pass": ["", "2.00 (1.50 to 2.25)"],
+    }
+
+
+def test_notes_say_how_it_was_measured() -> None:
+    result = whole_benchmark()
+    how, passes = benchmark_notes(result)
+    assert how.startswith("1 thread a process; latency at batch 1, 10 interleaved rounds of 5; ")
+    assert "texts of 128 tokens; ratios to a, " in how
+    assert passes == (
+        "passes over 1500 texts of stsb.tsv, one at a time, cut at 64 tokens (3 of b), "
+        "tokenising left out"
+    )
+    result["pass"]["models"]["b"]["cut"] = 0
+    assert "cut at 64 tokens (none was longer)" in benchmark_notes(result)[1]
+    del result["pass"]
+    assert len(benchmark_notes(result | {"threads": 4})) == 1
+    assert benchmark_notes(result | {"threads": 4})[0].startswith("4 threads a process; ")
 
 
 def metrics(folder: Path, content: dict[str, Any]) -> Table:

@@ -1,0 +1,152 @@
+"""The rounds of a benchmark: who runs what when, and the raw samples that come of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from potstill.benchmark_process import Child
+from potstill.benchmark_texts import Cut
+from potstill.recipe import Benchmark
+
+WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
+
+
+Samples = dict[str, dict[str, list[list[float]]]]
+
+
+class Shape(NamedTuple):
+    """What a model runs in a round: timed passes over a batch of texts of a length."""
+
+    length: int
+    batch: int
+    repeats: int
+
+    @property
+    def work(self) -> int:
+        """Tokens, the untimed pass's included."""
+        return self.length * self.batch * (self.repeats + 1)
+
+
+@dataclass(frozen=True)
+class CutTexts:
+    """Texts as a model's tokenizer cuts them, and the file that they are in."""
+
+    cut: Cut
+    file: Path
+
+
+class Timings:
+    """Raw samples of models, by name.
+
+    Attributes:
+        latency, cpu: [name][length][round][repeat], in ms of wall and of CPU time.
+        throughput: [name][batch][round], in texts/s.
+        passes: [name][round], seconds of a pass over texts.
+        peak_memory: bytes, before any pass over texts.
+        wall_s, cpu_s: of all that was timed.
+    """
+
+    def __init__(self, names: Sequence[str], settings: Benchmark) -> None:
+        self.latency: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
+        self.cpu: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
+        self.throughput: dict[str, dict[str, list[float]]] = {
+            name: {str(batch): [] for batch in batch_sizes(settings)} for name in names
+        }
+        self.passes: dict[str, list[float]] = {name: [] for name in names}
+        self.peak_memory: dict[str, int | None] = {}
+        self.wall_s = 0.0
+        self.cpu_s = 0.0
+
+    def add(self, answer: Mapping[str, Sequence[float]]) -> Sequence[float]:
+        """The wall time of each timed pass, in seconds."""
+        self.wall_s += sum(answer["wall_s"])
+        self.cpu_s += sum(answer["cpu_s"])
+        return answer["wall_s"]
+
+
+def batch_sizes(settings: Benchmark) -> list[int]:
+    """Sizes of batches whose throughput is measured, from the smallest."""
+    return sorted({*settings.batches, settings.throughput_batch})
+
+
+def throughput_length(settings: Benchmark) -> int:
+    """Tokens of the texts in those batches."""
+    return settings.throughput_length or max(settings.lengths)
+
+
+def time_rounds(
+    children: Mapping[str, Child],
+    settings: Benchmark,
+    texts: Mapping[str, CutTexts],
+    progress: Callable[[float], None],
+) -> Timings:
+    """Warm-up and all rounds, then peak memory, then the passes over texts, if there are any."""
+    names = list(children)
+    timings = Timings(names, settings)
+    latency = [Shape(length, 1, settings.repeats) for length in dict.fromkeys(settings.lengths)]
+    batched = throughput_length(settings)
+    throughput = [Shape(batched, batch, 1) for batch in batch_sizes(settings)]
+    advance = _counted(_all_work(latency + throughput, settings, texts, len(names)), progress)
+    for shape, name in itertools.product(latency + throughput, names):
+        children[name].run(*shape._replace(repeats=min(shape.repeats, WARM_UP_PASSES)), seed=0)
+        advance(shape.work)
+    for number in range(settings.rounds):
+        for shape, name in itertools.product(latency, order(names, number)):
+            answer = children[name].run(*shape, seed=number + 1)
+            length = str(shape.length)
+            timings.latency[name][length].append(_milliseconds(timings.add(answer)))
+            timings.cpu[name][length].append(_milliseconds(answer["cpu_s"]))
+            advance(shape.work)
+        for shape, name in itertools.product(throughput, order(names, number)):
+            (seconds,) = timings.add(children[name].run(*shape, seed=number + 1))
+            timings.throughput[name][str(shape.batch)].append(round(shape.batch / seconds, 4))
+            advance(shape.work)
+    timings.peak_memory = {name: child.ask("memory")["bytes"] for name, child in children.items()}
+    for name, of_model in texts.items():
+        children[name].ask("texts", file=str(of_model.file))
+    for name in _pass_order(list(texts), settings):
+        wall_s = timings.add(children[name].ask("pass"))
+        timings.passes[name].append(round(sum(wall_s), 4))
+        advance(sum(texts[name].cut.lengths))
+    return timings
+
+
+def order(names: Sequence[str], number: int) -> list[str]:
+    """A round's order: rotated by one each round and reversed every other turn of the wheel."""
+    start = number % len(names)
+    turned = [*names[start:], *names[:start]]
+    return turned[::-1] if number // len(names) % 2 else turned
+
+
+def _milliseconds(seconds: Sequence[float]) -> list[float]:
+    return [round(1000 * one, 4) for one in seconds]
+
+
+def _pass_order(names: Sequence[str], settings: Benchmark) -> Iterator[str]:
+    if names and settings.pass_over is not None:
+        for number in range(settings.pass_over.rounds):
+            yield from order(names, number)
+
+
+def _all_work(
+    shapes: Sequence[Shape], settings: Benchmark, texts: Mapping[str, CutTexts], models: int
+) -> int:
+    """Tokens of everything that is run."""
+    passes = settings.pass_over.rounds if settings.pass_over is not None else 0
+    of_passes = passes * sum(sum(one.cut.lengths) for one in texts.values())
+    return models * (settings.rounds + 1) * sum(shape.work for shape in shapes) + of_passes
+
+
+def _counted(total: int, progress: Callable[[float], None]) -> Callable[[int], None]:
+    done = 0
+
+    def advance(work: int) -> None:
+        nonlocal done
+        done += work
+        progress(done / total)
+
+    return advance

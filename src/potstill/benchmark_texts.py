@@ -1,0 +1,103 @@
+"""Real text for a timed pass: read once, and cut into tokens as each model's own tokenizer does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from potstill.hub import one_sentence, quiet
+from potstill.models import check_vocabulary, load_config
+from potstill.recipe import TextPass
+from potstill.text import describe, read_records
+
+LONGEST = 128  # tokens, where neither the settings nor a model asks for fewer
+Texts = list[tuple[str, ...]]  # one string a text, two a pair
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Texts as tokens.
+
+    Attributes:
+        lengths: tokens of each text, special tokens included.
+        cut: texts that were longer and lost their ends.
+        seconds: what tokenising took, a text at a time.
+    """
+
+    lengths: list[int]
+    cut: int
+    seconds: float
+
+
+def read_texts(settings: TextPass) -> Texts:
+    """The texts in their order.
+
+    Raises:
+        ValueError: a source can't be read, a column is missing, or half of a pair is.
+    """
+    columns, found = settings.columns, Texts()
+    records = read_records(settings.sources, columns)
+    for record in islice(records, settings.max_texts):
+        missing = next((name for name in columns if name not in record.columns), None)
+        if missing is not None:
+            raise ValueError(f"{record.origin}: column '{missing}' is empty: a pair needs both")
+        found.append(tuple(record.columns[name] for name in columns))
+    return found
+
+
+def text_length(settings: TextPass, positions: int | None) -> int:
+    """Tokens at which texts are cut: as asked for, else 128 or what all models have positions for.
+
+    Raises:
+        ValueError: more than that is asked for.
+    """
+    wanted = settings.max_length
+    if wanted is None:
+        return LONGEST if positions is None else min(LONGEST, positions)
+    if positions is not None and wanted > positions:
+        raise ValueError(
+            f"benchmark.pass_over.max_length: {wanted} tokens are more than the {positions} "
+            f"positions of a model; ask for {positions} at most"
+        )
+    return wanted
+
+
+def describe_texts(settings: TextPass) -> str:
+    """What results call the text."""
+    return ", ".join(describe(source) for source in settings.sources)
+
+
+def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> Cut:
+    """Write texts as a model reads them: an .npz of ids, types and lengths.
+
+    Args:
+        folder: the model's, with its tokenizer.
+        length: tokens at which texts are cut, special tokens included.
+
+    Raises:
+        ValueError: the folder holds no tokenizer, or another model's.
+    """
+    name = str(folder)
+    with quiet(), one_sentence(name):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    check_vocabulary(name, tokenizer, int(load_config(folder).vocab_size))
+    given = {"truncation": True, "max_length": length, "return_token_type_ids": True}
+    tokenizer(*texts[0], **given)  # what the first call sets up is not timed
+    start = time.perf_counter()
+    encoded = [tokenizer(*text, **given) for text in texts]
+    seconds = time.perf_counter() - start
+    lengths = [len(one["input_ids"]) for one in encoded]
+    np.savez(
+        target,
+        ids=np.concatenate([one["input_ids"] for one in encoded]),
+        types=np.concatenate([one["token_type_ids"] for one in encoded]),
+        lengths=np.array(lengths),
+    )
+    cut = sum(len(tokenizer(*text)["input_ids"]) > length for text in texts)
+    return Cut(lengths, cut, seconds)
