@@ -4,17 +4,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart picture test lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart   install into $(VENV) and distil a real encoder: table, report.html, model"
+	@echo "make picture      README's picture of the report of RUN (runs/quickstart); needs Chromium"
 	@echo "make test         install the test extra and run all tests"
 	@echo "make lint         install the dev extra; format, lint, types and import layers"
 	@echo "make clean        remove $(VENV) and caches (never runs/)"
 
 quickstart: $(VENV)/.installed-quickstart
 	$(BIN)/potstill quickstart
+
+RUN ?= runs/quickstart
+picture: $(VENV)/.installed-quickstart
+	$(BIN)/potstill report "$(RUN)"
+	$(BIN)/python benchmarks/report_picture.py "$(RUN)" docs/images/report.png
 
 # One thread each: two test processes that share the cores must not fight over them.
 test: $(VENV)/.installed-test

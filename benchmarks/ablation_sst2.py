@@ -23,8 +23,8 @@ from typing import Any
 import ablation
 import torch
 
-from potstill.evaluation_tasks import head_outputs
 from potstill.examples import read_for, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.recipe import Recipe

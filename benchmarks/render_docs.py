@@ -24,6 +24,7 @@ TEXTS = (
     "docs/masked-lm.md",
     "docs/LOG.md",
     "docs/ablation.md",
+    "docs/suites.md",
     "docs/tasks.md",
     "src/potstill/recipes/README.md",
 )
@@ -86,6 +87,7 @@ def _table(name: str) -> str:
         "ablation_sst2": ablation_sst2,
         "ablation_positions": ablation_positions,
         "tasks": tasks,
+        "glue": glue,
     }[name]()
 
 
@@ -266,9 +268,11 @@ def ablation_positions() -> str:
 
 
 TASKS = {
-    "sst2": "SST-2, accuracy",
+    "sst2_few": "SST-2, 1,000 labels, accuracy",
+    "sst2_many": "SST-2, 32,000 labels, accuracy",
     "cola": "CoLA, Matthews' correlation",
     "rte": "RTE, accuracy",
+    "bbc": "BBC News, accuracy",
     "wnut": "WNUT 17, F1 of entities",
     "squad": "SQuAD 2.0, F1 of words",
 }
@@ -310,6 +314,47 @@ def tasks() -> str:
         f"\n{machine}. In parentheses: of scores the least and the greatest of three seeds; else "
         "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
     )
+
+
+def glue() -> str:
+    """What `potstill evaluate --suite glue` wrote as suite.json: a row a score."""
+    if not (RESULTS / "glue.json").is_file():
+        return "Not measured yet.\n"
+    result = _load("glue")
+    models, kept, told = result["models"], result["retention"], result["settings"]["tasks"]
+    rows = [["times 100", "examples, trained on", "scored", *models, *(f"{n}, kept" for n in kept)]]
+    for task, about in result["tasks"].items():
+        names = about["metrics"] if len(about["metrics"]) == 1 else [*about["metrics"], "score"]
+        for metric in names:
+            part = metric.removeprefix("accuracy") if task == "mnli" and metric != "score" else ""
+            counts = about["examples"]
+            sizes = [counts["train"], counts.get(f"scored{part}", "")]
+            found = [model["tasks"][task][metric] for model in models.values()]
+            shares = [own["tasks"][task][metric] for own in kept.values()]
+            small = ", too small a set" if about["small"] else ""
+            shown = ["none" if share is None else f"{share:.1%}{small}" for share in shares]
+            label = f"{about['title']}, {metric.replace('_', ' ')}"
+            rows.append([label, *map(str, sizes), *map(_over_seeds, found), *shown])
+    for key, label in (("all", "average"), ("without_wnli", "average without WNLI")):
+        averages = [f"{100 * model['average'][key]:.1f}" for model in models.values()]
+        shares = [own["overall"][key] for own in kept.values()]
+        shown = ["none" if share is None else f"{share:.1%}" for share in shares]
+        rows.append([label, "", "", *averages, *shown])
+    rates = sorted({f"{task['training']['learning_rate']:g}" for task in told.values()})
+    count = len(result["settings"]["seeds"])
+    how = "One seed" if count == 1 else f"Medians of {count} seeds"
+    partial = ""
+    if result["partial"]:
+        partial = f"**Partial, not the whole suite**: {'; '.join(result['partial_reasons'])}. "
+    return _markdown(rows) + (
+        f"\n{partial}{how}, in parentheses the least and the greatest; learning rate "
+        f"{', '.join(rates)}; {_machine(result)}.\n"
+    )
+
+
+def _over_seeds(score: dict[str, Any]) -> str:
+    spread = f" ({100 * score['min']:.1f} to {100 * score['max']:.1f})"
+    return f"{100 * score['median']:.1f}{spread if len(score['all']) > 1 else ''}"
 
 
 def distill_step() -> str:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
         evaluate,
         export,
         finetune,
+        prune,
         quantize,
         trim_vocabulary,
     )
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.students import make_student
+    from potstill.suite_runs import evaluate_suite
 
 _PLACES = {
     "make_student": "students",
@@ -29,8 +31,10 @@ _PLACES = {
     "benchmark": "api",
     "distill": "api",
     "evaluate": "api",
+    "evaluate_suite": "suite_runs",
     "export": "api",
     "finetune": "api",
+    "prune": "api",
     "quantize": "api",
     "trim_vocabulary": "api",
 }
@@ -39,10 +43,12 @@ __all__ = [
     "benchmark",
     "distill",
     "evaluate",
+    "evaluate_suite",
     "export",
     "finetune",
     "make_student",
     "predict",
+    "prune",
     "quantize",
     "run",
     "trim_vocabulary",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.context import Context, Silent
+from potstill.context import Context, Reporter, Silent
 from potstill.corpora import tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -38,6 +38,7 @@ from potstill.recipe import (
     LogitsMse,
     Masking,
     Objective,
+    Prune,
     Quantize,
     ScoredPairs,
     SoftTargets,
@@ -47,6 +48,7 @@ from potstill.recipe import (
     TrimVocabulary,
     unfit,
 )
+from potstill.recipe_files import checked_prune
 from potstill.runfolder import RunFolder
 from potstill.stages import run_stage
 from potstill.tasks import TaskRow, row_of
@@ -54,7 +56,9 @@ from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 Folder = str | os.PathLike[str]
-_Alone = Distill | Finetune | TrimVocabulary | Export | Quantize  # stages that are functions here
+_Alone = (
+    Distill | Finetune | Prune | TrimVocabulary | Export | Quantize
+)  # stages that are functions here
 
 
 def distill(
@@ -124,6 +128,7 @@ def finetune(
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
+    reporter: Reporter | None = None,
 ) -> Path:
     """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
@@ -131,6 +136,7 @@ def finetune(
         text: files or a Corpus for masked LM; of the other tasks their TaskData.
         task: not sentence_embedding.
         train: "all" weights, or the "head" alone.
+        reporter: is told how far it is.
 
     Returns:
         The trained model's folder, `output`/model.
@@ -141,7 +147,7 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed)
+    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed, reporter)
 
 
 def export(
@@ -171,6 +177,40 @@ def export(
     stage = Export(model="teacher", tolerance=tolerance, prune=prune)
     folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
     return folder / ONNX / GRAPH
+
+
+def prune(
+    model: Folder,
+    text: Text,
+    output: Folder,
+    *,
+    ffn: int | float | None = None,
+    layers: int | None = None,
+    importance: Literal["taylor", "magnitude"] = "taylor",
+    texts: int = 512,
+    seed: int = 1,
+) -> Path:
+    """Cut what matters least out of a model; see docs/pruning.md. Recover with `distill`.
+
+    Args:
+        model: a model folder.
+        text: files (paths or globs) or a Corpus; for a model with a task's head its TaskData. Its
+            held-out part tells what pruning costs.
+        output: a folder for result.json and the pruned model.
+        ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
+        layers: how many layers stay.
+        importance: "taylor" reads training texts, "magnitude" the weights alone.
+        texts: training texts that taylor reads.
+
+    Returns:
+        The pruned model's folder, `output`/model.
+
+    Raises:
+        ValueError: bad input.
+    """
+    settings = {"ffn": ffn, "layers": layers, "importance": importance, "texts": texts}
+    stage = checked_prune({"model": "teacher", **settings})
+    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 
 def trim_vocabulary(
@@ -398,6 +438,7 @@ def _one_stage(
     text: Text,
     output: Folder,
     seed: int,
+    reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
@@ -413,7 +454,7 @@ def _one_stage(
         run=run.path,
         cache=cache_folder() / "tokens",
         models=models,
-        reporter=Silent(),
+        reporter=reporter or Silent(),
         fingerprint=fingerprint,
     )
     try:

@@ -15,6 +15,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill import recipe
+from potstill.artifacts import steps_of
 from potstill.comparison import (
     comparison_rows,
     effort,
@@ -22,6 +23,7 @@ from potstill.comparison import (
     flat_scores,
     label_of,
     objective_note,
+    pruning_note,
     start_of,
     title_of,
     verdict,
@@ -29,7 +31,7 @@ from potstill.comparison import (
     warnings_of,
 )
 from potstill.onnx_files import ONNX
-from potstill.results import Results, metrics_of, read_results
+from potstill.results import Results, StageResult, metrics_of, read_results
 from potstill.runfolder import read_json, write_text
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -182,6 +184,7 @@ def _card(
         "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
         "made": made,
         "start": start_of(made) if made else "",
+        "pruned": [pruning_note(stage.result) for stage in _pruned(results)],
         "vocabularies": [
             vocabulary_note(stage.result)
             for stage in results.stages
@@ -191,6 +194,7 @@ def _card(
         "trained": trained,
         "columns": columns,
         "rows": rows,
+        "steps": steps_of(results, metrics),
         "sentence": sentence,
         "task": _task(results),
         "pipeline": CARD_TASKS.get(_task(results)),
@@ -219,6 +223,16 @@ def _made(results: Results) -> dict[str, Any] | None:
                 return stage.result
             name = stage.settings.get("model", name)
     return None
+
+
+def _pruned(results: Results) -> list[StageResult]:
+    """The prunings that the published model came through, in order."""
+    name, found = results.published, list[StageResult]()
+    for stage in reversed(results.stages):
+        if stage.writes == name:
+            found += [stage] if stage.kind == "prune" else []
+            name = stage.settings.get("model", stage.settings.get("teacher", name))
+    return found[::-1]
 
 
 def _source_names(source: Mapping[str, Any]) -> list[str]:

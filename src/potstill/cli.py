@@ -114,8 +114,8 @@ def evaluate(
     ],
     baseline: Annotated[str, typer.Option(help="The model they are compared with.")],
     text: Annotated[
-        list[str], typer.Option(help="Files to score on (paths or globs); repeatable.")
-    ],
+        list[str] | None, typer.Option(help="Files to score on (paths or globs); repeatable.")
+    ] = None,
     query: Annotated[
         str | None, typer.Option(help="Sentence encoders: column of the queries.")
     ] = None,
@@ -126,8 +126,54 @@ def evaluate(
         str | None, typer.Option(help="Column of the labels; sentence encoders: of the topics.")
     ] = None,
     unit: Annotated[Unit, typer.Option(help="What a record of a .txt file is.")] = Unit.line,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --text: fine-tune on glue, imdb, squad or squad2, and score."
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Suites: the official files; by default the hub's.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Suites: some tasks, as in cola,rte.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Suites: trainings a model and task; 5.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Suites: examples of each part at most, for a quick look.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Suites: of all tasks; by default each task's own.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Suites: the same of epochs.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Suites: of this process.", min=1)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Suites: the folder; by default runs/suites/SUITE."),
+    ] = None,
 ) -> None:
-    """Score models on your own text beside a baseline."""
+    """Score models beside a baseline: on your own text, or fine-tuned on a public suite."""
+    given = {
+        "data_dir": data_dir,
+        "tasks": None if tasks is None else [name for name in tasks.split(",") if name],
+        "seeds": seeds,
+        "limit": limit,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "threads": threads,
+        "output": output,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if suite is not None:
+        if text or query or label or passage != "text" or unit != Unit.line:
+            raise ValueError(
+                "--suite brings its own text: leave --text, --unit and the columns' options out"
+            )
+        _suite(models, baseline, suite, given)
+        return
+    if not text or given:
+        more = "".join(f" (--{key.replace('_', '-')} is a suite's)" for key in list(given)[:1])
+        raise ValueError(f"give --text FILES to score on, or --suite NAME{more}")
     from potstill.api import evaluate as score
     from potstill.tables import evaluation_table
 
@@ -145,6 +191,22 @@ def evaluate(
             progress=reporter.progress,
         )
     out.print(evaluation_table(result))
+
+
+def _suite(models: list[str], baseline: str, suite: str, given: dict[str, Any]) -> None:
+    from potstill.suite_runs import RESULT, evaluate_suite
+    from potstill.tables import suite_table
+
+    reporter = _Reporter()
+    with reporter.live():
+        result = evaluate_suite(models, baseline, suite, **given, reporter=reporter)
+    out.print(suite_table(result))
+    if result["partial"]:
+        _print(f"PARTIAL, a quick look: {'; '.join(result['partial_reasons'])}", "yellow")
+    for note in result["notes"]:
+        _print(f"note: {note}", "yellow")
+    folder = given.get("output") or Path("runs") / "suites" / suite
+    _print(f"wrote {folder / RESULT}")
 
 
 @app.command()
@@ -183,6 +245,52 @@ def report(
     from potstill.api import rebuild_report
 
     _print(f"wrote {rebuild_report(run_folder)}")
+
+
+@app.command()
+def demo(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; 0 takes any that is free.", min=0, max=65535)
+    ] = 8765,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the page's address, open nothing.")
+    ] = False,
+) -> None:
+    """Try a run's models side by side, on a page of this machine alone; Ctrl-C ends it."""
+    from potstill.playground_server import serve
+
+    serve(run_folder, port, open_browser=not no_browser, say=_print)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run folders or more.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page to write; by default compare.html."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; write a page only where --output says.")
+    ] = False,
+) -> None:
+    """Set runs of one task side by side, and say what of them can be compared."""
+    from potstill.run_comparison import compare_runs, write_comparison
+    from potstill.tables import runs_table
+
+    found = compare_runs(runs)
+    path = output or (None if as_json else Path("compare.html"))
+    if path is not None:
+        write_comparison(found, path)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    out.print(runs_table(found))
+    for warning in found["warnings"]:
+        _print(f"note: {warning}", "yellow")
+    for note in found["notes"]:
+        _print(f"note: {note}")
+    _print(f"wrote {path}")
 
 
 @app.command()

@@ -86,13 +86,13 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     compared = metrics["comparisons"].get(student, {})
     whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
     kept = _kept(results, metrics, str(student), whose)
-    size = _ratio(metrics, str(student), baseline, "parameters")
+    graph = student in results.exported | results.quantized
+    key, what = ("weight_bytes", "bytes") if graph else ("parameters", "parameters")
+    size = _ratio(metrics, str(student), baseline, key)
     clauses = [kept] if kept else []
     if size is not None:
         share = f"{size:.2f} of"
-        clauses.append(
-            f"with {share} its parameters" if kept else f"has {share} {whose} parameters"
-        )
+        clauses.append(f"with {share} its {what}" if kept else f"has {share} {whose} {what}")
     sentence = " ".join(clauses)
     speedup = compared.get("speedup", {})
     if speedup:
@@ -104,7 +104,8 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
             speed += " (measured on a noisy machine)"
         sentence = f"{sentence} and {speed}" if sentence else speed
     trimmed = student == results.published and results.student == "student"
-    who = "The student" if student == "student" or trimmed else f"The model {student}"
+    named = f"The {'ONNX graph' if graph else 'model'} {student}"
+    who = "The student" if student == "student" or trimmed else named
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
 
 
@@ -118,7 +119,7 @@ def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str
     before = (
         metrics["comparisons"].get(results.untrained, {}).get("retention_by_score", {}).get(key)
     )
-    if before is None:
+    if before is None or student in results.exported | results.quantized:
         return text
     lost = "" if kept > before else "; training it did not help"
     return f"{text} ({before:.1%} before training{lost})"
@@ -214,7 +215,7 @@ def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
         for name, scores in metrics["models"].items():
             task, _, metric = key.partition(".")
             seeds = scores.get("scores", {}).get(task, {}).get("seeds")
-            if seeds and metric == metrics["settings"].get("metric"):
+            if len(seeds or []) > 1 and metric == metrics["settings"].get("metric"):
                 spread = f"{_span(min(seeds), max(seeds), 3)}, {len(seeds)} seeds"
                 cells[name] = replace(cells[name], note=spread)
         yield Row(group, label_of(key), cells)
@@ -345,6 +346,21 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
         f"{number(parameters['after'] / 1e6)} M of {number(parameters['before'] / 1e6)} M "
         "parameters"
     )
+
+
+def pruning_note(result: Mapping[str, Any]) -> str:
+    """What pruning kept and what that cost, in a clause."""
+    parts = []
+    for key, what in (("layers", "layers"), ("ffn", "inner units of each layer")):
+        cut = result.get(key)
+        if cut:
+            parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
+    parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
+    size = f"{parameters['after']} M of {parameters['before']} M parameters"
+    effect = result["effect"]
+    after = "not known" if effect["after"] is None else score_cell(effect["after"]).text
+    cost = f"{effect['measure']} {after} after {score_cell(effect['before']).text}"
+    return f"{' and '.join(parts)} kept, {size}; {cost}, before any training"
 
 
 def effort(result: Mapping[str, Any]) -> str:

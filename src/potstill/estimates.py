@@ -28,12 +28,14 @@ from potstill.recipe import (
     LogitObjective,
     LogitsMse,
     Objective,
+    Prune,
     Relations,
     SoftTargets,
     Training,
 )
 from potstill.rehearsal import Cast
 from potstill.sparsity import trained_linears
+from potstill.task_losses import TEXTS
 from potstill.text import Part, Record, source_parts
 from potstill.training_stages import is_trained
 
@@ -221,6 +223,27 @@ def cost_of(cast: Cast, text: Text, matmul: float) -> Cost:
         memory=memory_bytes(cast, text.longest),
         # weights and two moments of the optimizer; two are kept, and the best where it is wanted
         checkpoints=12.0 * trained_parameters(cast) * (3 if stage.training.keep == "best" else 2),
+    )
+
+
+def pruning_cost(stage: Prune, loaded: LoadedModel, text: Text, matmul: float) -> Cost:
+    """What the gradients of a prune stage's importance take, once for each thing that is cut."""
+    count = min(stage.texts, text.per_epoch or stage.texts)
+    tokens = count * text.mean
+    passes = sum(part is not None for part in (stage.layers, stage.ffn))
+    # forward, backward to activations, and the two forward passes that tell what pruning cost
+    flops = 2.0 * _layer_weights(loaded) * (2 * passes + 1)
+    activations = _activation_bytes(loaded, Training(max_steps=1, dropout=False), text.longest)
+    return Cost(
+        steps=math.ceil(count / TEXTS),
+        tokens=tokens,
+        tokens_per_second=EFFICIENCY * matmul / flops,
+        memory={
+            "libraries": LIBRARIES,
+            "weights, before and after": 8.0 * loaded.model.num_parameters(),
+            "activations": TEXTS * text.longest * activations,
+        },
+        checkpoints=0.0,
     )
 
 

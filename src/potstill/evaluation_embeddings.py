@@ -48,6 +48,7 @@ def evaluate_embeddings(
     progress: Callable[[float], None] = lambda _: None,
     *,
     student: str | None = None,
+    twin: str | None = None,
 ) -> dict[str, Any]:
     """Retrieval of passages by queries, similarity to the baseline's space, topics.
 
@@ -56,6 +57,7 @@ def evaluate_embeddings(
         records: held-out records; exact duplicates of a passage are left out.
         student: the model whose answers stand beside the baseline's in `softened` and `examples`;
             None: the last of `models` that is not the baseline.
+        twin: the same student trained without a teacher, where there is one.
 
     Raises:
         ValueError: as `check_records`.
@@ -85,17 +87,23 @@ def evaluate_embeddings(
         scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
         if topics is not None:
             correct[name] = topics
-    retention, intervals = metrics.retentions(
-        _per_item(found, correct), settings.baseline, seed, _chance(text)
+    items = _per_item(found, correct)
+    retention, intervals = metrics.retentions(items, settings.baseline, seed, _chance(text))
+    tfidf, plainly = _tfidf(text, seed)
+    differences = (
+        {} if student == settings.baseline else _differences(items, plainly, student, twin, seed)
     )
     return {
         "task": "sentence_embedding",
         "records": len(text.passages),
         "baseline": settings.baseline,
         "models": scores,
-        "references": {"tfidf": _tfidf(text, seed)},
+        "references": {"tfidf": tfidf},
         "retention": retention,
         "intervals": intervals,
+        "twin": twin,
+        "differences": differences,
+        "findings": metrics.not_beaten(differences, student, {"tfidf": "TF-IDF"}),
         "softened": _softened(found, text, settings.baseline, student),
         "examples": _examples(found, text, settings.baseline, student),
     }
@@ -191,18 +199,38 @@ def _embedding_scores(
     return scores, correct
 
 
-def _tfidf(text: _Texts, seed: int) -> Scores:
+def _tfidf(text: _Texts, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores of TF-IDF, and the items that they are means of."""
     scores: Scores = {}
+    items: dict[str, np.ndarray] = {}
     if text.queries is not None:
         ranks, _ = metrics.own_ranks(metrics.tfidf_retrieval(text.queries, text.passages))
         scores["retrieval"] = {
             "mrr": metrics.mean_reciprocal_rank(ranks),
             "recall_at_1": metrics.recall_at_k(ranks, 1),
         }
+        items["retrieval.mrr"] = 1 / ranks
     if text.labels is not None:
         correct = metrics.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
-    return scores
+        items["topic_probe.accuracy"] = correct.astype(float)
+    return scores, items
+
+
+def _differences(
+    items: Mapping[str, Mapping[str, np.ndarray]],
+    tfidf: Mapping[str, np.ndarray],
+    student: str,
+    twin: str | None,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """The student's first score less its twin's and that of TF-IDF."""
+    score = next(iter(tfidf), None)
+    if score is None:
+        return {}
+    names = [student] if twin in (None, student) else [student, str(twin)]
+    values = {name: items[score][name] for name in names}
+    return metrics.differences(score, values | {"tfidf": tfidf[score]}, student, seed)
 
 
 def _per_item(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from potstill.training import EVALUATION_EPOCH
 
 BATCH = 32
 GRAPH_BATCH = 4  # of an ONNX graph
+SHOWN = 50  # examples that the report may choose from
 CHUNK = 256  # rows of logits that exist at a time, per model
 
 
@@ -46,6 +47,7 @@ def evaluate_masked_lm(
     progress: Callable[[float], None] = lambda _: None,
     *,
     student: str | None = None,
+    twin: str | None = None,
 ) -> dict[str, Any]:
     """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
     result.json.
@@ -57,6 +59,7 @@ def evaluate_masked_lm(
         train_counts: how often each token stands in the training text: the unigram reference.
         student: the model whose answers stand beside the baseline's in `softened` and `examples`;
             None: the last of `models` that is not the baseline.
+        twin: the same student trained without a teacher, where there is one.
 
     Raises:
         ValueError: no held-out text, models of different vocabularies, or a model without
@@ -92,6 +95,15 @@ def evaluate_masked_lm(
     retention, intervals = metrics.retentions(
         {"masked_lm.top1": rates}, settings.baseline, seed, chance
     )
+    names = dict.fromkeys([student, *([twin] if twin is not None else [])])
+    differences = metrics.differences(
+        "masked_lm.top1",
+        {name: rates[name] for name in names}
+        | {"unigram": _unigram_rates(train_counts, masker.special_V, gold_all, masked_S)},
+        student,
+        seed,
+    )
+    said = {"unigram": "always predicting the commonest token"}
     return {
         "task": "masked_lm",
         "records": len(chosen),
@@ -104,8 +116,11 @@ def evaluate_masked_lm(
         "references": {"unigram": unigram},
         "retention": retention,
         "intervals": intervals,
+        "twin": twin,
+        "differences": differences,
+        "findings": metrics.not_beaten(differences, student, said),
         "softened": example.softened,
-        "examples": example.differing[:50],
+        "examples": example.surest(),
     }
 
 
@@ -246,15 +261,34 @@ def _unigram(
     return {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
 
 
+def _unigram_rates(
+    train_counts_V: np.ndarray,
+    special_V: np.ndarray,
+    gold: Sequence[np.ndarray],
+    masked_S: Sequence[int],
+) -> np.ndarray:
+    """Right answers by sequence of always predicting the commonest token, scaled as the models'."""
+    commonest = int(np.where(special_V, 0, train_counts_V).argmax())
+    right_K = np.concatenate(gold) == commonest
+    of_K = np.repeat(np.arange(len(masked_S)), masked_S)
+    right_S = np.bincount(of_K, weights=right_K, minlength=len(masked_S))
+    rates_S: np.ndarray = right_S / np.mean(masked_S)
+    return rates_S
+
+
 class _Example:
-    """Collects what the report shows: one softened distribution, and positions answered
-    differently.
+    """Collects what the report shows: one softened distribution, and the positions that are
+    answered differently by models that are both sure.
     """
 
     def __init__(self, baseline: str, student: str) -> None:
         self.baseline, self.student = baseline, student
         self.softened: dict[str, Any] | None = None
-        self.differing: list[dict[str, Any]] = []
+        self._differing: list[tuple[float, dict[str, Any]]] = []
+
+    def surest(self) -> list[dict[str, Any]]:
+        """Positions that the two answer differently, the surest first."""
+        return [example for _, example in self._differing]
 
     def look(
         self,
@@ -264,31 +298,32 @@ class _Example:
         rows_BL: Tensor,
         chunk: slice,
     ) -> None:
-        if len(self.differing) >= 50 and self.softened is not None:
-            return
         tokenizer = loaded[self.baseline].tokenizer
         base_kV, student_kV = logs[self.baseline], logs[self.student]
         places = rows_BL.nonzero()[chunk]
-        for row, (b, position) in enumerate(places.tolist()):
-            probability, top = (float(v) for v in base_kV[row].exp().max(-1))
-            other_probability, other = (float(v) for v in student_kV[row].exp().max(-1))
-            gold = int(batch.gold_BL[b, position])
-            text = _around(tokenizer, batch.input_ids_BL[b], position)
-            if self.softened is None and 0.3 < probability < 0.7:
+        (p_t, top_t), (p_s, top_s) = (log.exp().max(-1) for log in (base_kV, student_kV))
+        sure = torch.minimum(p_t, p_s)
+        if self.softened is None:
+            for row in ((p_t > 0.3) & (p_t < 0.7)).nonzero()[:1, 0].tolist():
+                b, position = places[row].tolist()
+                text = _around(tokenizer, batch.input_ids_BL[b], position)
                 self.softened = _soften(tokenizer, base_kV[row], student_kV[row], text)
-            if int(top) != int(other) and len(self.differing) < 50:
-                names = [
-                    str(tokenizer.convert_ids_to_tokens(i)) for i in (gold, int(top), int(other))
-                ]
-                expected, first, second = names
-                self.differing.append(
-                    {
-                        "query": text,
-                        "expected": expected,
-                        "teacher": {"top": first, "p": probability},
-                        "student": {"top": second, "p": other_probability},
-                    }
-                )
+        least = self._differing[-1][0] if len(self._differing) == SHOWN else 0.0
+        differing = ((top_t != top_s) & (sure > least)).nonzero()[:, 0]
+        order = differing[sure[differing].argsort(descending=True, stable=True)][:SHOWN]
+        for row in order.tolist():
+            b, position = places[row].tolist()
+            ids = [int(batch.gold_BL[b, position]), int(top_t[row]), int(top_s[row])]
+            expected, first, second = (str(tokenizer.convert_ids_to_tokens(i)) for i in ids)
+            example = {
+                "query": _around(tokenizer, batch.input_ids_BL[b], position),
+                "expected": expected,
+                "teacher": {"top": first, "p": float(p_t[row])},
+                "student": {"top": second, "p": float(p_s[row])},
+            }
+            self._differing.append((float(sure[row]), example))
+        self._differing.sort(key=lambda each: -each[0])
+        del self._differing[SHOWN:]
 
 
 def _around(tokenizer: Any, ids_L: Tensor, position: int, width: int = 14) -> str:

@@ -33,6 +33,7 @@ def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
     progress = context.reporter.progress
     others = chosen.keys() - {stage.baseline}
     student = context.student if context.student in others else None
+    twin = context.twin if context.twin in chosen else None
     if isinstance(context.text_settings, TaskData):
         data = context.text_settings
         runs = {
@@ -50,13 +51,15 @@ def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
             context.seed,
             progress,
             student=student,
-            twin=context.twin if context.twin in chosen else None,
+            twin=twin,
             tests=_own_tests(chosen, context),
         )
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
         records = context.heldout_records
-        found = evaluate_embeddings(chosen, records, stage, context.seed, progress, student=student)
+        found = evaluate_embeddings(
+            chosen, records, stage, context.seed, progress, student=student, twin=twin
+        )
         return with_pairs(found, chosen, stage, context.seed)
     # which is the vocabulary of all of them, or they are refused
     context = context.cut_as(stage.baseline)
@@ -71,6 +74,7 @@ def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
         context.seed,
         progress,
         student=student,
+        twin=twin,
     )
 
 

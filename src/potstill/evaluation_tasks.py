@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
-import torch
 
 from potstill import task_metrics
 from potstill.answer_scores import (
@@ -18,12 +17,13 @@ from potstill.answer_scores import (
     best_answers,
     trivial_answers,
 )
-from potstill.batches import Batch
-from potstill.data import Examples, collate
-from potstill.heads import model_inputs, similarity_signals
+from potstill.data import Examples
+from potstill.head_predictions import head_outputs
+from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, is_unnamed, label_names, load_model
 from potstill.recipe import VALUE_TASKS, Evaluate, Task
 from potstill.sequence_scores import (
+    confusion,
     label_agreement,
     label_examples,
     label_scores,
@@ -41,61 +41,44 @@ from potstill.token_scores import (
     trivial_tags,
 )
 
-BATCH = 32
 SHOWN = 50  # examples that the report may choose from
 
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
     """One score of a model, the higher the better."""
-    row = row_of(loaded.task)
-    assert row is not None
-    given = _given(row, head_outputs(loaded, examples), examples)
-    value = _scores(row, given, examples, labels)[name].value
+    value = task_scores(loaded, examples, labels)[name].value
     return -value if name == "mse" else value
 
 
-def head_outputs(
+def task_scores(
     loaded: LoadedModel,
     examples: Examples,
+    labels: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
-) -> np.ndarray:
-    """A head's logits, float32, in the examples' order; T = 1.
-
-    Returns:
-        [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each of
-        `examples.ids`; [T x 2] of answers, their start and end.
-    """
-    model, device = loaded.model, loaded.model.device
-    training = model.training
-    model.eval()
-    order = np.argsort(examples.lengths, kind="stable")
-    found: list[np.ndarray] = [np.zeros(0)] * len(order)
+) -> dict[str, Scored]:
+    """Every metric of a model's task."""
     row = row_of(loaded.task)
     assert row is not None
-    pad_id = int(loaded.tokenizer.pad_token_id or 0)
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
-        values = _asked(loaded, row, batch)
-        for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):
-            length = examples.lengths[number]
-            found[number] = one[:length] if row.head in ("tokens", "spans") else one[None]
-        progress(len(rows))
-    model.train(training)
-    return np.concatenate(found)
+    given = _given(row, head_outputs(loaded, examples, progress), examples)
+    return _scores(row, given, examples, labels)
 
 
-@torch.inference_mode()
-def _asked(loaded: LoadedModel, row: TaskRow, batch: Batch) -> torch.Tensor:
-    if row.head == "cosine":
-        cosine_P1 = similarity_signals(loaded, batch).features_KD
-        assert cosine_P1 is not None
-        return cosine_P1
-    output = loaded.model(**model_inputs(loaded.model, batch))
+def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> dict[str, float]:
+    """The most that the same answer for all examples scores, whichever it is, by metric.
+
+    Of labels the best of them by each metric, of answers none at all; a correlation is 0.
+    """
+    row = row_of(task)
+    assert row is not None
     if row.head == "spans":
-        return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    logits: torch.Tensor = output.logits
-    return logits
+        assert examples.items is not None
+        none = answer_scores([""] * len(examples.items), examples.items)
+        return {name: scored.value for name, scored in none.items()}
+    if task in VALUE_TASKS:
+        return {"pearson": 0.0, "spearman": 0.0}
+    always = [np.tile(one, (len(examples), 1)) for one in np.eye(len(labels))]
+    each = [_scores(row, outputs, examples, labels) for outputs in always]
+    return {name: max(scored[name].value for scored in each) for name in each[0]}
 
 
 @dataclass(frozen=True)
@@ -210,6 +193,11 @@ def evaluate_task(
         "softened": (
             softened(base, outputs[student][0], test, labels) if task == "classification" else None
         ),
+        "confusion": (
+            {name: confusion(found[0], test, len(labels)) for name, found in outputs.items()}
+            if task == "classification"
+            else None
+        ),
         "examples": _examples(case, base, outputs[student][0]),
     }
 
@@ -310,34 +298,20 @@ def _differences(
 
 def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list[str]:
     """What a reader must not miss, in sentences."""
-    sign = -1 if case.metric == "mse" else 1
-    found = []
-    for name, told in differences.items():
-        who = {
-            "majority": {
-                "sequence": "always giving the commonest answer",
-                "cosine": "always giving the same score",
-                "tokens": "tagging every word O",
-                "spans": "never giving an answer",
-            }[case.row.head],
-            "tfidf": (
-                "the cosine of TF-IDF"
-                if case.row.head == "cosine"
-                else "TF-IDF with a linear model"
-            ),
-            "lexicon": "each word's commonest tag in training",
-            "sentence": "the sentence that shares most words with the question",
-        }
-        other = who.get(name, f"{name}, trained without a teacher")
-        bounds = told["interval"]
-        if sign * told["difference"] <= 0:
-            found.append(f"{student} does not beat {other} ({case.metric})")
-        elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
-            found.append(
-                f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
-                f"difference in {case.metric} includes 0"
-            )
-    return found
+    said = {
+        "majority": {
+            "sequence": "always giving the commonest answer",
+            "cosine": "always giving the same score",
+            "tokens": "tagging every word O",
+            "spans": "never giving an answer",
+        }[case.row.head],
+        "tfidf": (
+            "the cosine of TF-IDF" if case.row.head == "cosine" else "TF-IDF with a linear model"
+        ),
+        "lexicon": "each word's commonest tag in training",
+        "sentence": "the sentence that shares most words with the question",
+    }
+    return not_beaten(differences, student, said, -1 if case.metric == "mse" else 1)
 
 
 # --- what trivial means reach ---------------------------------------------------------------------
@@ -362,12 +336,10 @@ def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
 
 
 def _examples(case: _Case, base: Any, other: Any) -> Sequence[Mapping[str, Any]]:
-    """Examples that baseline and student answer differently, the surest first."""
+    """Examples that baseline and student answer differently, the surest or furthest first."""
     if case.row.head == "tokens":
         return tag_examples(base, other, case.test, case.labels, SHOWN)
     if case.row.head == "spans":
         assert case.test.items is not None
         return answer_examples(base, other, case.test.items, SHOWN)
-    if case.row.task != "classification":
-        return []
-    return label_examples(base, other, case.test, case.labels, SHOWN)
+    return label_examples(case.row.task, base, other, case.test, case.labels, SHOWN)

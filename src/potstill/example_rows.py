@@ -140,6 +140,20 @@ def is_number_below(label: str, count: int) -> bool:
     return label.isdecimal() and int(label) < count
 
 
+def check_named(label: str, labels: Sequence[str]) -> None:
+    """Refuse the number of a label whose place only the alphabet gave it.
+
+    Raises:
+        BadRow: a number that is no name.
+    """
+    if label not in labels:
+        raise BadRow(
+            "unknown_label",
+            f"label '{label}' is a number, and train has names ({some(labels)}): write all labels "
+            "in one way, or give data.labels in the order of their numbers",
+        )
+
+
 def label_number(label: str, labels: Sequence[str]) -> int:
     """A label's number: by its name, or, where no name is a number, by its number."""
     if label in labels:

@@ -14,9 +14,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from potstill.answer_examples import LABELS, read_question, tokenize_questions
 from potstill.data import Examples
+from potstill.example_checks import check_classes, check_columns, check_metric, class_warnings
 from potstill.example_rows import (
     BadRow,
     Labelled,
+    check_named,
+    column_of,
     is_number_below,
     label_number,
     some,
@@ -34,10 +37,7 @@ from potstill.token_examples import (
     sorted_tags,
     tag_numbers,
     tokenize_sentences,
-    type_counts,
 )
-
-_RARE = 10  # examples below which a class is told of
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,9 @@ class _Reader:
         columns = [*self.data.text, *(self.data.label if labelled else ())]
         found: list[_Example] = []
         problem = ""  # of the first row that is left out
-        for row, origin in read_rows(sources, columns):
+        for read, origin in read_rows(sources, columns):
             self.counts[f"{side}.rows"] += 1
+            row = read if labelled else self._named(read)
             parse = partial(self._one, side, row, origin, labelled)
             parsed = usable(self.data, self.counts, side, origin, parse)
             if parsed is not None:
@@ -96,20 +97,29 @@ class _Reader:
     def _one(
         self, side: str, row: Mapping[str, object], origin: str, labelled: bool
     ) -> tuple[tuple[str, ...], Any]:
+        self._once(side, row, origin, labelled)
         match self.row.head:
             case "tokens":
                 return read_sentence(row, origin, self.data, labelled)
             case "spans":
-                self._once(side, row, origin)
                 return read_question(row, self.data, labelled)
             case "sequence" | "cosine":
                 return read_texts(row, self.data, self.row.task, labelled)
             case _:
                 assert_never(self.row.head)
 
-    def _once(self, side: str, row: Mapping[str, object], origin: str) -> None:
-        """Refuse a question's id that another one has."""
-        name = row.get("id")
+    def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
+        """Plain text, which has no names of columns, is the one text that there is."""
+        if len(self.data.text) == 1 and list(row) == ["text"]:
+            return {self.data.text[0]: row["text"]}
+        return row
+
+    def _once(self, side: str, row: Mapping[str, object], origin: str, labelled: bool) -> None:
+        """Refuse an id that another row has: a question's, or that of the column `data.id`."""
+        column = self.data.id or ("id" if self.row.head == "spans" else None)
+        if column is None:
+            return
+        name = column_of(row, column, "id") if self.data.id and labelled else row.get(column)
         if name is None:
             return
         other = self.ids.setdefault((side, str(name)), origin)
@@ -202,7 +212,7 @@ def read_task(
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
             a metric that the task has not, or nothing left on a side.
     """
-    _check_columns(data, row)
+    check_columns(data, row)
     reader = _Reader(data, row)
     sides = {"train": reader.examples("train", data.train)}
     if data.dev is not None:
@@ -215,22 +225,32 @@ def read_task(
     if data.unlabelled is not None:
         more = reader.examples("unlabelled", data.unlabelled, labelled=False)
         sides["unlabelled"] = _some_of(more, data.max_unlabelled, seed)
+    if row.task == "classification":
+        names = data.labels or teacher_labels or ()
+        sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
     labels = _labels(row, sides["train"], data, teacher_labels, unnamed)
+    by_number = data.labels is not None or teacher_labels is not None
     if row.head == "cosine":
         sides = _as_cosines(sides, data)
     found: dict[str, list[Labelled]] = {}
     for side, examples in sides.items():
         each = [
-            usable(data, reader.counts, side, one.origin, partial(_labelled, row, labels, one))
+            usable(
+                data,
+                reader.counts,
+                side,
+                one.origin,
+                partial(_labelled, row, labels, one, by_number),
+            )
             for one in examples
         ]
         found[side] = [example for example in each if example is not None]
     empty = next((side for side in found if not found[side]), None)
     if empty is not None:
         raise ValueError(f"data.{empty}: no example is left{_why_none(empty, data)}")
-    _check_metric(data, row, labels)
+    check_metric(data, row, labels)
     if every_class:
-        _check_classes(row, labels, found["train"])
+        check_classes(row, labels, found["train"])
     return TaskRows(data, row, labels, found, dict(reader.counts))
 
 
@@ -267,7 +287,10 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
     Raises:
         ValueError: that cuts every text of a side.
     """
-    warnings, counts = _class_warnings(rows), Counter(rows.counts)
+    warnings, counts = (
+        class_warnings(rows.row, rows.labels, rows.sides["train"]),
+        Counter(rows.counts),
+    )
     sides = {}
     for side in rows.sides:
         sides[side], told = _tokenized(rows, side, tokenizer, counts)
@@ -297,46 +320,6 @@ def tokenize_test(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> Example
     """The examples that are scored alone, as another tokenizer cuts them."""
     side = "test" if "test" in rows.sides else "dev"
     return _tokenized(rows, side, tokenizer, Counter())[0]
-
-
-def _check_columns(data: TaskData, row: TaskRow) -> None:
-    """Refuse columns that the task has no use for.
-
-    Raises:
-        ValueError: too many, or too few.
-    """
-    if row.head == "spans" and len(data.text) != 2:
-        raise ValueError(
-            "data.text: question_answering reads two columns, the question's and its context's: "
-            "text: [question, context]"
-        )
-    if row.head == "tokens" and len(data.text) != 1:
-        raise ValueError("data.text: token_classification reads one column, a list of words")
-    if row.head == "cosine" and len(data.text) != 2:
-        raise ValueError(
-            "data.text: sentence_similarity compares two columns: text: [sentence1, sentence2]"
-        )
-    if row.task != "multi_label" and len(data.label) > 1:
-        raise ValueError(
-            f"data.label: {row.task} has one label column, {len(data.label)} are named"
-        )
-
-
-def _check_metric(data: TaskData, row: TaskRow, labels: Sequence[str]) -> None:
-    """Refuse a metric that the task has not.
-
-    Raises:
-        ValueError: `data.metric` is none of the task's, or of another number of labels.
-    """
-    if data.metric is not None and data.metric not in row.metrics:
-        raise ValueError(
-            f"data.metric: {row.task} has no metric '{data.metric}'; there are: "
-            f"{', '.join(row.metrics)}"
-        )
-    if row.task == "classification" and data.metric == "f1" and len(labels) != 2:
-        raise ValueError(
-            f"data.metric: f1 is of two labels, and there are {len(labels)}: take macro_f1"
-        )
 
 
 def _split(
@@ -375,8 +358,6 @@ def _labels(
     found: set[str] = set()
     for example in train:
         found |= set(example.label) if isinstance(example.label, list) else {example.label}
-    if row.task == "classification":
-        _check_one_kind(train, data.labels or teacher or ())
     labels = resolve_labels(found, data.labels, teacher, unnamed)
     if row.task == "token_classification" and teacher is None and data.labels is None:
         labels = sorted_tags(found)
@@ -407,27 +388,41 @@ def _as_cosines(sides: Mapping[str, list[_Example]], data: TaskData) -> dict[str
     return {side: [scaled(one) for one in found] for side, found in sides.items()}
 
 
-def _check_one_kind(train: Sequence[_Example], names: Sequence[str]) -> None:
-    """Refuse numbers beside names, which would be classes of their own, or guesses.
+def _of_one_kind(
+    train: list[_Example], names: Sequence[str], data: TaskData, counts: Counter[str]
+) -> list[_Example]:
+    """The examples without numbers beside names, which would be classes of their own, or guesses:
+    what there is less of is left out.
 
     Raises:
-        ValueError: the first of the other kind that is none of `names`.
+        ValueError: the first of the other kind that is none of `names`, if none may be left out.
     """
-    first: dict[bool, _Example] = {}
+    kinds: dict[bool, list[_Example]] = {True: [], False: []}
     for example in train:
-        if example.label in names and example.label.isdecimal():
-            continue  # a name that is a number, meant so
-        first.setdefault(example.label.isdecimal(), example)
-    if len(first) == 2:
-        number, name = first[True], first[False]
+        if not (example.label in names and example.label.isdecimal()):  # a name, meant so
+            kinds[example.label.isdecimal()].append(example)
+    if not all(kinds.values()):
+        return train
+    if data.on_bad_row == "error":
+        number, name = kinds[True][0], kinds[False][0]
         raise ValueError(
             f"{number.origin}: label '{number.label}' is a number, and '{name.label}' of "
-            f"{name.origin} a name: write all labels in one way, or name them all in data.labels"
+            f"{name.origin} a name: write all labels in one way, name them all in data.labels, or "
+            "leave out those that there are fewer of with data.on_bad_row=skip"
         )
+    fewer = min(kinds.values(), key=len)
+    counts["train.mixed_label"] += len(fewer)
+    left_out = {id(example) for example in fewer}
+    return [example for example in train if id(example) not in left_out]
 
 
-def _labelled(row: TaskRow, labels: Sequence[str], example: _Example) -> Labelled:
-    return Labelled(example.texts, _gold(row, labels, example), example.origin)
+def _labelled(
+    row: TaskRow, labels: Sequence[str], example: _Example, by_number: bool = True
+) -> Labelled:
+    gold = _gold(row, labels, example)
+    if row.task == "classification" and not by_number and example.label is not None:
+        check_named(example.label, labels)
+    return Labelled(example.texts, gold, example.origin)
 
 
 def _gold(row: TaskRow, labels: Sequence[str], example: _Example) -> Any:
@@ -483,42 +478,3 @@ def _tokenized(
             f"data.max_length ({most} tokens): they count as O"
         )
     return examples, warnings
-
-
-def _class_counts(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[int]:
-    """Examples of each label; none where there are no labels."""
-    if row.head == "tokens":
-        return list(type_counts(labels, train).values())
-    if row.head == "spans" or row.task in VALUE_TASKS:
-        return []
-    gold = np.array([example.gold for example in train])
-    if row.task == "multi_label":
-        return [int(count) for count in gold.sum(0)]
-    return [int(count) for count in np.bincount(gold, minlength=len(labels))]
-
-
-def _classes(row: TaskRow, labels: Sequence[str]) -> list[str]:
-    """What there should be examples of: labels, or the types of entities."""
-    return list(type_counts(labels, [])) if row.head == "tokens" else list(labels)
-
-
-def _check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> None:
-    counts = _class_counts(row, labels, train)
-    absent = [
-        label for label, count in zip(_classes(row, labels), counts, strict=False) if count == 0
-    ]
-    if absent:
-        raise ValueError(
-            f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}: add "
-            "some, or leave it out of data.labels"
-        )
-
-
-def _class_warnings(rows: TaskRows) -> list[str]:
-    counts = _class_counts(rows.row, rows.labels, rows.sides["train"])
-    rare = [
-        f"{label} ({count})"
-        for label, count in zip(_classes(rows.row, rows.labels), counts, strict=False)
-        if count < _RARE
-    ]
-    return [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []

@@ -9,8 +9,9 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -135,6 +136,179 @@ def distribution(
         return _svg(figure, key, title, f"Probability of candidate {values}.")
 
 
+@dataclass(frozen=True)
+class Point:
+    """An artifact in a plot of cost and score."""
+
+    name: str
+    cost: float
+    score: float
+    weight: float | None  # decides the area of its mark
+    front: bool  # nothing is better in both
+
+
+def pareto(
+    points: Sequence[Point], cost: str, score: str, *, key: str, reference: tuple[str, float] | None
+) -> str:
+    """Score over cost, a mark a model, its area the size of its weights; the Pareto front joined.
+
+    Args:
+        cost, score: names of the axes, with their units.
+        reference: what trivial means reach, a line across.
+    """
+    front = sorted((point.cost, point.score) for point in points if point.front)
+    least, top = front[0][1], front[-1][1]
+    # What is far below the front would flatten it: such marks lie on the lower edge.
+    shown = [y for y in _heights(points, reference) if y >= least - 1.5 * (top - least)]
+    if top == least:
+        shown = _heights(points, reference)
+    low = min(shown)
+    margin = 0.12 * (top - low or abs(top) or 1.0)
+    edge = low - margin
+    heaviest = max((point.weight or 0 for point in points), default=0) or 1
+    with _figure(4.3, 2.7, layout=None) as figure:
+        axes = figure.add_axes((0.1, 0.17, 0.63, 0.79))
+        axes.set_xlim(0, 1.08 * max(point.cost for point in points))
+        axes.set_ylim(edge, top + margin)
+        axes.plot(*zip(*front, strict=True), color=ORANGE, linewidth=1.1, drawstyle="steps-post")
+        for point in points:
+            colour = ORANGE if point.front else BLUE
+            below = point.score < edge
+            axes.scatter(
+                point.cost,
+                max(point.score, edge),
+                s=26 + 150 * (point.weight or 0) / heaviest,
+                marker="v" if below else "D" if point.front else "o",
+                facecolors=colour if point.front else "none",
+                edgecolors=colour,
+                alpha=0.85,
+                linewidths=1.3,
+                clip_on=False,
+                zorder=3,
+            )
+        named = [(point.name, point.cost, max(point.score, edge)) for point in points]
+        if reference is not None:
+            height = max(reference[1], edge)
+            if height > edge:
+                axes.axhline(height, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            named.append((reference[0], axes.get_xlim()[1], height))
+        _name_at_the_side(axes, named)
+        axes.set_xlabel(cost, color=INK)  # the score is the page's heading
+        _style(axes)
+        told = "; ".join(
+            f"{point.name}{' (on the front)' if point.front else ''} {point.cost:.4g}, "
+            f"{point.score:.4g}"
+            for point in points
+        )
+        if reference is not None:
+            told += f"; {reference[0]} scores {reference[1]:.4g}"
+        return _svg(figure, key, f"{score} over {cost}", f"{cost}, {score}: {told}.")
+
+
+def _heights(points: Sequence[Point], reference: tuple[str, float] | None) -> list[float]:
+    return [point.score for point in points] + ([reference[1]] if reference else [])
+
+
+def _name_at_the_side(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write the names of points right of the axes, none over another, with a line to each point."""
+    (_, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    gap = (top - bottom) / 13
+    order = sorted(points, key=lambda point: (point[2], -point[1]))
+    places: list[float] = []
+    for _, _, y in order:
+        places.append(max(y, places[-1] + gap) if places else max(y, bottom))
+    most = top - gap / 2
+    for number in range(len(places) - 1, -1, -1):  # what was pushed out at the top moves down
+        places[number] = min(places[number], most)
+        most = places[number] - gap
+    width = right - axes.get_xlim()[0]
+    for (name, x, y), place in zip(order, places, strict=True):
+        line = [x, right + 0.01 * width, right + 0.05 * width], [y, y, place]
+        axes.plot(*line, color=MUTED, linewidth=0.6, alpha=0.7, clip_on=False, zorder=1)
+        axes.text(right + 0.065 * width, place, _short(name), va="center", color=INK, fontsize=8)
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+Bar = tuple[str, float, tuple[float, float] | None]  # name, value, its interval
+
+
+def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> str:
+    """What each model keeps of each score, a dot with its 95% interval; 1 is the baseline's.
+
+    Args:
+        groups: name of a score or task -> models.
+        whose: the baseline, as in "the teacher's".
+    """
+    bars = [bar for group in groups.values() for bar in group]
+    ends = [value for _, value, _ in bars] + [end for _, _, span in bars for end in span or ()]
+    low, high = min(*ends, 1.0), max(*ends, 1.0)
+    rows = len(bars) + 1.25 * len(groups)
+    height = 0.17 * rows + 0.62
+    with _figure(4.3, height, layout=None) as figure:
+        axes = figure.add_axes((0.27, 0.48 / height, 0.69, 1 - 0.54 / height))
+        margin = 0.04 * (high - low or 1.0)
+        axes.set_xlim(100 * (low - margin), 100 * (high + margin))
+        axes.set_ylim(rows - 0.3, -0.6)
+        axes.axvline(100, color=MUTED, linewidth=1)
+        place = 0.0
+        for group, members in groups.items():
+            left = axes.get_yaxis_transform()
+            axes.text(
+                -0.38, place, group, transform=left, va="center", color=INK, fontweight="bold"
+            )
+            place += 1.0
+            for name, value, span in members:
+                if span is not None:
+                    axes.plot([100 * span[0], 100 * span[1]], [place] * 2, color=BLUE, linewidth=1)
+                axes.plot([100 * value], [place], "o", color=BLUE, markersize=4.6)
+                axes.text(
+                    -0.03, place, _short(name), transform=left, ha="right", va="center", color=INK
+                )
+                place += 1.0
+            place += 0.25
+        axes.set_yticks([])
+        axes.set_xlabel(f"% of {whose} score", color=INK)
+        _style(axes, "x")
+        axes.spines["left"].set_visible(False)
+        told = "; ".join(
+            f"{group}: {', '.join(f'{name} {value:.1%}' for name, value, _ in members)}"
+            for group, members in groups.items()
+        )
+        return _svg(figure, key, f"Kept of {whose} score", f"{told}.")
+
+
+def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str:
+    """The score of each training of each model, a dot, and their mean, a line.
+
+    Args:
+        scores: model -> one value a training.
+    """
+    height = 0.24 * len(scores) + 0.6
+    with _figure(4.3, height, layout=None) as figure:
+        axes = figure.add_axes((0.27, 0.48 / height, 0.69, 1 - 0.54 / height))
+        for place, values in enumerate(scores.values()):
+            mean = sum(values) / len(values)
+            if len(values) > 1:
+                axes.plot([mean] * 2, [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.8)
+            axes.plot(values, [place] * len(values), "o", color=BLUE, markersize=4.6, alpha=0.75)
+        axes.set_ylim(len(scores) - 0.4, -0.6)
+        axes.set_yticks(range(len(scores)), [_short(name) for name in scores])
+        axes.margins(x=0.08)
+        axes.set_xlabel(score, color=INK)
+        _style(axes, "x")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        told = "; ".join(
+            f"{name} {', '.join(f'{value:.4g}' for value in values)}, "
+            f"mean {sum(values) / len(values):.4g}"
+            for name, values in scores.items()
+        )
+        return _svg(figure, key, f"{score} of each training", f"{told}.")
+
+
 def _told(train: Curve, evaluated: Curve) -> str:
     parts = [
         f"{name} from {curve[0][1]:.4g} at step {curve[0][0]:g} to {curve[-1][1]:.4g} "
@@ -167,7 +341,7 @@ def _figure(
         {
             "svg.fonttype": "none",
             "text.parse_math": False,
-            "font.size": 8.5,
+            "font.size": 9,
             "font.family": "DejaVu Sans",
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -177,8 +351,8 @@ def _figure(
         yield Figure(figsize=(width, height), layout=layout)
 
 
-def _style(axes: Axes) -> None:
-    axes.grid(axis="y", color=MUTED, alpha=0.3, linewidth=0.6)
+def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    axes.grid(axis=grid, color=MUTED, alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, color=MUTED, length=3, width=0.7)
     for spine in axes.spines.values():
@@ -204,12 +378,19 @@ def _svg(figure: Figure, key: str, title: str, description: str) -> str:
     body = re.sub(r'\bid="', f'id="{key}-', body)
     body = body.replace('href="#', f'href="#{key}-').replace("url(#", f"url(#{key}-")
     body = re.sub(r"font-family: [^;\"]+(; )?", "", body)  # the page's own
+    body = re.sub(r' style="([^"]*)"', _attributes, body)
     body = re.sub(r"\n\s*", "\n", body)
     points = float(box.split()[2])
     return (
         f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="{box}" '
-        f'style="width: 100%; max-width: {points * 4 / 3:.0f}px" fill="currentColor" '
+        f'width="{points * 4 / 3:.0f}" fill="currentColor" '
         f'stroke-linejoin="round" stroke-linecap="butt">'
         f'<title id="{key}-title">{html.escape(title)}</title>'
         f'<desc id="{key}-desc">{html.escape(description)}</desc>{body}</svg>'
     )
+
+
+def _attributes(style: re.Match[str]) -> str:
+    """An inline style as attributes: a page that allows no inline style draws it all the same."""
+    parts = [part.partition(":") for part in style[1].split(";") if part.strip()]
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, _, value in parts)

@@ -112,7 +112,7 @@ def attention_mse(
         ValueError: shapes that differ.
     """
     check_same_shape(student_scores_BHLL, teacher_scores_BHLL, "attention scores")
-    return _mean(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL))
+    return _mean(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL, tokens_BL))
 
 
 def relations(
@@ -142,7 +142,7 @@ def relations(
     for values_BLD in (*student_BLD, *teacher_BLD):
         if values_BLD.shape[-1] % heads:
             raise ValueError(f"heads: {heads} does not divide the width {values_BLD.shape[-1]}")
-    return _mean(_relation_rows(student_BLD, teacher_BLD, tokens_BL, heads))
+    return _mean(_relation_rows(student_BLD, teacher_BLD, tokens_BL, tokens_BL, heads))
 
 
 # --- sums over rows -------------------------------------------------------------------------------
@@ -178,36 +178,46 @@ class Taught:
 
 
 def hidden_sum(
-    objective: HiddenObjective, student: Signals, taught: Taught, tokens_BL: Tensor
+    objective: HiddenObjective,
+    student: Signals,
+    taught: Taught,
+    tokens_BL: Tensor,
+    rows_BL: Tensor | None = None,
 ) -> Tensor:
     """An objective's sum over its rows, against one teacher.
+
+    Args:
+        tokens_BL: which tokens are real (bool): those that a token may attend to.
+        rows_BL: which of them are rows; None: all. The first token of a text is one wherever an
+            objective is over it alone.
 
     Raises:
         ValueError: hidden states of different widths.
     """
     teacher = taught.signals
     pairing = taught.pairings.get(objective.kind, Pairing())
+    rows_BL = tokens_BL if rows_BL is None else rows_BL
     match objective:
         case HiddenCosine():
             if objective.of == "pooled":
                 hidden_s, hidden_t = _vectors(student), _vectors(teacher)
             else:
-                hidden_s, hidden_t = student.hidden_BLD[tokens_BL], teacher.hidden_BLD[tokens_BL]
+                hidden_s, hidden_t = student.hidden_BLD[rows_BL], teacher.hidden_BLD[rows_BL]
             check_same_shape(hidden_s, hidden_t, "hidden states")
             return _cosine_rows(wide(hidden_s), wide(hidden_t)).sum()
         case VectorMse():
             own_BD = _projected(_vectors(student), taught.projections.get(objective.kind))
             return (wide(own_BD) - wide(_vectors(teacher))).square().sum()
         case PatientHidden():
-            chosen_BL = tokens_BL if objective.tokens == "all" else _first(tokens_BL)
+            chosen_BL = rows_BL if objective.tokens == "all" else _first(tokens_BL)
             states = _layer_states(student, teacher, pairing, chosen_BL)
             return torch.stack([_patient_rows(s, t).sum() for _, s, t in states]).sum()
         case HiddenMse():
-            return _hidden_mse_sum(student, taught, pairing, tokens_BL)
+            return _hidden_mse_sum(student, taught, pairing, rows_BL)
         case AttentionMse():
-            return _attention_mse_sum(student, teacher, pairing, tokens_BL)
+            return _attention_mse_sum(student, teacher, pairing, tokens_BL, rows_BL)
         case Relations():
-            return _relations_sum(objective.pairs, student, teacher, pairing, tokens_BL)
+            return _relations_sum(objective.pairs, student, teacher, pairing, tokens_BL, rows_BL)
         case _:
             assert_never(objective)
 
@@ -228,7 +238,7 @@ def _hidden_mse_sum(
 
 
 def _attention_mse_sum(
-    student: Signals, teacher: Signals, pairing: Pairing, tokens_BL: Tensor
+    student: Signals, teacher: Signals, pairing: Pairing, tokens_BL: Tensor, rows_BL: Tensor
 ) -> Tensor:
     sums = []
     for layer_s, layer_t in pairing.layers:
@@ -236,7 +246,7 @@ def _attention_mse_sum(
             _scores(*_related(signals, layer, "qk"), pairing.heads)
             for signals, layer in ((student, layer_s), (teacher, layer_t))
         )
-        sums.append(_score_rows(own_BHLL, other_BHLL, tokens_BL).sum())
+        sums.append(_score_rows(own_BHLL, other_BHLL, tokens_BL, rows_BL).sum())
     return torch.stack(sums).sum()
 
 
@@ -246,12 +256,13 @@ def _relations_sum(
     teacher: Signals,
     pairing: Pairing,
     tokens_BL: Tensor,
+    rows_BL: Tensor,
 ) -> Tensor:
     ((layer_s, layer_t),) = pairing.layers
     sums = []
     for pair in pairs:
         own, other = _related(student, layer_s, pair), _related(teacher, layer_t, pair)
-        sums.append(_relation_rows(own, other, tokens_BL, pairing.heads).sum())
+        sums.append(_relation_rows(own, other, tokens_BL, rows_BL, pairing.heads).sum())
     return torch.stack(sums).sum()
 
 
@@ -309,20 +320,23 @@ def _scores(left_BLD: Tensor, right_BLD: Tensor, heads: int) -> Tensor:
     return wide(scores_BHLL) / math.sqrt(left_BHLd.shape[-1])
 
 
-def _score_rows(student_BHLL: Tensor, teacher_BHLL: Tensor, tokens_BL: Tensor) -> Tensor:
-    """One value a real token: the mean over heads and real keys."""
+def _score_rows(
+    student_BHLL: Tensor, teacher_BHLL: Tensor, tokens_BL: Tensor, rows_BL: Tensor
+) -> Tensor:
+    """One value a row: the mean over heads and real keys."""
     square_BHLL = (student_BHLL - teacher_BHLL).square() * tokens_BL[:, None, None, :]
     keys_B1 = tokens_BL.sum(-1, keepdim=True).clamp(min=1)
-    return (square_BHLL.sum(-1).mean(1) / keys_B1)[tokens_BL]
+    return (square_BHLL.sum(-1).mean(1) / keys_B1)[rows_BL]
 
 
 def _relation_rows(
     student_BLD: tuple[Tensor, Tensor],
     teacher_BLD: tuple[Tensor, Tensor],
     tokens_BL: Tensor,
+    rows_BL: Tensor,
     heads: int,
 ) -> Tensor:
-    """One value a real token: the mean over relation heads of the divergence."""
+    """One value a row: the mean over relation heads of the divergence."""
     log_s_BHLL, log_t_BHLL = (
         F.log_softmax(
             _scores(*pair, heads).masked_fill(~tokens_BL[:, None, None, :], _NO_KEY), dim=-1
@@ -330,7 +344,7 @@ def _relation_rows(
         for pair in (student_BLD, teacher_BLD)
     )
     divergence_BHL = (log_t_BHLL.exp() * (log_t_BHLL - log_s_BHLL)).sum(-1)
-    return divergence_BHL.mean(1)[tokens_BL]
+    return divergence_BHL.mean(1)[rows_BL]
 
 
 # A score that no softmax gives weight to, yet finite: 0 * the difference of two is 0.

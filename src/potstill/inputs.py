@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
@@ -30,18 +31,25 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
             expand(source)
 
 
-def given_folders(recipe: Recipe, *, fetch: bool = True) -> dict[str, Path]:
+def given_folders(
+    recipe: Recipe, *, names: Collection[str] | None = None, fetch: bool = True
+) -> dict[str, Path]:
     """Folders here of the models that no stage writes, by name: the teacher's, and any further.
 
     A hub name is fetched (safetensors, configs, tokenizer only).
 
     Args:
+        names: those that are wanted; None: all.
         fetch: False takes from the hub's cache alone, and writes nothing.
 
     Raises:
         ValueError: no such folder or package, or the hub can't be reached.
     """
-    return {name: _folder(key, teacher, fetch) for name, (key, teacher) in _given(recipe).items()}
+    return {
+        name: model_folder(key, teacher, fetch)
+        for name, (key, teacher) in _given(recipe).items()
+        if names is None or name in names
+    }
 
 
 def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
@@ -50,7 +58,12 @@ def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
     return {"teacher": ("teacher.model", recipe.teacher), **further}
 
 
-def _folder(key: str, teacher: Teacher, fetch: bool) -> Path:
+def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
+    """The folder here of a model; `key` is what messages call the place where it is named.
+
+    Raises:
+        ValueError: no such folder or package, or the hub can't be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -76,7 +89,7 @@ def _folder(key: str, teacher: Teacher, fetch: bool) -> Path:
         problem = (
             "it is no folder here, and the hub can't be reached or is switched off (HF_HUB_OFFLINE)"
             if fetch
-            else "it is no folder here and not in the hub's cache, and a plan fetches nothing"
+            else "it is no folder here and not in the hub's cache, and nothing is fetched for this"
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         problem = str(error).strip().splitlines()[0]

@@ -252,6 +252,59 @@ def mean_interval(values_N: Array, seed: int) -> tuple[float, float] | None:
     return _bootstrapped((values_N,), np.mean, seed)
 
 
+def differences(
+    score: str, items: Mapping[str, Array], student: str, seed: int
+) -> dict[str, dict[str, Any]]:
+    """A student's score less each other's, with the paired 95% interval (bootstrap of the items).
+
+    Args:
+        score: its name, such as `retrieval.mrr`.
+        items: student and others -> one value for each item, the same items in the same order.
+
+    Returns:
+        other -> `score`, `metric` (the score's last part), `difference`, and `interval`, null for a
+        single item.
+    """
+    mine_N = items[student]
+    found = {}
+    for name, values_N in items.items():
+        if name != student:
+            bounds = mean_interval(mine_N - values_N, seed)
+            found[name] = {
+                "score": score,
+                "metric": score.partition(".")[2],
+                "difference": float(np.mean(mine_N) - np.mean(values_N)),
+                "interval": None if bounds is None else list(bounds),
+            }
+    return found
+
+
+def not_beaten(
+    differences: Mapping[str, Mapping[str, Any]],
+    student: str,
+    said: Mapping[str, str],
+    sign: int = 1,
+) -> list[str]:
+    """What a reader must not miss: what a student does not beat, or not beyond doubt, in sentences.
+
+    Args:
+        differences: as `differences` gives them.
+        said: other -> what it is called; of those that are not there the plain twin is meant.
+        sign: -1 for a loss.
+    """
+    found = []
+    for name, told in differences.items():
+        other, bounds = said.get(name, f"{name}, trained without a teacher"), told["interval"]
+        if sign * told["difference"] <= 0:
+            found.append(f"{student} does not beat {other} ({told['metric']})")
+        elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
+            found.append(
+                f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
+                f"difference in {told['metric']} includes 0"
+            )
+    return found
+
+
 def _bootstrapped(
     samples: Sequence[Array], statistic: Callable[..., Any], seed: int
 ) -> tuple[float, float] | None:

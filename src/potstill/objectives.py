@@ -36,6 +36,7 @@ def objective_sums(
     tokens_BL: Tensor,
     scales: Mapping[str, float],
     chunk_size: int,
+    hidden_BL: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted total of the objectives, and each one's plain sum over its rows.
 
@@ -43,7 +44,8 @@ def objective_sums(
     mean of its losses against each.
 
     Args:
-        tokens_BL: real tokens (bool), the rows of objectives on hidden states.
+        tokens_BL: real tokens (bool).
+        hidden_BL: those that are the rows of objectives on hidden states; None: all of them.
         scales: kind -> factor of its sum in the total (weight / count over the whole batch).
         chunk_size: rows of logits that exist at a time.
 
@@ -63,7 +65,9 @@ def objective_sums(
         assert teachers
         value = total.new_zeros(())
         for taught in teachers:
-            value = value + taught.share * hidden_sum(objective, student, taught, tokens_BL)
+            value = value + taught.share * hidden_sum(
+                objective, student, taught, tokens_BL, hidden_BL
+            )
         sums[objective.kind] = value.detach()
         total = total + scales[objective.kind] * value
     if on_logits:

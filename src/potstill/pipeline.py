@@ -60,13 +60,16 @@ STAGE_VERSIONS = {
     "finetune": 2,
     "make_student": 1,
     "distill": 2,
+    "prune": 1,
     "export": 1,
     "trim_vocabulary": 1,
     "quantize": 1,
-    "evaluate": 2,
+    "evaluate": 3,
     "benchmark": 1,
     "report": 1,
 }
+# Likewise where it is what all stages of one task do.
+_TASK_VERSIONS = {"token_classification": 2}
 
 
 def run(
@@ -271,7 +274,10 @@ def inputs_digest(
         ValueError: a source can't be found or read.
     """
     text = settings.model_dump(mode="json"), sources_fingerprint(settings.all_sources)
-    return _digest(task, seed, *text, *(manifest_digest(model_manifest(m)) for m in models))
+    version = [_TASK_VERSIONS[task]] if task in _TASK_VERSIONS else []
+    return _digest(
+        task, *version, seed, *text, *(manifest_digest(model_manifest(m)) for m in models)
+    )
 
 
 def stage_digest(before: str, stage: Stage) -> str:

@@ -19,6 +19,7 @@ from potstill.estimates import (
     Text,
     cost_of,
     matmul_flops,
+    pruning_cost,
     sample_text,
     text_of_examples,
 )
@@ -40,6 +41,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     MakeStudent,
+    Prune,
     Recipe,
     Report,
     Stage,
@@ -51,6 +53,7 @@ from potstill.rehearsal import Cast, rehearse
 from potstill.runfolder import RunFolder
 from potstill.stages import has_results
 
+LEARNING = (Finetune, Distill, Prune)  # the stages that read text for more than scores
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
 
 
@@ -157,7 +160,7 @@ def _model_lines(casts: Sequence[Cast]) -> list[str]:
         names: list[str] = []
         if isinstance(cast.stage, MakeStudent):
             names = [cast.stage.teacher]
-        elif isinstance(cast.stage, TrimVocabulary):
+        elif isinstance(cast.stage, (Prune, TrimVocabulary)):
             names = [cast.stage.model]
         elif isinstance(cast.stage, Distill):
             names = [t.model for t in cast.stage.teachers]
@@ -182,7 +185,8 @@ def _shape(loaded: LoadedModel) -> str:
 
 
 def _tokenizer(casts: Sequence[Cast]) -> LoadedModel | None:
-    return next((cast.model for cast in casts if isinstance(cast.stage, (Finetune, Distill))), None)
+    """The model whose tokens the text is told in; None where no stage learns from text."""
+    return next((cast.model for cast in casts if isinstance(cast.stage, LEARNING)), None)
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -224,10 +228,20 @@ def _training_lines(
     lines, costs = [], []
     for number, (cast, state) in enumerate(zip(casts, states, strict=True), start=1):
         stage = cast.stage
-        if not isinstance(stage, (Finetune, Distill)):
+        if not isinstance(stage, LEARNING):
             continue
         if state == _DONE:
             lines.append(f"  {number} {stage.kind}: done")
+            continue
+        if isinstance(stage, Prune):
+            if stage.importance == "magnitude":
+                lines.append(f"  {number} prune: by the size of weights, which takes a moment")
+                lines.append(f"    leaves  {cast.why}")
+                continue
+            cost = pruning_cost(stage, cast.teachers[0], text, matmul_flops(device, torch.float32))
+            costs.append(cost)
+            lines.append(f"  {number} prune: {_pruned_amount(stage, cost)}")
+            lines += [f"    leaves  {cast.why}", *_cost_lines(cost)[:2]]
             continue
         dtype = autocast_dtype(stage.training.precision, device) or torch.float32
         cost = cost_of(cast, text, matmul_flops(device, dtype))
@@ -242,6 +256,11 @@ def _amount(cost: Cost, text: Text) -> str:
     most = "at most " if text.per_epoch is None else "" if text.whole else "about "
     often = f"{cost.trainings} times " if cost.trainings > 1 else ""
     return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
+
+
+def _pruned_amount(stage: Prune, cost: Cost) -> str:
+    assert cost.tokens is not None
+    return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
 
 
 def _cost_lines(cost: Cost) -> list[str]:
@@ -296,7 +315,9 @@ def _free(needed: float, free: float) -> str:
 
 def _batch_lines(recipe: Recipe, casts: Sequence[Cast], text: Text) -> list[str]:
     """The first texts of the sample as the first training would see them."""
-    cast = next(cast for cast in casts if isinstance(cast.stage, (Finetune, Distill)))
+    cast = next((cast for cast in casts if isinstance(cast.stage, (Finetune, Distill))), None)
+    if cast is None:
+        return ["  none: nothing is trained"]
     stage, loaded = cast.stage, cast.model
     assert isinstance(stage, (Finetune, Distill))
     assert loaded is not None

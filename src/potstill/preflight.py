@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from potstill.data import Examples, collate
-from potstill.evaluation_tasks import head_outputs
+from potstill.head_predictions import head_outputs
 from potstill.heads import labelled_signals
 from potstill.models import LoadedModel
 from potstill.recipe import VALUE_TASKS

@@ -15,6 +15,7 @@ from potstill.recipe_base import Config as Config
 from potstill.recipe_base import Name as Name
 from potstill.recipe_compression import Export as Export
 from potstill.recipe_compression import GraphPruning as GraphPruning
+from potstill.recipe_compression import Prune as Prune
 from potstill.recipe_compression import Quantize as Quantize
 from potstill.recipe_compression import Sparsity as Sparsity
 from potstill.recipe_compression import TrimVocabulary as TrimVocabulary

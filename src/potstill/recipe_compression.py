@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,6 +77,39 @@ class GraphPruning(Config):
             raise ValueError("prune has nothing to prune: set heads, ffn or both")
         if self.importance == "magnitude" and "texts" in self.model_fields_set:
             raise ValueError("importance magnitude reads no texts: leave texts out")
+        return self
+
+
+class Prune(Config):
+    """Cut what matters least out of a model; what is left is uniform, so config.json says it."""
+
+    kind: Literal["prune"] = "prune"
+    model: Name = "student"
+    writes: Name | None = None  # null: the same name
+    # What stays; null: all. Inner units of each layer's FFN: a number, or a share between 0 and 1.
+    ffn: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    layers: Annotated[int, Field(ge=1)] | None = None
+    # taylor: to first order what the loss changes by without it, on training text. magnitude: the
+    # size of its weights.
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    texts: Annotated[int, Field(ge=1)] = 512  # of training that taylor reads
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        ffn = value.get("ffn") if isinstance(value, dict) else None
+        wrong = isinstance(ffn, float) and not 0 < ffn < 1
+        if wrong or (isinstance(ffn, int) and ffn < 1):
+            raise ValueError(
+                f"ffn is {ffn:g}: give a share between 0 and 1, or how many units stay as a whole "
+                "number"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Prune:
+        if self.ffn is None and self.layers is None:
+            raise ValueError("nothing would be pruned: set ffn or layers")
         return self
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
-from potstill.recipe_compression import Export, Quantize, Sparsity, TrimVocabulary
+from potstill.recipe_compression import Export, Prune, Quantize, Sparsity, TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources
 
@@ -294,6 +294,7 @@ Stage = Annotated[
     Finetune
     | MakeStudent
     | Distill
+    | Prune
     | TrimVocabulary
     | Export
     | Quantize
@@ -303,7 +304,7 @@ Stage = Annotated[
     Field(discriminator="kind"),
 ]
 # Stages that make another model of the one they read, without training it.
-_COMPRESSING = (TrimVocabulary, Export, Quantize)
+_COMPRESSING = (Prune, TrimVocabulary, Export, Quantize)
 # Stages whose models are .onnx files, and those that can read such a one.
 WRITES_ONNX = (Export, Quantize)
 READS_ONNX = (Quantize, Evaluate, Benchmark, Report)
@@ -312,7 +313,7 @@ READS_ONNX = (Quantize, Evaluate, Benchmark, Report)
 def stage_reads(stage: Stage) -> list[str]:
     """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
     match stage:
-        case Finetune() | TrimVocabulary():
+        case Finetune() | Prune() | TrimVocabulary():
             return [stage.model]
         case MakeStudent():
             return [stage.teacher]
@@ -374,7 +375,7 @@ def stage_writes(stage: Stage) -> list[str]:
             return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
         case MakeStudent() | Export() | Quantize():
             return [stage.writes]
-        case TrimVocabulary():
+        case Prune() | TrimVocabulary():
             return [stage.writes or stage.model]
         case Evaluate() | Benchmark() | Report():
             return []

@@ -115,6 +115,8 @@ class TaskData(Config):
     # answering: the answers, {text: [...], answer_start: [...]}.
     label: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)] = ["label"]
     separator: str = ","
+    # A column whose values no two rows of a side may share; null: none, but `id` of questions.
+    id: str | None = None
     # Sentence similarity: the scores that stand for cosines of 0 and 1; null: the least and the
     # greatest of `train`.
     score_range: tuple[float, float] | None = None

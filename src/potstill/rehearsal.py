@@ -22,9 +22,10 @@ from potstill.export_stages import ALONE, check_shares
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
-from potstill.models import LoadedModel, load_config, load_model
+from potstill.models import LoadedModel, load_config, load_model, with_model
 from potstill.onnx_files import require_onnx
 from potstill.pairing import check_pair
+from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
     Benchmark,
     Distill,
@@ -32,6 +33,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     MakeStudent,
+    Prune,
     Quantize,
     Recipe,
     Report,
@@ -98,8 +100,9 @@ class _Rehearsal:
         try:
             cast = self._cast(stage)
         except ValueError as error:
-            if isinstance(stage, MakeStudent):  # whose keys may stand in a block at the top, too
-                raise ValueError(f"stage {number} (make_student): {error}") from None
+            # make_student's keys may stand in a block at the top, too
+            if isinstance(stage, (MakeStudent, Prune)):
+                raise ValueError(f"stage {number} ({stage.kind}): {error}") from None
             raise
         scored = stage if isinstance(stage, Evaluate) else None
         if isinstance(stage, Quantize) and stage.max_drop is not None:
@@ -128,11 +131,8 @@ class _Rehearsal:
                 cast = Cast(stage, self._model(stage.model, task, new_head), teachers)
                 _check_training(stage, self.recipe, cast)
                 return cast
-            case TrimVocabulary():
-                return self._trimmed(stage, self._model(stage.model, task))
-            case Export() | Quantize():
-                require_onnx()
-                return _graph(stage, self._model(stage.model, task))
+            case Prune() | TrimVocabulary() | Export() | Quantize():
+                return self._compressed(stage, self._model(stage.model, task))
             case Evaluate():
                 self._check_models(stage, task)
             case Benchmark():
@@ -142,6 +142,21 @@ class _Rehearsal:
             case _:
                 assert_never(stage)
         return Cast(stage)
+
+    def _compressed(
+        self, stage: Prune | TrimVocabulary | Export | Quantize, loaded: LoadedModel
+    ) -> Cast:
+        match stage:
+            case Prune():
+                check_length(self.recipe.text, loaded)
+                return _pruned(stage, loaded)
+            case TrimVocabulary():
+                return self._trimmed(stage, loaded)
+            case Export() | Quantize():
+                require_onnx()
+                return _graph(stage, loaded)
+            case _:
+                assert_never(stage)
 
     def _check_models(self, stage: Evaluate, task: Task) -> None:
         names = [*(stage.models or [*self.given, *self.written]), stage.baseline]
@@ -190,6 +205,20 @@ def _student(stage: MakeStudent, teacher: LoadedModel) -> Cast:
         student = build_student(teacher.model, stage, shape)
     made = replace(teacher, model=student, name=stage.writes)
     return Cast(stage, made, (teacher,), shape.why)
+
+
+def _pruned(stage: Prune, loaded: LoadedModel) -> Cast:
+    kept = kept_of(stage, loaded.model.config)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = blank(loaded.model, kept)
+    widths = kept.widths
+    why = (
+        f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
+        f"{model.num_parameters() / 1e6:.3g} M parameters"
+    )
+    made = with_model(loaded, model, stage.writes or stage.model)
+    return Cast(stage, made, (loaded,), why)
 
 
 def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:

@@ -1,19 +1,19 @@
 """The report of a run: metrics.json and report.html, one file that opens offline.
 
-Whatever comes from outside (names, texts, labels, versions) is escaped by Jinja's autoescape.
+Whatever comes from outside (names, texts, labels, versions) is escaped by the page's template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from potstill import figures, recipe, recipe_files
+from potstill import drawn, figures, recipe, recipe_files
+from potstill.artifacts import steps_of
 from potstill.cards import write_card
 from potstill.comparison import (
     Row,
@@ -21,21 +21,19 @@ from potstill.comparison import (
     effort,
     findings_of,
     label_of,
-    number,
     objective_note,
+    pruning_note,
     start_of,
     title_of,
     verdict,
     vocabulary_note,
     warnings_of,
 )
+from potstill.pages import excerpt, flat, render
 from potstill.results import Results, build_metrics, loss_curves, metrics_of, read_results
 from potstill.runfolder import write_json, write_text
 
 __all__ = ["build_metrics", "write_card", "write_report"]
-
-CANDIDATES = 8  # bars of the softened distribution; all others are one bar
-EXCERPT = 160  # characters of a text in a table
 
 
 def write_report(run: Path, settings: recipe.Report) -> Path:
@@ -50,7 +48,7 @@ def write_report(run: Path, settings: recipe.Report) -> Path:
     figures.require_matplotlib()
     results = read_results(run)
     metrics = metrics_of(results)
-    page = _html().get_template("report.html.j2").render(_page(results, metrics, settings))
+    page = render("report.html.j2", _page(results, metrics, settings))
     write_json(run / "metrics.json", metrics)
     write_text(run / "report.html", page)
     return run / "report.html"
@@ -65,23 +63,40 @@ def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report)
         "description": results.recipe.get("description", ""),
         "text_language": settings.language,
         "verdict": verdict(results, metrics),
+        "shipped": _shipped(results, metrics),
         "findings": findings_of(results),
         "student": results.student,
         **_table(results, metrics),
+        "steps": steps_of(results, metrics),
+        "kept": drawn.kept(results, metrics),
+        "whose": drawn.possessive(results.baseline),
+        "suite": drawn.suite(results),
+        "pareto": drawn.pareto(results, metrics),
+        "seeds": drawn.seeds(results, metrics),
         "exported": results.exported,
+        "pruned": [_pruned(stage.writes, stage.result) for stage in results.pruned],
         "vocabularies": _vocabularies(results),
         "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
-        "softened": _softened(results.evaluation.get("softened")),
-        "examples": _examples(results.evaluation.get("examples") or [], settings.examples),
+        "softened": drawn.softened(results.evaluation.get("softened")),
+        "confusions": drawn.confusions(results),
+        "examples": _examples(results, settings.examples),
         "counts": _counts(results),
         "warnings": warnings_of(results),
         "noise": results.benchmark.get("noise", {}).get("message"),
-        "environment": list(_flat(results.environment)),
+        "environment": list(flat(results.environment)),
         "command": _command(results),
         "recipe": results.recipe_text,
     }
+
+
+def _shipped(results: Results, metrics: Mapping[str, Any]) -> str | None:
+    """What is to be said of the last artifact made of the student, where it is another one."""
+    last = results.chain[-1][0] if results.chain else None
+    if last in (None, results.student) or "scores" not in metrics["models"].get(last, {}):
+        return None
+    return verdict(results, metrics, last)
 
 
 def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +110,31 @@ def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": list(zip(columns, headings, strict=True)), "groups": groups}
 
 
+def _pruned(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pruning kept, and what of each layer's importance that is."""
+    layers, ffn = result.get("layers"), result.get("ffn")
+    of_units = ffn["importance_kept"] if ffn else []
+    numbers = layers["kept"] if layers else list(range(len(of_units)))
+    rows: dict[int, list[str]] = {}
+    for layer, share in enumerate(layers["importance"] if layers else []):
+        rows[layer] = [f"{share:.1%}", "yes" if layer in numbers else "no"]
+    for layer, share in zip(numbers, of_units, strict=False):
+        rows.setdefault(layer, []).append(f"{share:.1%}")
+    columns = ["Share of the importance of all layers", "Kept"] if layers else []
+    columns += ["Importance of the units kept"] if ffn else []
+    sizes = {key: f"{size / 1e6:.1f}" for key, size in result["weight_bytes"].items()}
+    return {
+        "name": name,
+        "importance": result["importance"],
+        "texts": result["texts"],
+        "sentence": pruning_note(result),
+        "bytes": sizes,
+        "held_out": result["effect"]["texts"],
+        "columns": columns,
+        "rows": [(n, [*row, *[""] * (len(columns) - len(row))]) for n, row in sorted(rows.items())],
+    }
+
+
 def _vocabularies(results: Results) -> list[dict[str, Any]]:
     """What each trimming kept, and how much of held-out text that covers."""
     found = []
@@ -102,7 +142,7 @@ def _vocabularies(results: Results) -> list[dict[str, Any]]:
         if stage.kind == "trim_vocabulary":
             rows = [
                 (
-                    _excerpt(source),
+                    excerpt(source),
                     f"{told['tokens_kept']:.1%}",
                     f"{told['words_kept']:.1%}",
                     f"{told['longer']:.3f}",
@@ -159,67 +199,29 @@ def _curves(results: Results) -> list[dict[str, Any]]:
     return trainings
 
 
-def _softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The softened distributions as figures and as a table, the most likely at T = 1 first."""
-    if not found or not found.get("temperatures"):
-        return None
-    by_heat = {
-        name: list(found["temperatures"][name]) for name in sorted(found["temperatures"], key=float)
-    }
-    first = by_heat.get("1") or next(iter(by_heat.values()))
-    order = sorted(range(len(first)), key=lambda number: -first[number])[:CANDIDATES]
-    shares = {
-        name: [values[i] for i in order] + [max(0.0, 1 - sum(values[i] for i in order))]
-        for name, values in by_heat.items()
-    }
-    other = found.get("student", {}).get("1")
-    students = [other[i] for i in order] if other else []
-    has_rest = any(values[-1] > 5e-4 for values in shares.values())
-    top = max(*(max(values) for values in shares.values()), *students, 0.0) * 1.06
-    panels = [
-        Markup(
-            figures.distribution(
-                values[:-1],
-                name,
-                rest=values[-1] if has_rest else None,
-                top=top,
-                key=f"heat{number}",
-                other=students if name == "1" else (),
-            )
-        )
-        for number, (name, values) in enumerate(shares.items())
-    ]
-    rows = [
-        (_excerpt(found["candidates"][i]), [values[place] for values in shares.values()])
-        for place, i in enumerate(order)
-    ]
-    if has_rest:
-        rows.append(("all others", [values[-1] for values in shares.values()]))
-    return {
-        "text": _excerpt(found["text"], 3 * EXCERPT),
-        "panels": panels,
-        "temperatures": list(shares),
-        "rows": rows,
-        "students": students,
-        "has_rest": has_rest,
-    }
+ORDERS = {
+    "sentence_embedding": "the largest difference of ranks first",
+    "regression": "the largest difference first",
+    "sentence_similarity": "the largest difference first",
+}
 
 
-def _examples(examples: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any] | None:
-    shown = list(examples)[:most]
+def _examples(results: Results, most: int) -> dict[str, Any] | None:
+    shown: Sequence[Mapping[str, Any]] = (results.evaluation.get("examples") or [])[:most]
     if not shown:
         return None
     models = [key for key in shown[0] if key not in ("query", "expected")]
     expects = any(example.get("expected") != example["query"] for example in shown)
     rows = [
         {
-            "query": _excerpt(example["query"]),
-            "expected": _excerpt(example.get("expected")),
+            "query": excerpt(example["query"]),
+            "expected": excerpt(example.get("expected")),
             "answers": [_answer(example.get(name, {})) for name in models],
         }
         for example in shown
     ]
-    return {"models": models, "expects": expects, "rows": rows}
+    order = ORDERS.get(results.evaluation["task"], "those of which both are surest first")
+    return {"models": models, "expects": expects, "rows": rows, "order": order}
 
 
 def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
@@ -227,7 +229,7 @@ def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
         note = "right" if answer["rank"] == 1 else f"expected one at rank {answer['rank']}"
     else:
         note = f"p = {answer['p']:.2f}" if "p" in answer else ""
-    return _excerpt(answer.get("top")), note
+    return excerpt(answer.get("top")), note
 
 
 def _counts(results: Results) -> list[tuple[str, str]]:
@@ -235,28 +237,8 @@ def _counts(results: Results) -> list[tuple[str, str]]:
         told = stage.result.get("corpus") or stage.result.get("data") or {}
         counts = told.get("counts")
         if counts:
-            return list(_flat(counts))
+            return list(flat(counts))
     return []
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """(name, text) of each leaf of nested mappings; a list is one leaf."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            label = str(key).replace("_", " ")
-            yield from _flat(item, f"{name}, {label}" if name else label)
-    elif value not in (None, "", [], {}):
-        yield name, _leaf(value)
-
-
-def _leaf(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return number(value)
-    return ", ".join(map(_leaf, value)) if isinstance(value, list) else str(value)
 
 
 def _command(results: Results) -> str:
@@ -267,21 +249,3 @@ def _command(results: Results) -> str:
             if recipe_files.dump_recipe(recipe_files.load_recipe(name)) == results.recipe_text:
                 return f"potstill run {name}"
     return "potstill run recipe.yaml --output again"
-
-
-def _excerpt(value: Any, most: int = EXCERPT) -> str:
-    text = " ".join(str("" if value is None else value).split())
-    return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-
-
-# --- templates ------------------------------------------------------------------------------------
-
-
-def _html() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -13,7 +13,10 @@ import yaml
 
 from potstill.runfolder import read_json
 
+SUITE = "suite.json"
 MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
+TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
+PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class StageResult:
             return None
         return str(self.settings.get("writes") or self.settings.get("model"))
 
+    @property
+    def reads(self) -> str | None:
+        """The name of the model that the stage made another of."""
+        key = "teacher" if self.kind == "make_student" else "model"
+        return None if self.kind in MEASURING else self.settings.get(key)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -46,17 +55,31 @@ class Results:
     recipe_text: str
     environment: dict[str, Any]
 
-    def last(self, kind: str) -> dict[str, Any]:
-        """The result of the last stage of a kind; empty if none has finished."""
-        return next((stage.result for stage in reversed(self.stages) if stage.kind == kind), {})
-
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        return self.last("evaluate")
+        """The last evaluation."""
+        return self._measurement("evaluate")
 
     @cached_property
     def benchmark(self) -> dict[str, Any]:
-        return self.last("benchmark")
+        """The last benchmark."""
+        return self._measurement("benchmark")
+
+    def _measurement(self, kind: str) -> dict[str, Any]:
+        """The last result of a kind; empty if none has finished.
+
+        A model that another stage wrote anew after it, under the same name, is left out of it.
+        """
+        numbers = [number for number, stage in enumerate(self.stages) if stage.kind == kind]
+        if not numbers:
+            return {}
+        result = self.stages[numbers[-1]].result
+        rewritten = {stage.writes for stage in self.stages[numbers[-1] + 1 :]}
+        return result | {
+            part: {name: found for name, found in result[part].items() if name not in rewritten}
+            for part in PER_MODEL
+            if part in result
+        }
 
     @cached_property
     def baseline(self) -> str:
@@ -75,11 +98,52 @@ class Results:
         return others[-1] if others else None
 
     @cached_property
+    def chain(self) -> list[tuple[str, list[StageResult]]]:
+        """What led from the teacher to the last artifact made of the student, in order: names of
+        models, each with the stages that wrote it (one after another under the same name).
+        """
+        mains = [n for n, stage in enumerate(self.stages) if stage.writes == self.student]
+        mains = [n for n in mains if self.stages[n].kind in TRAINING]
+        if not mains:
+            return []
+        path, name = [self.stages[mains[-1]]], self.student
+        for stage in self.stages[mains[-1] + 1 :]:
+            compresses = stage.kind not in (*TRAINING, *MEASURING)
+            if compresses and stage.settings.get("model") == name:
+                path.append(stage)
+                name = stage.writes
+        number = mains[-1]
+        while (source := self.stages[number].reads) != self.baseline:
+            before = [n for n in range(number) if self.stages[n].writes == source]
+            if not before:
+                break
+            number = before[-1]
+            path.insert(0, self.stages[number])
+        steps: list[tuple[str, list[StageResult]]] = []
+        for stage in path:
+            if steps and steps[-1][0] == stage.writes:
+                steps[-1][1].append(stage)
+            else:
+                steps.append((str(stage.writes), [stage]))
+        return steps
+
+    @cached_property
+    def twin(self) -> str | None:
+        """The model that was trained from the student's start, but without a teacher."""
+        given = self.evaluation.get("twin")
+        main = next((s for s in reversed(self.stages) if s.kind == "distill"), None)
+        if given or main is None:
+            return given
+        twins = [s.writes for s in self.stages if s.kind == "finetune" and s.reads == main.reads]
+        return next((name for name in reversed(twins) if name != main.writes), None)
+
+    @cached_property
     def published(self) -> str | None:
-        """The model whose weights lie in model/: the student, or what its trimming wrote."""
+        """The model whose weights lie in model/: the student, or what was cut out of it after."""
         name, made = self.student, False
         for stage in self.stages:
-            if stage.kind == "trim_vocabulary" and made and stage.settings.get("model") == name:
+            compresses = stage.kind in ("prune", "trim_vocabulary")
+            if compresses and made and stage.settings.get("model") == name:
                 name = stage.writes
             made = made or stage.writes == name
         return name
@@ -87,7 +151,8 @@ class Results:
     @cached_property
     def names(self) -> list[str]:
         """Models that were measured: the baseline, the student, then the others in order."""
-        first = [name for name in (self.baseline, self.student) if name in self._measured]
+        known = [*self._measured, *self.counted]
+        first = [name for name in (self.baseline, self.student) if name in known]
         return list(dict.fromkeys([*first, *self._measured]))
 
     @cached_property
@@ -115,12 +180,30 @@ class Results:
                 }
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
-            elif stage.kind == "trim_vocabulary":
+            elif stage.kind in ("prune", "trim_vocabulary"):
+                counts.setdefault(str(stage.reads), stage.result["parameters"]["before"])
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
-            elif stage.kind == "distill" and stage.settings.get("model") in counts:
+            elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
         graphs = self.exported | self.quantized
         return counts | {name: found["parameters"] for name, found in graphs.items()}
+
+    @cached_property
+    def suite(self) -> dict[str, Any] | None:
+        """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
+
+        Raises:
+            ValueError: the file is not what it should be.
+        """
+        path = self.run / SUITE
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        keys = ("suite", "partial", "partial_reasons", "baseline", "models", "retention", "tasks")
+        missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+        if missing:
+            raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
+        return dict(found)
 
     @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
@@ -129,12 +212,27 @@ class Results:
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores and of smaller graphs, in sentences."""
+        """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = list(self.evaluation.get("findings") or [])
         trained = [s.result for s in self.stages if s.kind in ("finetune", "distill")]
         for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
-        return found
+        return found + [
+            f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
+            "much of what that cost"
+            for stage in self.pruned
+            if not self._trained_after(stage)
+        ]
+
+    @property
+    def pruned(self) -> list[StageResult]:
+        """The stages that pruned."""
+        return [stage for stage in self.stages if stage.kind == "prune"]
+
+    def _trained_after(self, pruned: StageResult) -> bool:
+        later = self.stages[self.stages.index(pruned) + 1 :]
+        trains = [stage for stage in later if stage.kind in ("distill", "finetune")]
+        return any(stage.settings.get("model") == pruned.writes for stage in trains)
 
     @cached_property
     def quantized(self) -> dict[str, dict[str, Any]]:
@@ -177,8 +275,10 @@ def read_results(run: Path) -> Results:
 def build_metrics(run: Path) -> dict[str, Any]:
     """metrics.json of a run: `models`, `comparisons` against the baseline, `settings`.
 
-    The last evaluate and the last benchmark stage count. What was not measured is left out; a
-    number that is not finite is null. Retention is that of the evaluate stage: none for losses.
+    `references` are the scores of what takes no model, `differences` the student's score less that
+    of its twin and of each of those, with a paired 95% interval. The last evaluate and the last
+    benchmark stage count. What was not measured is left out; a number that is not finite is null.
+    Retention is that of the evaluate stage: none for losses.
 
     Raises:
         ValueError: as `read_results`.
@@ -200,7 +300,10 @@ def metrics_of(results: Results) -> dict[str, Any]:
         weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
         entry |= weighed | {key: measured[key] for key in keys if key in measured}
         if name in evaluation.get("models", {}):
-            entry["scores"] = evaluation["models"][name]
+            scores = evaluation["models"][name]
+            entry["scores"] = {
+                task: _with_seeds(found, evaluation) for task, found in scores.items()
+            }
         models[name] = entry
     comparisons = {}
     for name in results.names:
@@ -212,6 +315,8 @@ def metrics_of(results: Results) -> dict[str, Any]:
             for key, share in kept.items():  # a task's first score is the one it is judged by
                 entry["retention"].setdefault(key.partition(".")[0], share)
             entry["retention_by_score"] = kept
+            intervals = evaluation.get("intervals", {}).get(name)
+            entry |= {"retention_intervals": intervals} if intervals else {}
         if ratios:
             entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
             entry["size_ratio"] = ratios["size_ratio"]
@@ -229,12 +334,32 @@ def metrics_of(results: Results) -> dict[str, Any]:
         "noisy": benchmark.get("noise", {}).get("noisy"),
     }
     known = {key: value for key, value in settings.items() if value is not None}
-    # what a reader must not miss, in sentences: of tasks with labels
-    found = {"findings": results.findings} if results.findings else {}
+    references = {k: v for k, v in evaluation.get("references", {}).items() if v}
+    found = {
+        "references": references,
+        "differences": evaluation.get("differences"),
+        "findings": results.findings,  # what a reader must not miss, in sentences
+    }
+    if results.suite is not None:
+        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
+        found["suite"] = {key: results.suite[key] for key in parts}
     cleaned: dict[str, Any] = finite(
-        {"models": models, "comparisons": comparisons, "settings": known, **found}
+        {
+            **{"models": models, "comparisons": comparisons, "settings": known},
+            **{key: value for key, value in found.items() if value},
+        }
     )
     return cleaned
+
+
+def _with_seeds(scores: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """A task's scores with `seeds`, the values of each training: of one training, one value.
+
+    They are of the metric that the evaluation names, or else of the task's first.
+    """
+    metric = evaluation.get("metric")
+    first = metric if metric in scores else next(iter(scores), None)
+    return scores if first is None or "seeds" in scores else scores | {"seeds": [scores[first]]}
 
 
 # --- training logs --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill.head_predictions import Prediction, Texts, ask, cutting, decide
 from potstill.models import LoadedModel, load_model, pool
 from potstill.recipe import Task
 
@@ -92,20 +93,37 @@ class Runtime:
         Raises:
             ValueError: a text without the tokenizer's mask token.
         """
-        tokenizer = self.loaded.tokenizer
         answers = []
         for text in texts:
-            inputs = self.tokenize([text], None)
-            masked_L = inputs["input_ids"][0] == tokenizer.mask_token_id
-            if not bool(masked_L.any()):
-                raise ValueError(f"{text[:60]!r} has no {tokenizer.mask_token} to fill")
-            with torch.inference_mode():
-                logits_KV = self.loaded.model(**inputs).logits[0, masked_L]
-            best = torch.softmax(logits_KV, -1).topk(top)
+            best = torch.softmax(self.mask_logits(text), -1).topk(top)
             answers.append(
                 [self._filled(p, i) for p, i in zip(best.values, best.indices, strict=True)]
             )
         return answers
+
+    def mask_logits(self, text: str) -> Tensor:
+        """Logits over the vocabulary at each of a text's masks, in order: [K x V].
+
+        Raises:
+            ValueError: a text without the tokenizer's mask token, or whose masks are all beyond the
+                model's limit.
+        """
+        tokenizer = self.loaded.tokenizer
+        inputs = self.tokenize([text], None)
+        masked_L = inputs["input_ids"][0] == tokenizer.mask_token_id
+        if not bool(masked_L.any()):
+            mask = str(tokenizer.mask_token)
+            if mask in text:
+                raise ValueError(
+                    f"the {mask} stands beyond the {self.loaded.max_length} tokens that the model "
+                    "reads: put it nearer to the beginning"
+                )
+            raise ValueError(
+                f"{text[:60]!r} has no {mask} to fill: put one where a word is missing"
+            )
+        with torch.inference_mode():
+            logits_KV: Tensor = self.loaded.model(**inputs).logits[0, masked_L]
+        return logits_KV
 
     def _filled(self, probabilities: Tensor, ids: Tensor) -> Filled:
         tokens = self.loaded.tokenizer.convert_ids_to_tokens(ids.tolist())
@@ -119,19 +137,47 @@ class Runtime:
         return {name: value.to(self.device) for name, value in inputs.items()}
 
 
+Text = str | Sequence[str]
+
+
 def predict(
-    model: str | os.PathLike[str], texts: Sequence[str], task: Task, **options: Any
-) -> np.ndarray | list[list[Filled]]:
-    """Embeddings [N x D] of a sentence encoder, or the tokens a masked-LM model fills in.
+    model: str | os.PathLike[str], texts: Sequence[Text], task: Task, **options: Any
+) -> np.ndarray | list[list[Filled]] | Prediction:
+    """What a saved model says of texts, through PyTorch or onnxruntime; at T = 1.
+
+    | task | a text is | what is given |
+    |---|---|---|
+    | sentence_embedding | a text | embeddings [N x D] |
+    | masked_lm | a text with masks | the tokens at each mask (`Filled`) |
+    | classification, multi_label | a text, or two | its labels (`Chosen`) |
+    | regression, sentence_similarity | a text, or two; two | its value |
+    | token_classification | a text, or its words | its words' tags (`Tagged`) |
+    | question_answering | a question and its context | the answer (`Given`) |
 
     Args:
         model: a model folder, or FOLDER/onnx/NAME.onnx.
-        options: of `Runtime.embed` or `Runtime.fill_mask`.
+        options: of `Runtime.embed` or `Runtime.fill_mask`; of tasks with a head those of
+            `head_predictions.cutting`, and `may_lack`: a question may have no answer.
 
     Raises:
-        ValueError: as `models.load_model` and `Runtime.fill_mask`.
+        ValueError: as `models.load_model`, `Runtime.fill_mask` and `head_predictions.ask`.
     """
-    runtime = Runtime.open(model, task)
-    if task == "sentence_embedding":
-        return runtime.embed(texts, **options)
-    return runtime.fill_mask(texts, **options)
+    if task == "sentence_embedding" or task == "masked_lm":
+        runtime, plain = Runtime.open(model, task), [str(text) for text in texts]
+        if task == "masked_lm":
+            return runtime.fill_mask(plain, **options)
+        return runtime.embed(plain, **options)
+    loaded = load_model(model, task)
+    may_lack = bool(options.pop("may_lack", False))
+    given = [_as_texts(text, task) for text in texts]
+    return decide(ask(loaded, given, cutting(**options), may_lack=may_lack), loaded)
+
+
+def _as_texts(text: Text, task: Task) -> Texts:
+    """What an example is made of: a sentence's words, a question and its context, a text or two."""
+    if task == "token_classification":
+        return tuple(text.split() if isinstance(text, str) else text)
+    found = (text,) if isinstance(text, str) else tuple(text)
+    if task in ("question_answering", "sentence_similarity") and len(found) != 2:
+        raise ValueError(f"{task} takes two texts for each example, not {len(found)}: {found!r}")
+    return found

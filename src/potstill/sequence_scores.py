@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import confusion_matrix
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
@@ -105,10 +106,31 @@ def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np
     if task in VALUE_TASKS:
         answer = gold.mean(keepdims=True)
     elif task == "multi_label":
-        answer = np.where(gold.mean(axis=0) > 0.5, 1.0, -1.0)
+        answer = np.where(_commonest_labels(gold), 1.0, -1.0)
     else:
         answer = np.bincount(gold, minlength=classes).astype(float)
     return np.tile(answer, (count, 1))
+
+
+def _commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
+    """The commonest labels, as many as give every example the best F1 over all labels: bool [C]."""
+    order = np.argsort(-gold_NC.sum(axis=0), kind="stable")
+    right = gold_NC.sum(axis=0)[order].cumsum()
+    f1 = 2 * right / (len(gold_NC) * np.arange(1, len(order) + 1) + right[-1])
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[: int(f1.argmax()) + 1]] = True
+    return chosen
+
+
+def confusion(outputs: np.ndarray, test: Examples, classes: int) -> list[list[int]]:
+    """Examples of each label (rows) that were given each label (columns).
+
+    Args:
+        outputs: logits [N x classes].
+    """
+    matrix = confusion_matrix(test.gold, outputs.argmax(axis=1), labels=range(classes))
+    counts: list[list[int]] = matrix.tolist()
+    return counts
 
 
 def softened(
@@ -129,9 +151,20 @@ def softened(
 
 
 def label_examples(
-    base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str], most: int
+    task: HeadTask,
+    base: np.ndarray,
+    other: np.ndarray,
+    test: Examples,
+    labels: Sequence[str],
+    most: int,
 ) -> list[Mapping[str, Any]]:
-    """Examples that two models label differently, the surest first."""
+    """Examples that two models answer differently, those of which both are sure first; of values
+    those that are furthest apart; of several labels a text each label by itself.
+    """
+    if task in VALUE_TASKS:
+        return _value_examples(base[:, 0], other[:, 0], test, most)
+    if task == "multi_label":
+        return _yes_or_no_examples(base, other, test, labels, most)
     p_t, p_s = metrics.softmax(base, 1.0), metrics.softmax(other, 1.0)
     top_t, top_s = base.argmax(axis=1), other.argmax(axis=1)
     differing = np.flatnonzero(top_t != top_s)
@@ -146,3 +179,46 @@ def label_examples(
         }
         for n in differing[:most].tolist()
     ]
+
+
+def _value_examples(
+    base_N: np.ndarray, other_N: np.ndarray, test: Examples, most: int
+) -> list[Mapping[str, Any]]:
+    order = np.argsort(-np.abs(base_N - other_N), kind="stable")[:most]
+    return [
+        {
+            "query": " | ".join(test.texts[n]),
+            "expected": f"{test.gold[n]:.3f}",
+            "teacher": {"top": f"{base_N[n]:.3f}"},
+            "student": {"top": f"{other_N[n]:.3f}"},
+        }
+        for n in order.tolist()
+        if base_N[n] != other_N[n]
+    ]
+
+
+def _yes_or_no_examples(
+    base_NC: np.ndarray, other_NC: np.ndarray, test: Examples, labels: Sequence[str], most: int
+) -> list[Mapping[str, Any]]:
+    """One for each label of a text that one model gives and the other doesn't."""
+    rows, columns = np.nonzero((base_NC > 0) != (other_NC > 0))
+    # how far from 0 a logit is, either way, is how sure of its answer a model is
+    sure = np.minimum(np.abs(base_NC), np.abs(other_NC))[rows, columns]
+    order = np.argsort(-sure, kind="stable")[:most]
+
+    def answer(label: str, logit: float) -> dict[str, Any]:
+        return {"top": _yes_or_no(label, logit > 0), "p": float(expit(abs(logit)))}
+
+    return [
+        {
+            "query": " | ".join(test.texts[n]),
+            "expected": _yes_or_no(labels[c], test.gold[n, c] == 1),
+            "teacher": answer(labels[c], base_NC[n, c]),
+            "student": answer(labels[c], other_NC[n, c]),
+        }
+        for n, c in zip(rows[order].tolist(), columns[order].tolist(), strict=True)
+    ]
+
+
+def _yes_or_no(label: str, given: bool) -> str:
+    return label if given else f"not {label}"

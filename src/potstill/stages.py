@@ -19,6 +19,7 @@ from potstill.evaluation_stages import chosen_models, run_evaluate
 from potstill.export_stages import run_export
 from potstill.models import save_model
 from potstill.narrowing import widths_of
+from potstill.pruning_stages import run_prune
 from potstill.quantization_stages import run_quantize
 from potstill.recipe import (
     Benchmark,
@@ -27,6 +28,7 @@ from potstill.recipe import (
     Export,
     Finetune,
     MakeStudent,
+    Prune,
     Quantize,
     Report,
     Stage,
@@ -52,7 +54,7 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
             result, writes = run_finetune(stage, folder, context)
         case Distill():
             result, writes = run_distill(stage, folder, context)
-        case TrimVocabulary() | Export() | Quantize():
+        case Prune() | TrimVocabulary() | Export() | Quantize():
             result, writes = _compress(stage, folder, context)
         case Evaluate():
             result, writes = run_evaluate(stage, context), {}
@@ -69,9 +71,11 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
 
 
 def _compress(
-    stage: TrimVocabulary | Export | Quantize, folder: Path, context: Context
+    stage: Prune | TrimVocabulary | Export | Quantize, folder: Path, context: Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     match stage:
+        case Prune():
+            return run_prune(stage, folder, context)
         case TrimVocabulary():
             return run_trim_vocabulary(stage, folder, context)
         case Export():

@@ -27,9 +27,12 @@ _NAMES = {
 
 
 def metrics_table(path: Path) -> Table:
-    """The comparison of a run's metrics.json, a column a model."""
+    """The comparison of a run's metrics.json, a column a model, what takes no model last."""
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    models, comparisons = metrics["models"], metrics["comparisons"]
+    comparisons = metrics["comparisons"]
+    scores = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
+    scores |= metrics.get("references", {})
+    models = {name: metrics["models"].get(name, {}) for name in scores}
     table = _columns(models)
     _row(table, "parameters", models, lambda m: _amount(m["parameters"]))
     _row(table, "weights", models, lambda m: _amount(m["weight_bytes"]) + "B")
@@ -42,7 +45,11 @@ def metrics_table(path: Path) -> Table:
             lambda m, n=length: f"{m['latency_ms'][n]['p50']:.2f} ms",
         )
     _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
-    _score_rows(table, {name: model.get("scores", {}) for name, model in models.items()})
+    _score_rows(table, scores)
+    less = {name: metrics.get("differences", {}).get(name, {}) for name in models}
+    _row(table, "the student, less each other", less, lambda d: f"{d['difference']:+.3f}")
+    for side, label in enumerate(("95% interval, from", "to")):
+        _row(table, label, less, lambda d, n=side: f"{d['interval'][n]:+.3f}")
     for length in lengths:
         _row(
             table,
@@ -90,6 +97,80 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def suite_table(result: Mapping[str, Any]) -> Table:
+    """A suite's result, times 100: a row a score, the median of seeds and in brackets their range,
+    and for each model but the baseline the share that it keeps.
+    """
+    models, tasks, kept = result["models"], result["tasks"], result["retention"]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("PARTIAL" if result["partial"] else "")
+    for name in models:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name in kept:
+        table.add_column(Text(f"{name} kept"), justify="right", overflow="fold")
+    for task, told in tasks.items():
+        names = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
+        for metric in names:
+            label = f"{told['title']} {metric.replace('_', ' ')}"
+            cells = [_range(model["tasks"][task][metric]) for model in models.values()]
+            shares = [own["tasks"][task][metric] for own in kept.values()]
+            cells += [_kept(share, told["small"]) for share in shares]
+            table.add_row(*map(Text, (label, *cells)))
+    if len(tasks) > 1:
+        _average_rows(table, result)
+    return table
+
+
+def _average_rows(table: Table, result: Mapping[str, Any]) -> None:
+    models, kept = result["models"].values(), result["retention"].values()
+    rows = {"all": f"average of {len(result['tasks'])} tasks"}
+    if "wnli" in result["tasks"]:
+        rows["without_wnli"] = "average without WNLI"
+    for key, label in rows.items():
+        cells = [f"{100 * model['average'][key]:.1f}" for model in models]
+        cells += [_kept(own["overall"][key], False) for own in kept]
+        table.add_row(*map(Text, (label, *cells)), style="bold")
+    shares = [_kept(own["overall"]["above_constant"], False) for own in kept]
+    label = "where there is retention"
+    table.add_row(*map(Text, (label, *("" for _ in models), *shares)))
+
+
+def _range(values: Mapping[str, Any]) -> str:
+    shown = f"{100 * values['median']:.1f}"
+    if len(values["all"]) == 1:
+        return shown
+    return f"{shown} ({100 * values['min']:.1f} to {100 * values['max']:.1f})"
+
+
+def _kept(share: float | None, small: bool) -> str:
+    return "none" if share is None else f"{share:.1%}" + (" (too small a set)" if small else "")
+
+
+def runs_table(found: Mapping[str, Any]) -> Table:
+    """Runs side by side, a column a run: the students, what was made of them, what differs."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for run in found["runs"]:
+        table.add_column(Text(run["name"]), justify="right", overflow="fold")
+    for part in found["tables"]:
+        names = [name or "" for name in part["models"]]
+        table.add_row(*map(Text, (part["role"], *names)), style="bold")
+        for row in part["rows"]:
+            table.add_row(*map(Text, (row["measure"], *map(_cell, row["cells"]))))
+    if found["differences"]:
+        table.add_row(Text("In the recipes"), style="bold")
+    for key, values in found["differences"].items():
+        shown = ["-" if value is None else str(value) for value in values]
+        table.add_row(*map(Text, (key, *shown)))
+    return table
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return f"{cell['text']} ({cell['note']})" if cell["note"] else str(cell["text"])
+
+
 def _amount(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
@@ -117,7 +198,7 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
 
 
 def _several(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+    return " ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
 
 
 def _name(key: str) -> str:

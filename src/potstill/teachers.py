@@ -103,9 +103,17 @@ class Reading:
         # Any class will do for gold: hard targets of embeddings are the teacher's.
         return Rows(compared_K, compared_K, torch.where(compared_K, 0, IGNORED))
 
+    def hidden_rows(self, batch: Batch) -> Tensor:
+        """The tokens that losses on hidden states are over: those that have a tag where tokens have
+        tags, real ones elsewhere (bool [B x L]).
+        """
+        if self.task == "token_classification":
+            return batch.gold_BL != IGNORED
+        return batch.attention_mask_BL.bool()
+
     def counts(self, batch: Batch) -> dict[str, int]:
         """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
-        tokens, texts = int(batch.attention_mask_BL.sum()), len(batch)
+        tokens, texts = int(self.hidden_rows(batch).sum()), len(batch)
         if self.task == "masked_lm":
             distributions = golden = int((batch.gold_BL != IGNORED).sum())
         elif self.task == "sentence_embedding":

@@ -110,6 +110,7 @@ class Trainee(nn.Module):
             batch.attention_mask_BL.bool(),
             scales,
             self.chunk_size,
+            self.reading.hidden_rows(batch),
         )
 
     def sparsify(self, settings: Sparsity) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import accelerator, device, manual_seed
+from torch import manual_seed
 from torch.nn import Module
 
 from potstill import preflight
@@ -22,7 +22,7 @@ from potstill.cached_teachers import (
 )
 from potstill.context import Context
 from potstill.data import Examples, Tokens, plan_steps
-from potstill.distributed import wait_for_all
+from potstill.distributed import own_device, wait_for_all
 from potstill.evaluation_tasks import task_score
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker
@@ -128,7 +128,7 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
         assert row is not None
         if row.head in ("sequence", "cosine"):
             preflight.check_tokens(teacher, examples.dev, data.max_length)
-        Module.to(teacher.model, _device())
+        Module.to(teacher.model, own_device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
         if row.task == "classification":
             metric = data.metric or row.metric
@@ -163,13 +163,6 @@ def _checked_start(
     return {"preflight": numbers, "warnings": list(warnings)}
 
 
-def _device() -> device:
-    """Where models are asked before the loop places them."""
-    return (accelerator.current_accelerator() if accelerator.is_available() else None) or device(
-        "cpu"
-    )
-
-
 def _answers(
     stage: Distill, teachers: Mapping[str, LoadedModel], context: Context
 ) -> dict[str, Answers]:
@@ -195,7 +188,7 @@ def _answers(
         wait_for_all()  # until the first process has asked
     found = {}
     for name, loaded in teachers.items():
-        Module.to(loaded.model, _device())
+        Module.to(loaded.model, own_device())
         found[name] = teacher_answers(
             loaded,
             context.models[name],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from fake_run import fake_run
 from rich.console import Console
 
 from conftest import Finished
@@ -206,6 +208,54 @@ def test_quickstart_is_the_recipe_of_that_name(
     monkeypatch.setattr("potstill.inputs.check_inputs", lambda *_: None)
     assert potstill("quickstart", "teacher=./mine").code == 0
     assert seen == [("quickstart", "./mine", Path("runs/quickstart"))]
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        fake_run(tmp_path / name)
+    return tmp_path
+
+
+def test_compare_prints_a_table_and_writes_a_page(two_runs: Path, potstill: Potstill) -> None:
+    finished = potstill("compare", "one", "two")
+    assert (finished.code, finished.err) == (0, "")
+    lines = [line.split() for line in finished.out.splitlines()]
+    assert ["one", "two"] in lines
+    assert ["Retrieval", "MRR", "0.865", "0.865"] in lines
+    assert lines[-1] == ["wrote", "compare.html"]
+    assert (two_runs / "compare.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_compare_as_json_writes_a_page_only_where_it_is_told(
+    two_runs: Path, potstill: Potstill
+) -> None:
+    finished = potstill("compare", "one", "two", "--json")
+    found = json.loads(finished.out)
+    assert [run["name"] for run in found["runs"]] == ["one", "two"]
+    assert not (two_runs / "compare.html").exists()
+    finished = potstill("compare", "one", "two", "--json", "--output", "page.html")
+    assert json.loads(finished.out) == found
+    assert (two_runs / "page.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one"], "error: compare sets runs side by side: give the folders of two or more\n"),
+        (["one", "nowhere"], "error: nowhere is not a run folder: give the folder that a run"),
+        (["one", "two", "-o", "no/where.html"], "error: no is not there: make that folder first\n"),
+        (["one", "two", "-o", "one"], "error: one is a folder: give the name of a file"),
+    ],
+)
+def test_compare_refuses_in_a_sentence(
+    two_runs: Path, potstill: Potstill, arguments: list[str], message: str
+) -> None:
+    finished = potstill("compare", *arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert message in finished.err
+    assert "Traceback" not in finished.err
 
 
 def test_recipes_lists_all_that_ship(potstill: Potstill) -> None:

@@ -303,6 +303,30 @@ def test_examples_are_questions_answered_differently(
     assert result["examples"] == []  # of a model and its copy
 
 
+def test_the_student_stands_beside_its_twin_and_tfidf(
+    sentence_teacher: Path, student: Path
+) -> None:
+    models = {"teacher": sentence_teacher, "student": student, "plain": sentence_teacher}
+    found = evaluate_embeddings(
+        models, articles(), SETTINGS, seed=5, student="student", twin="plain"
+    )
+    own = np.array([1 / rank for rank in ranks_of(student)])
+    twin = np.array([1 / rank for rank in ranks_of(sentence_teacher)])
+    assert list(found["differences"]) == ["plain", "tfidf"]
+    told = found["differences"]["plain"]
+    assert (told["score"], told["metric"]) == ("retrieval.mrr", "mrr")
+    assert told["difference"] == pytest.approx(own.mean() - twin.mean())
+    # the bootstrap of the differences, drawn here
+    drawn = np.random.default_rng(0).integers(0, COUNT, (4000, COUNT))
+    bounds = np.percentile((own - twin)[drawn].mean(axis=1), [2.5, 97.5])
+    assert told["interval"] == pytest.approx(bounds, abs=0.02)
+    tfidf = found["references"]["tfidf"]["retrieval"]["mrr"]
+    assert found["differences"]["tfidf"]["difference"] == pytest.approx(own.mean() - tfidf)
+    # titles are the first words of their texts, which untrained models can't tell
+    assert tfidf > own.mean()
+    assert "student does not beat TF-IDF (mrr)" in found["findings"]
+
+
 def test_the_student_is_the_one_named_or_the_last(
     result: dict[str, Any], sentence_teacher: Path, student: Path
 ) -> None:

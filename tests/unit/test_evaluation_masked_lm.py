@@ -283,6 +283,49 @@ def test_examples_are_positions_predicted_differently(
         assert not {"[CLS]", "[SEP]", "[PAD]"} & set(example["query"].split())
 
 
+def test_the_surest_of_all_positions_come_first(
+    folders: dict[str, Path],
+    teacher_seen: Any,
+    student_seen: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation_masked_lm, "SHOWN", 5)
+    monkeypatch.setattr(evaluation_masked_lm, "CHUNK", 7)
+    found = evaluate({name: folders[name] for name in ("teacher", "student")})["examples"]
+    sure = [
+        min(float(one.log_V.exp().max()) for one in pair)
+        for pair in zip(teacher_seen[0], student_seen[0], strict=True)
+        if pair[0].top != pair[1].top
+    ]
+    assert len(sure) > 5
+    shown = [min(example["teacher"]["p"], example["student"]["p"]) for example in found]
+    assert shown == pytest.approx(sorted(sure, reverse=True)[:5], rel=1e-4)
+
+
+def test_differences_from_the_twin_and_the_unigram(folders: dict[str, Path]) -> None:
+    models = {
+        "teacher": folders["teacher"],
+        "student": folders["student"],
+        "plain": folders["copy"],
+    }
+    found = evaluate_masked_lm(
+        models, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, student="student", twin="plain"
+    )
+    top1 = {name: scores["masked_lm"]["top1"] for name, scores in found["models"].items()}
+    top1["unigram"] = found["references"]["unigram"]["masked_lm"]["top1"]
+    assert list(found["differences"]) == ["plain", "unigram"]
+    for name, told in found["differences"].items():
+        assert told["score"] == "masked_lm.top1"
+        assert told["difference"] == pytest.approx(top1["student"] - top1[name])
+        low, high = told["interval"]
+        assert low <= told["difference"] <= high
+    said = " ".join(found["findings"])
+    for name, words in (("plain", "plain, trained"), ("unigram", "the commonest token")):
+        beaten = top1["student"] > top1[name] and found["differences"][name]["interval"][0] > 0
+        assert (words in said) is not beaten
+    assert said  # at chance: not both are beaten beyond doubt
+
+
 def test_the_softened_example_is_a_softmax_at_each_temperature(
     result: dict[str, Any], teacher_seen: Any
 ) -> None:

@@ -13,13 +13,10 @@ from transformers import BertForSequenceClassification
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
-from potstill.data import Examples
-from potstill.evaluation_tasks import (
-    evaluate_task,
-    head_outputs,
-    task_score,
-)
+from potstill.data import Examples, Items
+from potstill.evaluation_tasks import constant_scores, evaluate_task, task_score
 from potstill.examples import TaskExamples, read_task, tokenize_task
+from potstill.head_predictions import head_outputs
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData
 from potstill.tasks import row_of
@@ -217,3 +214,46 @@ def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
     other = classifier(tmp_path / "other", 0, **names)
     with pytest.raises(ValueError, match=r"other: its labels are no, perhaps, and the baseline's"):
         evaluated({"teacher": [folder], "other": [other]}, given)
+
+
+def test_confusion_counts_what_was_given_for_what_was_right(
+    found: TaskExamples, tmp_path: Path
+) -> None:
+    folders = {
+        "teacher": [classifier(tmp_path / "t", 0)],
+        "student": [classifier(tmp_path / "s", 1)],
+    }
+    confusion = evaluated(folders, found)["confusion"]
+    for name, [folder] in folders.items():
+        given = logits_of(folder, found.test).argmax(axis=1)
+        counts = [[0, 0], [0, 0]]
+        for right, answer in zip(found.test.gold.tolist(), given.tolist(), strict=True):
+            counts[right][answer] += 1
+        assert confusion[name] == counts
+
+
+def labelled(gold: Any, **others: Any) -> Examples:
+    count = len(gold)
+    ids = np.zeros(count, dtype=np.int32)
+    texts = [("x",)] * count
+    lengths, offsets = np.ones(count, dtype=np.int32), np.arange(count + 1)
+    return Examples(ids, offsets, lengths, None, np.array(gold), texts, ["x"] * count, **others)
+
+
+def test_the_most_that_a_constant_answer_scores() -> None:
+    # three of five are 1. Always 1: accuracy 3/5, F1 2 * 3 / (5 + 3); always 0: 2/5 and 0
+    found = constant_scores("classification", labelled([1, 0, 1, 1, 0]), ["0", "1"])
+    assert found["accuracy"] == pytest.approx(0.6)
+    assert found["f1"] == pytest.approx(0.75)
+    assert found["matthews"] == 0
+    # where 0 is commoner the best accuracy is that of 0, the best F1 still that of 1
+    found = constant_scores("classification", labelled([0, 0, 0, 1]), ["0", "1"])
+    assert found["accuracy"] == pytest.approx(0.75)
+    assert found["f1"] == pytest.approx(2 / 5)
+    assert constant_scores("regression", labelled([1.0, 2.0]), ["score"]) == {
+        "pearson": 0.0,
+        "spearman": 0.0,
+    }
+    items = Items(np.arange(4), [("q", "c")] * 4, [["Paris"], [], ["Rome"], []])
+    found = constant_scores("question_answering", labelled([0] * 4, items=items), [])
+    assert found == {"exact_match": 0.5, "f1": 0.5}

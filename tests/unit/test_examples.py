@@ -350,3 +350,65 @@ def test_a_share_without_an_example(tmp_path: Path) -> None:
         "data.dev: no example is left: none of data.train is in the share held out "
         "(data.heldout, 0.0001): raise it, or give data.dev"
     )
+
+
+def test_a_number_of_the_rarer_kind_is_left_out(tmp_path: Path) -> None:
+    mixed = file(tmp_path, "mixed.jsonl", [*rows(20), {"text": "oak", "label": 1}])
+    found = read(
+        mixed, dev=file(tmp_path, "dev.jsonl", rows()), on_bad_row="skip", labels=["bad", "good"]
+    )
+    assert found.counts["train.mixed_label"] == 1
+    assert len(found.sides["train"]) == 20
+
+
+def test_numbers_in_dev_where_only_the_alphabet_orders_the_names_of_train(tmp_path: Path) -> None:
+    """Another corpus' 0 may be what comes second by name."""
+    train, dev = (
+        file(tmp_path, "t.tsv", rows(20, ("no", "yes"))),
+        file(tmp_path, "d.tsv", rows(9, (1, 0))),
+    )
+    said = problem(train, dev=dev)
+    assert said.startswith(f"{dev}:2: label '1' is a number, and train has names (no, yes): write")
+    for known in ({"teacher": ["yes", "no"]}, {"labels": ["yes", "no"]}):
+        assert [example.gold for example in read(train, dev=dev, **known).sides["dev"]][:2] == [
+            1,
+            0,
+        ]
+
+
+def test_plain_text_is_unlabelled_text_whatever_the_column_is_called(tmp_path: Path) -> None:
+    train = file(tmp_path, "t.tsv", [{"sentence": r["text"], "label": r["label"]} for r in rows()])
+    (tmp_path / "more.txt").write_text("the low wine\nthe oak cask\n")
+    found = read(train, text="sentence", unlabelled=str(tmp_path / "more.txt"))
+    assert [e.texts for e in found.sides["unlabelled"]] == [("the low wine",), ("the oak cask",)]
+    pairs = file(tmp_path, "p.tsv", [{"a": "oak", "b": "peat", "label": n % 2} for n in range(40)])
+    said = problem(pairs, text=["a", "b"], dev=pairs, unlabelled=str(tmp_path / "more.txt"))
+    assert "more.txt:1: no column 'a' (data.text); there are: text" in said
+
+
+def test_ids_that_two_rows_have(tmp_path: Path) -> None:
+    given = [{"key": number, **row} for number, row in enumerate(rows())]
+    given[7]["key"] = 3
+    train = file(tmp_path, "t.tsv", given)
+    assert len(read(train).sides) == 2  # nobody said that it is an id
+    assert problem(train, id="key").startswith(f"{train}:9: the id '3' is also that of {train}:5: ")
+    found = read(train, id="key", on_bad_row="skip")
+    assert found.counts["train.duplicate_id"] == 1
+    assert problem(train, id="index").startswith(f"{train}:2: no column 'index' (data.id); there")
+    # the same id on another side is another example's, and text for the teacher needs none
+    good = file(tmp_path, "g.tsv", given[:7])
+    more = file(tmp_path, "m.jsonl", [{"text": "oak"}])
+    assert read(good, id="key", dev=good, unlabelled=more).sides["unlabelled"]
+
+
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
+def test_texts_with_several_labels_are_told(task: Task, tmp_path: Path) -> None:
+    given = rows(30)
+    again = [{**given[4], "label": "good"}, {**given[5], "label": "good"}]  # one of them was bad
+    train = file(tmp_path, "t.tsv", [*given, *again])
+    dev = file(tmp_path, "dev.tsv", rows())
+    found = tokenize_task(read(train, task, dev=dev), tiny_tokenizer())
+    assert (
+        f"1 text of train has different labels in different rows, the first in {train}:6 and "
+        f"{train}:32: no model can learn both, correct them"
+    ) in found.warnings

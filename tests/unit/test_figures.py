@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import warnings
@@ -20,11 +21,22 @@ def texts(svg: str) -> list[str]:
     return ["".join(text.itertext()) for text in parse(svg).iter("text")]
 
 
+POINTS = [
+    figures.Point("teacher", 20.0, 0.9, 4e6, True),
+    figures.Point("student", 10.0, 0.88, 2e6, True),
+    figures.Point("slow", 12.0, 0.87, None, False),
+    figures.Point("untrained", 10.0, 0.3, 2e6, False),
+]
+
+
 def all_figures() -> list[str]:
     return [
         figures.layer_map([0, 2, 5], 6, key="a"),
         figures.loss_curve("Soft targets", [(1, 3.0), (2, 2.0)], [(2, 2.5)], key="b"),
         figures.distribution([0.6, 0.3], "2", top=1.0, rest=0.1, other=[0.5, 0.4], key="c"),
+        figures.pareto(POINTS, "ms", "Accuracy", key="d", reference=("TF-IDF", 0.84)),
+        figures.retention({"Accuracy": [("student", 0.98, (0.95, 1.01))]}, "its", key="e"),
+        figures.seeds({"plain": [0.8, 0.9], "student": [0.9]}, "Accuracy", key="f"),
     ]
 
 
@@ -32,6 +44,7 @@ def test_svg_has_no_outside_references_and_inherits_the_pages_ink():
     for svg in all_figures():
         assert "http" not in svg
         assert "<style" not in svg
+        assert "style=" not in svg  # which the page's policy would not apply
         assert "font-family" not in svg
         assert "#000000" not in svg
         assert figures.INK not in svg
@@ -68,7 +81,7 @@ def test_layer_map_numbers_layers_and_says_the_pairs():
     svg = figures.layer_map([0, 2, 5], 6, key="k")
     assert texts(svg) == ["teacher", "student", *"012345", *"012"]
     assert "0 to 0, 2 to 1, 5 to 2." in parse(svg).findtext("desc")
-    fills = re.findall(r"fill: (#3b82c4|none); stroke: (#3b82c4|#808080)", svg)
+    fills = re.findall(r'fill="(#3b82c4|none)" stroke="(#3b82c4|#808080)"', svg)
     # teacher's boxes: 0, 2 and 5 are used; then the student's three
     used, unused = ("#3b82c4", "#3b82c4"), ("none", "#808080")
     boxes = [fill for fill in fills if fill in (used, unused)]
@@ -82,7 +95,7 @@ def test_layer_map_of_a_deep_teacher_keeps_all_its_layers():
 
 def test_distribution_has_a_bar_for_each_share():
     svg = figures.distribution([0.6, 0.3], "0.5", top=1.0, rest=0.1, key="k")
-    bars = re.findall(r'd="([^"]+)"[^>]*style="fill: (#3b82c4|#808080)"', svg)
+    bars = re.findall(r'd="([^"]+)"[^>]*fill="(#3b82c4|#808080)"/>', svg)
     assert [fill for _, fill in bars] == ["#3b82c4", "#3b82c4", "#808080"]
     heights = []
     for path, _ in bars:
@@ -125,3 +138,47 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install potstill\[report\]"):
         figures.loss_curve("x", [(1, 1.0)], [], key="k")
+
+
+def test_pareto_names_all_and_says_the_numbers():
+    svg = figures.pareto(POINTS, "ms", "Accuracy", key="k", reference=("TF-IDF", 0.84))
+    assert {"teacher", "student", "slow", "untrained", "TF-IDF"} <= set(texts(svg))
+    assert parse(svg).findtext("desc") == (
+        "ms, Accuracy: teacher (on the front) 20, 0.9; student (on the front) 10, 0.88; "
+        "slow 12, 0.87; untrained 10, 0.3; TF-IDF scores 0.84."
+    )
+    # 0.3 is too far below to be on the axis, which begins above it
+    ticks = [float(text) for text in texts(svg) if re.fullmatch(r"0\.\d+", text)]
+    assert min(ticks) > 0.3
+
+
+def test_names_beside_the_points_do_not_cover_each_other():
+    close = [figures.Point(f"model {n}", 10.0 + n, 0.9 - n / 1e5, 1e6, n == 0) for n in range(8)]
+    svg = figures.pareto(close, "ms", "Accuracy", key="k", reference=None)
+    heights = sorted(
+        float(found)
+        for found in re.findall(r"translate\([\d.]+ ([\d.]+)\)[^>]*>model \d", svg)
+        or re.findall(r'y="([\d.]+)"[^>]*>model \d', svg)
+    )
+    assert len(heights) == 8
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 7  # points
+
+
+def test_one_point_alone_and_equal_scores_draw():
+    alone = [figures.Point("teacher", 20.0, 0.9, None, True)]
+    same = [figures.Point(n, 20.0, 0.9, None, True) for n in ("a", "b")]
+    for points in (alone, same):
+        assert parse(figures.pareto(points, "ms", "x", key="k", reference=None)).tag == "svg"
+
+
+def test_retention_says_each_share():
+    groups = {
+        "Accuracy": [("student", 0.98, (0.95, 1.01)), ("a name that is far too long", 0.9, None)],
+        "F1": [("student", 0.5, None)],
+    }
+    svg = figures.retention(groups, "the teacher's", key="k")
+    assert parse(svg).findtext("desc") == (
+        "Accuracy: student 98.0%, a name that is far too long 90.0%; F1: student 50.0%."
+    )
+    assert "a name that is fa\N{HORIZONTAL ELLIPSIS}" in texts(svg)
+    assert texts(svg).count("student") == 2

@@ -105,7 +105,9 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         ValueError, match=r"^teacher.model: org/model can't be had: .*HF_HUB_OFFLINE"
     ):
         given_folders(settings)
-    with pytest.raises(ValueError, match=r"not in the hub's cache, and a plan fetches nothing$"):
+    with pytest.raises(
+        ValueError, match=r"not in the hub's cache, and nothing is fetched for this$"
+    ):
         given_folders(settings, fetch=False)
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny_labels import examples, write_model
 
 from conftest import sentences
-from potstill.evaluation_tasks import head_outputs
+from potstill.head_predictions import head_outputs
 from potstill.models import load_model, save_model, task_of
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Task

@@ -253,7 +253,7 @@ def test_a_shortage_is_shouted(
         ({"teacher": {"model": "./nowhere"}}, "teacher.model: ./nowhere: no such folder"),
         (
             {"teacher": {"model": "org/not-cached"}},
-            "not in the hub's cache, and a plan fetches nothing",
+            "not in the hub's cache, and nothing is fetched for this",
         ),
         ({"corpus": {"sources": ["missing.txt"]}}, "missing.txt: no such file"),
         ({"corpus": {"columns": ["title"]}}, "no column 'title'; there are: text"),

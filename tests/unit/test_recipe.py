@@ -204,8 +204,8 @@ def test_what_stages_read_and_write() -> None:
 TWICE = [{"kind": "soft_targets"}, {"kind": "soft_targets", "temperature": 4}]
 WEIGHTLESS = [{"kind": "soft_targets", "weight": 0}, {"kind": "hidden_cosine", "weight": 0}]
 STAGE_KINDS = (
-    "finetune, make_student, distill, trim_vocabulary, export, quantize, evaluate, benchmark, "
-    "report"
+    "finetune, make_student, distill, prune, trim_vocabulary, export, quantize, evaluate, "
+    "benchmark, report"
 )
 
 

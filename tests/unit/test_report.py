@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -78,6 +80,9 @@ def page(run) -> Page:
 
 def test_sections_come_in_order(page):
     assert page.texts("h2") == [
+        "Step by step",
+        "Size, speed and quality",
+        "What is kept of each score",
         "Comparison",
         "Layer map",
         "Training loss",
@@ -97,7 +102,7 @@ def test_nothing_is_fetched_and_nothing_runs(page, run):
     assert "https:" not in html
     assert "@import" not in html
     tags = {element["tag"] for element in page.elements}
-    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     for element in page.elements:
         for name, value in element["attrs"].items():
             assert not name.startswith("on")
@@ -110,7 +115,12 @@ def test_nothing_is_fetched_and_nothing_runs(page, run):
         if element["attrs"].get("http-equiv") == "Content-Security-Policy"
     ]
     assert len(policies) == 1
-    assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    [style] = page.all("style")
+    digest = base64.b64encode(hashlib.sha256(style["text"].encode()).digest()).decode()
+    assert policies[0] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert not any("style" in element["attrs"] for element in page.elements)
 
 
 def test_page_can_be_read_by_everybody(page):
@@ -126,7 +136,7 @@ def test_page_can_be_read_by_everybody(page):
     assert len(boxes) == len(page.all("table"))
     assert all(box["attrs"]["tabindex"] == "0" for box in boxes)
     figures = page.all("figure")
-    assert len(figures) == len(page.all("figcaption")) == 3
+    assert len(figures) == len(page.all("figcaption")) == 5
 
 
 def test_all_figures_are_there_with_titles(page):
@@ -134,6 +144,10 @@ def test_all_figures_are_there_with_titles(page):
     assert all(svg["attrs"]["role"] == "img" for svg in svgs)
     titles = [e["text"] for e in page.all("title") if "svg" in e["in"]]
     assert titles == [
+        "Retrieval MRR over ms for one text of 16 tokens",
+        "Retrieval MRR over ms for one text of 128 tokens",
+        "Retrieval MRR over MB of weights",
+        "Kept of the teacher's score",
         "Layer map: 6 teacher layers, 3 student layers",
         "Total: the weighted sum over the steps",
         "Soft targets over the steps",
@@ -155,7 +169,8 @@ def test_numbers_shown_are_those_of_metrics_json(page, run):
     for model in metrics["models"].values():
         expected[model["parameters"]] = f"{model['parameters'] / 1e6:.1f}"
         for scores in model["scores"].values():
-            expected |= {value: f"{value:.3f}" for value in scores.values()}
+            values = [value for key, value in scores.items() if key != "seeds"]
+            expected |= {value: f"{value:.3f}" for value in values}
         for latency in model.get("latency_ms", {}).values():
             expected[latency["p50"]] = f"{latency['p50']:.3g}"
     for compared in metrics["comparisons"].values():
@@ -164,7 +179,8 @@ def test_numbers_shown_are_those_of_metrics_json(page, run):
             expected[value] = f"{value:.2f}\N{MULTIPLICATION SIGN}"
     assert expected.items() <= dict(shown).items()
     heads = [e["text"] for e in page.all("th") if e["attrs"]["scope"] == "col"]
-    assert heads[:5] == ["Measure", "teacher", "student", "untrained", "TF-IDF"]
+    first = heads.index("Measure")
+    assert heads[first : first + 5] == ["Measure", "teacher", "student", "untrained", "TF-IDF"]
 
 
 def test_softened_table_shows_every_temperature(page):
@@ -210,10 +226,17 @@ def test_stages_that_did_not_run_leave_out_their_sections(tmp_path):
     (run / "stages" / "03-evaluate" / "result.json").unlink()
     (run / "environment.json").unlink()
     page = write(run)
-    assert page.texts("h2") == ["Comparison", "Layer map", "Training loss", "Data", "Repeat it"]
+    assert page.texts("h2") == [
+        "Step by step",
+        "Comparison",
+        "Layer map",
+        "Training loss",
+        "Data",
+        "Repeat it",
+    ]
     (run / "stages" / "04-benchmark" / "result.json").unlink()
     (run / "stages" / "02-distill" / "result.json").unlink()
-    assert write(run).texts("h2") == ["Comparison", "Layer map", "Repeat it"]
+    assert write(run).texts("h2") == ["Step by step", "Comparison", "Layer map", "Repeat it"]
 
 
 @pytest.mark.parametrize(
@@ -328,3 +351,109 @@ def test_missing_matplotlib_is_one_sentence_and_writes_nothing(tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"potstill\[report\]"):
         report.write_report(run, Report())
     assert not (run / "metrics.json").exists()
+
+
+def task_run(run: Path, count: int = 2) -> Path:
+    """A finished classification of so many labels, three trainings each."""
+    labels = [f"label {n}" for n in range(count)]
+    stage(run, "01-make_student", {"writes": "start"}, make_student_result())
+    stage(run, "02-finetune", {"model": "start", "writes": "plain"}, {})
+    stage(run, "03-distill", {"model": "start", "writes": "student"}, distill_result())
+
+    def scores(*seeds: float) -> dict[str, Any]:
+        return {"classification": {"accuracy": sum(seeds) / len(seeds), "seeds": list(seeds)}}
+
+    right = [[9 if row == column else 0 for column in range(count)] for row in range(count)]
+    wrong = [list(row) for row in right]
+    wrong[0][:2] = [6, 3]
+    result = {
+        "task": "classification",
+        "records": 9 * count,
+        "baseline": "teacher",
+        "labels": labels,
+        "metric": "accuracy",
+        "twin": "plain",
+        "models": {
+            "teacher": {"classification": {"accuracy": 0.9}},
+            "plain": scores(0.75, 0.85, 0.8),
+            "student": scores(0.7, 0.8, 0.75),
+        },
+        "references": {"majority": {"classification": {"accuracy": 0.5}}},
+        "retention": {"student": {"classification.accuracy": 0.8333}},
+        "intervals": {},
+        "findings": ["student does not beat plain, trained without a teacher (accuracy)"],
+        "confusion": {"teacher": right, "plain": wrong, "student": wrong},
+        "examples": [
+            {
+                "query": "a text",
+                "expected": "label 0",
+                "teacher": {"top": "label 0", "p": 0.99},
+                "student": {"top": "label 1", "p": 0.98},
+            }
+        ],
+    }
+    stage(run, "04-evaluate", {}, result)
+    return run
+
+
+def test_a_twin_that_is_not_beaten_is_said_at_the_top(tmp_path):
+    page = write(task_run(tmp_path))
+    notes = [e for e in page.all("p") if e["attrs"].get("class") == "note"]
+    assert notes[0]["in"][-1] == "header"
+    assert notes[0]["text"] == "Student does not beat plain, trained without a teacher (accuracy)."
+    assert json.loads((tmp_path / "metrics.json").read_text())["findings"]
+    told = "Held-out texts to which the models give different answers, "
+    assert f"{told}those of which both are surest first." in page.texts("p")
+
+
+def test_seeds_are_drawn_where_a_model_was_trained_more_than_once(tmp_path, page):
+    [desc] = [e["text"] for e in write(task_run(tmp_path)).all("desc") if "mean" in e["text"]]
+    assert desc == (
+        "teacher 0.9, mean 0.9; plain 0.75, 0.85, 0.8, mean 0.8; student 0.7, 0.8, 0.75, mean 0.75."
+    )
+    assert "Seeds" not in page.texts("h2")
+
+
+def test_confusion_is_a_table_a_model(tmp_path):
+    page = write(task_run(tmp_path))
+    matrices = [t for t in page.all("table") if t["attrs"]["class"] == "numbers matrix"]
+    assert len(matrices) == 3
+    cells = [(e["text"], e["attrs"]["class"]) for e in page.all("td") if "class" in e["attrs"]]
+    tenths = [cell for cell in cells if cell[1] in {f"t{n}" for n in range(11)}]
+    # 9 of 9; 6 and 3 of 9
+    assert tenths[:4] == [("9", "t10"), ("0", "t0"), ("0", "t0"), ("9", "t10")]
+    assert tenths[4:8] == [("6", "t6"), ("3", "t3"), ("0", "t0"), ("9", "t10")]
+
+
+def test_of_many_labels_the_commonest_confusions_are_listed(tmp_path):
+    page = write(task_run(tmp_path, 20))
+    assert "matrix" not in {t["attrs"]["class"] for t in page.all("table")}
+    rows = page.texts("tr")
+    assert rows.count("label 0label 139") == 2  # plain and student: 3 of 9; the teacher has none
+
+
+def test_what_is_shipped_has_a_sentence_of_its_own(tmp_path, page):
+    run = fake_run(tmp_path)
+    graph = {
+        "model": "student",
+        "opset": 18,
+        "files": ["model.onnx"],
+        "difference": 1e-6,
+        "tolerance": 1e-4,
+        "corners": [],
+        "weight_bytes": 22_000_000,
+        "parameters": 17_241_216,
+    }
+    stage(run, "025-export", {"model": "student", "writes": "onnx"}, graph)
+    (run / "stages/025-export").rename(run / "stages/2-export")
+    path = run / "stages/03-evaluate/result.json"
+    found = json.loads(path.read_text())
+    found["models"]["onnx"] = {"retrieval": {"mrr": 0.8601}}
+    found["retention"]["onnx"] = {"retrieval.mrr": 0.9761}
+    path.write_text(json.dumps(found))
+    verdicts = [e["text"] for e in write(run).all("p") if e["attrs"].get("class") == "verdict"]
+    # 22,000,000 / (22,713,216 * 4 + 11,000) = 0.242
+    assert verdicts[1] == (
+        "The ONNX graph onnx keeps 97.6% of the teacher's MRR with 0.24 of its bytes."
+    )
+    assert len([e for e in page.all("p") if e["attrs"].get("class") == "verdict"]) == 1

@@ -13,7 +13,8 @@ from potstill.results import build_metrics, loss_curves, read_results
 
 def test_metrics_hold_what_the_stages_measured(tmp_path):
     metrics = build_metrics(fake_run(tmp_path))
-    assert list(metrics) == ["models", "comparisons", "settings"]
+    assert list(metrics) == ["models", "comparisons", "settings", "references"]
+    assert metrics["references"] == evaluate_result()["references"]
     assert list(metrics["models"]) == ["teacher", "student", "untrained"]
     assert metrics["models"]["student"] == {
         "parameters": 17241216,
@@ -25,15 +26,17 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
         "throughput_per_s": 51.37 / 0.52,
         "peak_memory_bytes": 400_000_000 + 17241216 * 4,
         "scores": {
-            "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905},
-            "topic_probe": {"accuracy": 0.9743},
-            "similarity": {"pearson": 0.9419},
-            "hidden": {"cosine": 0.8867},
+            "retrieval": {"mrr": 0.8645, "recall_at_1": 0.7905, "seeds": [0.8645]},
+            "topic_probe": {"accuracy": 0.9743, "seeds": [0.9743]},
+            "similarity": {"pearson": 0.9419, "seeds": [0.9419]},
+            "hidden": {"cosine": 0.8867, "seeds": [0.8867]},
         },
     }
     # never timed, so no more than its count and its scores
     assert set(metrics["models"]["untrained"]) == {"parameters", "scores"}
     assert metrics["models"]["untrained"]["parameters"] == 17241216
+    for name, told in metrics["comparisons"].items():
+        assert told.pop("retention_intervals") == evaluate_result()["intervals"][name]
     assert metrics["comparisons"] == {
         "student": {
             "retention": {"retrieval": 0.98105, "topic_probe": 0.9959},
@@ -70,6 +73,23 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
     }
 
 
+def test_metrics_of_a_task_have_differences_and_intervals(tmp_path):
+    run = fake_run(tmp_path)
+    result = evaluate_result()
+    result["differences"] = {
+        "tfidf": {"metric": "mrr", "difference": 0.06, "interval": [0.01, 0.1]}
+    }
+    result["intervals"] = {"student": {"retrieval.mrr": [0.97, 0.99]}}
+    stage(run, "10-finetune", {"model": "untrained", "writes": "plain"}, {})
+    stage(run, "11-evaluate", {}, result)
+    metrics = build_metrics(run)
+    assert metrics["differences"] == result["differences"]
+    kept = metrics["comparisons"]["student"]
+    assert kept["retention_intervals"] == {"retrieval.mrr": [0.97, 0.99]}
+    # as large as what it was trained from
+    assert read_results(run).counted["plain"] == 17241216
+
+
 def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
     run = fake_run(tmp_path)
     later, slower = evaluate_result(), benchmark_result()
@@ -82,6 +102,66 @@ def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
     assert metrics["models"]["student"]["scores"]["retrieval"]["mrr"] == 0.5
     assert metrics["comparisons"]["student"]["size_ratio"] == 0.25
     assert [one.name for one in read_results(run).stages][-2:] == ["10-evaluate", "11-benchmark"]
+
+
+def test_what_was_measured_of_a_model_that_was_written_anew_is_left_out(tmp_path):
+    run = fake_run(tmp_path)
+    trimmed = {
+        "from": "student",
+        "pieces": {"before": 30522, "after": 19031},
+        "parameters": {"before": 17_241_216, "after": 12_822_912},
+    }
+    stage(run, "05-trim_vocabulary", {"model": "student", "writes": None}, trimmed)
+    metrics = build_metrics(run)
+    assert metrics["models"]["student"] == {"parameters": 12_822_912}
+    assert "student" not in metrics["comparisons"]
+    assert "scores" in metrics["models"]["untrained"]
+    stage(run, "06-evaluate", {}, evaluate_result())
+    assert "scores" in build_metrics(run)["models"]["student"]
+
+
+def test_seeds_are_of_the_score_that_the_task_is_judged_by(tmp_path):
+    run = fake_run(tmp_path)
+    found = evaluate_result() | {"metric": "recall_at_1"}
+    found["models"]["student"]["retrieval"]["seeds"] = [0.7, 0.8]
+    stage(run, "05-evaluate", {}, found)
+    models = build_metrics(run)["models"]
+    assert models["student"]["scores"]["retrieval"]["seeds"] == [0.7, 0.8]
+    assert models["teacher"]["scores"]["retrieval"]["seeds"] == [0.8142]
+
+
+def test_the_chain_leads_from_the_teacher_to_the_last_artifact(tmp_path):
+    run = fake_run(tmp_path)
+    stage(run, "05-finetune", {"model": "untrained", "writes": "plain"}, {})
+    stage(run, "06-export", {"model": "plain", "writes": "other"}, {})
+    stage(run, "07-trim_vocabulary", {"model": "student", "writes": None}, {})
+    stage(run, "08-export", {"model": "student", "writes": "onnx"}, {})
+    results = read_results(run)
+    assert [(name, [one.kind for one in stages]) for name, stages in results.chain] == [
+        ("untrained", ["make_student"]),
+        ("student", ["distill", "trim_vocabulary"]),
+        ("onnx", ["export"]),
+    ]
+    assert results.twin == "plain"
+
+
+def test_a_chain_goes_through_several_trainings(tmp_path):
+    for number, (kind, settings) in enumerate(
+        [
+            ("finetune", {"model": "teacher"}),
+            ("make_student", {"teacher": "teacher", "writes": "student"}),
+            ("distill", {"model": "student"}),
+            ("prune", {"model": "student", "writes": "pruned"}),
+            ("distill", {"model": "pruned", "writes": "recovered"}),
+        ]
+    ):
+        stage(tmp_path, f"{number:02}-{kind}", settings, {})
+    chain = [(name, [s.kind for s in stages]) for name, stages in read_results(tmp_path).chain]
+    assert chain == [
+        ("student", ["make_student", "distill"]),
+        ("pruned", ["prune"]),
+        ("recovered", ["distill"]),
+    ]
 
 
 def test_the_kind_is_that_of_the_configuration_not_of_the_folder(tmp_path):

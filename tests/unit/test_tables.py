@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from potstill.tables import benchmark_table, evaluation_table, metrics_table
+from potstill.tables import benchmark_table, evaluation_table, metrics_table, suite_table
 
 
 def rows(table: Table) -> dict[str, list[str]]:
@@ -122,6 +122,30 @@ def test_a_runs_metrics(tmp_path: Path) -> None:
     assert list(rows(table))[2:4] == ["latency at 16 tokens, p50", "latency at 128 tokens, p50"]
 
 
+def test_a_run_of_a_task_has_what_takes_no_model_and_differences(tmp_path: Path) -> None:
+    scored = {
+        name: {"scores": {"regression": {"spearman": value}}}
+        for name, value in {"teacher": 0.9, "student": 0.8, "plain": 0.75}.items()
+    }
+    plain = {"metric": "spearman", "difference": 0.05, "interval": [-0.01, 0.11]}
+    table = metrics(
+        tmp_path,
+        {
+            "models": scored,
+            "comparisons": {},
+            "references": {"tfidf": {"regression": {"spearman": 0.5}}},
+            "differences": {"plain": plain, "tfidf": {"difference": 0.3, "interval": None}},
+        },
+    )
+    assert headers(table) == ["", "teacher", "student", "plain", "tfidf"]
+    assert rows(table) == {
+        "Spearman's correlation": ["0.900", "0.800", "0.750", "0.500"],
+        "the student, less each other": ["", "", "+0.050", "+0.300"],
+        "95% interval, from": ["", "", "-0.010", ""],
+        "to": ["", "", "+0.110", ""],
+    }
+
+
 def test_what_was_not_measured_has_no_row(tmp_path: Path) -> None:
     assert rows(metrics(tmp_path, {"models": {"teacher": {}}, "comparisons": {}})) == {}
 
@@ -141,3 +165,52 @@ def test_tables_can_be_printed() -> None:
     console.print(evaluation_table({"models": {"teacher": {"retrieval": {"mrr": 0.5}}}}))
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines == [["teacher"], ["retrieval", "MRR", "0.500"]]
+
+
+def suite(**changes: Any) -> dict[str, Any]:
+    def one(*values: float) -> dict[str, Any]:
+        middle = sorted(values)[len(values) // 2]
+        return {"median": middle, "min": min(values), "max": max(values), "all": list(values)}
+
+    own = {"accuracy": one(0.5, 0.6, 0.54), "score": one(0.5, 0.6, 0.54)}
+    pair = {"accuracy": one(0.8, 0.8, 0.8), "f1": one(0.9, 0.9, 0.9), "score": one(0.85, 0.85, 0.9)}
+    models = {
+        name: {"tasks": {"mrpc": pair, "wnli": own}, "average": {"all": 0.7, "without_wnli": 0.85}}
+        for name in ("teacher", "half")
+    }
+    kept = {
+        "tasks": {
+            "mrpc": {"accuracy": 0.9, "f1": 0.95, "score": 0.925},
+            "wnli": {"accuracy": None, "score": None},
+        },
+        "overall": {"all": 0.96, "without_wnli": 0.97, "above_constant": 0.925},
+    }
+    tasks = {
+        "mrpc": {"title": "MRPC", "metrics": ["accuracy", "f1"], "small": False},
+        "wnli": {"title": "WNLI", "metrics": ["accuracy"], "small": True},
+    }
+    found = {"models": models, "tasks": tasks, "retention": {"half": kept}, "partial": False}
+    return {**found, **changes}
+
+
+def test_a_suite_shows_medians_ranges_and_shares() -> None:
+    table = suite_table(suite())
+    assert headers(table) == ["", "teacher", "half", "half kept"]
+    same = "80.0 (80.0 to 80.0)"
+    assert rows(table) == {
+        "MRPC accuracy": [same, same, "90.0%"],
+        "MRPC f1": ["90.0 (90.0 to 90.0)"] * 2 + ["95.0%"],
+        "MRPC score": ["85.0 (85.0 to 90.0)"] * 2 + ["92.5%"],
+        "WNLI accuracy": ["54.0 (50.0 to 60.0)"] * 2 + ["none"],
+        "average of 2 tasks": ["70.0", "70.0", "96.0%"],
+        "average without WNLI": ["85.0", "85.0", "97.0%"],
+        "where there is retention": ["", "", "92.5%"],
+    }
+
+
+def test_a_quick_look_and_a_small_set_are_marked() -> None:
+    kept = suite()["retention"]["half"]
+    kept["tasks"]["wnli"] = {"accuracy": 1.02, "score": 1.02}
+    table = suite_table(suite(partial=True, retention={"half": kept}))
+    assert headers(table)[0] == "PARTIAL"
+    assert rows(table)["WNLI accuracy"][-1] == "102.0% (too small a set)"

@@ -68,6 +68,22 @@ def test_scores(name: str) -> None:
     assert ours(gold, gold).value == pytest.approx(0.0 if name == "mse" else 1.0)
 
 
+def test_glues_metrics_by_hand() -> None:
+    # right yes 2, missed yes 1, wrong yes 1, right no 1
+    gold, given = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1])
+    assert task_metrics.accuracy(gold, given).value == pytest.approx(3 / 5)
+    assert task_metrics.f1(gold, given).value == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    # (2 * 1 - 1 * 1) / sqrt((2 + 1) (2 + 1) (1 + 1) (1 + 1))
+    assert task_metrics.matthews(gold, given, 2).value == pytest.approx(1 / 6)
+    # deviations (-1.5, -.5, .5, 1.5) and (-2, 0, -1, 3): 7 / sqrt(5 * 14)
+    values, guesses = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 2.0, 1.0, 5.0])
+    assert task_metrics.pearson(values, guesses).value == pytest.approx(7 / 70**0.5)
+    # ranks (1, 3, 2, 4), and of the tie (1, 2.5, 2.5, 4): 4 / 5 and 4.5 / sqrt(5 * 4.5)
+    assert task_metrics.spearman(values, guesses).value == pytest.approx(4 / 5)
+    tied = np.array([1.0, 2.0, 2.0, 3.0])
+    assert task_metrics.spearman(tied, guesses).value == pytest.approx(4.5 / 22.5**0.5)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "spearman"])
 def test_a_resample_is_the_score_of_the_items_it_drew(name: str) -> None:
     ours, reference, gold, predicted = CASES[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_labels import write_model
 from transformers import BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
@@ -239,3 +240,37 @@ def test_projections_of_sentence_vectors(sentence_teacher: Path) -> None:
     weight = trainee.projections["0_vector_mse"].detach()
     expected = (own @ weight.T - other).square().sum()
     assert sums(trainee)["vector_mse"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_losses_on_hidden_states_of_tags_are_over_words_first_pieces(tmp_path: Path) -> None:
+    """Pieces without a tag have no part in any loss; what a tagged one attends to stays whole."""
+    folders = (write_model("token_classification", tmp_path / name, layers=4) for name in "st")
+    student, teacher = (load_model(folder, "token_classification") for folder in folders)
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            parameter.mul_(1.1)
+    objectives = [HiddenCosine(), PatientHidden(tokens="all"), HiddenMse(), *ON_STATES[4:]]
+    reading = Reading.of("token_classification", objectives, InBatch(), 3)
+    trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
+    trainee.model.eval()
+    ids, mask, _ = batch()
+    tagged = torch.where(ids > 5, 1, -100)  # 6, 7, 8, 9 and 11
+
+    def asked(gold: torch.Tensor) -> dict[str, float]:
+        whole = Batch(ids, mask, gold)
+        assert set(reading.counts(whole).values()) == {int((gold != -100).sum())}
+        scales = {o.kind: 1.0 for o in objectives}
+        return {kind: float(value) for kind, value in trainee(whole, scales)[1].items()}
+
+    found = asked(tagged)
+    rest = asked(torch.where(mask.bool() & (tagged == -100), 1, -100))
+    every = asked(torch.where(mask.bool(), 1, -100))
+    assert min(found.values()) > 0
+    assert {k: found[k] + rest[k] for k in found} == pytest.approx(every, rel=1e-5)
+    with torch.no_grad():
+        own, other = (
+            loaded.model.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+            for loaded in (student, teacher)
+        )
+    cosines = torch.cosine_similarity(own, other, dim=-1)[ids > 5]
+    assert found["hidden_cosine"] == pytest.approx(float((1 - cosines).sum()), rel=1e-5)

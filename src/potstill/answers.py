@@ -1,0 +1,294 @@
+"""What one model says about one typed input, for people to read: an answer and distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, assert_never
+
+import numpy as np
+from scipy.special import expit, softmax
+from torch import Tensor
+
+from potstill.answer_scores import best_answers
+from potstill.distributions import CANDIDATES, Distribution
+from potstill.head_predictions import Asked, ask, tagged_words
+from potstill.models import label_names
+from potstill.recipe import TaskData
+from potstill.runtime import Runtime
+from potstill.token_scores import entities
+
+SHOWN = 5  # choices of an answer
+NO_ANSWER = "(no answer)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A choice, what is told of it, and a share from 0 to 1 that is drawn; None: no bar."""
+
+    name: str
+    told: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer.
+
+    Attributes:
+        headline: what it answers, in a few words; empty where the first choice says it.
+        decided: what another model must decide alike to give the same answer.
+        value: of a regression or a similarity.
+        groups: (title, choices): what stands below the headline.
+        words: of token classification: (word, tag, the tag's probability).
+        notes: sentences that a reader must not miss.
+        distributions: what a temperature softens.
+    """
+
+    headline: str
+    decided: tuple[str, ...] = ()
+    value: float | None = None
+    groups: Sequence[tuple[str, Sequence[Row]]] = ()
+    words: Sequence[tuple[str, str, float]] = ()
+    notes: Sequence[str] = ()
+    distributions: Sequence[Distribution] = ()
+
+
+@dataclass
+class Answerer:
+    """A model that answers what is typed.
+
+    Args:
+        data: how a task's texts are cut; None for masked LM and sentence embeddings.
+        labels: names for a model whose config has none.
+        scale: of in-batch distributions: logits = scale * cosine similarity.
+    """
+
+    runtime: Runtime
+    data: TaskData | None = None
+    labels: Sequence[str] = ()
+    scale: float = 20.0
+    _vocabulary: list[str] = field(default_factory=list)
+
+    def ask(self, texts: Sequence[str]) -> Any:
+        """What is timed: from texts to logits or embeddings.
+
+        Args:
+            texts: as the task's fields are (`fields`); of sentence embeddings and similarities a
+                text, then those it is compared with.
+
+        Raises:
+            ValueError: the texts can't be answered, in a sentence for who typed them.
+        """
+        loaded = self.runtime.loaded
+        match loaded.task:
+            case "masked_lm":
+                return self.runtime.mask_logits(texts[0])
+            case "sentence_embedding" | "sentence_similarity":
+                return self.runtime.embed(texts)
+            case "token_classification":
+                assert self.data is not None
+                return ask(loaded, [tuple(texts[0].split())], self.data)
+            case "classification" | "multi_label" | "regression" | "question_answering":
+                assert self.data is not None
+                return ask(loaded, [tuple(texts)], self.data, may_lack=True)
+            case _ as never:
+                assert_never(never)
+
+    def answer(self, texts: Sequence[str], given: Any) -> Answer:
+        """What `given`, which `ask` gave for these texts, says."""
+        loaded = self.runtime.loaded
+        match loaded.task:
+            case "masked_lm":
+                return self._filled(texts[0], given)
+            case "sentence_embedding" | "sentence_similarity":
+                return self._similarities(texts, given)
+            case "classification":
+                return self._label(given)
+            case "multi_label":
+                return self._several(given)
+            case "regression":
+                value = float(given.outputs[0, 0])
+                return Answer(f"{value:.3f}", value=value, notes=self._cut(given))
+            case "token_classification":
+                return self._tags(given)
+            case "question_answering":
+                return _span(given, texts[1])
+            case _ as never:
+                assert_never(never)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The labels in the order of the logits."""
+        found = label_names(self.runtime.loaded.model.config)
+        return list(self.labels) if len(self.labels) == len(found) else found
+
+    # --- one task each ----------------------------------------------------------------------------
+
+    def _filled(self, text: str, logits_KV: Tensor) -> Answer:
+        tokenizer = self.runtime.loaded.tokenizer
+        logits = logits_KV.double().cpu().numpy()
+        if len(self._vocabulary) != logits.shape[1]:
+            tokens = tokenizer.convert_ids_to_tokens(list(range(logits.shape[1])))
+            # more logits than tokens: the rows that pad an embedding
+            self._vocabulary = [t or f"({n})" for n, t in enumerate(tokens)]
+        titles = ["the mask"] if len(logits) == 1 else [f"mask {n + 1}" for n in range(len(logits))]
+        found = [
+            Distribution(title, self._vocabulary, logits_V, _readable(tokenizer, likely))
+            for title, logits_V in zip(titles, logits, strict=True)
+            for likely in [[self._vocabulary[n] for n in np.argsort(-logits_V)[:CANDIDATES]]]
+        ]
+        groups = [("" if len(found) == 1 else one.title, _likeliest(one)) for one in found]
+        first = tuple(rows[0].name for _, rows in groups)
+        notes = self._text_is_cut([text])
+        return Answer(" · ".join(first), first, groups=groups, notes=notes, distributions=found)
+
+    def _similarities(self, texts: Sequence[str], vectors_ND: np.ndarray) -> Answer:
+        unit_ND = vectors_ND.astype(np.float64)
+        unit_ND /= np.maximum(np.linalg.norm(unit_ND, axis=1, keepdims=True), 1e-12)
+        cosines_P = unit_ND[1:] @ unit_ND[0]
+        others, notes = texts[1:], self._text_is_cut(texts)
+        if len(others) == 1:
+            value = float(cosines_P[0])
+            return Answer(f"{value:.3f}", value=value, notes=notes)
+        order = np.argsort(-cosines_P, kind="stable")
+        rows = [Row(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n]))) for n in order]
+        found = [Distribution("the text", list(others), self.scale * cosines_P)]
+        if self.runtime.loaded.task == "sentence_similarity":
+            found = []  # its training compares values: there is no distribution
+        return Answer("", (rows[0].name,), groups=[("", rows)], notes=notes, distributions=found)
+
+    def _label(self, given: Asked) -> Answer:
+        found = Distribution("the label", self.names, given.outputs[0].astype(np.float64))
+        rows = _likeliest(found)
+        return Answer(
+            rows[0].name,
+            (rows[0].name,),
+            groups=[("", rows)],
+            notes=self._cut(given),
+            distributions=[found],
+        )
+
+    def _several(self, given: Asked) -> Answer:
+        logits_C = given.outputs[0].astype(np.float64)
+        shares_C = expit(logits_C)
+        chosen = tuple(n for n, z in zip(self.names, logits_C, strict=True) if z > 0)
+        order = np.argsort(-logits_C, kind="stable")
+        rows = [_share(self.names[n], float(shares_C[n])) for n in order]
+        return Answer(
+            ", ".join(chosen) or "(no label)",
+            chosen or ("",),
+            groups=[("", rows)],
+            notes=self._cut(given),
+            distributions=[Distribution("the labels", self.names, logits_C, apart=True)],
+        )
+
+    def _tags(self, given: Asked) -> Answer:
+        examples, names = given.examples, self.names
+        assert examples.places is not None
+        [tagged] = tagged_words(given, self.runtime.loaded)
+        renamed = dict(zip(label_names(self.runtime.loaded.model.config), names, strict=True))
+        tags = tuple(renamed.get(tag, tag) for tag in tagged.tags)
+        found = [
+            Distribution(
+                f"{tagged.words[word]} (word {word + 1})",
+                names,
+                given.outputs[token].astype(np.float64),
+            )
+            for token, word in enumerate(examples.places.tolist())
+            if word >= 0
+        ]
+        spans = sorted(entities(tags), key=lambda entity: entity[1])
+        said = [f"{' '.join(tagged.words[a : b + 1])} ({kind})" for kind, a, b in spans]
+        return Answer(
+            ", ".join(said) or "(no entity)",
+            tags,
+            words=list(zip(tagged.words, tags, tagged.probabilities, strict=True)),
+            notes=self._cut(given),
+            distributions=found,
+        )
+
+    # --- what is cut ------------------------------------------------------------------------------
+
+    def _cut(self, given: Asked) -> list[str]:
+        assert self.data is not None
+        most = min(self.data.max_length, self.runtime.loaded.max_length)
+        return [_cut_note(most)] if given.cut else []
+
+    def _text_is_cut(self, texts: Sequence[str]) -> list[str]:
+        loaded = self.runtime.loaded
+        encoded = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.max_length)
+        cut = any(one.overflowing for one in encoded.encodings or [])
+        return [_cut_note(loaded.max_length)] if cut else []
+
+
+def _cut_note(most: int) -> str:
+    return (
+        f"What is typed is longer than the {most} tokens that are read of a text: the rest is cut"
+    )
+
+
+def _likeliest(found: Distribution) -> list[Row]:
+    shares_C = softmax(found.logits_C)
+    order = np.argsort(-found.logits_C, kind="stable")[:SHOWN]
+    names = [found.shown.get(found.keys[n], str(found.keys[n])) for n in order]
+    return [_share(name, float(shares_C[n])) for name, n in zip(names, order, strict=True)]
+
+
+def _readable(tokenizer: Any, tokens: Sequence[str]) -> dict[Any, str]:
+    """Tokens as people read them: byte-level and sentencepiece ones mark the space before them."""
+    marked = [token for token in tokens if not token.startswith("##")]
+    return {token: tokenizer.convert_tokens_to_string([token]).strip() or token for token in marked}
+
+
+def _share(name: str, share: float) -> Row:
+    return Row(name, f"{share:.1%}", share)
+
+
+# --- answers to questions -------------------------------------------------------------------------
+
+
+def _span(given: Asked, context: str) -> Answer:
+    """The best span, none if that is more likely, and where it starts and ends."""
+    [decided] = best_answers(given.outputs, given.examples)
+    if decided.text:
+        rows = [_share(decided.text, decided.probability)]
+    else:
+        assert given.examples.items is not None
+        rows = [_share(NO_ANSWER, decided.probability)]
+        [best] = best_answers(given.outputs, _without_none(given))
+        if best.text:
+            rows.append(_share(f"if there is one: {best.text}", best.probability))
+    return Answer(
+        decided.text or NO_ANSWER,
+        (decided.text,),
+        groups=[("", rows)],
+        distributions=_ends(given, context),
+    )
+
+
+def _without_none(given: Asked) -> Any:
+    assert given.examples.items is not None
+    return replace(given.examples, items=replace(given.examples.items, may_lack=False))
+
+
+def _ends(given: Asked, context: str) -> list[Distribution]:
+    """Start and end, over the tokens of the window whose best ones are the likeliest."""
+    examples = given.examples
+    assert examples.places is not None
+    windows = [
+        np.arange(examples.offsets[n], examples.offsets[n + 1]) for n in range(len(examples))
+    ]
+    inside = [rows[examples.places[rows, 0] >= 0] for rows in windows]
+    tops = [given.outputs[rows].max(axis=0).sum() if len(rows) else -np.inf for rows in inside]
+    best = int(np.argmax(tops))
+    allowed = np.concatenate([windows[best][:1], inside[best]])  # the first token: no answer
+    found = []
+    for side, title in ((0, "where the answer starts"), (1, "where it ends")):
+        keys = [None, *(int(place) for place in examples.places[inside[best], side])]
+        shown: dict[Any, str] = {None: NO_ANSWER}
+        for begin, end in examples.places[inside[best]].tolist():
+            shown[(begin, end)[side]] = f"{context[begin:end]} (at {begin + 1})"
+        found.append(Distribution(title, keys, given.outputs[allowed, side].astype(float), shown))
+    return found

@@ -1,0 +1,117 @@
+"""What of a task's data is refused or told as a whole: columns, metric, classes, contradictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from potstill.example_rows import Labelled, some
+from potstill.recipe import VALUE_TASKS, TaskData
+from potstill.tasks import TaskRow
+from potstill.token_examples import type_counts
+
+_RARE = 10  # examples below which a class is told of
+
+
+def check_columns(data: TaskData, row: TaskRow) -> None:
+    """Refuse columns that the task has no use for.
+
+    Raises:
+        ValueError: too many, or too few.
+    """
+    if row.head == "spans" and len(data.text) != 2:
+        raise ValueError(
+            "data.text: question_answering reads two columns, the question's and its context's: "
+            "text: [question, context]"
+        )
+    if row.head == "tokens" and len(data.text) != 1:
+        raise ValueError("data.text: token_classification reads one column, a list of words")
+    if row.head == "cosine" and len(data.text) != 2:
+        raise ValueError(
+            "data.text: sentence_similarity compares two columns: text: [sentence1, sentence2]"
+        )
+    if row.task != "multi_label" and len(data.label) > 1:
+        raise ValueError(
+            f"data.label: {row.task} has one label column, {len(data.label)} are named"
+        )
+
+
+def check_metric(data: TaskData, row: TaskRow, labels: Sequence[str]) -> None:
+    """Refuse a metric that the task has not.
+
+    Raises:
+        ValueError: `data.metric` is none of the task's, or of another number of labels.
+    """
+    if data.metric is not None and data.metric not in row.metrics:
+        raise ValueError(
+            f"data.metric: {row.task} has no metric '{data.metric}'; there are: "
+            f"{', '.join(row.metrics)}"
+        )
+    if row.task == "classification" and data.metric == "f1" and len(labels) != 2:
+        raise ValueError(
+            f"data.metric: f1 is of two labels, and there are {len(labels)}: take macro_f1"
+        )
+
+
+def _class_counts(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[int]:
+    """Examples of each label; none where there are no labels."""
+    if row.head == "tokens":
+        return list(type_counts(labels, train).values())
+    if row.head == "spans" or row.task in VALUE_TASKS:
+        return []
+    gold = np.array([example.gold for example in train])
+    if row.task == "multi_label":
+        return [int(count) for count in gold.sum(0)]
+    return [int(count) for count in np.bincount(gold, minlength=len(labels))]
+
+
+def _classes(row: TaskRow, labels: Sequence[str]) -> list[str]:
+    """What there should be examples of: labels, or the types of entities."""
+    return list(type_counts(labels, [])) if row.head == "tokens" else list(labels)
+
+
+def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> None:
+    """Refuse a class without an example.
+
+    Raises:
+        ValueError: no example of some of the labels, or of some type of entities.
+    """
+    counts = _class_counts(row, labels, train)
+    absent = [
+        label for label, count in zip(_classes(row, labels), counts, strict=False) if count == 0
+    ]
+    if absent:
+        raise ValueError(
+            f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}: add "
+            "some, or leave it out of data.labels"
+        )
+
+
+def class_warnings(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
+    """What is worth a warning of the examples that are learnt from."""
+    counts = _class_counts(row, labels, train)
+    rare = [
+        f"{label} ({count})"
+        for label, count in zip(_classes(row, labels), counts, strict=False)
+        if count < _RARE
+    ]
+    found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
+    return found if row.head == "spans" or row.task in VALUE_TASKS else found + _disputed(train)
+
+
+def _disputed(train: Sequence[Labelled]) -> list[str]:
+    """Texts that have several labels, which may be mistakes: what of it to tell."""
+    first: dict[tuple[str, ...], Labelled] = {}
+    twice: dict[tuple[str, ...], str] = {}
+    for example in train:
+        other = first.setdefault(example.texts, example)
+        if other.gold != example.gold:
+            twice.setdefault(example.texts, f"{other.origin} and {example.origin}")
+    if not twice:
+        return []
+    one, which = len(twice) == 1, next(iter(twice.values()))
+    return [
+        f"{len(twice)} text{'' if one else 's'} of train {'has' if one else 'have'} different "
+        f"labels in different rows, the first in {which}: no model can learn both, correct them"
+    ]

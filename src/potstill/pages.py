@@ -1,0 +1,67 @@
+"""Pages that open offline: one HTML file each, nothing fetched, nothing run, everything escaped.
+
+A page's one style sheet is inside it and named by its hash in the content security policy, so a
+browser takes no other style from it, and neither scripts nor anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from potstill.comparison import number
+
+EXCERPT = 160  # characters of a text in a table
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A page of one of the templates.
+
+    Args:
+        values: for the template, all of which it escapes but for figures (`Markup`).
+    """
+    style = resources.files("potstill").joinpath("templates/page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("potstill"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # the style sheet is ours, as the template is
+    page = {**values, "style": Markup(style), "policy": policy}
+    return environment.get_template(template).render(page)
+
+
+def excerpt(value: Any, most: int = EXCERPT) -> str:
+    """A value as one line of text, cut where it is long."""
+    text = " ".join(str("" if value is None else value).split())
+    return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(name, text) of each leaf of nested mappings; a list is one leaf."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            label = str(key).replace("_", " ")
+            yield from flat(item, f"{name}, {label}" if name else label)
+    elif value not in (None, "", [], {}):
+        yield name, _leaf(value)
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    return ", ".join(map(_leaf, value)) if isinstance(value, list) else str(value)

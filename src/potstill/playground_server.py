@@ -1,0 +1,213 @@
+"""The playground's page and its server, which listens on 127.0.0.1 alone.
+
+No address but its own is asked for by the page (a content-security-policy sees to that), and no
+other page can ask it: requests that name another host, as after DNS rebinding, are refused, and so
+are those that aren't JSON, which other pages could send without asking first.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from potstill.playground import Playground, describe, open_playground
+from potstill.results import read_results
+from potstill.run_models import models_of_run
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOST = "127.0.0.1"
+MOST_BYTES = 2_000_000  # of a request
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def require_server() -> None:
+    """Refuse what can't be done without the extra.
+
+    Raises:
+        ValueError: starlette or uvicorn is not installed.
+    """
+    try:
+        import starlette.applications
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"the playground needs the package {error.name}: pip install 'potstill[demo]'"
+        ) from None
+    del starlette
+
+
+def serve(
+    run: Path, port: int, *, open_browser: bool, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve a run's playground until it is stopped; Ctrl-C goes on as KeyboardInterrupt.
+
+    Args:
+        port: 0 takes any that is free.
+        say: told the page's address, and what else its user should know.
+
+    Raises:
+        ValueError: not a finished run, the extra is missing, the port is taken, or no model can be
+            loaded.
+    """
+    require_server()
+    import uvicorn
+
+    found = models_of_run(run)
+    with listen(port) as listener:
+        say(f"loading {len(found.models)} models of {run}")
+        playground = open_playground(found, _evaluation(run), say)
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
+        say(f"the playground is at {address} (Ctrl-C ends it)")
+        if open_browser and _has_screen():
+            listener.listen()  # the browser may be quicker than the server
+            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        config = uvicorn.Config(
+            create_app(playground),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(port: int) -> socket.socket:
+    """A socket bound to a port of this machine's own address, which no other machine reaches.
+
+    Raises:
+        ValueError: the port is taken, or the system keeps it for itself.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        what = (
+            "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
+        )
+        raise ValueError(
+            f"port {port} {what}: choose another with --port (0 takes any that is free)"
+        ) from None
+    return listener
+
+
+def _has_screen() -> bool:
+    """Whether a browser has where to open: in a terminal alone, one would take the terminal."""
+    return sys.platform != "linux" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+
+
+def _evaluation(run: Path) -> dict[str, Any]:
+    return read_results(run).evaluation
+
+
+# --- the application ------------------------------------------------------------------------------
+
+
+def create_app(playground: Playground) -> Starlette:
+    """The ASGI application: the page, its script and style, and two questions that it asks."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    page = render(playground)
+
+    def fixed(content: str, media_type: str) -> Callable[[Request], Any]:
+        async def give(_: Request) -> Response:
+            return Response(content, media_type=media_type, headers=HEADERS)
+
+        return give
+
+    def question(ask: Callable[[list[str]], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def give(request: Request) -> Response:
+            try:
+                typed = await _typed(request, len(playground.fields))
+                found, status = await run_in_threadpool(ask, typed), 200
+            except ValueError as error:
+                found, status = {"problem": str(error)}, 422
+            return JSONResponse(found, status, headers=HEADERS)
+
+        return give
+
+    script, style = (_template(f"playground.{ending}") for ending in ("js", "css"))
+    routes = [
+        Route("/", fixed(page, "text/html")),
+        Route("/playground.js", fixed(script, "text/javascript")),
+        Route("/playground.css", fixed(style, "text/css")),
+        Route("/answer", question(playground.answer), methods=["POST"]),
+        Route("/times", question(playground.times), methods=["POST"]),
+    ]
+    guard = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    return Starlette(routes=routes, middleware=[guard])
+
+
+async def _typed(request: Request, fields: int) -> list[str]:
+    """What stands in the page's fields.
+
+    Raises:
+        ValueError: the request is not one of the page's.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise ValueError("a request holds JSON: application/json")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise ValueError("that is too much text: paste less")
+    try:
+        typed = json.loads(body)["typed"]
+    except (ValueError, TypeError, KeyError):
+        typed = None
+    if (
+        not isinstance(typed, list)
+        or len(typed) != fields
+        or not all(isinstance(text, str) for text in typed)
+    ):
+        raise ValueError(f'a request holds {{"typed": […]}}, {fields} texts')
+    return typed
+
+
+def render(playground: Playground) -> str:
+    """The page; whatever comes from the run is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("potstill"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("playground.html.j2").render(describe(playground))
+
+
+def _template(name: str) -> str:
+    return resources.files("potstill").joinpath("templates", name).read_text(encoding="utf-8")

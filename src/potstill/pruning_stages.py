@@ -1,0 +1,230 @@
+"""The stage that prunes a model by importance, and tells what that did to it before recovery."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from potstill.batches import Batch
+from potstill.comparison import pruning_note
+from potstill.context import Context
+from potstill.distributed import own_device
+from potstill.families import family_of
+from potstill.models import LoadedModel, embedding_signals, save_model, with_model
+from potstill.narrowing import Widths, widths_of
+from potstill.pruning import (
+    layer_taylor_scores,
+    magnitude_scores,
+    prune_ffn,
+    taylor_scores,
+    units_to_keep,
+)
+from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
+from potstill.sampling import sampled_batches
+from potstill.shapes import Shape
+from potstill.students import build_student
+from potstill.task_losses import TEXTS, TaskLoss
+from potstill.training import EVALUATION_EPOCH
+
+MEASURED = 256  # held-out texts that the effect is measured on
+
+Scores = Callable[[Any], Tensor]  # of a model
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays of a model: as many layers, and their widths."""
+
+    layers: int
+    widths: Widths
+
+
+def kept_of(stage: Prune, config: PretrainedConfig) -> Kept:
+    """What a stage leaves of a model with this config.
+
+    Raises:
+        ValueError: more than there is, or nothing would be pruned.
+    """
+    old, depth = widths_of(config), int(config.num_hidden_layers)
+    ffn = old.ffn if stage.ffn is None else units_to_keep(stage.ffn, old.ffn)
+    layers = depth if stage.layers is None else stage.layers
+    if layers > depth:
+        raise ValueError(f"layers: {layers} is out of range: the model has {depth}")
+    if stage.layers == depth:
+        raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
+    return Kept(layers, Widths(old.hidden, old.heads, ffn))
+
+
+def blank(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
+    """A model of the shape that is left, on the meta device, as `model` is."""
+    return _shaped(model, list(range(kept.layers)), kept.widths)
+
+
+def run_prune(
+    stage: Prune, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write `folder`/model, the pruned model.
+
+    Returns:
+        The stage's result, and name -> path below the folder of the model it wrote.
+
+    Raises:
+        ValueError: the model can't be pruned so, or there is no text for taylor.
+        OSError: the disk is full.
+    """
+    context = context.cut_as(stage.model)
+    loaded = context.open(stage.model)
+    name = stage.writes or stage.model
+    kept = kept_of(stage, loaded.model.config)
+    nn.Module.to(loaded.model, own_device())
+    pruning = _Pruning(stage, loaded, context)
+    model, told = pruning.run(kept)
+    pruned = with_model(loaded, model, name)
+    result = {
+        "from": stage.model,
+        "to": name,
+        "importance": stage.importance,
+        "texts": pruning.read,
+        **told,
+        "parameters": _both(loaded.model, model, lambda m: int(m.num_parameters())),
+        "weight_bytes": _both(loaded.model, model, _weight_bytes),
+        "effect": _effect(loaded, pruned, context),
+    }
+    nn.Module.to(model, "cpu")
+    save_model(pruned, folder / "model")
+    context.reporter.say(f"{name}: {pruning_note(result)}")
+    context.reporter.say("a distill stage after it wins back much of what that cost")
+    return result, {name: "model"}
+
+
+class _Pruning:
+    def __init__(self, stage: Prune, loaded: LoadedModel, context: Context) -> None:
+        self.stage, self.loaded, self.context = stage, loaded, context
+        self.read = 0  # texts, by the last scores
+
+    def run(self, kept: Kept) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The pruned model, and what was cut, for result.json."""
+        model, told = self.loaded.model, dict[str, Any]()
+        depth = int(model.config.num_hidden_layers)
+        if kept.layers < depth:
+            scores = self._scores(model, layer_taylor_scores)
+            layers = most_important(scores, kept.layers, model.config)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                model = _shaped(model, layers, widths_of(model.config))
+            nn.Module.to(model, own_device())
+            told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
+            told["layers"]["importance"] = _shares(scores)
+            told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
+        width = widths_of(model.config).ffn
+        if kept.widths.ffn < width:
+            if self.stage.importance == "magnitude":
+                scores = magnitude_scores(model)
+            else:
+                scores = self._scores(model, taylor_scores)
+            model = prune_ffn(model, scores, kept.widths.ffn)
+            of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
+            told["ffn"] = {"before": width, "after": kept.widths.ffn}
+            told["ffn"]["importance_kept"] = of_kept.tolist()
+        return model, told
+
+    def _scores(self, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
+        own = with_model(self.loaded, model, self.loaded.name)
+        self.read = min(self.stage.texts, len(self.context.training_side))
+        self.context.reporter.say(f"importance: gradients of {self.read:,} training texts")
+        loss = TaskLoss(own, self.context.seed)
+        return taylor(model, self._reported(), loss)
+
+    def _reported(self) -> Iterator[Batch]:
+        total = -(-self.read // TEXTS)
+        side = self.context.training_side
+        for number, batch in enumerate(sampled_batches(self.context, side, self.read), start=1):
+            yield batch
+            self.context.reporter.progress(number / total)
+
+
+def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list[int]:
+    """The layers with the highest scores, in order; the first one stays where it is special."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    if family_of(config, config.model_type).first_layer_is_special:
+        order.remove(0)
+        order.insert(0, 0)
+    return sorted(order[:count])
+
+
+def _shaped(model: PreTrainedModel, layers: list[int], widths: Widths) -> PreTrainedModel:
+    """The same class with some of its layers."""
+    own: StudentFamily | None = None
+    if model.config.model_type == "bert":
+        own = "bert"  # and no DistilBERT
+    return build_student(model, Student(layers=layers, family=own), Shape(layers, widths, ""))
+
+
+def _shares(scores: Tensor) -> list[float]:
+    shares: list[float] = (scores / scores.sum().clamp(min=1e-30)).tolist()
+    return shares
+
+
+def _both(before: Any, after: Any, count: Callable[[Any], int]) -> dict[str, int]:
+    return {"before": count(before), "after": count(after)}
+
+
+def _weight_bytes(model: PreTrainedModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+# --- text, and what pruning did to it -------------------------------------------------------------
+
+
+def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
+    """What is lost before any training, on text that no model was trained on."""
+    side = context.heldout_side
+    texts = min(MEASURED, len(side))
+
+    def batches() -> Iterator[Batch]:
+        return sampled_batches(context, side, texts, EVALUATION_EPOCH)
+
+    if context.task == "sentence_embedding":
+        alike = _correlation(before, after, batches())
+        name = "correlation of similarities with those of before"
+        return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
+    losses = [TaskLoss(one).mean(batches()) for one in (before, after)]
+    name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"
+    return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
+
+
+@torch.no_grad()
+def _correlation(before: LoadedModel, after: LoadedModel, batches: Iterator[Batch]) -> float | None:
+    """Pearson's, of the cosine similarities within batches; None where too few texts have any."""
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for batch in batches:
+        above = torch.ones(len(batch), len(batch), dtype=torch.bool).triu(1)
+        for loaded, similarities in zip((before, after), found, strict=True):
+            unit_BD = _vectors(loaded, batch)
+            similarities.append((unit_BD @ unit_BD.T).cpu()[above])
+    pair = [torch.cat(similarities).double().numpy() for similarities in found]
+    if len(pair[0]) < 2 or min(values.std() for values in pair) == 0:
+        return None
+    return float(np.corrcoef(pair[0], pair[1])[0, 1])
+
+
+def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
+    assert loaded.sentence is not None
+    signals = embedding_signals(
+        loaded.model,
+        loaded.sentence.pooling,
+        batch.input_ids_BL,
+        batch.attention_mask_BL,
+        scale=1.0,
+        group=TEXTS,
+    )
+    assert signals.vectors_BD is not None
+    return signals.vectors_BD

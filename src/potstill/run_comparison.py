@@ -1,0 +1,370 @@
+"""Runs side by side: what their recipes, scores, speeds and sizes differ in, and whether their
+numbers can be compared at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from potstill import figures
+from potstill.comparison import Cell, comparison_rows, label_of, title_of, verdict
+from potstill.pages import flat, render
+from potstill.results import Results, finite, metrics_of, read_results
+from potstill.runfolder import write_text
+
+# Says nothing of what a run does.
+UNTOLD = ("description", "stages.report")
+SAME = 1e-6  # scores of one model on the same texts, on one machine
+NEAR = 2e-3  # and on two machines: a tie may fall to the other side
+
+
+@dataclass(frozen=True)
+class _Run:
+    label: str
+    results: Results
+    metrics: Mapping[str, Any]
+    rows: Mapping[tuple[str, str], Mapping[str, Cell]]  # (group, measure) -> model -> cell
+
+    @property
+    def last(self) -> str | None:
+        """The last artifact made of the student, where it is another one."""
+        chain = self.results.chain
+        return chain[-1][0] if chain and chain[-1][0] != self.results.student else None
+
+
+def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+    """Finished runs of one task, side by side.
+
+    Returns:
+        `task`; `runs`, each with its name, folder, recipe, seed, and the names of its models;
+        `differences`: key of a recipe -> its value in each run, null where it is not there;
+        `environment`: the same of machines and versions; `comparable`: whether `scores`,
+        `retention` and `speed` can be compared; `warnings` and `notes`: what a reader must know, in
+        sentences; `tables`: of the students, of the last artifacts made of them and of the
+        baselines, rows with a cell (`value`, `text`, `note`) for each run, null where it has none;
+        `kept`: score -> what students and last artifacts keep of it.
+
+    Raises:
+        ValueError: fewer than two runs, one twice, no run folder, or different tasks.
+    """
+    if len(folders) < 2:
+        raise ValueError("compare sets runs side by side: give the folders of two or more")
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{folder} is given twice: give different runs")
+    runs = [_read(folder, label) for folder, label in zip(folders, _labels(places), strict=True)]
+    tasks = [_task(run) for run in runs]
+    if len(set(tasks)) > 1:
+        told = ", ".join(f"{run.label}: {task}" for run, task in zip(runs, tasks, strict=True))
+        raise ValueError(f"the runs are of different tasks ({told}): give runs of one task")
+    found: dict[str, Any] = finite(
+        {
+            "task": tasks[0],
+            "runs": [_told(run) for run in runs],
+            "differences": _differences([run.results.recipe for run in runs]),
+            "environment": _environments(runs),
+            **_comparable(runs),
+            "tables": _tables(runs),
+            "kept": _kept(runs),
+        }
+    )
+    return found
+
+
+def write_comparison(found: Mapping[str, Any], path: Path) -> None:
+    """Write what `compare_runs` found as one HTML page that opens offline.
+
+    Raises:
+        ValueError: matplotlib is not installed, or the path is a folder or in none.
+        OSError: it can't be written there.
+    """
+    figures.require_matplotlib()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file to write the page to")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not there: make that folder first")
+    groups: dict[str, list[figures.Bar]] = {}
+    for score, bars in found["kept"].items():
+        groups[label_of(score)] = [
+            (bar["run"], bar["value"], tuple(bar["interval"]) if bar["interval"] else None)
+            for bar in bars
+        ]
+    svg = figures.retention(groups, "the baseline's", key="kept") if groups else None
+    recipes, environments = (
+        [(key, [_shown(value) for value in values]) for key, values in found[part].items()]
+        for part in ("differences", "environment")
+    )
+    page = {
+        **found,
+        "title": " and ".join(run["name"] for run in found["runs"]),
+        "recipes": recipes,
+        "environments": environments,
+        "figure": None if svg is None else Markup(svg),
+    }
+    write_text(path, render("compare.html.j2", page))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read(folder: Path, label: str) -> _Run:
+    results = read_results(folder)
+    metrics = metrics_of(results)
+    rows = {(_group(row.group), row.label): row.cells for row in comparison_rows(results, metrics)}
+    return _Run(label, results, metrics, rows)
+
+
+def _group(group: str) -> str:
+    """A group of rows as it is called in all runs."""
+    if group.startswith("Scores"):
+        return "Scores on held-out text"
+    return "Against the baseline" if group.startswith("Against") else group
+
+
+def _labels(places: Sequence[Path]) -> list[str]:
+    """Each folder's name, with those above it where names are the same."""
+    for count in range(1, max(len(place.parts) for place in places) + 1):
+        labels = ["/".join(place.parts[-count:]) for place in places]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _task(run: _Run) -> str:
+    return str(run.metrics["settings"].get("task"))
+
+
+def _told(run: _Run) -> dict[str, Any]:
+    results = run.results
+    return {
+        "name": run.label,
+        "folder": str(results.run),
+        "recipe": results.recipe.get("name"),
+        "title": title_of(results),
+        "seed": results.recipe.get("seed"),
+        "baseline": results.baseline,
+        "student": results.student,
+        "last": run.last,
+        "verdict": verdict(results, run.metrics),
+        "findings": results.findings,
+        "records": run.metrics["settings"].get("records"),
+    }
+
+
+# --- what differs ---------------------------------------------------------------------------------
+
+
+def _differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    leaves = [dict(_leaves(recipe)) for recipe in recipes]
+    keys = dict.fromkeys(key for each in leaves for key in each if not key.startswith(UNTOLD))
+    found = {key.removeprefix("stages."): [each.get(key) for each in leaves] for key in keys}
+    return {key: values for key, values in found.items() if not _all_same(values)}
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of each leaf; entries of a list are named by their kind, or by their number.
+
+    The keys are those of overrides on the command line, but for several entries of one kind.
+    """
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        seen: list[str] = []
+        for number, item in enumerate(value):
+            kind = str(item.get("kind", number))
+            seen.append(kind)
+            again = f"-{seen.count(kind)}" if seen.count(kind) > 1 else ""
+            rest = {key: each for key, each in item.items() if key != "kind"}
+            yield f"{name}.{kind}{again}", "there"
+            yield from _leaves(rest, f"{name}.{kind}{again}")
+    else:
+        yield name, value
+
+
+def _environments(runs: Sequence[_Run]) -> dict[str, list[Any]]:
+    """What the machines and versions differ in."""
+    leaves = [dict(flat(run.results.environment)) for run in runs]
+    found = {key: [each.get(key) for each in leaves] for each in leaves for key in each}
+    return {key: values for key, values in found.items() if not _all_same(values)}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# --- what can be compared -------------------------------------------------------------------------
+
+
+def _comparable(runs: Sequence[_Run]) -> dict[str, Any]:
+    """What can be compared, with warnings and notes in sentences."""
+    warnings: list[str] = []
+    notes: list[str] = []
+    teachers = [run.results.recipe.get("teacher", {}).get("model") for run in runs]
+    one_teacher = _all_same(teachers)
+    if not one_teacher:
+        warnings.append(
+            f"The teachers differ ({', '.join(map(str, teachers))}): what is kept, and speedups, "
+            "are against different models."
+        )
+    scores, why = _same_texts(runs, one_teacher)
+    (notes if scores else warnings).extend(why)
+    seeds = [run.results.recipe.get("seed") for run in runs]
+    if scores and not _all_same(seeds):
+        warnings.append(
+            f"The seeds differ ({', '.join(map(str, seeds))}): a part of each difference is the "
+            "chance of training."
+        )
+    speed, why = _same_machine(runs)
+    (notes if speed else warnings).extend(why)
+    noisy = [run.label for run in runs if run.metrics["settings"].get("noisy")]
+    if noisy:
+        warnings.append(f"Speed was measured on a noisy machine: {', '.join(noisy)}.")
+    notes.append(
+        "Intervals are of each run alone. Where those of two runs overlap widely, nothing is said "
+        "of which is better."
+    )
+    known = {"scores": scores, "retention": scores and one_teacher, "speed": speed and one_teacher}
+    return {"comparable": known, "warnings": warnings, "notes": notes}
+
+
+def _same_texts(runs: Sequence[_Run], one_teacher: bool) -> tuple[bool, list[str]]:
+    """Whether the runs were scored on the same texts: by their settings, and by what one teacher
+    scores in each.
+    """
+    settings = [dict(_leaves(_scored_on(run.results))) for run in runs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    differing = [key for key in keys if not _all_same([each.get(key) for each in settings])]
+    records = [run.metrics["settings"].get("records") for run in runs]
+    apart = _apart(runs) if one_teacher else None
+    if not differing and _all_same(records) and (apart is None or apart <= NEAR):
+        return True, []
+    if _all_same(records) and apart is not None and apart <= SAME:
+        return True, [
+            f"The data settings differ ({', '.join(differing)}), but the teacher scores the same "
+            "in all: the held-out texts are the same."
+        ]
+    if differing:
+        why = f"the data settings differ ({', '.join(differing)})"
+    elif not _all_same(records):
+        why = f"they hold {', '.join(map(str, records))} records"
+    else:
+        why = f"the same teacher scores differently in them, by up to {apart:.3f}"
+    return False, [f"Scores can't be compared, nor what is kept: {why}."]
+
+
+def _scored_on(results: Results) -> dict[str, Any]:
+    """The settings that decide which texts are scored on, and how."""
+    recipe, seed = results.recipe, {"seed": results.recipe.get("seed")}
+    corpus, data = recipe.get("corpus") or {}, recipe.get("data") or {}
+    last = next((s.settings for s in reversed(results.stages) if s.kind == "evaluate"), {})
+    evaluate = {k: v for k, v in last.items() if k not in ("kind", "models", "baseline")}
+    found: dict[str, Any] = {"evaluate": evaluate}
+    if data:
+        own = next((key for key in ("test", "dev") if data.get(key)), None)
+        keys = [own] if own else ["train", "heldout", "max_train"]
+        found["data"] = {key: data.get(key) for key in (*keys, "text", "label", "metric")}
+        return found | ({} if own else seed)
+    keys = ["columns"]
+    if corpus.get("heldout_sources"):
+        keys += ["heldout_sources"]
+    else:
+        keys += ["sources", "heldout", "group_by", "drop_duplicates"]
+        found |= seed
+    if recipe.get("task") == "masked_lm":  # whose masks hang on the seed too
+        keys += ["max_length", "min_length", "max_unknown"]
+        found |= seed
+    return found | {"corpus": {key: corpus.get(key) for key in keys}}
+
+
+def _apart(runs: Sequence[_Run]) -> float | None:
+    """The largest difference of what the runs' baselines score; None: they share no score."""
+    scored = []
+    for run in runs:
+        tasks = run.metrics["models"].get(run.results.baseline, {}).get("scores", {})
+        scored.append(dict(_leaves(tasks)))
+    shared = [key for key in scored[0] if all(_is_number(each.get(key)) for each in scored)]
+    spans = [
+        max(each[key] for each in scored) - min(each[key] for each in scored) for key in shared
+    ]
+    return max(spans, default=None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _same_machine(runs: Sequence[_Run]) -> tuple[bool, list[str]]:
+    timed = [run for run in runs if run.results.benchmark]
+    if len(timed) < 2:
+        return False, []
+    processors = [run.results.environment.get("cpu", {}).get("model") for run in timed]
+    threads = [run.metrics["settings"].get("threads") for run in timed]
+    for what, values in (("processors", processors), ("threads", threads)):
+        if not _all_same(values):
+            told = ", ".join(map(str, values))
+            return False, [f"Speed can't be compared: the {what} differ ({told})."]
+    return True, [
+        "Milliseconds are of different sessions: compare speedups, each of which is against the "
+        "baseline in the same session."
+    ]
+
+
+def _all_same(values: Iterable[Any]) -> bool:
+    first, *rest = list(values)
+    return all(value == first for value in rest)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _tables(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    """Of the students, of what was made of them last, and of the baselines."""
+    roles: list[tuple[str, list[str | None]]] = [
+        ("The student", [run.results.student for run in runs]),
+        ("The last artifact made of it", [run.last for run in runs]),
+        ("The baseline", [run.results.baseline for run in runs]),
+    ]
+    return [
+        {"role": role, "models": names, "rows": rows}
+        for role, names in roles
+        if (rows := _rows(runs, names))
+    ]
+
+
+def _rows(runs: Sequence[_Run], names: Sequence[str | None]) -> list[dict[str, Any]]:
+    keys = dict.fromkeys(key for run in runs for key in run.rows)
+    order = list(dict.fromkeys(group for group, _ in keys))
+    found = []
+    for group, measure in sorted(keys, key=lambda key: order.index(key[0])):
+        cells = [
+            run.rows.get((group, measure), {}).get(str(name))
+            for run, name in zip(runs, names, strict=True)
+        ]
+        if any(cell is not None for cell in cells):
+            shown = [None if cell is None else asdict(cell) for cell in cells]
+            found.append({"group": group, "measure": measure, "cells": shown})
+    return found
+
+
+def _kept(runs: Sequence[_Run]) -> dict[str, list[dict[str, Any]]]:
+    """Score -> what each run's student keeps of it, and its last artifact."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for name in (run.results.student, run.last):
+            compared = run.metrics["comparisons"].get(str(name), {})
+            for score, value in compared.get("retention_by_score", {}).items():
+                if value is not None:
+                    span = run.results.evaluation.get("intervals", {}).get(name, {}).get(score)
+                    label = run.label if name == run.results.student else f"{run.label}: {name}"
+                    bar = {"run": label, "model": name, "value": value, "interval": span}
+                    found.setdefault(score, []).append(bar)
+    return found

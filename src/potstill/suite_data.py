@@ -1,0 +1,329 @@
+"""A suite's data, from the official files or the hub, as labelled examples in a cache folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+
+from potstill.caches import kept, key_of, read_meta, write_meta
+from potstill.files import File, expand, file_rows
+from potstill.inputs import cache_folder
+from potstill.recipe import Files, HubDataset, TaskData
+from potstill.suites import Split, SuiteTask
+from potstill.text import read_rows, sources_fingerprint
+
+_VERSION = 1  # of what is written: raise it when the same files would give other examples
+_WATCHED = 256  # scored examples that training looks at when it ends
+_CHOICE = 11  # seed of the examples that a limit takes: the same ones for all models and seeds
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SuiteData:
+    """A task's examples, ready to be read.
+
+    Attributes:
+        folder: of .jsonl files: train, watch, and each of `scored` and `tests`.
+        counts: examples of each part; `of.PART`: what there would be without a limit;
+            `left_out.PART`: its rows that can't be used.
+        tests: files of a submission that there is text for.
+    """
+
+    task: SuiteTask
+    folder: Path
+    counts: Mapping[str, int]
+    tests: Sequence[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the examples with labels: the same on every machine."""
+        return self._digest(name for name in self._parts if name not in self.tests)
+
+    @property
+    def tests_fingerprint(self) -> str:
+        """The same of the examples that a submission is about."""
+        return self._digest(self.tests)
+
+    def _digest(self, parts: Iterable[str]) -> str:
+        paths = [str(self.folder / f"{name}.jsonl") for name in parts]
+        return sources_fingerprint([Files(paths=paths)] if paths else [])
+
+    @property
+    def _parts(self) -> list[str]:
+        return [key.removeprefix("of.") for key in self.counts if key.startswith("of.")]
+
+    @property
+    def cut(self) -> dict[str, tuple[int, int]]:
+        """Parts that a limit made smaller: examples that are taken, and all."""
+        sizes = {name: (self.counts[name], self.counts[f"of.{name}"]) for name in self._parts}
+        return {name: size for name, size in sizes.items() if size[0] < size[1]}
+
+    def to_train(self, max_length: int) -> TaskData:
+        return self._data("train", "watch", max_length)
+
+    def to_score(self, suffix: str, max_length: int) -> TaskData:
+        """One of `task.scored`, alone."""
+        part = _scored_part(suffix)
+        return self._data(part, part, max_length)
+
+    def _data(self, train: str, dev: str, max_length: int) -> TaskData:
+        task, sides = self.task, {"train": train, "dev": dev}
+        spans = task.layout == "squad"
+        return TaskData.model_validate(
+            {
+                **{side: str(self.folder / f"{part}.jsonl") for side, part in sides.items()},
+                "text": list(task.text) if spans else ["first", "second"][: len(task.text)],
+                "label": task.label if spans else "label",
+                "labels": list(task.labels) or None,
+                "metric": task.metrics[0],
+                "max_length": max_length,
+                "beginnings": True,
+                "on_bad_row": "skip",
+            }
+        )
+
+    def test_rows(self, name: str) -> list[tuple[str, tuple[str, ...]]]:
+        """The number of each line of a submission's file, and the text or two it is about."""
+        with (self.folder / f"{name}.jsonl").open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return [(row["index"], _texts_of(row)) for row in rows]
+
+
+def check_files(tasks: Iterable[SuiteTask], data_dir: Path) -> None:
+    """Look for the files that are needed, before any of them is read.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    if not data_dir.is_dir():
+        raise ValueError(f"--data-dir: {data_dir} is no folder")
+    for task in tasks:
+        for split in (task.train, *task.scored.values()):
+            if _place(split, data_dir) is None:
+                raise ValueError(
+                    f"--data-dir: {data_dir} has no {split.files[0]}, which {task.title} needs: "
+                    "put it there as it is published, or leave the task out with --tasks"
+                )
+
+
+def read_suite_task(task: SuiteTask, data_dir: Path | None, limit: int | None) -> SuiteData:
+    """Read a task's parts, once: they are kept in the cache folder.
+
+    Args:
+        data_dir: a folder in the official layout; None: the hub, at the pinned revision.
+        limit: examples of each part at most: chosen at random, the same ones each time; of texts
+            without labels the first ones.
+
+    Raises:
+        ValueError: a file or the hub's data can't be read, or the limit leaves a label out.
+    """
+    parts = _parts(task, data_dir)
+    sources = {name: _source(task, split, data_dir) for name, (split, _) in parts.items()}
+    hub = data_dir is None
+    digests = {name: sources_fingerprint(source) for name, source in sources.items()}
+    row = asdict(task)
+    told = {key: row[key] for key in ("text", "label", "labels", "header", "hub_labels", "layout")}
+    key = key_of([_VERSION, told, digests, limit])
+
+    def build(folder: Path) -> None:
+        counts: dict[str, int] = {}
+        for name, (_, labelled) in parts.items():
+            try:
+                rows, left_out = _usable(task, sources[name], hub, labelled)
+            except ValueError as error:
+                advice = "; --data-dir names a folder with the files as published" if hub else ""
+                raise ValueError(f"{error}{advice}") from None
+            counts[f"of.{name}"] = len(rows)
+            rows = _limited(rows, limit, labelled)
+            _check_labels(task, name, rows, limit)
+            _write(folder / f"{name}.jsonl", rows)
+            counts[name] = len(rows)
+            if left_out:
+                counts[f"left_out.{name}"] = left_out
+            if name == _scored_part(next(iter(task.scored))):
+                _write(folder / "watch.jsonl", rows[:_WATCHED])
+        write_meta(folder, {"counts": counts})
+
+    def opened(folder: Path) -> SuiteData | None:
+        meta = read_meta(folder)
+        if meta is None:
+            return None
+        return SuiteData(task, folder, meta["counts"], [n for n in task.tests if n in parts])
+
+    return kept(
+        cache_folder() / "suites" / f"{task.name}-{key[:16]}", build, opened, "suite's data"
+    )
+
+
+def _scored_part(suffix: str) -> str:
+    return f"scored{suffix}"
+
+
+def _parts(task: SuiteTask, data_dir: Path | None) -> dict[str, tuple[Split, bool]]:
+    """Name of a part -> where it is, and whether it has labels."""
+    scored = {_scored_part(suffix): split for suffix, split in task.scored.items()}
+    found = {name: (split, True) for name, split in {"train": task.train, **scored}.items()}
+    for name, split in task.tests.items():
+        if data_dir is None or _place(split, data_dir) is not None:
+            found[name] = split, False
+    return found
+
+
+def _place(split: Split, data_dir: Path) -> Path | None:
+    return next((data_dir / name for name in split.files if (data_dir / name).exists()), None)
+
+
+def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> list[Files | HubDataset]:
+    if data_dir is None:
+        hub = task.hub
+        config = split.config or hub.config
+        return [HubDataset(name=hub.name, config=config, split=split.hub, revision=hub.revision)]
+    place = _place(split, data_dir)
+    assert place is not None, "files are checked before they are read"
+    if task.layout == "folders":
+        paths = [str(place / label / "*.txt") for label in task.labels]
+        return [Files(paths=paths, unit="document")]
+    return [Files(paths=[str(place)])]
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _usable(
+    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool, labelled: bool
+) -> tuple[list[Row], int]:
+    """A part's rows, in our columns; and how many are left out: without a text, or a known label.
+
+    Some lines of the official files are broken; every reader of them leaves those out. Where
+    answers are wanted for every line, none is.
+    """
+    found: list[Row] = []
+    left_out = 0
+    for number, row in enumerate(_raw(task, source, hub, labelled)):
+        made = _row(task, row, hub, labelled, number)
+        if made is None:
+            left_out += 1
+        else:
+            found.append(made)
+    if not found:
+        raise ValueError(f"{_name(source)}: no row of it can be used as {task.title}'s")
+    return found, left_out
+
+
+def _name(source: Sequence[Files | HubDataset]) -> str:
+    one = source[0]
+    return one.paths[0] if isinstance(one, Files) else f"{one.name}:{one.split}"
+
+
+def _raw(
+    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool, labelled: bool
+) -> Iterator[Mapping[str, Any]]:
+    if hub:
+        columns = [*(task.hub_text or task.text), task.hub_label, "idx", "id"]
+        return (row for row, _ in read_rows(source, columns))
+    files = source[0]
+    assert isinstance(files, Files)
+    match task.layout:
+        case "tsv":
+            return _table(task, expand(files)[0], labelled)
+        case "folders" | "squad":
+            return (row for file in expand(files) for row, _ in file_rows(file, files, []))
+        case _:
+            assert_never(task.layout)
+
+
+def _table(task: SuiteTask, file: File, labelled: bool) -> Iterator[Mapping[str, Any]]:
+    """Lines of a .tsv; a short one lacks its last columns.
+
+    Raises:
+        ValueError: the header lacks a column.
+    """
+    wanted = [*task.text, *([task.label] if labelled else [])]
+    with file.lines(["utf-8"]) as lines:
+        header = list(task.header) if task.header and labelled else None
+        for line in lines:
+            fields = line.rstrip("\n").split("\t")
+            if header is None:
+                header = fields
+                missing = next((name for name in wanted if name not in header), None)
+                if missing is not None:
+                    raise ValueError(
+                        f"{file.name}:1: no column '{missing}', which {task.title} has as it is "
+                        f"published; there are: {', '.join(header)}"
+                    )
+                continue
+            if line.strip():
+                yield dict(zip(header, fields, strict=False))
+
+
+def _row(
+    task: SuiteTask, row: Mapping[str, Any], hub: bool, labelled: bool, number: int
+) -> Row | None:
+    columns = (task.hub_text or task.text) if hub else task.text
+    texts = [str(row.get(name) or "").strip() for name in columns]
+    if task.layout == "squad":
+        answers = row.get(task.label)
+        if not all(texts) or answers is None:
+            return None
+        # not stripped: answers are counted in characters from the context's first one
+        whole = {name: str(row[name]) for name in columns}
+        return {**whole, "id": str(row.get("id", number)), task.label: answers}
+    named = dict(zip(("first", "second"), texts, strict=False))
+    if not labelled:  # the server wants an answer for every line
+        index = row.get("index", row.get("id", row.get("idx", number)))
+        return {"index": str(index), **{key: text or "." for key, text in named.items()}}
+    label = _label(task, row.get(task.hub_label if hub else task.label))
+    return None if label is None or not all(texts) else {**named, "label": label}
+
+
+def _label(task: SuiteTask, value: Any) -> str | float | None:
+    """As the official files have it; None where it is none of the task's."""
+    if task.task == "regression":
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return None
+    name = str(value).strip()
+    if name in task.labels:
+        return name
+    if task.hub_labels is not None and name in task.hub_labels:
+        return task.labels[task.hub_labels.index(name)]
+    return None
+
+
+def _limited(rows: list[Row], limit: int | None, labelled: bool) -> list[Row]:
+    if limit is None or limit >= len(rows):
+        return rows
+    if not labelled:
+        return rows[:limit]
+    chosen = np.random.default_rng(_CHOICE).permutation(len(rows))[:limit]
+    return [rows[number] for number in sorted(chosen.tolist())]
+
+
+def _check_labels(task: SuiteTask, part: str, rows: list[Row], limit: int | None) -> None:
+    if part != "train" or not task.labels:
+        return
+    found = {row["label"] for row in rows}
+    absent = next((label for label in task.labels if label not in found), None)
+    if absent is not None:
+        how = f"--limit {limit} leaves" if limit is not None else "the file has"
+        raise ValueError(
+            f"{task.title}: {how} no example of the label '{absent}' to train on: "
+            + ("raise --limit" if limit is not None else "take the file as it is published")
+        )
+
+
+def _texts_of(row: Row) -> tuple[str, ...]:
+    return tuple(row[key] for key in ("first", "second") if key in row)
+
+
+def _write(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,219 @@
+"""One model fine-tuned on one task of a suite with one seed: its scores, kept for the next time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.api import finetune
+from potstill.caches import key_of
+from potstill.context import Reporter, Silent
+from potstill.data import Examples
+from potstill.evaluation_tasks import constant_scores, task_scores
+from potstill.example_rows import Labelled
+from potstill.examples import read_for, tokenize_task
+from potstill.head_predictions import head_outputs
+from potstill.heads import UNLABELLED
+from potstill.models import LoadedModel, load_config, load_model
+from potstill.recipe import Training
+from potstill.runfolder import read_json, write_json, write_text
+from potstill.sequence_examples import tokenize_texts
+from potstill.suite_data import SuiteData
+from potstill.suites import SuiteTask
+from potstill.task_metrics import Scored, interval, resampled
+
+VERSION = 1  # raise it when the same training would give other scores
+SCORE = "score.json"
+PREDICTIONS = "predictions"
+_RESAMPLING = 5
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A model that takes part in a suite.
+
+    Attributes:
+        body: the folder that is fine-tuned: the model's own, or its copy without a task's head.
+        digest: of the model that was given.
+    """
+
+    name: str
+    body: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fine-tuning, and where it is kept.
+
+    Attributes:
+        folder: of the model and the task; each trial has a folder of its own in it.
+        predicts: whether it answers the examples without labels, too.
+    """
+
+    entrant: Entrant
+    data: SuiteData
+    training: Training
+    max_length: int
+    seed: int
+    folder: Path
+    predicts: bool
+
+    @property
+    def key(self) -> str:
+        """Of all that decides the scores."""
+        settings = self.training.model_dump(mode="json")
+        data = [self.data.task.name, self.data.fingerprint]
+        if self.predicts:
+            data.append(self.data.tests_fingerprint)
+        return key_of([VERSION, self.entrant.digest, data, settings, self.max_length, self.seed])
+
+    @property
+    def place(self) -> Path:
+        return self.folder / f"seed-{self.seed}-{self.key[:8]}"
+
+    @property
+    def predictions(self) -> list[Path]:
+        """Files of a submission that it has written."""
+        return [self.place / PREDICTIONS / name for name in self.data.tests if self.predicts]
+
+    def known(self) -> dict[str, Any] | None:
+        """Its score, where it has been run; None else."""
+        try:
+            found = read_json(self.place / SCORE)
+            whole = found["key"] == self.key and all(path.is_file() for path in self.predictions)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return dict(found) if whole else None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the same model, task and seed was run with other weights, data or settings."""
+        former = self.folder.glob(f"seed-{self.seed}-*/{SCORE}")
+        return any(path.parent != self.place for path in former)
+
+
+class _Bar(Silent):
+    """The progress of a training alone: what it says would be said for every seed."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        self._reporter.progress(fraction, note)
+
+
+def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
+    """Fine-tune and score a model, or take up where an interrupted trial was.
+
+    Returns:
+        As score.json: `scores`, `low` (lower ends of their 95% intervals) and `constant` (see
+        evaluation_tasks.constant_scores), each by the names of `SuiteTask.scores`; `examples`;
+        `left_out`; `steps`, `tokens`, `seconds` of the training.
+
+    Raises:
+        ValueError: bad input. TrainingFailed, Interrupted: see training.
+    """
+    task, place = trial.data.task, trial.place
+    place.mkdir(parents=True, exist_ok=True)
+    folder = finetune(
+        trial.entrant.body,
+        trial.data.to_train(trial.max_length),
+        place / "training",
+        training=trial.training,
+        task=task.task,
+        seed=trial.seed,
+        reporter=_Bar(reporter),
+    )
+    labels = list(task.labels) or None
+    loaded = load_model(folder, task.task, labels=labels)
+    found: dict[str, Any] = {"key": trial.key, "seed": trial.seed}
+    found |= {name: {} for name in ("scores", "low", "constant", "examples", "left_out")}
+    for suffix in task.scored:
+        _score(trial, loaded, suffix, found)
+    for path in trial.predictions:
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, _answers(trial, loaded, path.name))
+    trained = read_json(place / "training" / "result.json")
+    found |= {key: trained[key] for key in ("steps", "tokens", "seconds")}
+    found["examples"]["train"] = trained["data"]["counts"]["train.examples"]
+    (place / "training" / "log.jsonl").replace(place / "log.jsonl")
+    write_json(place / SCORE, found)
+    shutil.rmtree(place / "training")  # five seeds of nine tasks would fill a disk with weights
+    return found
+
+
+def _score(trial: Trial, loaded: LoadedModel, suffix: str, found: dict[str, Any]) -> None:
+    task = trial.data.task
+    examples, labels, left_out = scored_examples(trial, suffix, loaded)
+    scored = task_scores(loaded, examples, labels)
+    constant = constant_scores(task.task, examples, labels)
+    low = _low_ends(scored, task.metrics)
+    for metric in task.metrics:
+        name = f"{metric}{suffix}"
+        found["scores"][name] = scored[metric].value
+        found["low"][name] = low[metric]
+        found["constant"][name] = constant[metric]
+    part = f"scored{suffix}"
+    found["examples"][part] = len(examples) if examples.items is None else len(examples.items)
+    found["left_out"] |= {part: left_out} if left_out else {}
+
+
+def scored_examples(
+    trial: Trial, suffix: str, loaded: LoadedModel
+) -> tuple[Examples, list[str], int]:
+    """A scored part as a model's tokenizer cuts it, the labels, and how many rows are left out."""
+    task = trial.data.task
+    settings = trial.data.to_score(suffix, trial.max_length)
+    config = load_config(trial.entrant.body)
+    rows = read_for(task.task, settings, config, trial.seed, every_class=False)
+    found = tokenize_task(rows, loaded.tokenizer)
+    examples = found.dev
+    if examples.items is not None:  # which a few questions alone may not show
+        lacking = task.name == "squad2"
+        examples = changed(examples, items=changed(examples.items, may_lack=lacking))
+    left = {k: n for k, n in found.counts.items() if k.startswith("dev.")}
+    rest = sum(n for k, n in left.items() if k not in ("dev.rows", "dev.examples"))
+    return examples, found.labels, rest
+
+
+def _low_ends(scored: Mapping[str, Scored], metrics: Sequence[str]) -> dict[str, float]:
+    """The lower end of each score's 95% interval, over examples; the score where it has none."""
+    drawn = resampled([scored[metric] for metric in metrics], _RESAMPLING)
+    found = {}
+    for metric, values_R in zip(metrics, drawn, strict=True):
+        bounds = interval(values_R)
+        found[metric] = scored[metric].value if bounds is None else bounds[0]
+    return found
+
+
+# --- submissions ----------------------------------------------------------------------------------
+
+
+def _answers(trial: Trial, loaded: LoadedModel, name: str) -> str:
+    """A submission's file: a line an example, labels as the official files have them."""
+    task = trial.data.task
+    rows = trial.data.test_rows(name)
+    nothing = np.nan if task.task == "regression" else UNLABELLED
+    kind = np.float32 if task.task == "regression" else np.int64
+    blank = [Labelled(texts, nothing, f"{name}[{index}]") for index, texts in rows]
+    examples, _ = tokenize_texts(blank, loaded.tokenizer, trial.max_length, kind)
+    outputs = head_outputs(loaded, examples)
+    lines = [
+        f"{index}\t{answer}"
+        for (index, _), answer in zip(rows, answer_names(task, outputs), strict=True)
+    ]
+    return "\n".join(["index\tprediction", *lines]) + "\n"
+
+
+def answer_names(task: SuiteTask, outputs: np.ndarray) -> list[str]:
+    """What a head's outputs [N x C] say, as a submission has it: a label, or 0.000 to 5.000."""
+    if task.task == "regression":
+        return [f"{value:.3f}" for value in np.clip(outputs[:, 0], 0.0, 5.0)]
+    return [task.labels[number] for number in outputs.argmax(axis=1)]

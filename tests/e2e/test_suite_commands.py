@@ -1,0 +1,59 @@
+"""`potstill evaluate --suite`: all nine tasks of GLUE in the terminal, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import Finished
+from potstill.suites import SUITES
+from tiny_suites import TEST, write_glue
+
+
+def test_glue(
+    sentence_teacher: Path,
+    masked_lm_teacher: Path,
+    tmp_path: Path,
+    potstill: Callable[..., Finished],
+) -> None:
+    data, output = write_glue(tmp_path / "data"), tmp_path / "out"
+    done = potstill(
+        *("evaluate", f"small={sentence_teacher}", "--baseline", f"large={masked_lm_teacher}"),
+        *("--suite", "glue", "--data-dir", data, "--seeds", 1, "--epochs", 1, "-o", output),
+    )
+    assert done.code == 0, done.err
+    result = json.loads((output / "suite.json").read_text(encoding="utf-8"))
+    for name in ("large", "small"):
+        tasks = result["models"][name]["tasks"]
+        assert set(tasks) == {task.name for task in SUITES["glue"]}
+        for task in SUITES["glue"]:
+            assert set(tasks[task.name]) == {*task.scores, "score"}
+        means = [found["score"]["median"] for found in tasks.values()]
+        assert result["models"][name]["average"]["all"] == pytest.approx(sum(means) / 9)
+        written = output / "predictions-partial" / name
+        assert len(list(written.iterdir())) == 11
+        assert all(len(path.read_text().splitlines()) == 1 + TEST for path in written.iterdir())
+    for shown in ("PARTIAL", "1 seed instead of 5", "MNLI accuracy mismatched", "without WNLI"):
+        assert shown in done.out
+
+
+def test_refused_usage(
+    sentence_teacher: Path, tmp_path: Path, potstill: Callable[..., Finished]
+) -> None:
+    common = ("evaluate", f"small={sentence_teacher}", "--baseline", sentence_teacher)
+    for more, message in (
+        (("--tasks", "cola"), "give --text FILES to score on, or --suite NAME (--tasks is a"),
+        ((), "give --text FILES to score on, or --suite NAME"),
+        (("--suite", "glue", "--text", "x.txt"), "--suite brings its own text"),
+        (("--suite", "glue", "--data-dir", tmp_path), f"{tmp_path} has no CoLA/train.tsv"),
+        (("--suite", "imdb", "--data-dir", tmp_path), f"{tmp_path} has no aclImdb/train"),
+        (("--suite", "squad", "--data-dir", tmp_path), f"{tmp_path} has no train-v1.1.json"),
+        (("--suite", "glue", "--seeds", 0), "--seeds: 0"),
+    ):
+        done = potstill(*common, *more)
+        assert done.code == 2
+        assert message in done.err.replace("\n", " ")
+        assert "Traceback" not in done.err

@@ -1,0 +1,129 @@
+"""What is drawn of a run's numbers: which models, in which plot, and of a suite."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_run import fake_run
+
+from potstill import drawn
+from potstill.results import metrics_of, read_results
+
+
+def read(run):
+    results = read_results(run)
+    return results, metrics_of(results)
+
+
+def descriptions(svg: str) -> str:
+    return svg.partition("<desc")[2].partition("</desc>")[0].partition(">")[2]
+
+
+def test_every_model_that_was_timed_and_scored_is_in_the_plots(tmp_path):
+    found = drawn.pareto(*read(fake_run(tmp_path)))
+    assert [panel["title"] for panel in found["panels"]] == [
+        "ms for one text of 16 tokens",
+        "ms for one text of 128 tokens",
+        "MB of weights",
+    ]
+    # 5.126 ms and 0.8812; 5.126 * 0.52 ms and 0.8645; TF-IDF 0.8023
+    assert descriptions(found["panels"][0]["svg"]) == (
+        "ms for one text of 16 tokens, Retrieval MRR: teacher (on the front) 5.126, 0.8812; "
+        "student (on the front) 2.666, 0.8645; TF-IDF scores 0.8023."
+    )
+    assert found["left_out"] == ["untrained"]  # it has neither a time nor a size
+
+
+def test_without_a_benchmark_there_is_no_plot(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "stages/04-benchmark/result.json").unlink()
+    assert drawn.pareto(*read(run)) is None
+
+
+def test_kept_scores_have_their_intervals(tmp_path):
+    told = descriptions(drawn.kept(*read(fake_run(tmp_path))))
+    assert told == (
+        "Retrieval MRR: student 98.1%, untrained 84.0%; Retrieval recall@1: student 97.1%, "
+        "untrained 78.6%; Topic accuracy, linear probe: student 99.6%, untrained 98.2%."
+    )
+
+
+def spread(*values: float) -> dict[str, object]:
+    median = sorted(values)[len(values) // 2]
+    return {"median": median, "min": min(values), "max": max(values), "all": list(values)}
+
+
+def suite(partial: bool = True) -> dict[str, object]:
+    """Two tasks of two models, as suite.json has them."""
+
+    def model(shift: float) -> dict[str, object]:
+        cola, wnli = spread(0.5 + shift, 0.52 + shift, 0.51 + shift), spread(0.5, 0.6)
+        return {
+            "tasks": {
+                "cola": {"matthews": cola, "score": cola},
+                "wnli": {"accuracy": wnli, "score": wnli},
+            },
+            "average": {"all": 0.555 + shift / 2, "without_wnli": 0.51 + shift},
+        }
+
+    kept = {
+        "tasks": {
+            "cola": {"matthews": 0.9, "score": 0.9},
+            "wnli": {"accuracy": None, "score": None},
+        },
+        "overall": {"all": 0.95, "without_wnli": 0.9, "above_constant": 0.9},
+    }
+    return {
+        "suite": "glue",
+        "partial": partial,
+        "partial_reasons": ["2 of 9 tasks", "3 seeds instead of 5"] if partial else [],
+        "baseline": "big",
+        "models": {"big": model(0.0), "small": model(-0.051)},
+        "retention": {"small": kept},
+        "tasks": {
+            "cola": {"title": "CoLA", "metrics": ["matthews"], "small": False},
+            "wnli": {"title": "WNLI", "metrics": ["accuracy"], "small": True},
+        },
+        "notes": ["no retention on WNLI"],
+    }
+
+
+def test_a_suite_in_the_run_folder_is_shown(tmp_path):
+    run = fake_run(tmp_path)
+    assert drawn.suite(read_results(run)) is None
+    (run / "suite.json").write_text(json.dumps(suite()))
+    results, metrics = read(run)
+    found = drawn.suite(results)
+    assert found["partial"] == ["2 of 9 tasks", "3 seeds instead of 5"]
+    # of WNLI, where the baseline guesses, nothing is kept
+    assert descriptions(found["figure"]) == "CoLA: small 90.0%."
+    dash = "\N{EN DASH}"
+    assert dict(found["rows"]) == {
+        "CoLA, matthews": [
+            ("51.0", f"50.0{dash}52.0"),
+            ("45.9", f"44.9{dash}46.9, 90.0% kept"),
+        ],
+        "WNLI, accuracy, a small set": [
+            ("60.0", f"50.0{dash}60.0"),
+            ("60.0", f"50.0{dash}60.0"),
+        ],
+        "Average": [("55.5", ""), ("53.0", "95.0% kept")],
+        "Average without WNLI": [("51.0", ""), ("45.9", "90.0% kept")],
+    }
+    assert metrics["suite"]["partial"] is True
+    assert metrics["suite"]["retention"] == suite()["retention"]
+
+
+def test_a_whole_suite_is_not_marked(tmp_path):
+    run = fake_run(tmp_path)
+    (run / "suite.json").write_text(json.dumps(suite(partial=False)))
+    assert drawn.suite(read_results(run))["partial"] == []
+
+
+@pytest.mark.parametrize("text", ["[]", '{"suite": "glue"}'])
+def test_another_file_of_that_name_is_refused(tmp_path, text):
+    run = fake_run(tmp_path)
+    (run / "suite.json").write_text(text)
+    with pytest.raises(ValueError, match=r"suite\.json is no suite's result"):
+        metrics_of(read_results(run))

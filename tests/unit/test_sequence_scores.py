@@ -1,0 +1,91 @@
+"""What no model answers, and where two models differ, against counts by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+from tiny_labels import examples
+
+from potstill.data import Examples
+from potstill.recipe import Task
+from potstill.sequence_scores import label_examples, trivial_labels
+
+
+def given(task: Task, gold: np.ndarray) -> Examples:
+    return replace(examples(task, len(gold)), gold=gold)
+
+
+def test_the_constant_answer_of_several_labels_is_the_best_there_is() -> None:
+    """No set of labels, given to every example, scores more on the examples it was chosen by."""
+    rng = np.random.default_rng(0)
+    gold = (rng.random((50, 4)) < [0.45, 0.1, 0.3, 0.02]).astype(int)
+    side = given("multi_label", gold)
+    found = trivial_labels("multi_label", side, side, list("abcd"), 1)["majority"] > 0
+    assert (found == found[0]).all()
+    scores = [
+        f1_score(gold, np.tile([c in chosen for c in range(4)], (50, 1)), average="micro")
+        for count in range(1, 5)
+        for chosen in combinations(range(4), count)
+    ]
+    assert f1_score(gold, found, average="micro") == pytest.approx(max(scores))
+    assert 0 < found[0].sum() < 4
+
+
+def test_labels_the_surest_first() -> None:
+    # of two labels, the second one with these probabilities
+    base, other = (
+        np.array([[0.0, np.log(p / (1 - p))] for p in shares])
+        for shares in ((0.9, 0.6, 0.8, 0.95), (0.2, 0.3, 0.9, 0.01))
+    )
+    side = given("classification", np.array([1, 0, 1, 1]))
+    shown = label_examples("classification", base, other, side, ["no", "yes"], 2)
+    # how sure the less sure of both is: 0.8, 0.6, (agree), 0.95
+    assert [each["query"] for each in shown] == ["3", "0"]
+    assert shown[1] == {
+        "query": "0",
+        "expected": "yes",
+        "teacher": {"top": "yes", "p": pytest.approx(0.9)},
+        "student": {"top": "no", "p": pytest.approx(0.8)},
+    }
+
+
+def test_labels_that_one_model_alone_gives_the_surest_first() -> None:
+    base = np.array([[3.0, -1.0], [2.0, 2.0], [-4.0, 1.0]])
+    other = np.array([[-2.0, -1.0], [2.0, -1.0], [3.0, 1.0]])
+    side = given("multi_label", np.array([[1, 0], [0, 0], [0, 1]]))
+    shown = label_examples("multi_label", base, other, side, ["a", "b"], 50)
+    # less sure of the two: 3, 2 and 1 away from undecided
+    assert [each["query"] for each in shown] == ["2", "0", "1"]
+    assert shown[0] == {
+        "query": "2",
+        "expected": "not a",
+        "teacher": {"top": "not a", "p": pytest.approx(1 / (1 + np.exp(-4.0)))},
+        "student": {"top": "a", "p": pytest.approx(1 / (1 + np.exp(-3.0)))},
+    }
+    assert (shown[2]["expected"], shown[2]["teacher"]["top"]) == ("not b", "b")
+    assert len(label_examples("multi_label", base, other, side, ["a", "b"], 2)) == 2
+
+
+@pytest.mark.parametrize("task", ["regression", "sentence_similarity"])
+def test_values_that_are_furthest_apart_come_first(task: Task) -> None:
+    base, other = np.array([[0.0], [1.0], [2.0]]), np.array([[0.25], [3.0], [1.0]])
+    side = given(task, np.array([0.0, 1.5, 2.0], dtype=np.float32))
+    shown = label_examples(task, base, other, side, ["value"], 2)
+    assert shown == [
+        {
+            "query": "1",
+            "expected": "1.500",
+            "teacher": {"top": "1.000"},
+            "student": {"top": "3.000"},
+        },
+        {
+            "query": "2",
+            "expected": "2.000",
+            "teacher": {"top": "2.000"},
+            "student": {"top": "1.000"},
+        },
+    ]
