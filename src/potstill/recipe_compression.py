@@ -73,9 +73,8 @@ class Prune(Config):
     # What stays; null: all. Inner units of each layer's FFN: a number, or a share between 0 and 1.
     ffn: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     layers: Annotated[int, Field(ge=1)] | None = None
-    width: Annotated[int, Field(ge=1)] | None = (
-        None  # hidden size; heads keep theirs, so fewer stay
-    )
+    # Hidden size; heads keep theirs, so fewer of them stay.
+    width: Annotated[int, Field(ge=1)] | None = None
     # What of the hidden states a width is of: channels as they are, or their principal components.
     directions: Literal["channels", "components"] = "channels"
     # taylor: to first order what the loss changes by without it, on training text. magnitude: the
