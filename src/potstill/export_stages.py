@@ -26,7 +26,7 @@ from potstill.nonuniform import (
 )
 from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
-from potstill.parity import Compared, check_parity
+from potstill.parity import check_parity, likeness
 from potstill.pruning import magnitude_scores, taylor_scores
 from potstill.recipe import Export, GraphPruning
 from potstill.weights import whole_or_gone
@@ -186,7 +186,7 @@ def _judged(
     finding = (
         f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
         f"{before / 1e6:.3g} million parameters); on {real.texts} held-out texts "
-        f"{_likeness(source, real)}"
+        f"{likeness(source, real)}"
     )
     context.reporter.say(f"note: {finding}")
     layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
@@ -201,14 +201,3 @@ def _judged(
         },
         "findings": [finding],
     }
-
-
-def _likeness(source: LoadedModel, real: Compared) -> str:
-    """How much a pruned graph's answers are those of the whole model, in words."""
-    if real.agreement is None:
-        return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
-    if source.sentence is not None:
-        return f"the mean cosine of their vectors is {real.agreement:.3f}"
-    if source.task == "regression":
-        return f"it explains {real.agreement:.1%} of the variance of the whole model's values"
-    return f"{real.agreement:.1%} of their answers are the same"

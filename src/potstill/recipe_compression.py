@@ -168,6 +168,9 @@ class Quantize(Config):
     # The score may fall by so much (0.01 of an accuracy is one point): the layers that hurt most
     # stay in float, as few as will do. null: the score isn't looked at.
     max_drop: Annotated[float, Field(ge=0)] | None = None
+    # The least agreement with its source on held-out text that is accepted: the share of equal
+    # labels or tokens; of sentence vectors the mean cosine. null: any.
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
     # Fail (exit code 1) unless it is faster than its source at every length.
     require_faster: bool = False
     lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)] = [16, 128]
