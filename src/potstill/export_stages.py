@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from potstill.context import Context
-from potstill.distributed import own_device
-from potstill.importance import sampled_batches, task_loss
+from potstill.importance import measuring_device, sampled_batches, task_loss
 from potstill.models import LoadedModel, save_model
 from potstill.narrowing import head_groups, widths_of
 from potstill.nonuniform import (
@@ -137,7 +136,7 @@ def _chosen(
         batches = sampled_batches(context, context.training_side, prune.texts)
         return by_loss[key](source.model, batches, task_loss(source))
 
-    nn.Module.to(source.model, own_device())
+    nn.Module.to(source.model, measuring_device())
     for key, count in counts.items():
         found[key] = ranked(scores(key), count)
     nn.Module.to(source.model, "cpu")

@@ -46,16 +46,22 @@ def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
     return total / count if count else math.nan
 
 
+def measuring_device() -> torch.device:
+    """This process's device; the CPU where that has no float64, which scores are summed in."""
+    found = own_device()
+    return torch.device("cpu") if found.type == "mps" else found
+
+
 def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:
-    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on this process's
-    device; those of masked LM with tokens masked.
+    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
+    `measuring_device`; those of masked LM with tokens masked.
     """
     masker = context.masker(Masking()) if context.task == "masked_lm" else None
     pad = int(context.tokenizer.pad_token_id or 0)
     chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
     for start in range(0, len(chosen), BATCH):
         part = chosen[start : start + BATCH]
-        yield collate(side, part, pad, masker, context.seed, 0).to(own_device())
+        yield collate(side, part, pad, masker, context.seed, 0).to(measuring_device())
 
 
 def _reading(loaded: LoadedModel) -> Reading:

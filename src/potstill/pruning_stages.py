@@ -16,10 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from potstill.batches import Batch
 from potstill.comparison import pruning_note
 from potstill.context import Context
-from potstill.distributed import own_device
 from potstill.families import family_of
 from potstill.hidden_pruning import chosen_width
-from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
+from potstill.importance import BATCH, mean_loss, measuring_device, sampled_batches, task_loss
 from potstill.models import LoadedModel, embedding_signals, save_model, with_model
 from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
 from potstill.pruning import (
@@ -100,9 +99,10 @@ def run_prune(
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
     kept = kept_of(stage, loaded.model.config)
-    nn.Module.to(loaded.model, own_device())
+    nn.Module.to(loaded.model, measuring_device())
     pruning = _Pruning(stage, loaded, context)
     model, told = pruning.run(kept)
+    nn.Module.to(model, measuring_device())
     pruned = with_model(loaded, model, name)
     result = {
         "from": stage.model,
@@ -136,7 +136,7 @@ class _Pruning:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 model = shaped(model, layers, widths_of(model.config))
-            nn.Module.to(model, own_device())
+            nn.Module.to(model, measuring_device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
