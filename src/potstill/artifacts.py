@@ -13,7 +13,6 @@ from potstill.comparison import (
     kept_note,
     label_of,
     number,
-    pruning_note,
     vocabulary_note,
 )
 from potstill.results import Results, StageResult
@@ -208,8 +207,6 @@ def _what(stage: StageResult) -> str:
             return f"pruned to {kept_note(result)}"
         case "trim_vocabulary":
             return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
-        case "prune":
-            return f"pruned: {pruning_note(result).partition(' kept')[0]}"
         case "export":
             pruned = ", heads or units pruned layer by layer" if "pruned" in result else ""
             return f"ONNX, opset {result['opset']}{pruned}"
