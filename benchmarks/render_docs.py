@@ -26,6 +26,8 @@ TEXTS = (
     "docs/masked-lm.md",
     "docs/LOG.md",
     "docs/ablation.md",
+    "docs/compress.md",
+    "docs/suites.md",
     "docs/tasks.md",
     "src/potstill/recipes/README.md",
 )
@@ -89,6 +91,9 @@ def _table(name: str) -> str:
         "ablation_positions": ablation_positions,
         "tasks": tasks,
         "bert_base_shapes": bert_base_shapes,
+        "compress_embeddings": compress_embeddings,
+        "compress_sst2": compress_sst2,
+        "glue": glue,
     }[name]()
 
 
@@ -366,8 +371,135 @@ def bert_base_shapes() -> str:
     if result["noise"]["noisy"]:
         note += ": other work was using the processor"
     if unclear:
-        note += f'; by wall time alone the verdict is "can\'t tell" for {", ".join(unclear)}'
+        note += f'; by wall time alone the verdict is "can\'t tell" for {"; ".join(unclear)}'
     return _markdown(rows) + note + ".\n"
+
+
+def glue() -> str:
+    """What `potstill evaluate --suite glue` wrote as suite.json: a row a score."""
+    if not (RESULTS / "glue.json").is_file():
+        return "Not measured yet.\n"
+    result = _load("glue")
+    models, kept, told = result["models"], result["retention"], result["settings"]["tasks"]
+    rows = [["times 100", "examples, trained on", "scored", *models, *(f"{n}, kept" for n in kept)]]
+    for task, about in result["tasks"].items():
+        names = about["metrics"] if len(about["metrics"]) == 1 else [*about["metrics"], "score"]
+        for metric in names:
+            part = metric.removeprefix("accuracy") if task == "mnli" and metric != "score" else ""
+            counts = about["examples"]
+            sizes = [counts["train"], counts.get(f"scored{part}", "")]
+            found = [model["tasks"][task][metric] for model in models.values()]
+            shares = [own["tasks"][task][metric] for own in kept.values()]
+            small = ", too small a set" if about["small"] else ""
+            shown = ["none" if share is None else f"{share:.1%}{small}" for share in shares]
+            label = f"{about['title']}, {metric.replace('_', ' ')}"
+            rows.append([label, *map(str, sizes), *map(_over_seeds, found), *shown])
+    for key, label in (("all", "average"), ("without_wnli", "average without WNLI")):
+        averages = [f"{100 * model['average'][key]:.1f}" for model in models.values()]
+        shares = [own["overall"][key] for own in kept.values()]
+        shown = ["none" if share is None else f"{share:.1%}" for share in shares]
+        rows.append([label, "", "", *averages, *shown])
+    rates = sorted({f"{task['training']['learning_rate']:g}" for task in told.values()})
+    count = len(result["settings"]["seeds"])
+    how = "One seed" if count == 1 else f"Medians of {count} seeds"
+    partial = ""
+    if result["partial"]:
+        partial = f"**Partial, not the whole suite**: {'; '.join(result['partial_reasons'])}. "
+    return _markdown(rows) + (
+        f"\n{partial}{how}, in parentheses the least and the greatest; learning rate "
+        f"{', '.join(rates)}; {_machine(result)}.\n"
+    )
+
+
+def _over_seeds(score: dict[str, Any]) -> str:
+    spread = f" ({100 * score['min']:.1f} to {100 * score['max']:.1f})"
+    return f"{100 * score['median']:.1f}{spread if len(score['all']) > 1 else ''}"
+
+
+STEPS = {
+    "student": "half the layers, distilled",
+    "pruned": "half of each layer's inner units",
+    "recovered": "distilled again",
+    "trimmed": "word pieces that the text uses",
+    "onnx": "ONNX",
+    "quantized": "int8",
+}
+
+
+def compress_embeddings() -> str:
+    """Each step of `embedding-compact`, as benchmarks/compress.py ran it."""
+    result = _load("compress_embeddings")
+    squad = result["squad"]
+    key = "retrieval.mrr"
+
+    def kept(model: str) -> list[str]:
+        own = result["metrics"]["comparisons"][model]
+        low, high = own["retention_intervals"][key]
+        elsewhere = squad["models"][model]
+        share = elsewhere["kept"]
+        return [
+            f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})",
+            "{:.1%} ({:.1%} to {:.1%})".format(share, *elsewhere["interval"]),
+        ]
+
+    scores = result["metrics"]["models"]["teacher"]["scores"]["retrieval"]["mrr"]
+    own = [f"1 ({scores:.3f})", f"1 ({squad['models']['teacher']['mrr']:.3f})"]
+    note = (
+        f"MRR of {result['metrics']['settings']['records']} held-out articles by their titles, and "
+        f"of {squad['paragraphs']} paragraphs of SQuAD by {squad['questions']} questions."
+    )
+    heads = ["MRR kept, title to article", "MRR kept, SQuAD"]
+    return _steps(result, heads, own, kept) + f"\n{note} {_STEPS_HOW} {_machine(result)}.\n"
+
+
+def compress_sst2() -> str:
+    """Each step of `classification-compact`, as benchmarks/compress.py ran it."""
+    result = _load("compress_sst2")
+    key = "classification.accuracy"
+
+    def kept(model: str) -> list[str]:
+        own = result["metrics"]["comparisons"][model]
+        low, high = own["retention_intervals"][key]
+        return [f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"]
+
+    score = result["metrics"]["models"]["teacher"]["scores"]["classification"]["accuracy"]
+    note = f"{result['metrics']['settings']['records']} sentences of SST-2's dev set."
+    table = _steps(result, ["accuracy kept"], [f"1 ({score:.3f})"], kept)
+    return table + f"\n{note} {_STEPS_HOW} {_machine(result)}.\n"
+
+
+_STEPS_HOW = (
+    "Speed in one interleaved session, 1 thread, one text; in parentheses 95% intervals, and the "
+    "teacher's own score."
+)
+
+
+def _steps(result: dict[str, Any], heads: list[str], own: list[str], kept: Any) -> str:
+    models, ratios = result["metrics"]["models"], result["ratios"]
+    rows = [
+        ["", "parameters", "weights", "times smaller"]
+        + [f"times as fast, {length} tokens" for length in models["teacher"]["latency_ms"]]
+        + heads
+    ]
+    whole = models["teacher"]["weight_bytes"]
+
+    def row(name: str, label: str, cells: list[str]) -> None:
+        size = models[name]["weight_bytes"]
+        rows.append(
+            [
+                *(label, f"{models[name]['parameters'] / 1e6:.1f} M", f"{size / 1e6:.1f} MB"),
+                *(f"{whole / size:.1f}", *cells),
+            ]
+        )
+
+    row("teacher", "teacher", [*["1"] * len(models["teacher"]["latency_ms"]), *own])
+    for name, label in STEPS.items():
+        speeds = [
+            f"{one['median']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+            for one in ratios[name]["speedup"].values()
+        ]
+        row(name, label, [*speeds, *kept(name)])
+    return _markdown(rows)
 
 
 def distill_step() -> str:

@@ -282,9 +282,10 @@ class Page:
         self.evaluate(f"document.querySelector({quoted}).select()")
         self.send("Input.insertText", text=text)
 
-    def press(self, key: str, code: int, times: int = 1) -> None:
+    def press(self, key: str, code: int, times: int = 1, modifiers: int = 0) -> None:
         """Press a key where the focus is; `code` is its Windows virtual key code (Tab 9, Enter 13,
-        End 35, Home 36, arrows left 37, up 38, right 39, down 40).
+        End 35, Home 36, arrows left 37, up 38, right 39, down 40). Modifiers add up: Alt 1, Ctrl 2,
+        Shift 8.
         """
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
@@ -294,6 +295,7 @@ class Page:
                     key=key,
                     code=key,
                     windowsVirtualKeyCode=code,
+                    modifiers=modifiers,
                     **({"text": "\r"} if key == "Enter" and kind == "keyDown" else {}),
                 )
 

@@ -20,6 +20,7 @@ from potstill.runtime import Runtime
 from potstill.token_scores import entities
 
 SHOWN = 5  # choices of an answer
+_SHOWN_LETTERS = 40  # of a word
 NO_ANSWER = "(no answer)"
 
 
@@ -44,6 +45,7 @@ class Answer:
         words: of token classification: (word, tag, the tag's probability).
         notes: sentences that a reader must not miss.
         distributions: what a temperature softens.
+        foremost: the number of the one that the answer was read from.
     """
 
     headline: str
@@ -53,6 +55,7 @@ class Answer:
     words: Sequence[tuple[str, str, float]] = ()
     notes: Sequence[str] = ()
     distributions: Sequence[Distribution] = ()
+    foremost: int = 0
 
 
 @dataclass
@@ -192,7 +195,7 @@ class Answerer:
         tags = tuple(renamed.get(tag, tag) for tag in tagged.tags)
         found = [
             Distribution(
-                f"{tagged.words[word]} (word {word + 1})",
+                f"{tagged.words[word][:_SHOWN_LETTERS]} (word {word + 1})",
                 names,
                 given.outputs[token].astype(np.float64),
             )
@@ -260,11 +263,13 @@ def _span(given: Asked, context: str) -> Answer:
         [best] = best_answers(given.outputs, _without_none(given))
         if best.text:
             rows.append(_share(f"if there is one: {best.text}", best.probability))
+    distributions, foremost = _ends(given, context)
     return Answer(
         decided.text or NO_ANSWER,
         (decided.text,),
         groups=[("", rows)],
-        distributions=_ends(given, context),
+        distributions=distributions,
+        foremost=foremost,
     )
 
 
@@ -273,22 +278,24 @@ def _without_none(given: Asked) -> Any:
     return replace(given.examples, items=replace(given.examples.items, may_lack=False))
 
 
-def _ends(given: Asked, context: str) -> list[Distribution]:
-    """Start and end, over the tokens of the window whose best ones are the likeliest."""
-    examples = given.examples
+def _ends(given: Asked, context: str) -> tuple[list[Distribution], int]:
+    """Start and end, over the tokens of each window of the context, and the number of the start in
+    the window whose best ones are the likeliest.
+    """
+    examples, count = given.examples, len(given.examples)
     assert examples.places is not None
-    windows = [
-        np.arange(examples.offsets[n], examples.offsets[n + 1]) for n in range(len(examples))
-    ]
-    inside = [rows[examples.places[rows, 0] >= 0] for rows in windows]
-    tops = [given.outputs[rows].max(axis=0).sum() if len(rows) else -np.inf for rows in inside]
-    best = int(np.argmax(tops))
-    allowed = np.concatenate([windows[best][:1], inside[best]])  # the first token: no answer
-    found = []
-    for side, title in ((0, "where the answer starts"), (1, "where it ends")):
-        keys = [None, *(int(place) for place in examples.places[inside[best], side])]
-        shown: dict[Any, str] = {None: NO_ANSWER}
-        for begin, end in examples.places[inside[best]].tolist():
-            shown[(begin, end)[side]] = f"{context[begin:end]} (at {begin + 1})"
-        found.append(Distribution(title, keys, given.outputs[allowed, side].astype(float), shown))
-    return found
+    found, tops = [], []
+    for window in range(count):
+        rows = np.arange(examples.offsets[window], examples.offsets[window + 1])
+        inside = rows[examples.places[rows, 0] >= 0]
+        tops.append(given.outputs[inside].max(axis=0).sum() if len(inside) else -np.inf)
+        allowed = np.concatenate([rows[:1], inside])  # the first token stands for no answer
+        part = f" (part {window + 1} of {count})" if count > 1 else ""
+        for side, title in ((0, "where the answer starts"), (1, "where it ends")):
+            keys = [None, *(int(place) for place in examples.places[inside, side])]
+            shown: dict[Any, str] = {None: NO_ANSWER}
+            for begin, end in examples.places[inside].tolist():
+                shown[(begin, end)[side]] = f"{context[begin:end]} (at {begin + 1})"
+            logits = given.outputs[allowed, side].astype(np.float64)
+            found.append(Distribution(f"{title}{part}", keys, logits, shown))
+    return found, 2 * int(np.argmax(tops))

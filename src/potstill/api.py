@@ -19,9 +19,10 @@ from potstill.examples import read_for, tokenize_task, tokenize_test
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
-from potstill.onnx_files import GRAPH, ONNX, QUANTIZED
+from potstill.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
+    READS_ONNX,
     TEXT_TASKS,
     VALUE_TASKS,
     Benchmark,
@@ -186,8 +187,10 @@ def prune(
     *,
     ffn: int | float | None = None,
     layers: int | None = None,
+    width: int | None = None,
+    directions: Literal["channels", "components"] | None = None,
     importance: Literal["taylor", "magnitude"] = "taylor",
-    texts: int = 512,
+    texts: int | None = None,
     seed: int = 1,
 ) -> Path:
     """Cut what matters least out of a model; see docs/pruning.md. Recover with `distill`.
@@ -199,8 +202,11 @@ def prune(
         output: a folder for result.json and the pruned model.
         ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
         layers: how many layers stay.
+        width: hidden size that stays; heads keep theirs, so fewer of them stay.
+        directions: what a width is of: channels as they are, or principal components of the hidden
+            states; None: channels.
         importance: "taylor" reads training texts, "magnitude" the weights alone.
-        texts: training texts that taylor reads.
+        texts: training texts that taylor reads; None: 512.
 
     Returns:
         The pruned model's folder, `output`/model.
@@ -208,8 +214,10 @@ def prune(
     Raises:
         ValueError: bad input.
     """
-    settings = {"ffn": ffn, "layers": layers, "importance": importance, "texts": texts}
-    stage = checked_prune({"model": "teacher", **settings})
+    settings = {"ffn": ffn, "layers": layers, "width": width, "importance": importance}
+    optional = {"directions": directions, "texts": texts}
+    given = {key: value for key, value in optional.items() if value is not None}
+    stage = checked_prune({"model": "teacher", **settings, **given})
     return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 
@@ -436,6 +444,12 @@ def _one_stage(
     reporter: Reporter | None = None,
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
+    graph = next((path for path in models.values() if is_onnx(path)), None)
+    if graph is not None and not isinstance(stage, READS_ONNX):
+        raise ValueError(
+            f"{graph} is an ONNX file and can't be changed any more: name the model folder that it "
+            "was exported from"
+        )
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
     if problem is not None:
         raise ValueError(problem)

@@ -10,8 +10,10 @@ from potstill.comparison import (
     HEADLINES,
     flat_scores,
     headline_retention,
+    kept_note,
     label_of,
     number,
+    pruning_note,
     vocabulary_note,
 )
 from potstill.results import Results, StageResult
@@ -102,6 +104,11 @@ class Steps:
     lengths: list[str]
     score: str | None
     rows: list[Step]
+
+    @property
+    def weighed(self) -> bool:
+        """Whether the bytes of any of them are known."""
+        return any(step.size.text for step in self.rows)
 
 
 def steps_of(results: Results, metrics: Mapping[str, Any]) -> Steps | None:
@@ -197,10 +204,15 @@ def _what(stage: StageResult) -> str:
             return "distilled"
         case "finetune":
             return "fine-tuned"
+        case "prune":
+            return f"pruned to {kept_note(result)}"
         case "trim_vocabulary":
             return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
+        case "prune":
+            return f"pruned: {pruning_note(result).partition(' kept')[0]}"
         case "export":
-            return f"ONNX, opset {result['opset']}"
+            pruned = ", heads or units pruned layer by layer" if "pruned" in result else ""
+            return f"ONNX, opset {result['opset']}{pruned}"
         case "quantize":
             return f"quantised, {settings.get('method', result.get('method'))}"
         case _:

@@ -76,7 +76,7 @@ def why_live(stage: Distill, task: Task, epochs: float) -> str | None:
         epochs: how often the examples are read, over all repeats.
     """
     if task not in CACHED_TASKS:
-        return f"in {task} its answers differ from batch to batch"
+        return f"answers of {task} are not kept"
     if stage.cache is False:
         return "cache is false"
     if stage.live is not None:

@@ -82,7 +82,7 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     """
     student, baseline = name or results.student, results.baseline
     if student not in metrics["models"]:
-        return "This run has measured no student yet."
+        return _alone(results, metrics) or "This run has measured no student yet."
     compared = metrics["comparisons"].get(student, {})
     whose = "the teacher's" if baseline == "teacher" else f"{baseline}'s"
     kept = _kept(results, metrics, str(student), whose)
@@ -107,6 +107,18 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     named = f"The {'ONNX graph' if graph else 'model'} {student}"
     who = "The student" if student == "student" or trimmed else named
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
+
+
+def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
+    """Of a run that trains one model on a task, what that scores."""
+    task, metric = (metrics["settings"].get(key) for key in ("task", "metric"))
+    if any(stage.kind in ("distill", "make_student") for stage in results.stages) or not metric:
+        return None
+    value = metrics["models"].get(results.baseline, {}).get("scores", {}).get(task, {}).get(metric)
+    if value is None:
+        return None
+    of = f"{label_of(f'{task}.{metric}')} on {metrics['settings']['records']:,} held-out examples"
+    return f"The model scores {score_cell(value).text}: {of}."
 
 
 def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str) -> str | None:
@@ -348,23 +360,36 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
     )
 
 
-def pruning_note(result: Mapping[str, Any]) -> str:
-    """What pruning kept and what that cost, in a clause."""
+def kept_note(result: Mapping[str, Any]) -> str:
+    """What pruning left, in a few words."""
     parts = []
-    for key, what in (("layers", "layers"), ("ffn", "inner units of each layer")):
+    for key, what in (
+        ("layers", "layers"),
+        ("ffn", "inner units of each layer"),
+        ("width", "channels"),
+    ):
         cut = result.get(key)
         if cut:
             parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+
+
+def pruning_note(result: Mapping[str, Any]) -> str:
+    """What pruning kept and what that cost, in a clause."""
     parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
     size = f"{parameters['after']} M of {parameters['before']} M parameters"
     effect = result["effect"]
-    after = "not known" if effect["after"] is None else score_cell(effect["after"]).text
-    cost = f"{effect['measure']} {after} after {score_cell(effect['before']).text}"
-    return f"{' and '.join(parts)} kept, {size}; {cost}, before any training"
+    before, now = (score_cell(effect[key]).text for key in ("before", "after"))
+    cost = f"{effect['measure']} went from {before} to {now}"
+    return f"{kept_note(result)} kept, {size}; before any training, {cost}"
 
 
-def effort(result: Mapping[str, Any]) -> str:
-    """Steps, tokens and minutes of a training's result."""
+def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Steps, tokens and minutes of a training's result.
+
+    Args:
+        settings: the stage's, to tell of the weights that were kept; None: that is not told.
+    """
     parts = []
     if result.get("steps"):
         parts.append(f"{result['steps']:,} steps")
@@ -373,7 +398,9 @@ def effort(result: Mapping[str, Any]) -> str:
     if result.get("seconds"):
         parts.append(f"{result['seconds'] / 60:.1f} minutes")
     stopped = ["stopped early"] if result.get("stopped_early") else []
-    return ", ".join([*parts, *stopped])
+    best, kept = result.get("best"), (settings or {}).get("training", {}).get("keep")
+    of = [f"the best weights kept, of step {best['step']:,}"] if best and kept == "best" else []
+    return ", ".join([*parts, *stopped, *of])
 
 
 def warnings_of(results: Results) -> list[str]:

@@ -95,7 +95,9 @@ def _reference(results: Results, score: str) -> tuple[str, float] | None:
 
 
 def seeds(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The scores of all trainings, where a model was trained more than once."""
+    """The scores of all trainings of the baseline, the twin, the student, and of what else was
+    trained more than once; None: nothing was.
+    """
     task = str(metrics["settings"].get("task"))
     found: dict[str, list[float]] = {}
     for name, model in metrics["models"].items():
@@ -104,10 +106,11 @@ def seeds(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any] | None
             found[name] = values
     if not any(len(values) > 1 for values in found.values()):
         return None
-    order = [results.baseline, results.twin, results.student]
-    names = dict.fromkeys([*(name for name in order if name in found), *found])
+    order = [str(name) for name in (results.baseline, results.twin, results.student)]
+    repeated = [name for name, values in found.items() if len(values) > 1]
+    shown = {name: found[name] for name in [*order, *repeated] if name in found}
     score = label_of(f"{task}.{metrics['settings'].get('metric')}")
-    svg = figures.seeds({name: found[name] for name in names}, score, key="seeds")
+    svg = figures.seeds(shown, score, key="seeds")
     return {"svg": Markup(svg), "score": score}
 
 

@@ -18,6 +18,7 @@ from potstill.cached_teachers import why_live
 from potstill.corpora import cut_texts
 from potstill.examples import TaskExamples
 from potstill.families import layer_prefix
+from potstill.importance import BATCH
 from potstill.models import LoadedModel
 from potstill.pairing import projection_shapes
 from potstill.recipe import (
@@ -34,7 +35,7 @@ from potstill.recipe import (
     Training,
 )
 from potstill.rehearsal import Cast
-from potstill.task_losses import TEXTS
+from potstill.sparsity import trained_linears
 from potstill.text import Part, Record, source_parts
 from potstill.training_stages import is_trained
 
@@ -230,17 +231,18 @@ def pruning_cost(stage: Prune, loaded: LoadedModel, text: Text, matmul: float) -
     count = min(stage.texts, text.per_epoch or stage.texts)
     tokens = count * text.mean
     passes = sum(part is not None for part in (stage.layers, stage.ffn))
+    passes += 2 * (stage.width is not None)  # of directions, and of heads
     # forward, backward to activations, and the two forward passes that tell what pruning cost
     flops = 2.0 * _layer_weights(loaded) * (2 * passes + 1)
     activations = _activation_bytes(loaded, Training(max_steps=1, dropout=False), text.longest)
     return Cost(
-        steps=math.ceil(count / TEXTS),
+        steps=math.ceil(count / BATCH),
         tokens=tokens,
         tokens_per_second=EFFICIENCY * matmul / flops,
         memory={
             "libraries": LIBRARIES,
             "weights, before and after": 8.0 * loaded.model.num_parameters(),
-            "activations": TEXTS * text.longest * activations,
+            "activations": BATCH * text.longest * activations,
         },
         checkpoints=0.0,
     )
@@ -389,6 +391,8 @@ def trained_parameters(cast: Cast) -> int:
         for teacher in cast.teachers
         for shape in projection_shapes(loaded, teacher, _weighted(stage)).values()
     ]
+    if stage.sparsity is not None and stage.sparsity.method == "movement":
+        own += sum(linear.weight.numel() for _, linear in trained_linears(loaded.model))  # scores
     return own + sum(rows * columns for rows, columns in shapes)
 
 

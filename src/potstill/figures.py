@@ -167,7 +167,7 @@ def pareto(
     edge = low - margin
     heaviest = max((point.weight or 0 for point in points), default=0) or 1
     with _figure(4.3, 2.7, layout=None) as figure:
-        axes = figure.add_axes((0.1, 0.17, 0.63, 0.79))
+        axes = figure.add_axes((0.145, 0.17, 0.54, 0.79))
         axes.set_xlim(0, 1.08 * max(point.cost for point in points))
         axes.set_ylim(edge, top + margin)
         axes.plot(*zip(*front, strict=True), color=ORANGE, linewidth=1.1, drawstyle="steps-post")
@@ -248,7 +248,7 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> s
     rows = len(bars) + 1.25 * len(groups)
     height = 0.17 * rows + 0.62
     with _figure(4.3, height, layout=None) as figure:
-        axes = figure.add_axes((0.27, 0.48 / height, 0.69, 1 - 0.54 / height))
+        axes = figure.add_axes((0.33, 0.48 / height, 0.63, 1 - 0.54 / height))
         margin = 0.04 * (high - low or 1.0)
         axes.set_xlim(100 * (low - margin), 100 * (high + margin))
         axes.set_ylim(rows - 0.3, -0.6)
@@ -257,7 +257,7 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> s
         for group, members in groups.items():
             left = axes.get_yaxis_transform()
             axes.text(
-                -0.38, place, group, transform=left, va="center", color=INK, fontweight="bold"
+                -0.51, place, group, transform=left, va="center", color=INK, fontweight="bold"
             )
             place += 1.0
             for name, value, span in members:
@@ -288,10 +288,11 @@ def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str
     """
     height = 0.24 * len(scores) + 0.6
     with _figure(4.3, height, layout=None) as figure:
-        axes = figure.add_axes((0.27, 0.48 / height, 0.69, 1 - 0.54 / height))
+        axes = figure.add_axes((0.33, 0.48 / height, 0.63, 1 - 0.54 / height))
         for place, values in enumerate(scores.values()):
             mean = sum(values) / len(values)
-            axes.plot([mean] * 2, [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.8)
+            if len(values) > 1:
+                axes.plot([mean] * 2, [place - 0.36, place + 0.36], color=ORANGE, linewidth=1.8)
             axes.plot(values, [place] * len(values), "o", color=BLUE, markersize=4.6, alpha=0.75)
         axes.set_ylim(len(scores) - 0.4, -0.6)
         axes.set_yticks(range(len(scores)), [_short(name) for name in scores])

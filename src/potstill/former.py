@@ -12,6 +12,7 @@ from potstill.recipe import Stage, published_chain
 from potstill.runfolder import RunFolder, model_part, read_json, verify_manifest
 
 RESULTS = ("metrics.json", "report.html")
+SUITE = "suite.json"
 
 
 def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
@@ -78,9 +79,9 @@ def set_aside_results(run: RunFolder, *, model: bool) -> list[str]:
     Returns:
         As `set_aside_stages`.
     """
-    names = [name for name in RESULTS if (run.path / name).exists()]
-    if model and run.model.is_dir():
-        names = ["model", *names]
+    # a suite's scores, if there are some, are of the published model
+    wanted = [*(["model", SUITE] if model else []), *RESULTS]
+    names = [name for name in wanted if (run.path / name).exists()]
     if not names:
         return []
     recipe = run.path / "recipe.yaml"

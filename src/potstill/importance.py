@@ -8,10 +8,12 @@ most alike. (Of a loss against all its answers the gradient would be 0.)
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from potstill.batches import Batch
@@ -31,6 +33,27 @@ def task_loss(loaded: LoadedModel, chunk_size: int = 128) -> Callable[[Batch], T
     Args:
         chunk_size: rows of logits that exist at a time.
     """
+    trainee, objective = _trainee(loaded, chunk_size)
+
+    def loss(batch: Batch) -> Tensor:
+        total: Tensor = trainee(batch, {objective.kind: 1.0})[0]
+        return total
+
+    return loss
+
+
+def mean_loss(loaded: LoadedModel, batches: Iterable[Batch], chunk_size: int = 128) -> float:
+    """The mean of `task_loss` over all that is predicted in some batches; not a number for none."""
+    trainee, objective = _trainee(loaded, chunk_size)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            total += float(trainee(batch, {objective.kind: 1.0})[0])
+            count += trainee.reading.counts(batch)[objective.kind]
+    return total / count if count else math.nan
+
+
+def _trainee(loaded: LoadedModel, chunk_size: int) -> tuple[Trainee, Objective]:
     of_itself = loaded.task == "sentence_embedding"
     gold: Objective = GoldMse() if loaded.task in VALUE_TASKS else HardTargets(target="gold")
     objective = HardTargets(target="teacher") if of_itself else gold
@@ -39,13 +62,7 @@ def task_loss(loaded: LoadedModel, chunk_size: int = 128) -> Callable[[Batch], T
     if of_itself:  # a copy, for a teacher is frozen
         same = replace(loaded, model=copy.deepcopy(loaded.model))
         teachers = [LiveTeacher(same, reading)]
-    trainee = Trainee(loaded, teachers, reading, chunk_size)
-
-    def loss(batch: Batch) -> Tensor:
-        total: Tensor = trainee(batch, {objective.kind: 1.0})[0]
-        return total
-
-    return loss
+    return Trainee(loaded, teachers, reading, chunk_size), objective
 
 
 def sampled_batches(

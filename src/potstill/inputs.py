@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from potstill.files import expand, resolve_path
-from potstill.recipe import Benchmark, Files, Recipe, Teacher, TrimVocabulary
+from potstill.recipe import (
+    Benchmark,
+    Evaluate,
+    Files,
+    Recipe,
+    Source,
+    Stage,
+    Teacher,
+    TrimVocabulary,
+)
 from potstill.runfolder import check_run
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
@@ -24,13 +33,23 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
         _local(key, teacher)
-    trims = [stage for stage in recipe.stages if isinstance(stage, TrimVocabulary)]
-    own = [source for stage in trims for source in stage.sources or []]
-    passes = [stage.pass_over for stage in recipe.stages if isinstance(stage, Benchmark)]
-    own += [source for timed in passes if timed for source in timed.sources]
+    own = [source for stage in recipe.stages for source in stage_sources(stage)]
     for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):
             expand(source)
+
+
+def stage_sources(stage: Stage) -> Sequence[Source]:
+    """Text that a stage alone reads."""
+    match stage:
+        case TrimVocabulary():
+            return stage.sources or []
+        case Evaluate():
+            return stage.pairs.sources if stage.pairs is not None else []
+        case Benchmark():
+            return stage.pass_over.sources if stage.pass_over is not None else []
+        case _:
+            return []
 
 
 def given_folders(

@@ -44,6 +44,21 @@ class Widths:
     ffn: int
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a narrower model keeps, where it is another thing than the largest.
+
+    Attributes:
+        turned_Dd: orthonormal directions of hidden states.
+        share: of the hidden states' squared length that lies in them.
+        heads: scores of groups of heads [layers x groups]; None: the size of their weights.
+    """
+
+    turned_Dd: Tensor
+    share: float
+    heads: Tensor | None = None
+
+
 def widths_of(config: PretrainedConfig) -> Widths:
     """The widths that a config says."""
     family = family_of(config, config.model_type)
@@ -101,19 +116,21 @@ def narrowed(
     model: PreTrainedModel,
     widths: Widths,
     sample: Sequence[Sequence[int]] | None = None,
+    choice: Choice | None = None,
     **constructor: Any,
 ) -> PreTrainedModel:
     """A narrower model of the same class, initialised from this one as the module says.
 
     Args:
-        sample: see `principal_components`.
+        sample: see `hidden_moments`; read where `choice` is None.
+        choice: what is kept; None: principal components, and the heads of the largest weights.
         constructor: options of the class beside its config.
 
     Raises:
         ValueError: as `narrow_config`.
     """
     narrow = type(model)(narrow_config(model.config, widths), **constructor)
-    cut = _Cut(model, widths, sample)
+    cut = _Cut(model, widths, sample, choice)
     shapes = {name: value.shape for name, value in narrow.state_dict().items()}
     state = {
         name: cut.parameter(name, value.detach().clone(), shapes[name])
@@ -134,14 +151,34 @@ def principal_components(
     They span the principal components, turned at random.
 
     Args:
-        sample: texts as token ids, special tokens included; the first of them are read. None:
-            sequences of random tokens, which tell less.
+        sample: see `hidden_moments`.
 
     Returns:
         The directions, and the share of the hidden states' squared length in them.
     """
+    values, vectors = torch.linalg.eigh(hidden_moments(model, sample))
+    kept = float(values[-width:].sum() / values.sum())
+    return (vectors[:, -width:] @ turn_at_random(width)).float(), kept
+
+
+def turn_at_random(width: int) -> Tensor:
+    """The same orthonormal [width x width], float64, at every call."""
     generator = torch.Generator().manual_seed(0)
+    turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+    result: Tensor = turn
+    return result
+
+
+@torch.no_grad()
+def hidden_moments(model: PreTrainedModel, sample: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """Second moments [D x D] of a model's hidden states of all layers, float64 on the CPU.
+
+    Args:
+        sample: texts as token ids, special tokens included; the first of them are read. None:
+            sequences of random tokens, which tell less.
+    """
     if sample is None:
+        generator = torch.Generator().manual_seed(0)
         size, length = int(model.config.vocab_size), min(TOKENS, position_limit(model.config))
         sample = torch.randint(size, (TEXTS, length), generator=generator).tolist()
     was_training = model.training
@@ -157,10 +194,7 @@ def principal_components(
         every_KD = torch.cat([state[0] for state in states]).double()
         moments_DD += (every_KD.T @ every_KD).cpu()
     model.train(was_training)
-    values, vectors = torch.linalg.eigh(moments_DD)
-    turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
-    kept = float(values[-width:].sum() / values.sum())
-    return (vectors[:, -width:] @ turn).float(), kept
+    return moments_DD
 
 
 class _Cut:
@@ -171,17 +205,22 @@ class _Cut:
         model: PreTrainedModel,
         widths: Widths,
         sample: Sequence[Sequence[int]] | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.family: Family = FAMILIES[model.config.model_type]
         self.prefix = layer_prefix(model)
         self.widths, self.old = widths, widths_of(model.config)
         self.turned, self.share = torch.eye(self.old.hidden), 1.0
-        if widths.hidden != self.old.hidden:
+        if choice is not None:
+            self.turned, self.share = choice.turned_Dd, choice.share
+        elif widths.hidden != self.old.hidden:
             self.turned, self.share = principal_components(model, widths.hidden, sample)
         layers: Any = model.get_submodule(self.prefix.removesuffix("."))
         self.groups = head_groups(model.config)
         groups = widths.heads * self.groups // self.old.heads
         weights = [head_weights(layer, self.family, self.groups) for layer in layers]
+        if choice is not None and choice.heads is not None:
+            weights = list(choice.heads)
         if self.family.shared_heads:  # one table serves the heads of all layers
             weights = [torch.stack(weights).sum(0)] * len(weights)
         self.heads = [_largest(weight, groups) for weight in weights]

@@ -15,7 +15,7 @@ from potstill.context import Context, Reporter, Silent
 from potstill.distributed import wait_for_all
 from potstill.evaluation_stages import check_heldout
 from potstill.former import published_problem, set_aside_results, set_aside_stages
-from potstill.inputs import cache_folder, check_inputs, given_folders
+from potstill.inputs import cache_folder, check_inputs, given_folders, stage_sources
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -25,7 +25,6 @@ from potstill.recipe import (
     Stage,
     Task,
     TaskData,
-    TrimVocabulary,
     main_model,
     plain_twin,
     published_chain,
@@ -283,10 +282,9 @@ def inputs_digest(
 def stage_digest(before: str, stage: Stage) -> str:
     """Of a stage and what comes before it."""
     parts = [before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")]
-    if isinstance(stage, TrimVocabulary) and stage.sources is not None:
-        parts.append(sources_fingerprint(stage.sources))
-    if isinstance(stage, Benchmark) and stage.pass_over is not None:
-        parts.append(sources_fingerprint(stage.pass_over.sources))
+    own = stage_sources(stage)
+    if own:
+        parts.append(sources_fingerprint(own))
     return _digest(*parts)
 
 

@@ -116,6 +116,7 @@ class Playground:
                 )
                 for n in range(count)
             ],
+            "foremost": first.foremost if first.foremost < count else 0,
         }
 
     def times(self, typed: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from potstill.results import read_results
 from potstill.run_models import models_of_run
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -73,8 +74,6 @@ def serve(
             loaded.
     """
     require_server()
-    import uvicorn
-
     found = models_of_run(run)
     with listen(port) as listener:
         say(f"loading {len(found.models)} models of {run}")
@@ -82,22 +81,28 @@ def serve(
         address = f"http://{HOST}:{listener.getsockname()[1]}/"
         say(f"the playground is at {address} (Ctrl-C ends it)")
         if open_browser and _has_screen():
-            listener.listen()  # the browser may be quicker than the server
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        config = uvicorn.Config(
-            create_app(playground),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        server_of(playground).run(sockets=[listener])
+
+
+def server_of(playground: Playground) -> uvicorn.Server:
+    """A server that says nothing but errors; Ctrl-C and SIGTERM go on to who runs it."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        create_app(playground),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
 
 
 def listen(port: int) -> socket.socket:
-    """A socket bound to a port of this machine's own address, which no other machine reaches.
+    """A listening socket of this machine's own address, which no other machine reaches.
 
     Raises:
         ValueError: the port is taken, or the system keeps it for itself.
@@ -106,6 +111,8 @@ def listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        # at once: until then another one could bind it too; who asks early waits
+        listener.listen()
     except OSError as error:
         listener.close()
         what = (

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from potstill.answer_scores import answer_scores, best_answers, trivial_answers
 from potstill.data import Examples, collate
 from potstill.head_predictions import head_outputs
 from potstill.heads import labelled_signals
@@ -83,23 +84,29 @@ def check_teacher(
     """
     row = row_of(teacher.task)
     assert row is not None
-    if row.head not in ("sequence", "cosine") or len(dev) < FEW:
+    if len(dev if dev.items is None else dev.items) < FEW:
         return Findings()
+    if row.head == "spans":
+        return _check_answers(teacher, name, dev.first(EXAMPLES))
     sample = dev.chosen(_spread(len(dev), EXAMPLES))
     outputs = head_outputs(teacher, sample)
+    gold, what = sample.gold, "examples"
+    if row.head == "tokens":
+        tagged = gold >= 0  # neither a piece without a tag, nor a word without one
+        outputs, gold, what = outputs[tagged], gold[tagged], "words"
     if teacher.task in VALUE_TASKS:
         return _check_values(name, outputs[:, 0].astype(float), sample.gold.astype(float))
     if teacher.task == "multi_label":
-        answers, gold = np.where(outputs > 0, 1.0, -1.0), np.where(sample.gold == 1, 1.0, -1.0)
+        answers, gold = np.where(outputs > 0, 1.0, -1.0), np.where(gold == 1, 1.0, -1.0)
         found = Findings()
     else:
         each = np.eye(len(labels))
-        answers, gold = each[outputs.argmax(axis=1)], each[sample.gold]
-        found = _against_majority(name, answers, gold, labels)
-    _check_order(name, answers, gold, labels)
+        answers, gold = each[outputs.argmax(axis=1)], each[gold]
+        found = _against_majority(name, answers, gold, labels, what)
+    _check_order(name, answers, gold, labels, what)
     if not _knows(answers, gold):
         found.warnings.append(
-            f"{name} knows nothing of the labels: on {len(sample)} held-out examples its answers "
+            f"{name} knows nothing of the labels: on {len(gold)} held-out {what} its answers "
             "are no better than shuffled ones, so there is nothing to learn from it; fine-tune it "
             "first, or take another teacher"
         )
@@ -171,7 +178,7 @@ def sentence_of(name: str, numbers: Mapping[str, float | None]) -> str:
 
 
 def _against_majority(
-    name: str, answers_NC: np.ndarray, gold_NC: np.ndarray, labels: Sequence[str]
+    name: str, answers_NC: np.ndarray, gold_NC: np.ndarray, labels: Sequence[str], what: str
 ) -> Findings:
     """Whether the share of right answers is above that of the commonest label."""
     right = float((answers_NC * gold_NC).sum(axis=1).mean())
@@ -182,7 +189,7 @@ def _against_majority(
     )
     if right <= majority + 2 * float(np.sqrt(majority * (1 - majority) / count)):
         found.warnings.append(
-            f"{name} is right in {right:.0%} of {count} held-out examples, and always saying "
+            f"{name} is right in {right:.0%} of {count} held-out {what}, and always saying "
             f"'{labels[int(shares.argmax())]}' is in {majority:.0%}: a student can't learn more "
             "than that from it"
         )
@@ -190,7 +197,7 @@ def _against_majority(
 
 
 def _check_order(
-    name: str, answers_NC: np.ndarray, gold_NC: np.ndarray, labels: Sequence[str]
+    name: str, answers_NC: np.ndarray, gold_NC: np.ndarray, labels: Sequence[str], what: str
 ) -> None:
     """Refuse labels that in another order fit beyond doubt better.
 
@@ -216,7 +223,7 @@ def _check_order(
     told = [f"'{labels[n]}' means '{labels[order[n]]}'" for n in moved[:4] if gained_C[n] > 0]
     raise ValueError(
         f"{name}: its labels are in another order than the data's: on {len(gold_NC)} held-out "
-        f"examples its {', '.join(told)}; correct id2label in its config.json, or the order of "
+        f"{what} its {', '.join(told)}; correct id2label in its config.json, or the order of "
         "data.labels where it has no names of its own"
     )
 
@@ -236,6 +243,33 @@ def _knows(answers_NC: np.ndarray, gold_NC: np.ndarray) -> bool:
         float((answers_NC * gold_NC[rng.permutation(len(gold_NC))]).sum()) for _ in range(_SHUFFLES)
     ]
     return fit > max(others) + 1e-9
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def _check_answers(teacher: LoadedModel, name: str, sample: Examples) -> Findings:
+    """Whether its answers to questions are above those that take no model."""
+    assert sample.items is not None
+    answers = [one.text for one in best_answers(head_outputs(teacher, sample), sample)]
+    own = answer_scores(answers, sample.items)["f1"].value
+    trivial = {
+        kind: answer_scores(each, sample.items)["f1"].value
+        for kind, each in trivial_answers(sample.items).items()
+    }
+    found = Findings(numbers={"f1": own, **trivial, "of": len(answers)})
+    best = max(trivial, key=lambda kind: trivial[kind])
+    if own <= trivial[best]:
+        what = {
+            "majority": "never giving an answer",
+            "sentence": "the sentence that shares most words with the question",
+        }[best]
+        found.warnings.append(
+            f"{name} scores {own:.2f} (F1) on {len(answers)} held-out questions, and {what} "
+            f"{trivial[best]:.2f}: a student can't learn more than that from it; fine-tune it "
+            "first, or take another teacher"
+        )
+    return found
 
 
 # --- values ---------------------------------------------------------------------------------------

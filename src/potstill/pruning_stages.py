@@ -19,9 +19,10 @@ from potstill.context import Context
 from potstill.data import Examples, Tokens
 from potstill.distributed import own_device
 from potstill.families import family_of
-from potstill.micro_batches import MicroBatches
+from potstill.hidden_pruning import chosen_width
+from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
 from potstill.models import LoadedModel, embedding_signals, save_model, with_model
-from potstill.narrowing import Widths, widths_of
+from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
 from potstill.pruning import (
     layer_taylor_scores,
     magnitude_scores,
@@ -32,8 +33,6 @@ from potstill.pruning import (
 from potstill.recipe import VALUE_TASKS, Masking, Prune, Student, StudentFamily
 from potstill.shapes import Shape
 from potstill.students import build_student
-from potstill.task_losses import TEXTS, TaskLoss
-from potstill.training import EVALUATION_EPOCH
 
 MEASURED = 256  # held-out texts that the effect is measured on
 
@@ -61,12 +60,31 @@ def kept_of(stage: Prune, config: PretrainedConfig) -> Kept:
         raise ValueError(f"layers: {layers} is out of range: the model has {depth}")
     if stage.layers == depth:
         raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
-    return Kept(layers, Widths(old.hidden, old.heads, ffn))
+    widths = Widths(*_hidden(stage.width, old), ffn)
+    narrow_config(config, widths)  # complains of widths that can't be
+    return Kept(layers, widths)
+
+
+def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
+    """Hidden size and heads that stay."""
+    each = old.hidden // old.heads
+    if width is None:
+        return old.hidden, old.heads
+    if width > old.hidden:
+        raise ValueError(f"width: {width} is out of range: the model's is {old.hidden}")
+    if width == old.hidden:
+        raise ValueError(f"width: the model's is {width} already, so there is nothing to prune")
+    if width % each:
+        raise ValueError(
+            f"width: {width} holds no whole heads of {each}, the width of the model's: take a "
+            f"multiple of {each}"
+        )
+    return width, width // each
 
 
 def blank(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     """A model of the shape that is left, on the meta device, as `model` is."""
-    return _shaped(model, list(range(kept.layers)), kept.widths)
+    return shaped(model, list(range(kept.layers)), kept.widths)
 
 
 def run_prune(
@@ -85,9 +103,10 @@ def run_prune(
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
     kept = kept_of(stage, loaded.model.config)
-    nn.Module.to(loaded.model, own_device())
+    nn.Module.to(loaded.model, _device())
     pruning = _Pruning(stage, loaded, context)
     model, told = pruning.run(kept)
+    nn.Module.to(model, _device())
     pruned = with_model(loaded, model, name)
     result = {
         "from": stage.model,
@@ -102,7 +121,7 @@ def run_prune(
     nn.Module.to(model, "cpu")
     save_model(pruned, folder / "model")
     context.reporter.say(f"{name}: {pruning_note(result)}")
-    context.reporter.say("a distill stage after it wins back much of what that cost")
+    context.reporter.say("train it again: a distill stage wins back much of what that cost")
     return result, {name: "model"}
 
 
@@ -116,12 +135,12 @@ class _Pruning:
         model, told = self.loaded.model, dict[str, Any]()
         depth = int(model.config.num_hidden_layers)
         if kept.layers < depth:
-            scores = self._scores(model, layer_taylor_scores)
+            scores = self._scores("layers", model, layer_taylor_scores)
             layers = most_important(scores, kept.layers, model.config)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                model = _shaped(model, layers, widths_of(model.config))
-            nn.Module.to(model, own_device())
+                model = shaped(model, layers, widths_of(model.config))
+            nn.Module.to(model, _device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
@@ -130,26 +149,54 @@ class _Pruning:
             if self.stage.importance == "magnitude":
                 scores = magnitude_scores(model)
             else:
-                scores = self._scores(model, taylor_scores)
+                scores = self._scores("inner units", model, taylor_scores)
             model = prune_ffn(model, scores, kept.widths.ffn)
             of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
             told["ffn"] = {"before": width, "after": kept.widths.ffn}
             told["ffn"]["importance_kept"] = of_kept.tolist()
+        if kept.widths.hidden < widths_of(model.config).hidden:
+            model, told["width"] = self._narrowed(model, kept.widths)
         return model, told
 
-    def _scores(self, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
-        own = with_model(self.loaded, model, self.loaded.name)
-        self.read = min(self.stage.texts, len(self.context.training_side))
-        self.context.reporter.say(f"importance: gradients of {self.read:,} training texts")
-        loss = TaskLoss(own, self.context.seed)
-        return taylor(model, self._reported(), loss)
+    def _narrowed(
+        self, model: PreTrainedModel, widths: Widths
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        old, side = widths_of(model.config), self.context.training_side
+        sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
+        chosen = self.stage.directions, self.stage.importance
+        texts = self._read("directions and heads", model)
+        choice = chosen_width(model, widths.hidden, *chosen, sample, *texts)
+        layers = list(range(int(model.config.num_hidden_layers)))
+        return shaped(model, layers, widths, choice), {
+            "before": old.hidden,
+            "after": widths.hidden,
+            "heads": {"before": old.heads, "after": widths.heads},
+            "directions": self.stage.directions,
+            "share_kept": choice.share,
+        }
 
-    def _reported(self) -> Iterator[Batch]:
-        total = -(-self.read // TEXTS)
+    def _scores(self, what: str, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
+        batches, loss = self._read(what, model)
+        return taylor(model, batches(), loss)
+
+    def _read(
+        self, what: str, model: PreTrainedModel
+    ) -> tuple[Callable[[], Iterator[Batch]], Callable[[Batch], Tensor]]:
+        """The training texts that importance reads, and a model's loss on them."""
         side = self.context.training_side
-        for number, batch in enumerate(_batches(self.context, side, self.read, 0), start=1):
+        if self.stage.importance == "taylor":
+            self.read = min(self.stage.texts, len(side))
+            self.context.reporter.say(
+                f"importance of {what}: gradients of {self.read:,} training texts"
+            )
+        return self._batches, task_loss(with_model(self.loaded, model, self.loaded.name))
+
+    def _batches(self) -> Iterator[Batch]:
+        side, done = self.context.training_side, 0
+        for batch in _batches(self.context, self.loaded, side, self.read):
             yield batch
-            self.context.reporter.progress(number / total)
+            done += BATCH
+            self.context.reporter.progress(min(done / self.read, 1.0))
 
 
 def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list[int]:
@@ -161,12 +208,20 @@ def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list
     return sorted(order[:count])
 
 
-def _shaped(model: PreTrainedModel, layers: list[int], widths: Widths) -> PreTrainedModel:
-    """The same class with some of its layers."""
+def shaped(
+    model: PreTrainedModel, layers: list[int], widths: Widths, choice: Choice | None = None
+) -> PreTrainedModel:
+    """The same class with some of its layers, or narrower."""
     own: StudentFamily | None = None
     if model.config.model_type == "bert":
         own = "bert"  # and no DistilBERT
-    return build_student(model, Student(layers=layers, family=own), Shape(layers, widths, ""))
+    shape = Shape(layers, widths, "")
+    return build_student(model, Student(layers=layers, family=own), shape, choice=choice)
+
+
+def _device() -> torch.device:
+    found = own_device()
+    return torch.device("cpu") if found.type == "mps" else found  # which has no float64
 
 
 def _shares(scores: Tensor) -> list[float]:
@@ -185,20 +240,12 @@ def _weight_bytes(model: PreTrainedModel) -> int:
 # --- text, and what pruning did to it -------------------------------------------------------------
 
 
-def _batches(context: Context, side: Tokens | Examples, texts: int, epoch: int) -> Iterator[Batch]:
-    """Some texts, spread over a side."""
+def _batches(
+    context: Context, loaded: LoadedModel, side: Tokens | Examples, texts: int
+) -> Iterator[Batch]:
     masker = context.masker(Masking()) if context.task == "masked_lm" else None
-    cut = MicroBatches(
-        TEXTS,
-        TEXTS,
-        pad_id=int(context.tokenizer.pad_token_id or 0),
-        masker=masker,
-        seed=context.seed,
-        rank=0,
-        world=1,
-    )
-    for batch in cut.spread(side, texts, epoch):
-        yield batch.to(own_device())
+    for batch in sampled_batches(loaded, side, texts, masker, context.seed):
+        yield batch.to(_device())
 
 
 def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
@@ -207,13 +254,13 @@ def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[s
     texts = min(MEASURED, len(side))
 
     def batches() -> Iterator[Batch]:
-        return _batches(context, side, texts, EVALUATION_EPOCH)
+        return _batches(context, before, side, texts)
 
     if context.task == "sentence_embedding":
         alike = _correlation(before, after, batches())
-        name = "correlation of similarities with those of before"
+        name = "correlation of similarities"
         return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
-    losses = [TaskLoss(one).mean(batches()) for one in (before, after)]
+    losses = [mean_loss(one, batches()) for one in (before, after)]
     name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"
     return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
 
@@ -241,7 +288,7 @@ def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
         batch.input_ids_BL,
         batch.attention_mask_BL,
         scale=1.0,
-        group=TEXTS,
+        group=BATCH,
     )
     assert signals.vectors_BD is not None
     return signals.vectors_BD

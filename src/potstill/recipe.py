@@ -17,6 +17,7 @@ from potstill.recipe_compression import Export as Export
 from potstill.recipe_compression import GraphPruning as GraphPruning
 from potstill.recipe_compression import Prune as Prune
 from potstill.recipe_compression import Quantize as Quantize
+from potstill.recipe_compression import Sparsity as Sparsity
 from potstill.recipe_compression import TrimVocabulary as TrimVocabulary
 from potstill.recipe_objectives import AttentionMse as AttentionMse
 from potstill.recipe_objectives import GoldMse as GoldMse
@@ -34,7 +35,8 @@ from potstill.recipe_objectives import RelationPair as RelationPair
 from potstill.recipe_objectives import Relations as Relations
 from potstill.recipe_objectives import SoftTargets as SoftTargets
 from potstill.recipe_objectives import VectorMse as VectorMse
-from potstill.recipe_stages import READS_ONNX, WRITES_ONNX, asked_for
+from potstill.recipe_stages import READS_ONNX as READS_ONNX
+from potstill.recipe_stages import WRITES_ONNX, asked_for
 from potstill.recipe_stages import Benchmark as Benchmark
 from potstill.recipe_stages import Distill as Distill
 from potstill.recipe_stages import Evaluate as Evaluate

@@ -10,6 +10,26 @@ from potstill.recipe_base import Config, Name
 from potstill.recipe_text import Sources
 
 
+class Sparsity(Config):
+    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
+
+    # magnitude: the smallest ones. movement: those that training pushes towards zero.
+    method: Literal["magnitude", "movement"] = "magnitude"
+    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
+    # Shares of the steps between which the zeros become more.
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    end: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    @model_validator(mode="after")
+    def _order(self) -> Sparsity:
+        if self.start >= self.end:
+            raise ValueError(
+                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
+                "start below end"
+            )
+        return self
+
+
 class TrimVocabulary(Config):
     """Keep the word pieces that a text uses; the others leave tokenizer and embeddings."""
 
@@ -39,25 +59,9 @@ class TrimVocabulary(Config):
         return self
 
 
-class GraphPruning(Config):
-    """Attention heads and inner FFN units that leave, in each layer another number of them."""
-
-    # The shares that stay, over all layers together; one of each layer stays in any case.
-    heads: Annotated[float, Field(gt=0, lt=1)] | None = None
-    ffn: Annotated[float, Field(gt=0, lt=1)] | None = None
-    # taylor: by what the task's loss on texts would change. magnitude: by the size of the weights.
-    importance: Literal["taylor", "magnitude"] = "taylor"
-    texts: Annotated[int, Field(ge=1)] = 128  # of training, whose loss taylor looks at
-    # The least agreement with the whole model on held-out text that is accepted. null: any.
-    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> GraphPruning:
-        if self.heads is None and self.ffn is None:
-            raise ValueError("prune has nothing to prune: set heads, ffn or both")
-        if self.importance == "magnitude" and "texts" in self.model_fields_set:
-            raise ValueError("importance magnitude reads no texts: leave texts out")
-        return self
+def _default(config: Config, key: str) -> Any:
+    """A key's default: a resolved recipe has all of them written out."""
+    return type(config).model_fields[key].default
 
 
 class Prune(Config):
@@ -69,6 +73,11 @@ class Prune(Config):
     # What stays; null: all. Inner units of each layer's FFN: a number, or a share between 0 and 1.
     ffn: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     layers: Annotated[int, Field(ge=1)] | None = None
+    width: Annotated[int, Field(ge=1)] | None = (
+        None  # hidden size; heads keep theirs, so fewer stay
+    )
+    # What of the hidden states a width is of: channels as they are, or their principal components.
+    directions: Literal["channels", "components"] = "channels"
     # taylor: to first order what the loss changes by without it, on training text. magnitude: the
     # size of its weights.
     importance: Literal["taylor", "magnitude"] = "taylor"
@@ -88,8 +97,38 @@ class Prune(Config):
 
     @model_validator(mode="after")
     def _something(self) -> Prune:
-        if self.ffn is None and self.layers is None:
-            raise ValueError("nothing would be pruned: set ffn or layers")
+        if self.ffn is None and self.layers is None and self.width is None:
+            raise ValueError("nothing would be pruned: set ffn, layers or width")
+        if self.width is None and self.directions != _default(self, "directions"):
+            raise ValueError("directions are those of a width: set width, or leave directions out")
+        if self.importance == "magnitude" and self.texts != _default(self, "texts"):
+            raise ValueError("importance magnitude reads no texts: leave texts out")
+        if self.importance == "magnitude" and self.layers is not None:
+            raise ValueError(
+                "layers: the size of weights says nothing of whole layers: use importance taylor, "
+                "or make_student, which spreads them evenly"
+            )
+        return self
+
+
+class GraphPruning(Config):
+    """Attention heads and inner FFN units that leave, in each layer another number of them."""
+
+    # The shares that stay, over all layers together; one of each layer stays in any case.
+    heads: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ffn: Annotated[float, Field(gt=0, lt=1)] | None = None
+    # taylor: by what the task's loss on texts would change. magnitude: by the size of the weights.
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    texts: Annotated[int, Field(ge=1)] = 128  # of training, whose loss taylor looks at
+    # The least agreement with the whole model on held-out text that is accepted. null: any.
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> GraphPruning:
+        if self.heads is None and self.ffn is None:
+            raise ValueError("prune has nothing to prune: set heads, ffn or both")
+        if self.importance == "magnitude" and self.texts != _default(self, "texts"):
+            raise ValueError("importance magnitude reads no texts: leave texts out")
         return self
 
 

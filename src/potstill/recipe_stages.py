@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe_base import Config, Name
-from potstill.recipe_compression import Export, Prune, Quantize, TrimVocabulary
+from potstill.recipe_compression import Export, Prune, Quantize, Sparsity, TrimVocabulary
 from potstill.recipe_objectives import HiddenCosine, InnerObjective, Objective
 from potstill.recipe_text import Masking, Sources, TextPass
 
@@ -82,7 +82,16 @@ class Finetune(Config):
     # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
     # written, the others that name with .2, .3 and so on. Scores are their mean.
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
+    sparsity: Sparsity | None = None  # zeros among the weights, for study; null: none are made
     training: Training
+
+    @model_validator(mode="after")
+    def _something_to_thin(self) -> Finetune:
+        if self.sparsity is not None and self.train == "head":
+            raise ValueError(
+                "sparsity is of the layers, which train: head leaves alone: leave one of them out"
+            )
+        return self
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
@@ -176,6 +185,7 @@ class Distill(Config):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
+    sparsity: Sparsity | None = None  # as of finetune
     # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
     # where all objectives can be served by them and more than one epoch is trained.
     cache: Literal["auto", True, False] = "auto"

@@ -192,7 +192,7 @@ def _curves(results: Results) -> list[dict[str, Any]]:
                 {
                     "stage": stage,
                     "panels": panels,
-                    "effort": effort(stage.result),
+                    "effort": effort(stage.result, stage.settings),
                     "projections": stage.result.get("projections", []),
                 }
             )

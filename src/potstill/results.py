@@ -58,28 +58,32 @@ class Results:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The last evaluation."""
-        return self._measurement("evaluate")
+        return self._still_of("evaluate")
 
     @cached_property
     def benchmark(self) -> dict[str, Any]:
         """The last benchmark."""
-        return self._measurement("benchmark")
+        return self._still_of("benchmark")
 
-    def _measurement(self, kind: str) -> dict[str, Any]:
-        """The last result of a kind; empty if none has finished.
-
-        A model that another stage wrote anew after it, under the same name, is left out of it.
+    def _still_of(self, kind: str) -> dict[str, Any]:
+        """The last result of a kind, without the models that a later stage wrote anew: what was
+        measured of those were former ones.
         """
-        numbers = [number for number, stage in enumerate(self.stages) if stage.kind == kind]
+        numbers = [n for n, stage in enumerate(self.stages) if stage.kind == kind]
         if not numbers:
             return {}
         result = self.stages[numbers[-1]].result
-        rewritten = {stage.writes for stage in self.stages[numbers[-1] + 1 :]}
-        return result | {
-            part: {name: found for name, found in result[part].items() if name not in rewritten}
-            for part in PER_MODEL
-            if part in result
-        }
+        anew = {stage.writes for stage in self.stages[numbers[-1] + 1 :]} - {None}
+        if result.get("baseline") in anew:
+            return {}
+        found = dict(result)
+        for key in PER_MODEL:
+            if key in found:
+                found[key] = {name: told for name, told in found[key].items() if name not in anew}
+        if self._trained(result.get("baseline", "teacher")) in anew:
+            for key in ("differences", "findings", "examples", "softened", "confusion", "twin"):
+                found.pop(key, None)
+        return found
 
     @cached_property
     def baseline(self) -> str:
@@ -90,12 +94,15 @@ class Results:
     @cached_property
     def student(self) -> str | None:
         """The model that the run is about: the last one distilled, else the last student made."""
+        others = [name for name in self._measured if name != self.baseline]
+        return self._trained(self.baseline) or (others[-1] if others else None)
+
+    def _trained(self, baseline: str) -> str | None:
         for kind in ("distill", "make_student", "finetune"):
             for stage in reversed(self.stages):
-                if stage.kind == kind and stage.writes not in (None, self.baseline):
+                if stage.kind == kind and stage.writes not in (None, baseline):
                     return stage.writes
-        others = [name for name in self._measured if name != self.baseline]
-        return others[-1] if others else None
+        return None
 
     @cached_property
     def chain(self) -> list[tuple[str, list[StageResult]]]:
@@ -214,11 +221,12 @@ class Results:
     def findings(self) -> list[str]:
         """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = list(self.evaluation.get("findings") or [])
-        for result in [*self.exported.values(), *self.quantized.values()]:
+        trained = [s.result for s in self.stages if s.kind in ("finetune", "distill")]
+        for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
         return found + [
-            f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
-            "much of what that cost"
+            f"the model {stage.writes} was pruned and not trained after it: a distill stage would "
+            "win back much of what that cost"
             for stage in self.pruned
             if not self._trained_after(stage)
         ]

@@ -17,6 +17,7 @@ _MADE = {
     "finetune": "fine-tuned",
     "make_student": "before training",
     "distill": "distilled",
+    "prune": "pruned",
     "trim_vocabulary": "vocabulary trimmed",
     "export": "exported",
     "quantize": "quantised",

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill import families
-from potstill.narrowing import Widths, narrow_config, narrowed, widths_of
+from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
 from potstill.recipe import LayerRule, Student, StudentFamily
 from potstill.recipe_files import checked_student
 from potstill.shapes import Shape, choose_shape
@@ -106,8 +106,9 @@ def build_student(
     wanted: Student,
     shape: Shape,
     sample: Sequence[Sequence[int]] | None = None,
+    choice: Choice | None = None,
 ) -> PreTrainedModel:
-    """`make_student` for a shape that has been chosen."""
+    """`make_student` for a shape that has been chosen, and what a narrower one keeps."""
     converts = _to_distilbert(teacher, wanted)
     options = _constructor_options(teacher, converts)
     student: PreTrainedModel
@@ -119,7 +120,7 @@ def build_student(
         build = _distilbert_from_bert if converts else _slice
         student = build(teacher, shape.layers)
         if widths_of(student.config) != shape.widths:
-            student = narrowed(student, shape.widths, sample, **options)
+            student = narrowed(student, shape.widths, sample, choice, **options)
     torch.nn.Module.to(student, teacher.dtype)
     student.eval()
     return student

@@ -42,10 +42,10 @@ from potstill.recipe import (
     Objective,
     Stage,
     TaskData,
-    Training,
     stage_writes,
 )
 from potstill.runfolder import read_json, write_json
+from potstill.sparsity import Sparsifier, zeros_by_layer
 from potstill.tasks import row_of
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
@@ -61,7 +61,7 @@ def run_finetune(
         manual_seed(seed)  # of a new head's weights
         loaded = context.open(stage.model, untrained_head=True)
         _freeze(stage, loaded)
-        return _train(loaded, [], [gold], InBatch(), stage.training, masker, folder, seed, context)
+        return _train(loaded, [], [gold], InBatch(), stage, masker, folder, seed, context)
 
     gold: Objective = (
         GoldMse() if context.task in VALUE_TASKS else HardTargets(weight=1.0, target="gold")
@@ -96,7 +96,7 @@ def run_distill(
         if not known:
             known.update(_checked_start(student, teachers, context))
         _freeze(stage, student)
-        settings = stage.objectives, stage.in_batch, stage.training
+        settings = stage.objectives, stage.in_batch, stage
         return _train(student, weighted, *settings, masker, folder, seed, context)
 
     result, writes = _repeated(stage, folder, context, once)
@@ -126,7 +126,7 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
         assert isinstance(data, TaskData)
         examples, row = context.examples, row_of(context.task)
         assert row is not None
-        if row.head in ("sequence", "cosine"):
+        if row.head != "spans":
             preflight.check_tokens(teacher, examples.dev, data.max_length)
         Module.to(teacher.model, own_device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
@@ -148,7 +148,7 @@ def _checked_start(
         return {}
     assert isinstance(data, TaskData)
     examples = context.examples
-    if row.head in ("sequence", "cosine"):
+    if row.head != "spans":
         preflight.check_tokens(student, examples.dev, data.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
@@ -273,12 +273,13 @@ def _train(
     teachers: Sequence[tuple[LoadedModel, float, Answers | None]],
     objectives: Sequence[Objective],
     in_batch: InBatch,
-    settings: Training,
+    stage: Finetune | Distill,
     masker: Masker | None,
     folder: Path,
     seed: int,
     context: Context,
 ) -> dict[str, Any]:
+    settings = stage.training
     check_length(context.text_settings, loaded)
     train_side, heldout, told = _sides(context, bool(teachers))
     if len(heldout) == 0 and (settings.keep == "best" or settings.patience is not None):
@@ -298,6 +299,8 @@ def _train(
     trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
     if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
         trainee.freeze_unreached()
+    if stage.sparsity is not None:
+        trainee.sparsify(stage.sparsity)
     job = Job(
         trainee=trainee,
         train=train_side,
@@ -314,6 +317,9 @@ def _train(
     )
     result = train(job)
     Module.to(loaded.model, "cpu")
+    thinned = {}
+    if trainee.sparsifier is not None:
+        thinned = _thinned(trainee.sparsifier, loaded, stage.writes or stage.model, context)
     if context.is_main:
         save_model(loaded, folder / "model")
         _drop_checkpoints(folder)
@@ -324,9 +330,26 @@ def _train(
             f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
             for label, weight in trainee.projections.items()
         ],
+        **thinned,
         **({"teachers": "cached" if teachers[0][2] else "live"} if teachers else {}),
         **told,
     }
+
+
+def _thinned(
+    sparsifier: Sparsifier, loaded: LoadedModel, name: str, context: Context
+) -> dict[str, Any]:
+    """The zeros that a training made, now in the weights themselves, for result.json."""
+    sparsifier.remove()
+    layers = zeros_by_layer(loaded.model)
+    finding = (
+        f"{sum(layers) / len(layers):.1%} of the weights in the layers of {name} are zeros "
+        f"({sparsifier.settings.method} pruning, for study): it is neither faster nor smaller for "
+        "it, for dense hardware multiplies by zeros and files hold them"
+    )
+    context.reporter.say(f"note: {finding}")
+    told = {**sparsifier.settings.model_dump(), "zeros_by_layer": layers}
+    return {"sparsity": told, "findings": [finding]}
 
 
 def _sides(

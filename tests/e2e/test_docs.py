@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Finished
+from conftest import Finished, sentences
 from potstill.models import load_model, save_model
 from potstill.recipe import (
     Benchmark,
@@ -124,3 +124,42 @@ def test_the_commands_of_a_page_run_as_written(
         finished = potstill(*shlex.split(command)[1:], *fitting, "--plan")
         assert finished.code == 0, finished.err
         assert page in finished.out
+
+
+def test_the_commands_of_tasks_run_as_written(
+    sentence_teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    potstill: Callable[..., Finished],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-encoder", "FOLDER"):
+        shutil.copytree(sentence_teacher, tmp_path / name)
+    loaded = load_model(
+        sentence_teacher, "classification", untrained_head=True, labels=["cask", "still"]
+    )
+    save_model(loaded, tmp_path / "path" / "to" / "your-model")
+    texts = sentences(80)
+    lines = [f"{text}\t{text}\t{('cask', 'still')[n % 2]}" for n, text in enumerate(texts)]
+    for name in ("train", "dev"):
+        Path(f"{name}.tsv").write_text("\n".join(["text\tsentence\tlabel", *lines]) + "\n")
+    pairs = [f"{text}\t{texts[0]}\t{n % 6}" for n, text in enumerate(texts)]
+    for name in ("sts", "sts-train", "sts-test"):
+        Path(f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]) + "\n")
+    Path("text.txt").write_text("\n".join(texts))
+    commands = []
+    for page in ("tasks", "cached-teacher"):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        commands += re.findall(r"^potstill run .*", text, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        # the tiny teacher has 64 positions
+        fitting = ["data.max_length=40", "benchmark.lengths=[8,16]"]
+        if " embedding " in command:
+            fitting[0] = "corpus.max_length=40"
+        if " fine-tune " in command:  # whose model the next one reads
+            fitting = [fitting[0], "finetune.training={max_steps: 1}", "data.heldout=0.3"]
+        else:
+            fitting.append("--plan")
+        finished = potstill(*shlex.split(command)[1:], *fitting)
+        assert finished.code == 0, f"{command}: {finished.err}"

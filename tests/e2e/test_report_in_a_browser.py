@@ -29,14 +29,18 @@ FIGURES = """[...document.querySelectorAll("svg")].map(svg => {
     name: svg.querySelector("title").textContent,
     width: box.width, height: box.height, right: box.right,
     colour: getComputedStyle(text).fill,
-    size: parseFloat(getComputedStyle(text).fontSize),
+    cut: [...svg.querySelectorAll("text")].filter(one => {
+      const own = one.getBoundingClientRect();
+      return own.left < box.left - 1 || own.right > box.right + 1
+        || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+    }).map(one => one.textContent),
     fills: [...svg.querySelectorAll("path, use")].map(one => getComputedStyle(one).fill),
   };
 })"""
 
 
 def long_run(folder: Path) -> Path:
-    """A run with all that the page can hold: labels, seeds, long words, a suite."""
+    """A run with much that the page can hold: labels, seeds, long names and words."""
     run = fake_run(folder)
     path = run / "stages/03-evaluate/result.json"
     result = json.loads(path.read_text())
@@ -49,8 +53,15 @@ def long_run(folder: Path) -> Path:
         "metric": "mrr",
         "task": "retrieval",
     }
+    long = "a-model-of-a-rather-long-name"
+    result["models"][long] = {"retrieval": {"mrr": 0.86251, "recall_at_1": 0.79}}
+    result["retention"][long] = {"retrieval.mrr": 0.9788}
     result["models"]["student"]["retrieval"]["seeds"] = [0.85, 0.86, 0.88]
     result["examples"][0]["query"] = "without_a_space_" * 12
+    path.write_text(json.dumps(result))
+    path = run / "stages/04-benchmark/result.json"
+    result = json.loads(path.read_text())
+    result["models"][long] = result["models"]["student"]
     path.write_text(json.dumps(result))
     export = {
         "model": "student",
@@ -109,6 +120,7 @@ def check_figures(page: Page, width: int, ink: str) -> None:
         assert figure["width"] > 120, figure
         assert figure["height"] > 60, figure
         assert figure["right"] <= width, figure
+        assert figure["cut"] == [], figure  # no text crosses the figure's edge
         assert figure["colour"] in (ink, "rgb(255, 255, 255)", "rgb(128, 128, 128)"), figure
     fills = {fill for figure in figures for fill in figure["fills"]}
     assert fills & {"rgb(59, 130, 196)", "rgb(204, 106, 28)"}

@@ -19,14 +19,17 @@ from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 from tiny_tokenizers import family_tokenizer
 
 Potstill = Callable[..., Finished]
-SHORTER = (
-    "corpus.max_length=40",
-    "corpus.heldout=0.3",
-    "distill.training.max_steps=3",
+BENCHMARK = (
     "benchmark.lengths=[8,16]",
     "benchmark.rounds=3",
     "benchmark.repeats=1",
     "benchmark.models=[]",  # the teacher alone: a process less to start
+)
+SHORTER = (
+    "corpus.max_length=40",
+    "corpus.heldout=0.3",
+    "distill.training.max_steps=3",
+    *BENCHMARK,
 )
 MASKED_LM = (
     "distill.training.batch_size=8",
@@ -170,11 +173,59 @@ def test_the_quickstart(potstill: Potstill, work: Path, sentence_teacher: Path) 
     assert set(scores["references"]) == {"tfidf"}
 
 
+COMPACT = (
+    "stages.1.training.max_steps=3",
+    "stages.3.training.max_steps=3",
+    "quantize.lengths=[8,16]",
+    "quantize.rounds=3",
+    # a model this small spends its time elsewhere, and what int8 costs it is chance
+    "quantize.require_faster=false",
+    "quantize.max_drop=1",
+)
+
+
+def compressed_well(recipe: str) -> None:
+    """Smaller at each step, and what is published is the last one."""
+    pruned, trimmed = result(recipe, "03-prune"), result(recipe, "05-trim_vocabulary")
+    assert pruned["parameters"]["after"] < pruned["parameters"]["before"]
+    assert trimmed["parameters"]["before"] == pruned["parameters"]["after"]
+    config = json.loads(Path(f"runs/{recipe}/model/config.json").read_text())
+    assert config.get("intermediate_size", config.get("hidden_dim")) == 24
+    assert config["vocab_size"] == trimmed["pieces"]["after"]
+    for graph in ("model.onnx", "model_quantized.onnx"):
+        assert (Path(f"runs/{recipe}/model/onnx") / graph).is_file()
+    names = {"teacher", "student", "pruned", "recovered", "trimmed", "onnx", "quantized"}
+    assert set(result(recipe, "08-evaluate")["models"]) == names | {"untrained"}
+
+
+def test_the_compact_embedding_recipe(
+    potstill: Potstill, work: Path, sentence_teacher: Path, text_file: Path
+) -> None:
+    finished = potstill(
+        *("run", "embedding-compact", f"teacher={sentence_teacher}"),
+        *(f"corpus.sources={text_file}", "corpus.max_length=40", "corpus.heldout=0.3"),
+        *(*COMPACT, *BENCHMARK),
+    )
+    finished_well(finished, "embedding-compact")
+    compressed_well("embedding-compact")
+
+
+def test_the_compact_classification_recipe(potstill: Potstill, work: Path) -> None:
+    teacher = save_task_teacher(work / "teacher")
+    train = labelled(work, "text", label=lambda number: number % 2)
+    finished = potstill(
+        *("run", "classification-compact", f"teacher={teacher}", f"data.train={train}"),
+        *("data.labels=[bad,good]", *OF_TASKS, *COMPACT),
+    )
+    finished_well(finished, "classification-compact")
+    compressed_well("classification-compact")
+
+
 def test_every_shipped_recipe_is_run_here() -> None:
     tested = {"distilbert", "distilbert-article", "embedding", "quickstart"}
     tested |= {"minilm-v2", "tinybert", "distilroberta", "modernbert-half"}
     tested |= {"classification", "classification-from-encoder", "classification-two-steps"}
-    tested |= {"sentence-similarity"}
+    tested |= {"sentence-similarity", "fine-tune", "embedding-compact", "classification-compact"}
     tested |= {"multi-label", "regression", "token-classification", "question-answering"}
     assert set(shipped_recipes()) == tested
 
@@ -214,10 +265,7 @@ def test_a_shipped_recipe_is_planned_or_says_what_is_missing(
 OF_TASKS = (
     "data.max_length=40",
     "data.heldout=0.3",
-    "benchmark.lengths=[8,16]",
-    "benchmark.rounds=3",
-    "benchmark.repeats=1",
-    "benchmark.models=[]",
+    *BENCHMARK,
 )
 
 
@@ -293,6 +341,26 @@ def test_recipes_of_tasks(
     for model in ("teacher", "plain", "student"):
         assert metrics["models"][model]["scores"][task]
     assert Path(f"runs/{name}/model/README.md").is_file()
+
+
+def test_a_fine_tuned_model_is_another_recipe_s_teacher(
+    potstill: Potstill, work: Path, sentence_teacher: Path
+) -> None:
+    train = labelled(work, "text", label=lambda number: ["bad", "bad,good"][number % 2])
+    finished = potstill(
+        *("run", "fine-tune", f"teacher={sentence_teacher}", f"data.train={train}"),
+        *("task=multi_label", "data.max_length=40", "data.heldout=0.3", *shortened("fine-tune")),
+    )
+    assert finished.code == 0, finished.err
+    scores = json.loads(Path("runs/fine-tune/metrics.json").read_text())
+    assert 0 <= scores["models"]["teacher"]["scores"]["multi_label"]["micro_f1"] <= 1
+    assert set(scores["references"]) == {"majority", "tfidf"}
+    assert "The model scores" in Path("runs/fine-tune/report.html").read_text()
+    again = potstill(
+        *("run", "multi-label", "teacher=runs/fine-tune/model", f"data.train={train}", "--plan"),
+        *OF_TASKS,
+    )
+    assert again.code == 0, again.err
 
 
 @pytest.mark.parametrize("name", ["token-classification", "question-answering"])

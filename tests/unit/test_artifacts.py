@@ -61,6 +61,7 @@ def test_steps(tmp_path):
     """The chain goes on past the student; each step beside the one before it."""
     run = fake_run(tmp_path)
     trimmed = {
+        "from": "student",
         "pieces": {"before": 30522, "after": 19031},
         "parameters": {"before": 17_241_216, "after": 12_822_912},
     }
@@ -112,6 +113,25 @@ def test_steps(tmp_path):
         "3 of 6 layers",
         "distilled",
         "vocabulary: 19,031 of 30,522 word pieces kept",
+    ]
+
+
+def test_a_pruning_and_the_training_after_it_are_steps(tmp_path):
+    run = fake_run(tmp_path)
+    pruned = {
+        "from": "student",
+        "layers": None,
+        "ffn": {"before": 1536, "after": 768},
+        "parameters": {"before": 17_241_216, "after": 15_469_056},
+        "effect": {"measure": "loss", "before": 1.0, "after": 2.0},
+    }
+    stage(run, "02-y", {"kind": "prune", "model": "student", "writes": "narrow"}, pruned)
+    stage(run, "02-z", {"kind": "distill", "model": "narrow", "writes": "recovered"}, {})
+    steps = [(step.name, step.what, step.parameters.text) for step in steps_of(*read(run)).rows]
+    assert steps[2:] == [
+        ("student", "distilled", "17.2 M"),
+        ("narrow", "pruned to 768 of 1,536 inner units of each layer", "15.5 M"),
+        ("recovered", "distilled", "15.5 M"),
     ]
 
 

@@ -203,6 +203,27 @@ def test_a_flipped_byte_is_noticed(name: str, kept: tuple[Path, list[Examples], 
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+@pytest.mark.parametrize("name", ["logits.npy", "vectors.npy", "meta.json"])
+def test_a_file_that_is_not_whole_is_noticed(
+    name: str, damage: str, kept: tuple[Path, list[Examples], Path]
+) -> None:
+    """Beside what a process left that was killed while it wrote another one."""
+    folder, parts, cache = kept
+    (place,) = cache.iterdir()
+    before = (place / name).read_bytes()
+    half = cache / f".{place.name}-0badcafe"
+    half.mkdir()
+    (half / name).write_bytes(before[: len(before) // 2])
+    (place / name).unlink()
+    if damage == "cut short":
+        (place / name).write_bytes(before[:-8])
+    said: list[str] = []
+    asked(folder, "classification", parts, cache, say=said.append)
+    assert "damaged" in said[0]
+    assert (place / name).read_bytes() == before
+
+
 def test_a_cache_under_another_ones_name_is_not_used(
     kept: tuple[Path, list[Examples], Path], tmp_path: Path
 ) -> None:
@@ -252,7 +273,8 @@ def test_where_answers_are_kept() -> None:
     )
     without = stage(SoftTargets(), Relations(weight=0))
     assert why_live(without, "classification", 3.0) is None
-    assert "differ from batch to batch" in str(why_live(pooled, "question_answering", 3.0))
+    said = why_live(pooled, "question_answering", 3.0)
+    assert said == "answers of question_answering are not kept"
     assert reads_vectors([VectorMse()])
     assert reads_vectors([HiddenCosine(of="pooled")])
     assert not reads_vectors([SoftTargets(), HiddenCosine(), VectorMse(weight=0)])

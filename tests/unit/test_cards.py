@@ -245,6 +245,7 @@ def test_the_card_is_of_the_weights_beside_it(tmp_path):
     """A student whose vocabulary was trimmed under another name: what lies there scores less."""
     run = fake_run(tmp_path)
     trimmed = {
+        "from": "student",
         "pieces": {"before": 30522, "after": 19031},
         "parameters": {"before": 17_241_216, "after": 12_822_912},
         "coverage": {},

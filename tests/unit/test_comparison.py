@@ -78,6 +78,17 @@ def test_verdict_without_some_of_the_stages(tmp_path):
     assert say(run) == "This run has measured no student yet."
 
 
+def test_verdict_of_a_model_that_was_trained_alone(tmp_path):
+    stage(tmp_path, "01-finetune", {"model": "teacher"}, {})
+    result = {
+        **{"task": "multi_label", "metric": "micro_f1", "records": 1234, "baseline": "teacher"},
+        "models": {"teacher": {"multi_label": {"micro_f1": 0.8765, "macro_f1": 0.5}}},
+    }
+    stage(tmp_path, "02-evaluate", {}, result)
+    told = "The model scores 0.876: F1 over all labels on 1,234 held-out examples."
+    assert say(tmp_path) == told
+
+
 def test_verdict_names_models_of_other_names(tmp_path):
     result = make_student_result()
     stage(tmp_path, "01-make_student", {"teacher": "teacher", "writes": "tiny"}, result)
@@ -182,6 +193,10 @@ def test_effort():
     result = {"steps": 1234, "tokens": 812345, "seconds": 90, "stopped_early": True}
     assert comparison.effort(result) == "1,234 steps, 812,345 tokens, 1.5 minutes, stopped early"
     assert comparison.effort({}) == ""
+    best = {"steps": 90, "best": {"score": 0.9, "step": 60}}
+    kept = {"training": {"keep": "best"}}
+    assert comparison.effort(best, kept) == "90 steps, the best weights kept, of step 60"
+    assert comparison.effort(best, {"training": {"keep": "last"}}) == "90 steps"
 
 
 def test_objectives_are_named_with_what_tells_them_apart():

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import sentences
 from potstill import pipeline, training_stages
+from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.results import read_results
@@ -432,6 +433,27 @@ def test_rebuild_writes_report_and_card_anew(folder: Path) -> None:
     assert (folder / "model/README.md").is_file()
     with pytest.raises(ValueError, match="is not a run folder"):
         rebuild(folder / "stages")
+
+
+def test_other_pairs_are_another_evaluation(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """What they hold is part of the fingerprint, not what they are called alone."""
+    pairs = tmp_path / "sts.tsv"
+    pairs.write_text("sentence1\tsentence2\tscore\noak\tpeat\t3\n")
+    evaluate = {"kind": "evaluate", "pairs": {"sources": str(pairs)}}
+    settings = recipe(
+        *(sentence_teacher, text_file, {"kind": "make_student"}, evaluate),
+        task="sentence_embedding",
+    )
+    given = {"teacher": sentence_teacher}
+    before = stage_fingerprints(settings, given)
+    pairs.write_text("sentence1\tsentence2\tscore\noak\tpeat\t4\n")
+    after = stage_fingerprints(settings, given)
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    pairs.unlink()
+    with pytest.raises(ValueError, match=r"sts\.tsv: no such file"):
+        check_inputs(settings, tmp_path / "run")
 
 
 def test_a_benchmark_runs_again_where_its_text_has_changed(tmp_path: Path) -> None:

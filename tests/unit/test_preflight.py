@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from transformers import BertForSequenceClassification
 from conftest import tiny_config, tiny_tokenizer
 from potstill import preflight
 from potstill.data import Examples
+from potstill.examples import read_task, tokenize_task
 from potstill.models import load_model
 from potstill.preflight import check_balance, check_start, check_teacher, check_tokens, sentence_of
-from potstill.recipe import Task
+from potstill.recipe import Task, TaskData
+from potstill.tasks import row_of
+from tiny_tasks import questions, write_squad
 
 NAMES = ["bad", "fair", "good", "great"]
 
@@ -138,6 +142,59 @@ def test_many_labels(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, rng.normal(size=(300, 3)))
     (warning,) = check_teacher(several, "teacher", dev, NAMES[:3]).warnings
     assert "knows nothing of the labels" in warning
+
+
+def test_tags_in_another_order_are_refused(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words are the examples; pieces without a tag count for nothing."""
+    labels = ["O", "B-cask", "I-cask", "B-still", "I-still"]
+    dev = examples("token_classification", 80, seed=1)
+    rng = np.random.default_rng(0)
+    gold = np.where(
+        dev.gold < 0, dev.gold, rng.choice(5, len(dev.ids), p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    )
+    dev = replace(dev, gold=gold)
+    tagger = of_task(teacher, "token_classification")
+
+    def found(said: np.ndarray) -> Any:
+        monkeypatch.setattr(preflight, "head_outputs", lambda *_: np.eye(5)[said])
+        return check_teacher(tagger, "teacher", dev, labels)
+
+    right = np.where(rng.random(len(gold)) < 0.9, np.maximum(gold, 0), 0)
+    good = found(right)
+    words = gold >= 0
+    assert good.warnings == []
+    assert good.numbers["accuracy"] == pytest.approx((gold == right)[words].mean())
+    assert good.numbers["of"] == words.sum() < len(gold)
+    (nothing,) = [w for w in found(np.zeros_like(gold)).warnings if "always saying 'O'" in w]
+    assert f"of {words.sum()} held-out words" in nothing
+    with pytest.raises(ValueError, match=r"held-out words its '[BI]-.*data\.labels"):
+        found(np.array([0, 3, 4, 1, 2])[right])
+
+
+def test_a_reader_that_answers_no_better_than_none_is_told(
+    teacher: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = row_of("question_answering")
+    assert row is not None
+    train = write_squad(tmp_path / "train.json", questions(60))
+    data = TaskData(train=train, dev=train, text=["question", "context"], label=["answers"])
+    dev = tokenize_task(read_task(data, row, 1, teacher_labels=None), tiny_tokenizer()).dev
+    reader = of_task(teacher, "question_answering")
+    shares = np.array([not truths for truths in dev.items.truths]).mean()
+
+    def found(outputs: np.ndarray) -> Any:
+        monkeypatch.setattr(preflight, "head_outputs", lambda *_: outputs)
+        return check_teacher(reader, "teacher", dev, ["start", "end"])
+
+    silent = np.zeros((len(dev.ids), 2))
+    silent[dev.offsets[:-1]] = 9.0
+    (warning,) = found(silent).warnings
+    assert warning.startswith(f"teacher scores {shares:.2f} (F1) on 60 held-out questions, and ")
+    right = np.zeros((len(dev.ids), 2))
+    for window, (first, last) in enumerate(dev.gold):
+        right[dev.offsets[window] + first, 0] = right[dev.offsets[window] + last, 1] = 9.0
+    assert found(right).warnings == []
+    assert found(right).numbers == {"f1": 1.0, "majority": shares, "sentence": ANY, "of": 60}
 
 
 def test_values(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from sentence_transformers import SentenceTransformer
 from tiny_labels import write_model
 from tiny_recipes import of_encoder, stage_result
@@ -24,7 +26,11 @@ from potstill.models import load_config
 from potstill.narrowing import widths_of
 from potstill.pipeline import run
 from potstill.planning import plan_run
+from potstill.pruning import layers_of
+from potstill.pruning_stages import most_important, shaped
 from potstill.recipe import Recipe
+from potstill.recipe_files import dump_recipe, parse_recipe
+from tiny_families import NAMES, family_model
 
 PRUNE = {"kind": "prune", "model": "teacher", "writes": "student"}
 RECOVER = {
@@ -106,7 +112,7 @@ def test_what_is_not_recovered_is_published_and_said_to_be_so(
     assert told["texts"] == 0
     assert widths_of(load_config(made / "model")).ffn == 20  # of a DistilBERT
     page = (made / "report.html").read_text(encoding="utf-8")
-    assert "Slim was pruned and not trained after it" in page
+    assert "The model slim was pruned and not trained after it" in page
 
 
 def test_a_classifier_by_its_gold_labels(tmp_path: Path) -> None:
@@ -159,6 +165,45 @@ def test_units_that_say_nothing_go_first(masked_lm_teacher: Path, tmp_path: Path
             )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_leave_as_if_they_were_taken_out_in_place(name: str) -> None:
+    model = family_model(name, "masked_lm", layers=4)
+    scores = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
+    kept = most_important(scores, 2, model.config)
+    assert kept == ([0, 1] if name == "modernbert" else [1, 3])  # whose first layer stays
+    small = shaped(model, kept, widths_of(model.config))
+    assert type(small) is type(model)
+    layers = layers_of(model)
+    for place in reversed(range(4)):
+        if place not in kept:
+            del layers[place]
+    ids_BL = torch.randint(5, 53, (2, 12), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(small(ids_BL).logits, model(ids_BL).logits)
+
+
+def test_layers_units_and_width_at_once(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    settings = {"layers": 3, "ffn": 30, "width": 16}
+    stages = [{**PRUNE, **settings}, {"kind": "evaluate"}, {"kind": "report"}]
+    made = run(recipe(sentence_teacher, text_file, *stages), output=tmp_path / "run")
+    folder = made / "stages/01-prune/model"
+    pruned = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    shape = (pruned.config.num_hidden_layers, *astuple(widths_of(pruned.config)))
+    assert shape == (3, 16, 2, 30)  # heads keep their width of 8
+    told = stage_result(made, "01-prune")
+    assert told["width"]["heads"] == {"before": 4, "after": 2}
+    assert 0 < told["width"]["share_kept"] < 1
+    assert told["parameters"]["after"] == pruned.num_parameters()
+    assert len(told["layers"]["importance"]) == 4
+    assert sum(told["layers"]["importance"]) == pytest.approx(1.0)
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert "3 of 4 layers, 30 of 48 inner units of each layer and 16 of 32 channels kept" in page
+    vectors = SentenceTransformer(str(folder), device="cpu").encode(["still pot"])
+    assert vectors.shape == (1, 16)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -166,6 +211,9 @@ def test_units_that_say_nothing_go_first(masked_lm_teacher: Path, tmp_path: Path
         ({"ffn": 48}, "the model's is 48 already, so there is nothing to prune"),
         ({"layers": 5}, "layers: 5 is out of range: the model has 4"),
         ({"layers": 4}, "the model has 4 already, so there is nothing to prune"),
+        ({"width": 40}, "width: 40 is out of range: the model's is 32"),
+        ({"width": 32}, "width: the model's is 32 already, so there is nothing to prune"),
+        ({"width": 20}, "width: 20 holds no whole heads of 8, .* take a multiple of 8"),
     ],
 )
 def test_what_is_refused_before_anything_runs(
@@ -180,16 +228,48 @@ def test_what_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing would be pruned: set ffn or layers"),
+        ({}, "nothing would be pruned: set ffn, layers or width"),
         ({"ffn": 1.5}, "ffn is 1.5: give a share between 0 and 1, or how many units"),
         ({"ffn": 0}, "ffn is 0"),
         ({"ffn": True}, "ffn is true"),
+        ({"ffn": 0.5, "directions": "components"}, "directions are those of a width"),
+        ({"layers": 2, "importance": "magnitude"}, "says nothing of whole layers: use .* taylor"),
+        ({"ffn": 0.5, "importance": "magnitude", "texts": 9}, "magnitude reads no texts"),
         ({"ffn": 0.5, "importance": "random"}, "importance"),
     ],
 )
 def test_settings_that_mean_nothing(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         potstill.prune("model", "text.txt", "out", **settings)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {**PRUNE, "ffn": 0.5, "importance": "magnitude"},
+        {"kind": "export", "model": "teacher", "prune": {"ffn": 0.5, "importance": "magnitude"}},
+    ],
+)
+def test_a_resolved_recipe_with_all_defaults_reads_as_it_was(
+    stage: dict[str, Any], sentence_teacher: Path, text_file: Path
+) -> None:
+    made = recipe(sentence_teacher, text_file, stage)
+    assert parse_recipe(yaml.safe_load(dump_recipe(made)), "here") == made
+
+
+def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "onnx/model.onnx"
+    graph.parent.mkdir()
+    graph.write_bytes(b"")
+    (tmp_path / "config.json").write_text((masked_lm_teacher / "config.json").read_text())
+    with pytest.raises(ValueError, match="is an ONNX file and can't be changed any more"):
+        potstill.prune(graph, "text.txt", tmp_path / "o", ffn=0.5)
+    exported = [{"kind": "export", "model": "teacher"}, {**PRUNE, "model": "onnx", "ffn": 0.5}]
+    with pytest.raises(ValueError, match=r"stage 2 \(prune\) reads the model 'onnx'"):
+        recipe(masked_lm_teacher, tmp_path, *exported)
+    text = of_labels(masked_lm_teacher, tmp_path, {**PRUNE, "ffn": 0.5})  # which has no such head
+    with pytest.raises(ValueError, match="holds no trained classification head"):
+        run(text, output=tmp_path / "run")
 
 
 def test_a_plan_tells_shape_and_cost(

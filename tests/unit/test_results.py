@@ -106,21 +106,6 @@ def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
     assert [one.name for one in read_results(run).stages][-2:] == ["10-evaluate", "11-benchmark"]
 
 
-def test_what_was_measured_of_a_model_that_was_written_anew_is_left_out(tmp_path):
-    run = fake_run(tmp_path)
-    trimmed = {
-        "pieces": {"before": 30522, "after": 19031},
-        "parameters": {"before": 17_241_216, "after": 12_822_912},
-    }
-    stage(run, "05-trim_vocabulary", {"model": "student", "writes": None}, trimmed)
-    metrics = build_metrics(run)
-    assert metrics["models"]["student"] == {"parameters": 12_822_912}
-    assert "student" not in metrics["comparisons"]
-    assert "scores" in metrics["models"]["untrained"]
-    stage(run, "06-evaluate", {}, evaluate_result())
-    assert "scores" in build_metrics(run)["models"]["student"]
-
-
 def test_seeds_are_of_the_score_that_the_task_is_judged_by(tmp_path):
     run = fake_run(tmp_path)
     found = evaluate_result() | {"metric": "recall_at_1"}
@@ -156,7 +141,8 @@ def test_a_chain_goes_through_several_trainings(tmp_path):
             ("distill", {"model": "pruned", "writes": "recovered"}),
         ]
     ):
-        stage(tmp_path, f"{number:02}-{kind}", settings, {})
+        result = {"parameters": {"before": 2, "after": 1}} if kind == "prune" else {}
+        stage(tmp_path, f"{number:02}-{kind}", settings, result)
     chain = [(name, [s.kind for s in stages]) for name, stages in read_results(tmp_path).chain]
     assert chain == [
         ("student", ["make_student", "distill"]),
@@ -242,3 +228,20 @@ def test_errors_name_the_thing(tmp_path):
     (run / "stages" / "03-evaluate" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"03-evaluate/result\.json"):
         read_results(run)
+
+
+def test_nothing_is_told_of_a_student_or_a_baseline_that_was_written_anew(tmp_path):
+    run = fake_run(tmp_path)
+    before = build_metrics(run)
+    result = {"pieces": {}, "parameters": {"before": 17241216, "after": 9000000}}
+    stage(run, "10-trim_vocabulary", {"model": "student"}, result)
+    metrics = build_metrics(run)
+    assert metrics["models"].pop("student", {}) in ({}, {"parameters": 9000000})
+    assert metrics["models"] == {k: v for k, v in before["models"].items() if k != "student"}
+    assert set(metrics["comparisons"]) == {"untrained"}
+    assert read_results(run).evaluation.get("examples") is None
+    again = {**evaluate_result(), "models": {"teacher": {}, "student": {"hidden": {"cosine": 0.5}}}}
+    stage(run, "11-evaluate", {}, again)
+    assert build_metrics(run)["models"]["student"]["scores"]["hidden"]["cosine"] == 0.5
+    stage(run, "12-finetune", {"model": "teacher"}, {})
+    assert read_results(run).evaluation == {}

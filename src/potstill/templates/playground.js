@@ -106,9 +106,8 @@ function show(found) {
   find("#softened").hidden = distributions.length === 0;
   if (distributions.length === 0) return;
   const which = find("#which");
-  const before = which.selectedIndex;
   which.replaceChildren(...distributions.map((one) => make("option", one.title)));
-  which.selectedIndex = before >= 0 && before < distributions.length ? before : 0;
+  which.selectedIndex = found.foremost;
   find("#which-control").hidden = distributions.length === 1;
   draw();
 }
@@ -213,7 +212,7 @@ function row(name, shares) {
   head.append(make("span", name, "clamp"));
   line.append(head);
   shares.forEach((share, place) => {
-    const cell = make("td", share === null ? "not in its vocabulary" : `${(100 * share).toFixed(1)}%`);
+    const cell = make("td", share === null ? "not among its choices" : `${(100 * share).toFixed(1)}%`);
     if (place) cell.className = "second-model";
     if (share !== null) cell.append(bar(share));
     line.append(cell);

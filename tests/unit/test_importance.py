@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch.nn import functional as F
 
 from potstill.batches import Batch
 from potstill.data import collate
+from potstill.importance import mean_loss, sampled_batches, task_loss
 from potstill.models import load_model
 from potstill.recipe import Task
-from potstill.task_losses import TEXTS, TaskLoss
 
 
 def batch_of(task: Task, count: int = 12) -> Batch:
@@ -36,9 +37,9 @@ def test_labels_as_transformers_has_them(tmp_path: Path) -> None:
         own = loaded.model(
             input_ids=batch.input_ids_BL, attention_mask=batch.attention_mask_BL, labels=gold
         ).loss.item()
-        loss = TaskLoss(loaded)
-        assert loss(batch).item() == pytest.approx(own * sums(batch.gold_BL), rel=1e-5)
-        assert loss.mean([batch, batch]) == pytest.approx(own, rel=1e-5)
+        assert task_loss(loaded)(batch).item() == pytest.approx(own * sums(batch.gold_BL), rel=1e-5)
+        assert mean_loss(loaded, [batch, batch]) == pytest.approx(own, rel=1e-5)
+        assert math.isnan(mean_loss(loaded, []))
 
 
 def test_masked_tokens_as_transformers_has_them(masked_lm_teacher: Path) -> None:
@@ -47,35 +48,27 @@ def test_masked_tokens_as_transformers_has_them(masked_lm_teacher: Path) -> None
     gold_BL = torch.where(torch.arange(9) % 4 == 1, ids_BL, -100)
     batch = Batch(ids_BL.where(gold_BL < 0, torch.tensor(4)), torch.ones_like(ids_BL), gold_BL)
     own = loaded.model(input_ids=batch.input_ids_BL, labels=gold_BL).loss.item()
-    assert TaskLoss(loaded)(batch).item() == pytest.approx(8 * own, rel=1e-5)
+    assert task_loss(loaded)(batch).item() == pytest.approx(8 * own, rel=1e-5)
+    assert mean_loss(loaded, [batch]) == pytest.approx(own, rel=1e-5)
 
 
-def sentences_batch(count: int) -> Batch:
-    ids_BL = torch.randint(5, 35, (count, 9), generator=torch.Generator().manual_seed(2))
-    return Batch(ids_BL, torch.ones_like(ids_BL), ids_BL)
-
-
-def test_embeddings_by_a_neighbour_drawn_from_their_own_distribution(
-    sentence_teacher: Path,
-) -> None:
+def test_embeddings_by_the_neighbour_that_they_find_most_alike(sentence_teacher: Path) -> None:
     loaded = load_model(sentence_teacher, "sentence_embedding")
-    batch = sentences_batch(6)
-    hidden_BLD = loaded.model(input_ids=batch.input_ids_BL).last_hidden_state.double()
+    ids_BL = torch.randint(5, 35, (6, 9), generator=torch.Generator().manual_seed(2))
+    batch = Batch(ids_BL, torch.ones_like(ids_BL), ids_BL)
+    hidden_BLD = loaded.model(input_ids=ids_BL).last_hidden_state.double()
     unit_BD = F.normalize(hidden_BLD.mean(1), dim=-1)
     logits_BB = (20 * unit_BD @ unit_BD.T).fill_diagonal_(-torch.inf)
-    shares_BB = logits_BB.softmax(-1)
-    losses = [TaskLoss(loaded, seed)(batch).item() for seed in range(400)]
-    assert losses[0] == TaskLoss(loaded, 0)(batch).item()  # drawn by the seed
-    # whatever is drawn: on average the entropy
-    log_p = shares_BB.fill_diagonal_(1.0).log()
-    entropies = -(shares_BB * log_p).sum(-1)
-    spread = ((shares_BB * log_p**2).sum(-1) - entropies**2).sum().sqrt()
-    error = spread.item() / 400**0.5
-    assert np.mean(losses) == pytest.approx(entropies.sum().item(), abs=4 * error)
+    expected = -logits_BB.log_softmax(-1).max(-1).values.sum()
+    assert task_loss(loaded)(batch).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_texts_without_two_neighbours_add_nothing(sentence_teacher: Path) -> None:
-    loaded = load_model(sentence_teacher, "sentence_embedding")
-    assert TaskLoss(loaded)(sentences_batch(2)).item() == 0.0
-    assert TaskLoss(loaded)(sentences_batch(3)).item() > 0.0
-    assert TEXTS > 2
+def test_batches_are_drawn_by_the_seed_alone(tmp_path: Path) -> None:
+    loaded = load_model(write_model("classification", tmp_path), "classification")
+    found = examples("classification", 50)
+    drawn = [
+        torch.cat([b.numbers_B for b in sampled_batches(loaded, found, 40, None, seed)]).tolist()
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 40
