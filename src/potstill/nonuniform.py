@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from potstill.families import keep_heads
 from potstill.narrowing import head_channels, head_groups, head_weights, widths_of
-from potstill.pruning import cut, keep_units, layers_of, own_family, taylor_changes
+from potstill.pruning import argument, cut, keep_units, layers_of, own_family, slopes
 
 Kept = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
 
@@ -50,16 +50,13 @@ def head_taylor_scores(
         ValueError: no batch.
     """
     family, groups = own_family(model), head_groups(model.config)
-    readers = [layer.get_submodule(family.attention_out) for layer in layers_of(model)]
+    readers = [(layer.get_submodule(family.attention_out), argument) for layer in layers_of(model)]
     scores = torch.zeros(len(readers), groups, dtype=torch.float64)
-
-    def outputs(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
-        return arguments[0], arguments[0]
-
-    hint = "; use magnitude"
-    for layer, change_BLD in taylor_changes(model, readers, outputs, batches, loss, hint):
-        per_text_BG = change_BLD.unflatten(-1, (groups, -1)).sum(dim=(1, 3))
-        scores[layer] += per_text_BG.abs().sum(0).cpu()
+    for found in slopes(model, readers, batches, loss, "; use magnitude"):
+        for layer, (output_BLD, slope_BLD) in enumerate(found):
+            change_BLD = output_BLD.double() * slope_BLD.double()
+            per_text_BG = change_BLD.unflatten(-1, (groups, -1)).sum(dim=(1, 3))
+            scores[layer] += per_text_BG.abs().sum(0).cpu()
     return scores
 
 

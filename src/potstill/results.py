@@ -225,8 +225,8 @@ class Results:
         for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
         return found + [
-            f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
-            "much of what that cost"
+            f"the model {stage.writes} was pruned and not trained after it: a distill stage would "
+            "win back much of what that cost"
             for stage in self.pruned
             if not self._trained_after(stage)
         ]
