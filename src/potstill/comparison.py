@@ -309,7 +309,7 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(group, "Throughput, times as high", cells)
     passes = results.benchmark.get("pass", {}).get("ratios", {})
     cells = {name: _speed_cell(passes[name]) for name in compared if name in passes}
-    yield Row(group, "Speedup of that pass", cells)
+    yield Row(group, "Speedup of the pass over texts", cells)
     cells = {
         name: Cell(entry["size_ratio"], f"{entry['size_ratio']:.2f}")
         for name, entry in compared.items()
