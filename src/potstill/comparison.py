@@ -97,16 +97,28 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     speedup = compared.get("speedup", {})
     if speedup:
         length = max(speedup, key=int)
-        fast = speedup[length]
-        verb = "runs only" if fast < 1 else "runs"
-        speed = f"{verb} {fast:.2f} times as fast at {length} tokens"
-        if metrics["settings"].get("noisy"):
-            speed += " (measured on a noisy machine)"
+        speed = _speed(results, metrics, str(student), length, speedup[length])
         sentence = f"{sentence} and {speed}" if sentence else speed
     trimmed = student == results.published and results.student == "student"
     named = f"The {'ONNX graph' if graph else 'model'} {student}"
     who = "The student" if student == "student" or trimmed else named
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
+
+
+def _speed(
+    results: Results, metrics: Mapping[str, Any], name: str, length: str, fast: float
+) -> str:
+    unsure = _is_unsure(results.benchmark["ratios"][name]["speedup"][length])
+    verb = "runs only" if fast < 1 and not unsure else "runs"
+    doubts = ["measured on a noisy machine"] if metrics["settings"].get("noisy") else []
+    doubts += ["faster or slower can't be told"] if unsure else []
+    told = f" ({', '.join(doubts)})" if doubts else ""
+    return f"{verb} {fast:.2f} times as fast at {length} tokens{told}"
+
+
+def _is_unsure(ratio: Mapping[str, Any]) -> bool:
+    """Whether a benchmark could not tell faster from slower."""
+    return ratio.get("verdict") == "can't tell"
 
 
 def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
@@ -177,7 +189,7 @@ class Row:
 def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
     """The rows of the comparison table; columns are the names of models and references."""
     rows = [
-        *_measurements(metrics),
+        *_measurements(results, metrics),
         *_scores(results, metrics),
         *_differences(results),
         *_ratios(results, metrics),
@@ -185,7 +197,7 @@ def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if row.cells]
 
 
-def _measurements(metrics: Mapping[str, Any]) -> Iterator[Row]:
+def _measurements(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     models, settings = metrics["models"], metrics["settings"]
 
     def row(group: str, label: str, key: str, scale: float = 1.0) -> Row:
@@ -195,23 +207,45 @@ def _measurements(metrics: Mapping[str, Any]) -> Iterator[Row]:
 
     yield row("Size", "Parameters (millions)", "parameters", 1e6)
     yield row("Size", "Weights (MB)", "weight_bytes", 1e6)
+    for length, counts in _by_length(models, "multiply_adds").items():
+        cells = {n: Cell(count, number(count / 1e6)) for n, count in counts.items()}
+        yield Row("Size", f"Multiply-adds of one text of {length} tokens (millions)", cells)
     threads = settings.get("threads", 1)
     group = f"Speed on {threads} thread{'s' if threads != 1 else ''}"
-    lengths = {length: None for model in models.values() for length in model.get("latency_ms", {})}
-    for length in sorted(lengths, key=int):
-        cells = {}
-        for name, model in models.items():
-            found = model.get("latency_ms", {}).get(length)
-            if found:
-                cells[name] = Cell(
-                    found["p50"], number(found["p50"]), f"p95 {number(found['p95'])}"
-                )
+    for length, found in _by_length(models, "latency_ms").items():
+        cells = {name: _latency_cell(points) for name, points in found.items()}
         yield Row(group, f"Latency of one text of {length} tokens (ms)", cells)
     shape = (
         f"{settings.get('throughput_batch')} texts of {settings.get('throughput_length')} tokens"
     )
     yield row(group, f"Throughput, {shape} at once (texts/s)", "throughput_per_s")
+    timed = results.benchmark.get("pass")
+    if timed:
+        cells = {n: _pass_cell(one) for n, one in timed["models"].items() if n in models}
+        yield Row(group, f"A pass over {timed['texts']:,} texts, one at a time (s)", cells)
+    yield row(group, "Time to load (s)", "load_s")
     yield row(group, "Peak memory of the process (MB)", "peak_memory_bytes", 1e6)
+
+
+def _by_length(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Tokens of a text, from the fewest -> model -> what was measured of it there."""
+    lengths = {length for model in models.values() for length in model.get(key, {})}
+    found: dict[str, dict[str, Any]] = {length: {} for length in sorted(lengths, key=int)}
+    for name, model in models.items():
+        for length, value in model.get(key, {}).items():
+            if value is not None:
+                found[length][name] = value
+    return found
+
+
+def _pass_cell(found: Mapping[str, Any]) -> Cell:
+    low, high = found["interval"]
+    return Cell(found["seconds"], number(found["seconds"]), _span(low, high, 2))
+
+
+def _latency_cell(points: Mapping[str, float]) -> Cell:
+    rest = [f"{name} {number(value)}" for name, value in points.items() if name != "p50"]
+    return Cell(points["p50"], number(points["p50"]), ", ".join(rest))
 
 
 def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
@@ -273,6 +307,9 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
         name: _speed_cell(measured[name]["throughput"]) for name in compared if name in measured
     }
     yield Row(group, "Throughput, times as high", cells)
+    passes = results.benchmark.get("pass", {}).get("ratios", {})
+    cells = {name: _speed_cell(passes[name]) for name in compared if name in passes}
+    yield Row(group, "Speedup of that pass", cells)
     cells = {
         name: Cell(entry["size_ratio"], f"{entry['size_ratio']:.2f}")
         for name, entry in compared.items()
@@ -281,9 +318,10 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(group, "Weights, share of the bytes", cells)
 
 
-def _speed_cell(speed: Mapping[str, float]) -> Cell:
+def _speed_cell(speed: Mapping[str, Any]) -> Cell:
     text = f"{speed['median']:.2f}\N{MULTIPLICATION SIGN}"
-    return Cell(speed["median"], text, _span(speed["low"], speed["high"], 2))
+    note = _span(speed["low"], speed["high"], 2)
+    return Cell(speed["median"], text, f"{note}, can't tell" if _is_unsure(speed) else note)
 
 
 def _span(low: float, high: float, digits: int) -> str:
