@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TEXTS = (
     "README.md",
+    "docs/benchmark.md",
     "docs/masked-lm.md",
     "docs/LOG.md",
     "docs/ablation.md",
@@ -88,6 +90,7 @@ def _table(name: str) -> str:
         "ablation_sst2": ablation_sst2,
         "ablation_positions": ablation_positions,
         "tasks": tasks,
+        "bert_base_shapes": bert_base_shapes,
         "compress_embeddings": compress_embeddings,
         "compress_sst2": compress_sst2,
         "glue": glue,
@@ -159,7 +162,10 @@ def _kept(scores: dict[str, Any], name: str) -> str:
 
 
 def _speed(speed: dict[str, Any], name: str, length: str) -> str:
-    ratio = speed["ratios"][name]["speedup"][length]
+    return _interval(speed["ratios"][name]["speedup"][length])
+
+
+def _interval(ratio: dict[str, Any]) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
@@ -317,6 +323,56 @@ def tasks() -> str:
         f"\n{machine}. In parentheses: of scores the least and the greatest of three seeds; else "
         "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
     )
+
+
+def bert_base_shapes() -> str:
+    """What benchmarks/bert_base_shapes.py wrote: a row a model, made of the one before."""
+    result = _load("bert_base_shapes")
+    models, ratios, cpu = result["models"], result["ratios"], result["cpu_time"]
+    pieces = result["pieces"]
+    labels = {
+        "bert-base": "BERT-base, PyTorch",
+        "distilbert": "half the layers, DistilBERT",
+        "pruned": f"{result['kept_units']:.0%} of the inner FFN units",
+        "trimmed": f"{pieces['after']:,} of {pieces['before']:,} pieces",
+        "onnx": "ONNX",
+        "quantized": "int8",
+    }
+    lengths = list(models["bert-base"]["latency_ms"])
+    head = ["", "parameters", "weights", "times as small"]
+    for length in lengths:
+        head += [f"CPU time, {length} tokens", "times as fast", "by wall time"]
+    rows = [[*head, f"multiply-adds, {lengths[-1]} tokens"]]
+    for name, label in labels.items():
+        model, ratio = models[name], ratios.get(name)
+        row = [label, f"{model['parameters'] / 1e6:.1f} M"]
+        row.append(f"{model['weight_bytes'] / 1e6:.1f} MB")
+        row.append(f"{1 / ratio['size_ratio']:.1f}" if ratio else "1")
+        for length in lengths:
+            samples = [one for each in result["raw_cpu"][name][length] for one in each]
+            row.append(f"{statistics.median(samples):.1f} ms")
+            row.append(_interval(cpu[name][length]) if ratio else "1")
+            row.append(_speed(result, name, length) if ratio else "1")
+        rows.append([*row, f"{model['multiply_adds'][lengths[-1]] / 1e9:.1f} G"])
+    over = result["noise"]["wall_over_cpu"]
+    note = (
+        f"\nRandom weights, no head; {result['threads']} thread, batch 1, medians of "
+        f"{result['rounds']} interleaved rounds of {result['repeats']} and, in parentheses, their "
+        f"95% intervals; {_machine(result)}. The timed passes took {over:.2f} times their CPU time"
+    )
+    unclear = [
+        label
+        for name, label in labels.items()
+        if any(
+            one["verdict"] == "can't tell"
+            for one in ratios.get(name, {}).get("speedup", {}).values()
+        )
+    ]
+    if result["noise"]["noisy"]:
+        note += ": other work was using the processor"
+    if unclear:
+        note += f'; by wall time alone the verdict is "can\'t tell" for {"; ".join(unclear)}'
+    return _markdown(rows) + note + ".\n"
 
 
 def glue() -> str:
