@@ -173,7 +173,8 @@ def _judged(
     Raises:
         ParityFailed: it agrees less than it must.
     """
-    text = context.cut_as(stage.model).heldout_side
+    context = context.cut_as(stage.model)
+    text = context.heldout_side
     [real] = check_parity(
         source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
     )
@@ -184,7 +185,7 @@ def _judged(
     )
     finding = (
         f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
-        f"{before / 1e6:.3g} million parameters); on {real.texts} held-out texts "
+        f"{before / 1e6:.3g} million parameters); on {real.texts} {context.heldout_texts} "
         f"{likeness(source, real)}"
     )
     context.reporter.say(f"note: {finding}")
