@@ -21,6 +21,7 @@ from potstill.nonuniform import (
     head_taylor_scores,
     kept_number,
     ranked,
+    relative,
     reshaped,
 )
 from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
@@ -131,7 +132,7 @@ def _chosen(
     def scores(key: str) -> Tensor:
         if prune.importance == "magnitude":
             by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
-            return by_size[key](source.model)
+            return relative(by_size[key](source.model))
         by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
         batches = sampled_batches(context, context.training_side, prune.texts)
         return by_loss[key](source.model, batches, task_loss(source))
