@@ -6,16 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.comparison import (
-    HEADLINES,
-    flat_scores,
-    headline_retention,
-    kept_note,
-    label_of,
-    number,
-    vocabulary_note,
-)
+from potstill.comparison import HEADLINES, flat_scores, headline_retention, label_of, number
 from potstill.results import Results, StageResult
+from potstill.stage_notes import kept_note, vocabulary_note
 
 
 @dataclass(frozen=True)

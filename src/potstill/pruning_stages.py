@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.batches import Batch
-from potstill.comparison import pruning_note
 from potstill.context import Context
 from potstill.families import family_of
 from potstill.hidden_pruning import chosen_width
@@ -30,6 +29,7 @@ from potstill.pruning import (
 )
 from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
 from potstill.shapes import Shape
+from potstill.stage_notes import pruning_note
 from potstill.students import build_student
 
 MEASURED = 256  # held-out texts that the effect is measured on

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import get_args
 
 import pytest
 from fake_run import fake_run, make_student_result, stage
 
 from potstill import comparison
-from potstill.recipe import Objective, Relations, SoftTargets
 from potstill.results import metrics_of, read_results
 
 
@@ -205,7 +203,7 @@ def test_a_pass_over_real_text_has_its_seconds_and_ratios(tmp_path):
         "teacher": ("41.2", f"41.00{dash}42.50"),
         "student": ("20.5", f"20.00{dash}21.00"),
     }
-    assert cells["Speedup of that pass"] == {"student": (f"2.01{times}", f"1.99{dash}2.04")}
+    assert cells["Speedup of the pass over texts"] == {"student": (f"2.01{times}", f"1.99{dash}2.04")}
 
 
 @pytest.mark.parametrize(
@@ -235,27 +233,3 @@ def test_a_score_that_is_not_finite_is_said():
     assert comparison.score_cell(None).text == "not finite"
     assert comparison.score_cell(23.456).text == "23.5"
     assert comparison.score_cell(0.98765).text == "0.988"
-
-
-def test_effort():
-    result = {"steps": 1234, "tokens": 812345, "seconds": 90, "stopped_early": True}
-    assert comparison.effort(result) == "1,234 steps, 812,345 tokens, 1.5 minutes, stopped early"
-    assert comparison.effort({}) == ""
-    best = {"steps": 90, "best": {"score": 0.9, "step": 60}}
-    kept = {"training": {"keep": "best"}}
-    assert comparison.effort(best, kept) == "90 steps, the best weights kept, of step 60"
-    assert comparison.effort(best, {"training": {"keep": "last"}}) == "90 steps"
-
-
-def test_objectives_are_named_with_what_tells_them_apart():
-    kinds = [
-        get_args(model.model_fields["kind"].annotation)[0]
-        for model in get_args(get_args(Objective)[0])
-    ]
-    assert {kind for kind in kinds if kind not in comparison.LABELS} == set()
-    soft = SoftTargets(weight=5, temperature=8, schedule="cosine", final_temperature=1)
-    note = comparison.objective_note(soft.model_dump())
-    assert note == "weight 5, T = 8 to 1, cosine"
-    assert comparison.objective_note(SoftTargets().model_dump()) == "weight 1, T = 2"
-    pairs = Relations(pairs=["qk", "vv"]).model_dump()
-    assert comparison.objective_note(pairs) == "weight 1, of qk, vv"
