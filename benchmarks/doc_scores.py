@@ -19,7 +19,8 @@ TASKS = {
 
 def tasks() -> str:
     """What benchmarks/tasks.py wrote: a row a task."""
-    rows = [["", "teacher", "plain twin", "student", "kept", "less the twin", "best trivial"]]
+    heads = ("seeds", "teacher", "plain twin", "student", "kept", "less the twin", "best trivial")
+    rows = [["", *heads]]
     where = ""
     for name, label in TASKS.items():
         if not (RESULTS / f"{name}.json").is_file():
@@ -31,8 +32,8 @@ def tasks() -> str:
         scores = {model: result["models"][model]["scores"][task] for model in result["models"]}
 
         def cell(model: str, scores: Any = scores, metric: str = metric) -> str:
-            seeds = scores[model].get("seeds")
-            spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if seeds else ""
+            seeds = scores[model].get("seeds", [])
+            spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else ""
             return f"{scores[model][metric]:.3f}{spread}"
 
         kept = "not clearly above chance"
@@ -45,12 +46,19 @@ def tasks() -> str:
         trivial = max(value[task][metric] for value in evaluation["references"].values())
         rows.append(
             [
-                *(label, cell("teacher"), cell("plain"), cell("student"), kept),
+                *(
+                    label,
+                    str(len(scores["student"].get("seeds", [0]))),
+                    cell("teacher"),
+                    cell("plain"),
+                    cell("student"),
+                    kept,
+                ),
                 *(f"**{less}**" if low > 0 or high < 0 else less, f"{trivial:.3f}"),
             ]
         )
     return markdown(rows) + (
-        f"\n{where}. In parentheses: of scores the least and the greatest of three seeds; else "
+        f"\n{where}. In parentheses: of scores the least and the greatest of the seeds; else "
         "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
     )
 

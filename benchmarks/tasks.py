@@ -81,6 +81,7 @@ def _rte(data: Path, _: Path) -> tuple[str, list[str]]:
         "data.text=[sentence1, sentence2]",
         "data.max_length=96",
         "stages.1.pairs=true",
+        *(f"stages.{s}.repeats=2" for s in (2, 3)),
         *(f"stages.{s}.training.epochs=2" for s in (0, 2, 3)),
         "stages.0.training.learning_rate=1.0e-4",
     ]
@@ -121,8 +122,8 @@ def _squad(data: Path, work: Path) -> tuple[str, list[str]]:
     return "question-answering", [
         f"data.train={work}/squad-train.json",
         f"data.test={work}/squad-test.json",
-        "data.max_length=256",
-        "data.stride=64",
+        "data.max_length=192",
+        "data.stride=48",
         *(f"stages.{s}.training.epochs=2" for s in (0, 2, 3)),
         *(f"stages.{s}.training.learning_rate=1.0e-4" for s in (0, 2, 3)),
     ]

@@ -21,6 +21,7 @@ from potstill.nonuniform import (
     head_taylor_scores,
     kept_number,
     ranked,
+    relative,
     reshaped,
 )
 from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
@@ -131,7 +132,7 @@ def _chosen(
     def scores(key: str) -> Tensor:
         if prune.importance == "magnitude":
             by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
-            return by_size[key](source.model)
+            return relative(by_size[key](source.model))
         by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
         batches = sampled_batches(context, context.training_side, prune.texts)
         return by_loss[key](source.model, batches, task_loss(source))
@@ -173,7 +174,8 @@ def _judged(
     Raises:
         ParityFailed: it agrees less than it must.
     """
-    text = context.cut_as(stage.model).heldout_side
+    context = context.cut_as(stage.model)
+    text = context.heldout_side
     [real] = check_parity(
         source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
     )
@@ -184,7 +186,7 @@ def _judged(
     )
     finding = (
         f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
-        f"{before / 1e6:.3g} million parameters); on {real.texts} held-out texts "
+        f"{before / 1e6:.3g} million parameters); on {real.texts} {context.heldout_texts} "
         f"{likeness(source, real)}"
     )
     context.reporter.say(f"note: {finding}")

@@ -40,7 +40,7 @@ def head_taylor_scores(
     """First-order importance of heads [layers x groups], float64 on the CPU.
 
     |d loss / d gate| of a factor of 1 on a head's output, of each text, summed over texts (Michel
-    et al. 2019, arXiv 1905.10650, equation 2). Groups as in `head_magnitude_scores`.
+    et al. 2019, arXiv 1905.10650, section 4.1). Groups as in `head_magnitude_scores`.
 
     Args:
         batches: what `loss` takes, one forward pass each.
@@ -76,23 +76,29 @@ def kept_number(share: float, layers: int, each: int, key: str) -> int:
     return count
 
 
+def relative(scores: Tensor) -> Tensor:
+    """Scores [layers x N] divided by the Euclidean norm of their layer's.
+
+    Sizes of weights say nothing from one layer to another; changes of one loss do. (Michel et al.
+    2019 and Molchanov et al. 2017 divide those, too; not to do so was better: see docs/LOG.md.)
+    """
+    norms = torch.linalg.vector_norm(scores, dim=1, keepdim=True)
+    return scores / torch.where(norms > 0, norms, 1)
+
+
 def ranked(scores: Tensor, count: int) -> Kept:
     """What stays of each layer where `count` of all stay, and the best of each layer in any case.
 
-    Scores are divided by the Euclidean norm of their layer's, as Michel et al. 2019 (section 4.1)
-    do after Molchanov et al. 2017: by how much whole layers differ says less about their parts.
-
     Args:
-        scores: [layers x N], not negative.
+        scores: [layers x N], not negative, comparable across layers.
         count: not less than there are layers.
     """
     layers, each = scores.shape
-    norms = torch.linalg.vector_norm(scores, dim=1, keepdim=True)
-    relative = scores / torch.where(norms > 0, norms, 1)
-    relative[torch.arange(layers), relative.argmax(1)] = torch.inf
+    order = scores.clone()
+    order[torch.arange(layers), scores.argmax(1)] = torch.inf
     chosen = torch.zeros(scores.numel(), dtype=torch.bool)
     # a stable sort, so that equal ones are chosen alike everywhere
-    chosen[relative.flatten().sort(descending=True, stable=True).indices[:count]] = True
+    chosen[order.flatten().sort(descending=True, stable=True).indices[:count]] = True
     return [row.nonzero().flatten() for row in chosen.view(layers, each)]
 
 

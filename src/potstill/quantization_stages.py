@@ -131,7 +131,7 @@ class _Quantizing:
         stage, context = self.stage, self.context.cut_as(self.stage.model)
         source, text = context.open(stage.model), context.heldout_side
         real, *corners = check_parity(source, self.target, text, agreement=stage.agreement)
-        sentence = f"on {real.texts} held-out texts {likeness(source, real)}"
+        sentence = f"on {real.texts} {context.heldout_texts} {likeness(source, real)}"
         context.reporter.say(f"{stage.writes} beside {stage.model}: {sentence}")
         return {
             "agreement": real.agreement,

@@ -17,7 +17,7 @@ from potstill import quantization_stages, quantize
 from potstill.parity import ParityFailed
 from potstill.pipeline import run
 from potstill.quantization_stages import QuantizationFailed, headline
-from potstill.recipe import Quantize, Recipe
+from potstill.recipe import Corpus, Files, Quantize, Recipe
 from potstill.rehearsal import rehearse
 from potstill.runtime import predict
 
@@ -80,6 +80,18 @@ def test_too_little_agreement_fails_and_leaves_no_model(
     with pytest.raises(ParityFailed, match=r"agree in \d+\.\d% on real text, and 100\.0% is the"):
         quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
     assert not (tmp_path / "q/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("heldout", "texts"), [(0.2, "held-out texts"), (0.0, "training texts, for none are held out,")]
+)
+def test_it_says_what_text_it_was_compared_on(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds, heldout: float, texts: str
+) -> None:
+    corpus = Corpus(sources=[Files(paths=[str(text_file)])], min_length=4, heldout=heldout)
+    quantize(finished / "model/onnx/model.onnx", corpus, tmp_path / "q")
+    told = json.loads((tmp_path / "q/result.json").read_text())
+    assert f" {texts} the mean cosine" in told["parity"]["sentence"]
 
 
 def test_metrics_and_report_show_it(finished: Path) -> None:
