@@ -81,6 +81,8 @@ def _rte(data: Path, _: Path) -> tuple[str, list[str]]:
         "data.text=[sentence1, sentence2]",
         "data.max_length=96",
         "stages.1.pairs=true",
+        *(f"stages.{s}.repeats=2" for s in (2, 3)),
+        *(f"stages.{s}.training.epochs=2" for s in (0, 2, 3)),
         "stages.0.training.learning_rate=1.0e-4",
     ]
 
@@ -89,6 +91,7 @@ def _wnut(data: Path, _: Path) -> tuple[str, list[str]]:
     return "token-classification", [
         *(f"data.{side}={data}/{side}.conll" for side in ("train", "dev", "test")),
         "data.max_length=64",
+        *(f"stages.{s}.repeats=2" for s in (2, 3)),
         *(f"stages.{s}.training.epochs=4" for s in (2, 3)),
         *(f"stages.{s}.training.learning_rate=2.0e-4" for s in (0, 2, 3)),
     ]
@@ -119,8 +122,9 @@ def _squad(data: Path, work: Path) -> tuple[str, list[str]]:
     return "question-answering", [
         f"data.train={work}/squad-train.json",
         f"data.test={work}/squad-test.json",
-        "data.max_length=256",
-        "data.stride=64",
+        "data.max_length=192",
+        "data.stride=48",
+        *(f"stages.{s}.training.epochs=2" for s in (0, 2, 3)),
         *(f"stages.{s}.training.learning_rate=1.0e-4" for s in (0, 2, 3)),
     ]
 

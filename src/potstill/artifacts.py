@@ -6,17 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.comparison import (
-    HEADLINES,
-    flat_scores,
-    headline_retention,
-    kept_note,
-    label_of,
-    number,
-    pruning_note,
-    vocabulary_note,
-)
+from potstill.comparison import HEADLINES, flat_scores, headline_retention, label_of, number
 from potstill.results import Results, StageResult
+from potstill.stage_notes import kept_note, vocabulary_note
 
 
 @dataclass(frozen=True)
@@ -208,8 +200,6 @@ def _what(stage: StageResult) -> str:
             return f"pruned to {kept_note(result)}"
         case "trim_vocabulary":
             return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
-        case "prune":
-            return f"pruned: {pruning_note(result).partition(' kept')[0]}"
         case "export":
             pruned = ", heads or units pruned layer by layer" if "pruned" in result else ""
             return f"ONNX, opset {result['opset']}{pruned}"

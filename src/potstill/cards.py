@@ -16,23 +16,20 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from potstill import recipe
 from potstill.artifacts import steps_of
-from potstill.comparison import (
-    comparison_rows,
+from potstill.comparison import comparison_rows, flat_scores, label_of, verdict
+from potstill.onnx_files import ONNX
+from potstill.results import Results, StageResult, metrics_of, read_results
+from potstill.runfolder import read_json, write_text
+from potstill.stage_notes import (
     effort,
     findings_of,
-    flat_scores,
-    label_of,
     objective_note,
     pruning_note,
     start_of,
     title_of,
-    verdict,
     vocabulary_note,
     warnings_of,
 )
-from potstill.onnx_files import ONNX
-from potstill.results import Results, StageResult, metrics_of, read_results
-from potstill.runfolder import read_json, write_text
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Scores that say something of the model itself, not of its likeness to the teacher.

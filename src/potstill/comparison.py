@@ -97,16 +97,28 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     speedup = compared.get("speedup", {})
     if speedup:
         length = max(speedup, key=int)
-        fast = speedup[length]
-        verb = "runs only" if fast < 1 else "runs"
-        speed = f"{verb} {fast:.2f} times as fast at {length} tokens"
-        if metrics["settings"].get("noisy"):
-            speed += " (measured on a noisy machine)"
+        speed = _speed(results, metrics, str(student), length, speedup[length])
         sentence = f"{sentence} and {speed}" if sentence else speed
     trimmed = student == results.published and results.student == "student"
     named = f"The {'ONNX graph' if graph else 'model'} {student}"
     who = "The student" if student == "student" or trimmed else named
     return f"{who} {sentence}." if sentence else f"{who} has not been compared with {baseline}."
+
+
+def _speed(
+    results: Results, metrics: Mapping[str, Any], name: str, length: str, fast: float
+) -> str:
+    unsure = _is_unsure(results.benchmark["ratios"][name]["speedup"][length])
+    verb = "runs only" if fast < 1 and not unsure else "runs"
+    doubts = ["measured on a noisy machine"] if metrics["settings"].get("noisy") else []
+    doubts += ["faster or slower can't be told"] if unsure else []
+    told = f" ({', '.join(doubts)})" if doubts else ""
+    return f"{verb} {fast:.2f} times as fast at {length} tokens{told}"
+
+
+def _is_unsure(ratio: Mapping[str, Any]) -> bool:
+    """Whether a benchmark could not tell faster from slower."""
+    return ratio.get("verdict") == "can't tell"
 
 
 def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
@@ -177,7 +189,7 @@ class Row:
 def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
     """The rows of the comparison table; columns are the names of models and references."""
     rows = [
-        *_measurements(metrics),
+        *_measurements(results, metrics),
         *_scores(results, metrics),
         *_differences(results),
         *_ratios(results, metrics),
@@ -185,7 +197,7 @@ def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if row.cells]
 
 
-def _measurements(metrics: Mapping[str, Any]) -> Iterator[Row]:
+def _measurements(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     models, settings = metrics["models"], metrics["settings"]
 
     def row(group: str, label: str, key: str, scale: float = 1.0) -> Row:
@@ -195,23 +207,45 @@ def _measurements(metrics: Mapping[str, Any]) -> Iterator[Row]:
 
     yield row("Size", "Parameters (millions)", "parameters", 1e6)
     yield row("Size", "Weights (MB)", "weight_bytes", 1e6)
+    for length, counts in _by_length(models, "multiply_adds").items():
+        cells = {n: Cell(count, number(count / 1e6)) for n, count in counts.items()}
+        yield Row("Size", f"Multiply-adds of one text of {length} tokens (millions)", cells)
     threads = settings.get("threads", 1)
     group = f"Speed on {threads} thread{'s' if threads != 1 else ''}"
-    lengths = {length: None for model in models.values() for length in model.get("latency_ms", {})}
-    for length in sorted(lengths, key=int):
-        cells = {}
-        for name, model in models.items():
-            found = model.get("latency_ms", {}).get(length)
-            if found:
-                cells[name] = Cell(
-                    found["p50"], number(found["p50"]), f"p95 {number(found['p95'])}"
-                )
+    for length, found in _by_length(models, "latency_ms").items():
+        cells = {name: _latency_cell(points) for name, points in found.items()}
         yield Row(group, f"Latency of one text of {length} tokens (ms)", cells)
     shape = (
         f"{settings.get('throughput_batch')} texts of {settings.get('throughput_length')} tokens"
     )
     yield row(group, f"Throughput, {shape} at once (texts/s)", "throughput_per_s")
+    timed = results.benchmark.get("pass")
+    if timed:
+        cells = {n: _pass_cell(one) for n, one in timed["models"].items() if n in models}
+        yield Row(group, f"A pass over {timed['texts']:,} texts, one at a time (s)", cells)
+    yield row(group, "Time to load (s)", "load_s")
     yield row(group, "Peak memory of the process (MB)", "peak_memory_bytes", 1e6)
+
+
+def _by_length(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Tokens of a text, from the fewest -> model -> what was measured of it there."""
+    lengths = {length for model in models.values() for length in model.get(key, {})}
+    found: dict[str, dict[str, Any]] = {length: {} for length in sorted(lengths, key=int)}
+    for name, model in models.items():
+        for length, value in model.get(key, {}).items():
+            if value is not None:
+                found[length][name] = value
+    return found
+
+
+def _pass_cell(found: Mapping[str, Any]) -> Cell:
+    low, high = found["interval"]
+    return Cell(found["seconds"], number(found["seconds"]), _span(low, high, 2))
+
+
+def _latency_cell(points: Mapping[str, float]) -> Cell:
+    rest = [f"{name} {number(value)}" for name, value in points.items() if name != "p50"]
+    return Cell(points["p50"], number(points["p50"]), ", ".join(rest))
 
 
 def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
@@ -273,6 +307,9 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
         name: _speed_cell(measured[name]["throughput"]) for name in compared if name in measured
     }
     yield Row(group, "Throughput, times as high", cells)
+    passes = results.benchmark.get("pass", {}).get("ratios", {})
+    cells = {name: _speed_cell(passes[name]) for name in compared if name in passes}
+    yield Row(group, "Speedup of the pass over texts", cells)
     cells = {
         name: Cell(entry["size_ratio"], f"{entry['size_ratio']:.2f}")
         for name, entry in compared.items()
@@ -281,9 +318,10 @@ def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(group, "Weights, share of the bytes", cells)
 
 
-def _speed_cell(speed: Mapping[str, float]) -> Cell:
+def _speed_cell(speed: Mapping[str, Any]) -> Cell:
     text = f"{speed['median']:.2f}\N{MULTIPLICATION SIGN}"
-    return Cell(speed["median"], text, _span(speed["low"], speed["high"], 2))
+    note = _span(speed["low"], speed["high"], 2)
+    return Cell(speed["median"], text, f"{note}, can't tell" if _is_unsure(speed) else note)
 
 
 def _span(low: float, high: float, digits: int) -> str:
@@ -320,104 +358,3 @@ def number(value: float) -> str:
     rounded = abs(float(f"{value:.2e}"))  # 9.996 is 10.0, not 10.00
     digits = 2 - math.floor(math.log10(rounded)) if rounded else 0
     return f"{value:.{max(digits, 0)}f}"
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def objective_note(objective: Mapping[str, Any]) -> str:
-    """Weight and temperature of an objective, as a recipe has them; empty if it has none."""
-    parts = [f"weight {objective['weight']:g}"] if "weight" in objective else []
-    if "temperature" in objective:
-        final = objective.get("final_temperature")
-        to = "" if final is None else f" to {final:g}, {objective['schedule']}"
-        parts.append(f"T = {objective['temperature']:g}{to}")
-    if objective.get("of") == "pooled":
-        parts.append("of the pooled vectors")
-    if "pairs" in objective:
-        parts.append(f"of {', '.join(objective['pairs'])}")
-    return ", ".join(parts)
-
-
-def start_of(made: Mapping[str, Any]) -> str:
-    """What a student started from, in a sentence."""
-    count = f"{len(made['layers'])} of the teacher's {made['teacher_layers']} layers"
-    if made.get("initialise") == "random":
-        return f"As deep as {count}, with random weights."
-    widths, before = made.get("widths"), made.get("teacher_widths")
-    if widths and before and widths != before:
-        return f"{count} were projected to its width."
-    return f"{count} were copied."
-
-
-def vocabulary_note(result: Mapping[str, Any]) -> str:
-    """What trimming a vocabulary did, in a clause."""
-    pieces, parameters = result["pieces"], result["parameters"]
-    return (
-        f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, "
-        f"{number(parameters['after'] / 1e6)} M of {number(parameters['before'] / 1e6)} M "
-        "parameters"
-    )
-
-
-def kept_note(result: Mapping[str, Any]) -> str:
-    """What pruning left, in a few words."""
-    parts = []
-    for key, what in (
-        ("layers", "layers"),
-        ("ffn", "inner units of each layer"),
-        ("width", "channels"),
-    ):
-        cut = result.get(key)
-        if cut:
-            parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
-    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-
-
-def pruning_note(result: Mapping[str, Any]) -> str:
-    """What pruning kept and what that cost, in a clause."""
-    parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
-    size = f"{parameters['after']} M of {parameters['before']} M parameters"
-    effect = result["effect"]
-    before, now = (score_cell(effect[key]).text for key in ("before", "after"))
-    cost = f"{effect['measure']} went from {before} to {now}"
-    return f"{kept_note(result)} kept, {size}; before any training, {cost}"
-
-
-def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
-    """Steps, tokens and minutes of a training's result.
-
-    Args:
-        settings: the stage's, to tell of the weights that were kept; None: that is not told.
-    """
-    parts = []
-    if result.get("steps"):
-        parts.append(f"{result['steps']:,} steps")
-    if result.get("tokens"):
-        parts.append(f"{result['tokens']:,} tokens")
-    if result.get("seconds"):
-        parts.append(f"{result['seconds'] / 60:.1f} minutes")
-    stopped = ["stopped early"] if result.get("stopped_early") else []
-    best, kept = result.get("best"), (settings or {}).get("training", {}).get("keep")
-    of = [f"the best weights kept, of step {best['step']:,}"] if best and kept == "best" else []
-    return ", ".join([*parts, *stopped, *of])
-
-
-def warnings_of(results: Results) -> list[str]:
-    """The warnings of all stages, each once."""
-    found: dict[str, None] = {}
-    for stage in results.stages:
-        told = [stage.result.get(key) or {} for key in ("corpus", "data")]
-        found |= dict.fromkeys(stage.result.get("warnings", []))
-        found |= dict.fromkeys(warning for each in told for warning in each.get("warnings", []))
-    return list(found)
-
-
-def findings_of(results: Results) -> list[str]:
-    """What a reader must not miss of the scores, in sentences."""
-    return [f"{finding[0].upper()}{finding[1:]}." for finding in results.findings]
-
-
-def title_of(results: Results) -> str:
-    """What a run is called where its report has no title of its own."""
-    return str(results.recipe.get("name") or results.run.resolve().name)

@@ -132,6 +132,13 @@ class Context:
             return self.examples.test
         return self.corpus.heldout if len(self.corpus.heldout) else self.corpus.train
 
+    @property
+    def heldout_texts(self) -> str:
+        """What the texts of `heldout_side` are to be called."""
+        if isinstance(self.text_settings, TaskData) or len(self.corpus.heldout):
+            return "held-out texts"
+        return "training texts, for none are held out,"
+
     @cached_property
     def corpus(self) -> TokenizedCorpus:
         self.reporter.say("reading and tokenising the corpus (cached for the next time)")

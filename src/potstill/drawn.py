@@ -188,14 +188,8 @@ def suite(results: Results) -> dict[str, Any] | None:
                 cells.append((f"{100 * score['median']:.1f}", ", ".join(notes)))
             small = ", a small set" if told["small"] else ""
             rows.append((f"{told['title']}, {metric.replace('_', ' ')}{small}", cells))
-    for key, label in (("all", "Average"), ("without_wnli", "Average without WNLI")):
-        if len(tasks) > 1 and (key == "all" or "wnli" in tasks):
-            cells = []
-            for name, model in models.items():
-                share = kept.get(name, {}).get("overall", {}).get(key)
-                note = "" if share is None else f"{share:.1%} kept"
-                cells.append((f"{100 * model['average'][key]:.1f}", note))
-            rows.append((label, cells))
+    if len(tasks) > 1:
+        rows += _suite_averages(found)
     whose = possessive(found["baseline"])
     return {
         "name": found["suite"],
@@ -205,6 +199,23 @@ def suite(results: Results) -> dict[str, Any] | None:
         "rows": rows,
         "figure": Markup(figures.retention(groups, whose, key="suite")) if groups else None,
     }
+
+
+def _suite_averages(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    labels = {"all": f"Average of {len(found['tasks'])} tasks"}
+    if "wnli" in found["tasks"]:
+        labels["without_wnli"] = "Average without WNLI"
+    labels["above_constant"] = "Where there is retention"
+    rows = []
+    for key, label in labels.items():
+        cells = []
+        for name, model in found["models"].items():
+            average = model["average"].get(key)  # the last one is a share alone
+            share = found["retention"].get(name, {}).get("overall", {}).get(key)
+            note = "" if share is None else f"{share:.1%} kept"
+            cells.append(("" if average is None else f"{100 * average:.1f}", note))
+        rows.append((label, cells))
+    return rows
 
 
 # --- confusion ------------------------------------------------------------------------------------

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from potstill.batches import Batch
 from potstill.context import Context
-from potstill.importance import sampled_batches, task_loss
+from potstill.importance import measuring_device, sampled_batches, task_loss
 from potstill.models import LoadedModel, save_model
 from potstill.narrowing import head_groups, widths_of
 from potstill.nonuniform import (
@@ -23,13 +21,14 @@ from potstill.nonuniform import (
     head_taylor_scores,
     kept_number,
     ranked,
+    relative,
     reshaped,
 )
 from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
-from potstill.parity import Compared, check_parity
+from potstill.parity import check_parity, likeness
 from potstill.pruning import magnitude_scores, taylor_scores
-from potstill.recipe import Export, GraphPruning, Masking
+from potstill.recipe import Export, GraphPruning
 from potstill.weights import whole_or_gone
 
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
@@ -129,21 +128,19 @@ def _chosen(
     counts = check_shares(prune, source)
     say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
     context = context.cut_as(stage.model)
-    masker = context.masker(Masking()) if context.task == "masked_lm" else None
-
-    def batches() -> Iterator[Batch]:
-        side = context.training_side
-        return sampled_batches(source, side, prune.texts, masker, context.seed)
 
     def scores(key: str) -> Tensor:
         if prune.importance == "magnitude":
             by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
-            return by_size[key](source.model)
+            return relative(by_size[key](source.model))
         by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
-        return by_loss[key](source.model, batches(), task_loss(source))
+        batches = sampled_batches(context, context.training_side, prune.texts)
+        return by_loss[key](source.model, batches, task_loss(source))
 
+    nn.Module.to(source.model, measuring_device())
     for key, count in counts.items():
         found[key] = ranked(scores(key), count)
+    nn.Module.to(source.model, "cpu")
     for name, (numbers, of) in _told(found, source).items():
         layers = ", ".join(map(str, numbers))
         say(f"{stage.writes} keeps {sum(numbers)} of {of * len(numbers)} {name}: {layers}")
@@ -177,7 +174,8 @@ def _judged(
     Raises:
         ParityFailed: it agrees less than it must.
     """
-    text = context.cut_as(stage.model).heldout_side
+    context = context.cut_as(stage.model)
+    text = context.heldout_side
     [real] = check_parity(
         source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
     )
@@ -188,8 +186,8 @@ def _judged(
     )
     finding = (
         f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
-        f"{before / 1e6:.3g} million parameters); on {real.texts} held-out texts "
-        f"{_likeness(source, real)}"
+        f"{before / 1e6:.3g} million parameters); on {real.texts} {context.heldout_texts} "
+        f"{likeness(source, real)}"
     )
     context.reporter.say(f"note: {finding}")
     layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
@@ -204,14 +202,3 @@ def _judged(
         },
         "findings": [finding],
     }
-
-
-def _likeness(source: LoadedModel, real: Compared) -> str:
-    """How much a pruned graph's answers are those of the whole model, in words."""
-    if real.agreement is None:
-        return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
-    if source.sentence is not None:
-        return f"the mean cosine of their vectors is {real.agreement:.3f}"
-    if source.task == "regression":
-        return f"it explains {real.agreement:.1%} of the variance of the whole model's values"
-    return f"{real.agreement:.1%} of their answers are the same"

@@ -363,6 +363,7 @@ def _svg(figure: Figure, key: str, title: str, description: str) -> str:
     """The figure as one <svg> element for an HTML page."""
     import matplotlib
 
+    key = re.sub(r"[^\w-]", "-", key)  # it may hold what a log or a file is called
     buffer = io.StringIO()
     # The salt makes generated ids the same in every run; the prefix below keeps figures apart.
     with matplotlib.rc_context({"svg.hashsalt": "potstill"}):

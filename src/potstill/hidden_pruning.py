@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from potstill.narrowing import Choice, hidden_moments, turn_at_random
 from potstill.nonuniform import head_magnitude_scores, head_taylor_scores
-from potstill.pruning import Importance, layers_of, own_family
+from potstill.pruning import Importance, argument, layers_of, own_family, result, slopes
 
 Directions = Literal["channels", "components"]
 Loss = Callable[[Any], Tensor]
@@ -41,8 +41,10 @@ def chosen_width(
         batches, loss: as in `pruning.taylor_scores`; batches once for directions, once for heads.
 
     Raises:
-        ValueError: no batch for taylor.
+        ValueError: no batch for taylor, or no sample.
     """
+    if not sample:
+        raise ValueError("width: there is no text to look at hidden states of: give some")
     moments_DD = hidden_moments(model, sample)
     if directions == "components":
         sizes_D, basis_DD = torch.linalg.eigh(moments_DD)
@@ -97,34 +99,14 @@ def direction_taylor_scores(
     Raises:
         ValueError: no batch.
     """
-    layers, states = layers_of(model), list[Tensor]()
-    scores_D, count = torch.zeros(len(basis_DD)).double(), 0
+    layers = layers_of(model)
+    states = [(layers[0], argument), *((layer, result) for layer in layers)]
+    scores_D = torch.zeros(len(basis_DD)).double()
     basis_DD = basis_DD.to(model.device)
-
-    def enters(_: Any, arguments: tuple[Tensor, ...]) -> None:
-        states.append(arguments[0])
-
-    def leaves(_: Any, __: Any, output: Any) -> None:
-        states.append(output if isinstance(output, Tensor) else output[0])
-
-    was_training = model.training
-    hooks = [layers[0].register_forward_pre_hook(enters)]
-    hooks += [layer.register_forward_hook(leaves) for layer in layers]
-    try:
-        model.eval()  # dropout would blur what is looked at
-        for count, batch in enumerate(batches, start=1):  # noqa: B007
-            states.clear()
-            with torch.enable_grad():
-                slopes = torch.autograd.grad(loss(batch), states)
-            changes_BD = [
-                ((state.detach().double() @ basis_DD) * (slope.double() @ basis_DD)).sum(1)
-                for state, slope in zip(states, slopes, strict=True)
-            ]
-            scores_D += torch.stack(changes_BD).sum(0).abs().sum(0).cpu()
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    if not count:
-        raise ValueError("importance taylor: there is no text to take gradients on; use magnitude")
+    for found in slopes(model, states, batches, loss, "; use magnitude"):
+        changes_BD = [
+            ((state_BLD.double() @ basis_DD) * (slope_BLD.double() @ basis_DD)).sum(1)
+            for state_BLD, slope_BLD in found
+        ]
+        scores_D += torch.stack(changes_BD).sum(0).abs().sum(0).cpu()
     return scores_D

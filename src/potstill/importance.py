@@ -1,4 +1,4 @@
-"""What importances are taken of: a model's own loss in its task, on texts that it was trained on.
+"""What importances are taken of: a model's own loss in its task, on texts of the run.
 
 With labels, and for masked LM, it is the loss that `finetune` lowers. Texts without labels have
 none for a sentence encoder: there it is the loss of the model's own answer, the text that it finds
@@ -7,7 +7,6 @@ most alike. (Of a loss against all its answers the gradient would be 0.)
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -17,63 +16,80 @@ import torch
 from torch import Tensor
 
 from potstill.batches import Batch
+from potstill.context import Context
 from potstill.data import Examples, Tokens, collate
-from potstill.masking import Masker
+from potstill.distributed import own_device
 from potstill.models import LoadedModel
-from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Objective
-from potstill.teachers import LiveTeacher, Reading
-from potstill.trainee import Trainee
+from potstill.objectives import IGNORED, Rows, objective_sums
+from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
+from potstill.signals import Signals
+from potstill.teachers import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
+_CHUNK = 128  # rows of logits that exist at a time
 
 
-def task_loss(loaded: LoadedModel, chunk_size: int = 128) -> Callable[[Batch], Tensor]:
-    """A model's loss on a batch, summed over its texts (over tokens where these have labels).
-
-    Args:
-        chunk_size: rows of logits that exist at a time.
-    """
-    trainee, objective = _trainee(loaded, chunk_size)
-
-    def loss(batch: Batch) -> Tensor:
-        total: Tensor = trainee(batch, {objective.kind: 1.0})[0]
-        return total
-
-    return loss
+def task_loss(loaded: LoadedModel) -> Callable[[Batch], Tensor]:
+    """A model's loss on a batch, summed over its texts (over tokens where these have labels)."""
+    reading = _reading(loaded)
+    return lambda batch: _sum(loaded, reading, batch)
 
 
-def mean_loss(loaded: LoadedModel, batches: Iterable[Batch], chunk_size: int = 128) -> float:
+def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
     """The mean of `task_loss` over all that is predicted in some batches; not a number for none."""
-    trainee, objective = _trainee(loaded, chunk_size)
+    reading = _reading(loaded)
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            total += float(trainee(batch, {objective.kind: 1.0})[0])
-            count += trainee.reading.counts(batch)[objective.kind]
+            total += float(_sum(loaded, reading, batch))
+            count += sum(reading.counts(batch).values())
     return total / count if count else math.nan
 
 
-def _trainee(loaded: LoadedModel, chunk_size: int) -> tuple[Trainee, Objective]:
-    of_itself = loaded.task == "sentence_embedding"
-    gold: Objective = GoldMse() if loaded.task in VALUE_TASKS else HardTargets(target="gold")
-    objective = HardTargets(target="teacher") if of_itself else gold
-    reading = Reading.of(loaded.task, [objective], InBatch(), BATCH)
-    teachers = []
-    if of_itself:  # a copy, for a teacher is frozen
-        same = replace(loaded, model=copy.deepcopy(loaded.model))
-        teachers = [LiveTeacher(same, reading)]
-    return Trainee(loaded, teachers, reading, chunk_size), objective
+def measuring_device() -> torch.device:
+    """This process's device; the CPU where that has no float64, which scores are summed in."""
+    found = own_device()
+    return torch.device("cpu") if found.type == "mps" else found
 
 
-def sampled_batches(
-    loaded: LoadedModel, text: Tokens | Examples, count: int, masker: Masker | None, seed: int
-) -> Iterator[Batch]:
-    """Batches of `count` texts at most, drawn by the seed alone.
-
-    Args:
-        masker: of masked LM; None elsewhere.
+def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:
+    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
+    `measuring_device`; those of masked LM with tokens masked.
     """
-    chosen = np.random.default_rng(seed).permutation(len(text))[:count]
-    pad = int(loaded.tokenizer.pad_token_id or 0)
+    masker = context.masker(Masking()) if context.task == "masked_lm" else None
+    pad = int(context.tokenizer.pad_token_id or 0)
+    chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
     for start in range(0, len(chosen), BATCH):
-        yield collate(text, chosen[start : start + BATCH], pad, masker, seed, 0)
+        part = chosen[start : start + BATCH]
+        yield collate(side, part, pad, masker, context.seed, 0).to(measuring_device())
+
+
+def _reading(loaded: LoadedModel) -> Reading:
+    objective: Objective = GoldMse() if loaded.task in VALUE_TASKS else HardTargets(target="gold")
+    return Reading.of(loaded.task, [objective], InBatch(), BATCH)
+
+
+def _sum(loaded: LoadedModel, reading: Reading, batch: Batch) -> Tensor:
+    signals, rows = reading.signals(loaded, batch), reading.rows(batch)
+    if loaded.task == "sentence_embedding":
+        rows = _own_answers(signals, rows)
+    total, _ = objective_sums(
+        reading.objectives,
+        signals,
+        [],
+        rows,
+        batch.attention_mask_BL.bool(),
+        {objective.kind: 1.0 for objective in reading.objectives},
+        _CHUNK,
+    )
+    return total
+
+
+@torch.no_grad()
+def _own_answers(signals: Signals, rows: Rows) -> Rows:
+    """The gold targets are those that the model itself finds most likely."""
+    assert signals.features_KD is not None
+    assert signals.readout is not None
+    logits_KV = signals.readout.logits(signals.features_KD, slice(0, len(rows.gold_K)))
+    nearest_K = logits_KV.argmax(-1)
+    return replace(rows, gold_K=torch.where(rows.gold_K != IGNORED, nearest_K, IGNORED))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from potstill.families import keep_heads
 from potstill.narrowing import head_channels, head_groups, head_weights, widths_of
-from potstill.pruning import cut, keep_units, layers_of, own_family, taylor_changes
+from potstill.pruning import argument, cut, keep_units, layers_of, own_family, slopes
 
 Kept = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
 
@@ -40,7 +40,7 @@ def head_taylor_scores(
     """First-order importance of heads [layers x groups], float64 on the CPU.
 
     |d loss / d gate| of a factor of 1 on a head's output, of each text, summed over texts (Michel
-    et al. 2019, arXiv 1905.10650, equation 2). Groups as in `head_magnitude_scores`.
+    et al. 2019, arXiv 1905.10650, section 4.1). Groups as in `head_magnitude_scores`.
 
     Args:
         batches: what `loss` takes, one forward pass each.
@@ -50,16 +50,13 @@ def head_taylor_scores(
         ValueError: no batch.
     """
     family, groups = own_family(model), head_groups(model.config)
-    readers = [layer.get_submodule(family.attention_out) for layer in layers_of(model)]
+    readers = [(layer.get_submodule(family.attention_out), argument) for layer in layers_of(model)]
     scores = torch.zeros(len(readers), groups, dtype=torch.float64)
-
-    def outputs(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
-        return arguments[0], arguments[0]
-
-    hint = "; use magnitude"
-    for layer, change_BLD in taylor_changes(model, readers, outputs, batches, loss, hint):
-        per_text_BG = change_BLD.unflatten(-1, (groups, -1)).sum(dim=(1, 3))
-        scores[layer] += per_text_BG.abs().sum(0).cpu()
+    for found in slopes(model, readers, batches, loss, "; use magnitude"):
+        for layer, (output_BLD, slope_BLD) in enumerate(found):
+            change_BLD = output_BLD.double() * slope_BLD.double()
+            per_text_BG = change_BLD.unflatten(-1, (groups, -1)).sum(dim=(1, 3))
+            scores[layer] += per_text_BG.abs().sum(0).cpu()
     return scores
 
 
@@ -79,23 +76,29 @@ def kept_number(share: float, layers: int, each: int, key: str) -> int:
     return count
 
 
+def relative(scores: Tensor) -> Tensor:
+    """Scores [layers x N] divided by the Euclidean norm of their layer's.
+
+    Sizes of weights say nothing from one layer to another; changes of one loss do. (Michel et al.
+    2019 and Molchanov et al. 2017 divide those, too; not to do so was better: see docs/LOG.md.)
+    """
+    norms = torch.linalg.vector_norm(scores, dim=1, keepdim=True)
+    return scores / torch.where(norms > 0, norms, 1)
+
+
 def ranked(scores: Tensor, count: int) -> Kept:
     """What stays of each layer where `count` of all stay, and the best of each layer in any case.
 
-    Scores are divided by the Euclidean norm of their layer's, as Michel et al. 2019 (section 4.1)
-    do after Molchanov et al. 2017: by how much whole layers differ says less about their parts.
-
     Args:
-        scores: [layers x N], not negative.
+        scores: [layers x N], not negative, comparable across layers.
         count: not less than there are layers.
     """
     layers, each = scores.shape
-    norms = torch.linalg.vector_norm(scores, dim=1, keepdim=True)
-    relative = scores / torch.where(norms > 0, norms, 1)
-    relative[torch.arange(layers), relative.argmax(1)] = torch.inf
+    order = scores.clone()
+    order[torch.arange(layers), scores.argmax(1)] = torch.inf
     chosen = torch.zeros(scores.numel(), dtype=torch.bool)
     # a stable sort, so that equal ones are chosen alike everywhere
-    chosen[relative.flatten().sort(descending=True, stable=True).indices[:count]] = True
+    chosen[order.flatten().sort(descending=True, stable=True).indices[:count]] = True
     return [row.nonzero().flatten() for row in chosen.view(layers, each)]
 
 

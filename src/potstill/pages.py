@@ -29,6 +29,13 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     style = resources.files("potstill").joinpath("templates/page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    # the style sheet is ours, as the template is
+    page = {**values, "style": Markup(style), "policy": policy}
+    return filled(template, page)
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """One of the templates with its values, all of which it escapes but for `Markup`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("potstill"),
         autoescape=True,
@@ -36,9 +43,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # the style sheet is ours, as the template is
-    page = {**values, "style": Markup(style), "policy": policy}
-    return environment.get_template(template).render(page)
+    return environment.get_template(template).render(values)
 
 
 def excerpt(value: Any, most: int = EXCERPT) -> str:

@@ -67,7 +67,7 @@ def check_parity(
     The corners: one text and several, one token and the maximum, padded and not, a sentence pair.
 
     Args:
-        source: the model in PyTorch, on the CPU.
+        source: the model in PyTorch, on the CPU, or the graph that another was made of.
         graph: an .onnx file in a folder of the source's model folder, or of a copy.
         text: real texts, as tokens.
         tolerance: the largest difference that is accepted; None: any.
@@ -80,7 +80,8 @@ def check_parity(
         Each corner's figures, real text first.
 
     Raises:
-        ParityFailed: a difference above `tolerance`, or too little agreement.
+        ParityFailed: a difference above `tolerance`, answers that are no numbers, or too little
+            agreement.
         ValueError: a graph that can't be read, or no text.
     """
     if isinstance(text, Examples) and text.second_at is not None:
@@ -95,6 +96,11 @@ def check_parity(
             f"{graph.name} of {source.name} failed the parity gate: its outputs differ by "
             f"{largest:.2g} of the largest ({worst.corner}), and {tolerance:g} is accepted"
         )
+    if largest == float("inf"):
+        raise ParityFailed(
+            f"{graph.name} of {source.name} failed the parity gate: its outputs are missing or no "
+            f"numbers ({worst.corner})"
+        )
     alike = found[0].agreement
     if agreement is not None and alike is not None and not alike >= agreement:
         raise ParityFailed(
@@ -108,6 +114,17 @@ def check_parity(
 def _largest(difference: dict[str, float]) -> float:
     """Not a number counts as infinitely far."""
     return max(float("inf") if np.isnan(value) else value for value in difference.values())
+
+
+def likeness(source: LoadedModel, real: Compared) -> str:
+    """How much a graph's answers on real text are those of its source, in words."""
+    if real.agreement is None:
+        return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
+    if source.sentence is not None:
+        return f"the mean cosine of their vectors is {real.agreement:.3f}"
+    if source.task == "regression":
+        return f"it explains {real.agreement:.1%} of the variance of the values of {source.name}"
+    return f"{real.agreement:.1%} of their answers are the same"
 
 
 # --- what is compared -----------------------------------------------------------------------------

@@ -19,8 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
+from potstill.pages import filled
 from potstill.playground import Playground, describe, open_playground
 from potstill.results import read_results
 from potstill.run_models import models_of_run
@@ -208,14 +207,7 @@ async def _typed(request: Request, fields: int) -> list[str]:
 
 def render(playground: Playground) -> str:
     """The page; whatever comes from the run is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("playground.html.j2").render(describe(playground))
+    return filled("playground.html.j2", describe(playground))
 
 
 def _template(name: str) -> str:

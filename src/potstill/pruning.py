@@ -19,6 +19,8 @@ from potstill.families import Family, family_of, layer_prefix
 from potstill.narrowing import unit_weights, widths_of
 
 Importance = Literal["taylor", "magnitude"]
+# Of a module's arguments and output: what would leave, and what it is part of.
+Part = Callable[[tuple[Tensor, ...], Any], tuple[Tensor, Tensor]]
 
 
 def units_to_keep(ffn: int | float, width: int) -> int:
@@ -65,16 +67,13 @@ def taylor_scores(
     Raises:
         ValueError: no batch.
     """
-    readers = [reader for _, reader in ffns(model)]
+    readers = [(reader, argument) for _, reader in ffns(model)]
     scores = torch.zeros(len(readers), widths_of(model.config).ffn, dtype=torch.float64)
-
-    def unit(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
-        return arguments[0], arguments[0]
-
-    hint = "; use magnitude"
-    for layer, change in taylor_changes(model, readers, unit, batches, loss, hint):
-        per_text_BF = change.sum(dim=tuple(range(1, change.dim() - 1)))
-        scores[layer] += per_text_BF.abs().sum(0).cpu()
+    for found in slopes(model, readers, batches, loss, "; use magnitude"):
+        for layer, (unit, slope) in enumerate(found):
+            change = unit.double() * slope.double()
+            per_text_BF = change.sum(dim=tuple(range(1, change.dim() - 1)))
+            scores[layer] += per_text_BF.abs().sum(0).cpu()
     return scores
 
 
@@ -97,46 +96,67 @@ def layer_taylor_scores(
     scores = torch.zeros(len(layers), dtype=torch.float64)
 
     def added(arguments: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
-        after = output if isinstance(output, Tensor) else output[0]
+        _, after = result(arguments, output)
         return after - arguments[0], after
 
-    for layer, change in taylor_changes(model, layers, added, batches, loss):
-        scores[layer] += change.flatten(1).sum(1).abs().sum().cpu()
+    for found in slopes(model, [(layer, added) for layer in layers], batches, loss):
+        for layer, (contribution, slope) in enumerate(found):
+            change = contribution.double() * slope.double()
+            scores[layer] += change.flatten(1).sum(1).abs().sum().cpu()
     return scores
 
 
-def taylor_changes(
+def argument(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
+    """A `Part`: what a module reads."""
+    return arguments[0], arguments[0]
+
+
+def result(_: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
+    """A `Part`: what a module gives, the first of several."""
+    given = output if isinstance(output, Tensor) else output[0]
+    return given, given
+
+
+def slopes(
     model: PreTrainedModel,
-    modules: Sequence[nn.Module],
-    parts: Callable[[tuple[Tensor, ...], Any], tuple[Tensor, Tensor]],
+    parts: Sequence[tuple[nn.Module, Part]],
     batches: Iterable[Any],
     loss: Callable[[Any], Tensor],
     hint: str = "",
-) -> Iterator[tuple[int, Tensor]]:
-    """Of every batch and each module (by number) what would leave times the loss's gradient to
-    what it is part of, in float64.
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Of every batch and each part of a model: what would leave, and the loss's gradient to what it
+    is part of.
 
     Args:
-        parts: of a module's arguments and output: what would leave, and what it is part of.
+        parts: modules with what is looked at of their arguments and output.
         hint: what to do where there is no batch.
+
+    Raises:
+        ValueError: no batch.
     """
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def note(number: int, _: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
-        seen[number] = parts(arguments, output)
+    def note(
+        number: int, part: Part, _: nn.Module, arguments: tuple[Tensor, ...], output: Any
+    ) -> None:
+        seen[number] = part(arguments, output)
 
     was_training, count = model.training, 0
-    hooks = [one.register_forward_hook(partial(note, n)) for n, one in enumerate(modules)]
+    hooks = [
+        module.register_forward_hook(partial(note, number, part))
+        for number, (module, part) in enumerate(parts)
+    ]
     try:
         model.eval()  # dropout would blur what is looked at
         for count, batch in enumerate(batches, start=1):  # noqa: B007
             seen.clear()
             with torch.enable_grad():
                 value = loss(batch)
-            found = [seen[number] for number in range(len(modules))]
-            slopes = torch.autograd.grad(value, [whole for _, whole in found])
-            for number, ((part, _), slope) in enumerate(zip(found, slopes, strict=True)):
-                yield number, part.detach().double() * slope.double()
+            found = [seen[number] for number in range(len(parts))]
+            gradients = torch.autograd.grad(value, [whole for _, whole in found])
+            yield [
+                (part.detach(), slope) for (part, _), slope in zip(found, gradients, strict=True)
+            ]
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.batches import Batch
-from potstill.comparison import pruning_note
 from potstill.context import Context
-from potstill.data import Examples, Tokens
-from potstill.distributed import own_device
 from potstill.families import family_of
 from potstill.hidden_pruning import chosen_width
-from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
+from potstill.importance import BATCH, mean_loss, measuring_device, sampled_batches, task_loss
 from potstill.models import LoadedModel, embedding_signals, save_model, with_model
 from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
 from potstill.pruning import (
@@ -30,13 +27,12 @@ from potstill.pruning import (
     taylor_scores,
     units_to_keep,
 )
-from potstill.recipe import VALUE_TASKS, Masking, Prune, Student, StudentFamily
+from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
 from potstill.shapes import Shape
+from potstill.stage_notes import pruning_note
 from potstill.students import build_student
 
 MEASURED = 256  # held-out texts that the effect is measured on
-
-Scores = Callable[[Any], Tensor]  # of a model
 
 
 @dataclass(frozen=True)
@@ -103,9 +99,10 @@ def run_prune(
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
     kept = kept_of(stage, loaded.model.config)
-    nn.Module.to(loaded.model, own_device())
+    nn.Module.to(loaded.model, measuring_device())
     pruning = _Pruning(stage, loaded, context)
     model, told = pruning.run(kept)
+    nn.Module.to(model, measuring_device())
     pruned = with_model(loaded, model, name)
     result = {
         "from": stage.model,
@@ -139,7 +136,7 @@ class _Pruning:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 model = shaped(model, layers, widths_of(model.config))
-            nn.Module.to(model, own_device())
+            nn.Module.to(model, measuring_device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
@@ -192,7 +189,7 @@ class _Pruning:
 
     def _batches(self) -> Iterator[Batch]:
         side, done = self.context.training_side, 0
-        for batch in _batches(self.context, self.loaded, side, self.read):
+        for batch in sampled_batches(self.context, side, self.read):
             yield batch
             done += BATCH
             self.context.reporter.progress(min(done / self.read, 1.0))
@@ -234,21 +231,13 @@ def _weight_bytes(model: PreTrainedModel) -> int:
 # --- text, and what pruning did to it -------------------------------------------------------------
 
 
-def _batches(
-    context: Context, loaded: LoadedModel, side: Tokens | Examples, texts: int
-) -> Iterator[Batch]:
-    masker = context.masker(Masking()) if context.task == "masked_lm" else None
-    for batch in sampled_batches(loaded, side, texts, masker, context.seed):
-        yield batch.to(own_device())
-
-
 def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
     """What is lost before any training, on text that no model was trained on."""
     side = context.heldout_side
     texts = min(MEASURED, len(side))
 
     def batches() -> Iterator[Batch]:
-        return _batches(context, before, side, texts)
+        return sampled_batches(context, side, texts)
 
     if context.task == "sentence_embedding":
         alike = _correlation(before, after, batches())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from potstill.onnx_files import (
     open_session,
     weight_bytes,
 )
+from potstill.parity import check_parity, likeness
 from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
@@ -56,6 +57,7 @@ def run_quantize(
 
     Raises:
         QuantizationFailed: max_drop can't be met, or require_faster isn't; nothing is left of it.
+        ParityFailed: it can't run a corner, gives no numbers or agrees too little; likewise.
         ValueError: the model is no float .onnx file, or onnxruntime can't quantise it.
         OSError: the disk is full.
     """
@@ -90,6 +92,7 @@ class _Quantizing:
         say(f"quantising {len(self.source.layers)} layers, method {stage.method}")
         self.source.write(self.target, samples=self.samples)
         kept = self._budget() if stage.max_drop is not None else None
+        parity = self._parity()
         timed = benchmark(
             {stage.model: self.graph, stage.writes: self.target},
             Benchmark(
@@ -124,7 +127,21 @@ class _Quantizing:
             "slower": slower,
             "noise": timed["noise"],
             "budget": self._told(kept),
+            "parity": parity,
             "findings": notes,
+        }
+
+    def _parity(self) -> dict[str, Any]:
+        """What is written beside its source, on real text and on the corners, for the result."""
+        stage, context = self.stage, self.context.cut_as(self.stage.model)
+        source, text = context.open(stage.model), context.heldout_side
+        real, *corners = check_parity(source, self.target, text, agreement=stage.agreement)
+        sentence = f"on {real.texts} {context.heldout_texts} {likeness(source, real)}"
+        context.reporter.say(f"{stage.writes} beside {stage.model}: {sentence}")
+        return {
+            "agreement": real.agreement,
+            "sentence": sentence,
+            "corners": [asdict(corner) for corner in (real, *corners)],
         }
 
     # --- budget -----------------------------------------------------------------------------------

@@ -73,9 +73,8 @@ class Prune(Config):
     # What stays; null: all. Inner units of each layer's FFN: a number, or a share between 0 and 1.
     ffn: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     layers: Annotated[int, Field(ge=1)] | None = None
-    width: Annotated[int, Field(ge=1)] | None = (
-        None  # hidden size; heads keep theirs, so fewer stay
-    )
+    # Hidden size; heads keep theirs, so fewer of them stay.
+    width: Annotated[int, Field(ge=1)] | None = None
     # What of the hidden states a width is of: channels as they are, or their principal components.
     directions: Literal["channels", "components"] = "channels"
     # taylor: to first order what the loss changes by without it, on training text. magnitude: the
@@ -169,6 +168,9 @@ class Quantize(Config):
     # The score may fall by so much (0.01 of an accuracy is one point): the layers that hurt most
     # stay in float, as few as will do. null: the score isn't looked at.
     max_drop: Annotated[float, Field(ge=0)] | None = None
+    # The least agreement with its source on held-out text that is accepted: the share of equal
+    # labels or tokens; of sentence vectors the mean cosine. null: any.
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = None
     # Fail (exit code 1) unless it is faster than its source at every length.
     require_faster: bool = False
     lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)] = [16, 128]

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -185,7 +186,7 @@ def _index(items: list[Any], part: str, where: str) -> int:
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """One sentence for what pydantic found wrong: the key, what is wrong, what would fit."""
     first = _most_telling(error.errors())
-    loc = [part for part in first["loc"] if not _is_tag(part)]
+    loc = _keys(first["loc"])
     where = ".".join(str(part) for part in loc) or "the recipe"
     kind, given = first["type"], first.get("input")
     if kind == "extra_forbidden":
@@ -248,10 +249,19 @@ _KINDS = {
 _TAGS = frozenset(kind for kinds in _KINDS.values() for kind in kinds)
 
 
-def _is_tag(part: str | int) -> bool:
-    # pydantic puts the discriminator's value, and the arms of plain unions, into the location
+def _keys(loc: Sequence[str | int]) -> list[str | int]:
+    """A location as its user wrote it.
+
+    pydantic puts the discriminator's value into it, behind the number of an entry, and the arms of
+    plain unions. A key may have a kind's name, as export's `prune` does.
+    """
+    kinds = [isinstance(before, int) and part in _TAGS for before, part in pairwise(("", *loc))]
+    return [part for part, kind in zip(loc, kinds, strict=True) if not (kind or _is_arm(part))]
+
+
+def _is_arm(part: str | int) -> bool:
     return isinstance(part, str) and (
-        part in _TAGS or "[" in part or part in {"str", "constrained-str", "int", "list"}
+        "[" in part or part in {"str", "constrained-str", "int", "list"}
     )
 
 

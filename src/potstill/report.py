@@ -15,23 +15,20 @@ from markupsafe import Markup
 from potstill import drawn, figures, recipe, recipe_files
 from potstill.artifacts import steps_of
 from potstill.cards import write_card
-from potstill.comparison import (
-    Row,
-    comparison_rows,
+from potstill.comparison import Row, comparison_rows, label_of, verdict
+from potstill.pages import excerpt, flat, render
+from potstill.results import Results, build_metrics, loss_curves, metrics_of, read_results
+from potstill.runfolder import write_json, write_text
+from potstill.stage_notes import (
     effort,
     findings_of,
-    label_of,
     objective_note,
     pruning_note,
     start_of,
     title_of,
-    verdict,
     vocabulary_note,
     warnings_of,
 )
-from potstill.pages import excerpt, flat, render
-from potstill.results import Results, build_metrics, loss_curves, metrics_of, read_results
-from potstill.runfolder import write_json, write_text
 
 __all__ = ["build_metrics", "write_card", "write_report"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,10 +77,9 @@ class Results:
         anew = {stage.writes for stage in self.stages[numbers[-1] + 1 :]} - {None}
         if result.get("baseline") in anew:
             return {}
-        found = dict(result)
-        for key in PER_MODEL:
-            if key in found:
-                found[key] = {name: told for name, told in found[key].items() if name not in anew}
+        found = _without(result, anew)
+        if "pass" in found:
+            found["pass"] = _without(found["pass"], anew)
         if self._trained(result.get("baseline", "teacher")) in anew:
             for key in ("differences", "findings", "examples", "softened", "confusion", "twin"):
                 found.pop(key, None)
@@ -225,8 +225,8 @@ class Results:
         for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
         return found + [
-            f"{stage.writes} was pruned and not trained after it: a distill stage would win back "
-            "much of what that cost"
+            f"the model {stage.writes} was pruned and not trained after it: a distill stage would "
+            "win back much of what that cost"
             for stage in self.pruned
             if not self._trained_after(stage)
         ]
@@ -277,6 +277,15 @@ def read_results(run: Path) -> Results:
     return Results(
         run, stages, recipe, text, read_json(environment) if environment.is_file() else {}
     )
+
+
+def _without(result: Mapping[str, Any], names: Collection[str | None]) -> dict[str, Any]:
+    """What was found of the models but for those of these names."""
+    found = dict(result)
+    for key in PER_MODEL:
+        if key in found:
+            found[key] = {name: told for name, told in found[key].items() if name not in names}
+    return found
 
 
 def build_metrics(run: Path) -> dict[str, Any]:

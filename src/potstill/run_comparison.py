@@ -12,10 +12,11 @@ from typing import Any
 from markupsafe import Markup
 
 from potstill import figures
-from potstill.comparison import Cell, comparison_rows, label_of, title_of, verdict
+from potstill.comparison import Cell, comparison_rows, label_of, verdict
 from potstill.pages import flat, render
 from potstill.results import Results, finite, metrics_of, read_results
 from potstill.runfolder import write_text
+from potstill.stage_notes import title_of
 
 # Says nothing of what a run does.
 UNTOLD = ("description", "stages.report")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,25 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from potstill.context import Reporter, Silent
-from potstill.inputs import model_folder
-from potstill.models import load_model, save_model, task_of
-from potstill.onnx_files import is_onnx
-from potstill.recipe import TEXT_TASKS, Teacher, Training
-from potstill.runfolder import (
-    environment,
-    manifest_digest,
-    model_manifest,
-    write_json,
-    write_text,
-)
+from potstill.recipe import Training
+from potstill.runfolder import environment, write_json, write_text
 from potstill.suite_data import SuiteData, check_files, read_suite_task
+from potstill.suite_entrants import Folder, max_lengths, named_models, open_entrants
 from potstill.suite_scores import is_above_constant, model_result, retention, task_result
 from potstill.suite_trainings import Entrant, Trial, run_trial
 from potstill.suites import SEEDS, SuiteTask, suite_tasks, training_of
 
 RESULT = "suite.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_GENERIC = {"model", "student", "teacher", "onnx"}  # folders' names that don't tell models apart
+WORK = "work"
+PREDICTIONS = ("predictions", "predictions-partial")  # of a suite, of a quick look
 _TRAINING = {
     "epochs",
     "batch_size",
@@ -40,7 +31,6 @@ _TRAINING = {
     "warmup",
     "clip",
 }
-Folder = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class _Plan:
             self.trainings[task.name],
             self.lengths[task.name],
             seed,
-            self.output / "work" / entrant.name / task.name,
+            self.output / WORK / entrant.name / task.name,
             predicts=seed == self.seeds[0],
         )
 
@@ -127,16 +117,16 @@ def evaluate_suite(
     chosen = suite_tasks(suite, tasks)
     if data_dir is not None:
         check_files(chosen, Path(data_dir))
-    named = _named(models, baseline)
+    folder = Path(output) if output is not None else Path("runs") / "suites" / suite
+    _check_output(folder)
+    named = named_models(models, baseline)
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     report = reporter or Silent()
-    folder = Path(output) if output is not None else Path("runs") / "suites" / suite
     notes: list[str] = []
-    folders = {name: _folder(name, spec) for name, spec in named.items()}
-    entrants = [_entrant(name, path, folder, notes) for name, path in folders.items()]
+    entrants = open_entrants(named, folder / WORK, notes)
     data = {}
     for task in chosen:
         report.say(f"reading {task.title}")
@@ -146,7 +136,7 @@ def evaluate_suite(
         tasks=chosen,
         data=data,
         trainings={task.name: training_of(task, learning_rate, epochs) for task in chosen},
-        lengths=_max_lengths(chosen, entrants, notes),
+        lengths=max_lengths(chosen, entrants, notes),
         entrants=entrants,
         seeds=list(range(1, seeds + 1)),
         limit=limit,
@@ -177,96 +167,15 @@ def _check_numbers(
         raise ValueError("a suite runs in one process: start it without torchrun or accelerate")
 
 
-def _named(models: Sequence[Folder] | Mapping[str, Folder], baseline: Folder) -> dict[str, str]:
-    """Name -> where the model is, the baseline's first."""
-    pairs = [_name_and_place(os.fspath(baseline))]
-    if isinstance(models, Mapping):
-        pairs += [(_checked_name(name), os.fspath(place)) for name, place in models.items()]
-    else:
-        pairs += [_name_and_place(os.fspath(model)) for model in models]
-    found: dict[str, str] = {}
-    for name, place in pairs:
-        if name in found:
-            raise ValueError(
-                f"two models would be called '{name}' ({found[name]} and {place}): name one, as in "
-                f"other={place}"
-            )
-        found[name] = place
-    return found
-
-
-def _name_and_place(spec: str) -> tuple[str, str]:
-    """`NAME=FOLDER`, or a folder that is called by its own name or by that of its run."""
-    name, equals, place = spec.partition("=")
-    if equals and not Path(spec).exists():
-        return _checked_name(name), place
-    parts = [part for part in spec.removeprefix("package:").split("/") if part not in ("", ".")]
-    while len(parts) > 1 and parts[-1] in _GENERIC:
-        parts.pop()
-    own = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1] if parts else "model").lstrip("._-")
-    return own[:80] or "model", spec
-
-
-def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+def _check_output(folder: Path) -> None:
+    """Refuse a folder in which predictions stand that would be replaced and are not a suite's."""
+    if (folder / RESULT).exists() or (folder / WORK).exists():
+        return
+    found = next((name for name in PREDICTIONS if (folder / name).exists()), None)
+    if found is not None:
         raise ValueError(
-            f"'{name}' can't be a model's name: take letters, digits, '.', '_' and '-'"
+            f"--output: {folder} holds a folder '{found}' that no suite wrote: name another folder"
         )
-    return name
-
-
-def _folder(name: str, spec: str) -> Path:
-    if is_onnx(spec):
-        raise ValueError(
-            f"{spec}: an .onnx file can't be fine-tuned, which a suite does with every model: give "
-            "the model folder it was exported from"
-        )
-    return model_folder(name, Teacher(model=spec))
-
-
-def _entrant(name: str, folder: Path, output: Path, notes: list[str]) -> Entrant:
-    """A model as it is fine-tuned: without the head of a task that it has learnt before."""
-    digest = manifest_digest(model_manifest(folder))
-    task = task_of(folder)
-    if task in TEXT_TASKS:
-        return Entrant(name, folder, digest)
-    body = output / "work" / name / f"body-{digest[:8]}"
-    loaded = load_model(folder, "sentence_embedding")
-    shutil.rmtree(body, ignore_errors=True)
-    save_model(loaded, body)
-    notes.append(
-        f"{name} was fine-tuned before ({task}): its head is left out, and each task's own is "
-        "trained with the rest"
-    )
-    return Entrant(name, body, digest)
-
-
-def _max_lengths(
-    tasks: Sequence[SuiteTask], entrants: Sequence[Entrant], notes: list[str]
-) -> dict[str, int]:
-    """Tokens of an input by task, the same for all models; each is opened without its weights.
-
-    Raises:
-        ValueError: a model that can't be given a task's head.
-    """
-    found, shortened = {}, []
-    for task in tasks:
-        labels = list(task.labels) or None
-        most = [
-            load_model(
-                one.body, task.task, untrained_head=True, weights=False, labels=labels
-            ).max_length
-            for one in entrants
-        ]
-        found[task.name] = min(task.max_length, *most)
-        if found[task.name] < task.max_length:
-            shortened.append(f"{task.title} ({found[task.name]} instead of {task.max_length})")
-    if shortened:
-        notes.append(
-            f"inputs are cut at as many tokens as every model has positions for: "
-            f"{', '.join(shortened)}"
-        )
-    return found
 
 
 # --- the work -------------------------------------------------------------------------------------
@@ -394,8 +303,8 @@ def _collect_predictions(plan: _Plan) -> None:
 
     The first seed, not the best one: choosing by the scores would make them too good.
     """
-    place = plan.output / ("predictions-partial" if plan.partial else "predictions")
-    for former in ("predictions-partial", "predictions"):
+    place = plan.output / PREDICTIONS[bool(plan.partial)]
+    for former in PREDICTIONS:
         shutil.rmtree(plan.output / former, ignore_errors=True)
     for entrant in plan.entrants:
         for task in plan.tasks:

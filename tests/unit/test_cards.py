@@ -133,7 +133,7 @@ def test_body(tmp_path):
     assert lines[start + 1] == "| :-- | --: | --: |"
     assert lines[start + 2] == "| Parameters (millions) | 22.7 | 17.2 |"
     table = lines[start : lines.index("", start)]
-    assert len(table) == 20
+    assert len(table) == 23
     assert all(line.count("|") == 4 for line in table)
     assert "SentenceTransformer(" in text
     assert "embeddings = (hidden * mask).sum(1) / mask.sum(1)" in text

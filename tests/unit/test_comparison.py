@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import get_args
 
 import pytest
 from fake_run import fake_run, make_student_result, stage
 
 from potstill import comparison
-from potstill.recipe import Objective, Relations, SoftTargets
 from potstill.results import metrics_of, read_results
 
 
@@ -114,9 +112,12 @@ def test_rows_in_order_with_their_numbers(tmp_path):
     assert [label for label, _ in shown] == [
         "Parameters (millions)",
         "Weights (MB)",
+        "Multiply-adds of one text of 16 tokens (millions)",
+        "Multiply-adds of one text of 128 tokens (millions)",
         "Latency of one text of 16 tokens (ms)",
         "Latency of one text of 128 tokens (ms)",
         "Throughput, 32 texts of 128 tokens at once (texts/s)",
+        "Time to load (s)",
         "Peak memory of the process (MB)",
         "Retrieval MRR",
         "Retrieval recall@1",
@@ -137,11 +138,16 @@ def test_rows_in_order_with_their_numbers(tmp_path):
         "student": ("17.2", ""),
         "untrained": ("17.2", ""),
     }
-    # 5.126 * 0.52 = 2.66552, 6.871 * 0.52 = 3.57292
+    # 5.126 * 0.52 = 2.66552, 6.871 * 0.52 = 3.57292, 7.204 * 0.52 = 3.74608
     assert cells["Latency of one text of 16 tokens (ms)"] == {
-        "teacher": ("5.13", "p95 6.87"),
-        "student": ("2.67", "p95 3.57"),
+        "teacher": ("5.13", "p95 6.87, p99 7.20"),
+        "student": ("2.67", "p95 3.57, p99 3.75"),
     }
+    assert cells["Multiply-adds of one text of 128 tokens (millions)"] == {
+        "teacher": ("1,440", ""),
+        "student": ("749", ""),
+    }
+    assert cells["Time to load (s)"] == {"teacher": ("0.200", ""), "student": ("0.200", "")}
     assert cells["Retrieval MRR"]["tfidf"] == ("0.802", "")
     assert "tfidf" not in cells["Hidden cosine"]
     dash, times = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
@@ -157,6 +163,48 @@ def test_rows_in_order_with_their_numbers(tmp_path):
         "Speed on 1 thread",
         "Scores on 506 held-out records",
         "Against the teacher",
+    }
+
+
+def test_what_could_not_be_told_apart_is_said(tmp_path):
+    run = fake_run(tmp_path)
+    unsure = {"median": 0.98, "low": 0.9, "high": 1.1, "verdict": "can't tell"}
+    change(run, "04-benchmark", lambda r: r["ratios"]["student"]["speedup"].update({"128": unsure}))
+    assert say(run).endswith(
+        "and runs 0.98 times as fast at 128 tokens (faster or slower can't be told)."
+    )
+    results = read_results(run)
+    rows = comparison.comparison_rows(results, metrics_of(results))
+    notes = {row.label: row.cells["student"].note for row in rows if "student" in row.cells}
+    dash = "\N{EN DASH}"
+    assert notes["Speedup at 128 tokens"] == f"0.90{dash}1.10, can't tell"
+    assert notes["Speedup at 16 tokens"] == f"1.84{dash}1.92"
+
+
+def test_a_pass_over_real_text_has_its_seconds_and_ratios(tmp_path):
+    run = fake_run(tmp_path)
+
+    def passes(result):
+        result["pass"] = {
+            "texts": 1500,
+            "models": {
+                "teacher": {"seconds": 41.24, "interval": [41.0, 42.5]},
+                "student": {"seconds": 20.5, "interval": [20.0, 21.0]},
+            },
+            "ratios": {"student": {"median": 2.01, "low": 1.99, "high": 2.04, "verdict": "faster"}},
+        }
+
+    change(run, "04-benchmark", passes)
+    results = read_results(run)
+    rows = comparison.comparison_rows(results, metrics_of(results))
+    cells = {row.label: {n: (c.text, c.note) for n, c in row.cells.items()} for row in rows}
+    dash, times = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+    assert cells["A pass over 1,500 texts, one at a time (s)"] == {
+        "teacher": ("41.2", f"41.00{dash}42.50"),
+        "student": ("20.5", f"20.00{dash}21.00"),
+    }
+    assert cells["Speedup of the pass over texts"] == {
+        "student": (f"2.01{times}", f"1.99{dash}2.04")
     }
 
 
@@ -187,27 +235,3 @@ def test_a_score_that_is_not_finite_is_said():
     assert comparison.score_cell(None).text == "not finite"
     assert comparison.score_cell(23.456).text == "23.5"
     assert comparison.score_cell(0.98765).text == "0.988"
-
-
-def test_effort():
-    result = {"steps": 1234, "tokens": 812345, "seconds": 90, "stopped_early": True}
-    assert comparison.effort(result) == "1,234 steps, 812,345 tokens, 1.5 minutes, stopped early"
-    assert comparison.effort({}) == ""
-    best = {"steps": 90, "best": {"score": 0.9, "step": 60}}
-    kept = {"training": {"keep": "best"}}
-    assert comparison.effort(best, kept) == "90 steps, the best weights kept, of step 60"
-    assert comparison.effort(best, {"training": {"keep": "last"}}) == "90 steps"
-
-
-def test_objectives_are_named_with_what_tells_them_apart():
-    kinds = [
-        get_args(model.model_fields["kind"].annotation)[0]
-        for model in get_args(get_args(Objective)[0])
-    ]
-    assert {kind for kind in kinds if kind not in comparison.LABELS} == set()
-    soft = SoftTargets(weight=5, temperature=8, schedule="cosine", final_temperature=1)
-    note = comparison.objective_note(soft.model_dump())
-    assert note == "weight 5, T = 8 to 1, cosine"
-    assert comparison.objective_note(SoftTargets().model_dump()) == "weight 1, T = 2"
-    pairs = Relations(pairs=["qk", "vv"]).model_dump()
-    assert comparison.objective_note(pairs) == "weight 1, of qk, vv"

@@ -108,8 +108,9 @@ def test_a_suite_in_the_run_folder_is_shown(tmp_path):
             ("60.0", f"50.0{dash}60.0"),
             ("60.0", f"50.0{dash}60.0"),
         ],
-        "Average": [("55.5", ""), ("53.0", "95.0% kept")],
+        "Average of 2 tasks": [("55.5", ""), ("53.0", "95.0% kept")],
         "Average without WNLI": [("51.0", ""), ("45.9", "90.0% kept")],
+        "Where there is retention": [("", ""), ("", "90.0% kept")],
     }
     assert metrics["suite"]["partial"] is True
     assert metrics["suite"]["retention"] == suite()["retention"]

@@ -212,6 +212,7 @@ def test_it_says_beforehand_where_the_shape_lives(
     [
         ({}, "prune has nothing to prune: set heads, ffn or both"),
         ({"heads": 1.0}, "prune.heads: input should be less than 1 (given: 1.0)"),
+        ({"head": 0.5}, "unknown key 'head' in stages.0.prune; did you mean 'heads'?"),
         ({"heads": 0.99}, "prune.heads: a share of 0.99 leaves all 4 of 4 layers where they are"),
         ({"ffn": 0.5, "importance": "magnitude", "texts": 4}, "importance magnitude reads no tex"),
     ],

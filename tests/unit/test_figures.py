@@ -77,6 +77,15 @@ def test_title_and_description_are_escaped_and_referred_to():
     )
 
 
+def test_a_key_from_outside_can_not_leave_its_attribute():
+    # keys hold names of losses, which are read from a log
+    svg = figures.loss_curve("x", [(1, 1.0)], [], key='loss-"><script>\\1')
+    root = parse(svg)
+    assert root.get("aria-labelledby") == "loss----script--1-title loss----script--1-desc"
+    assert root.find("title").get("id") == "loss----script--1-title"
+    assert "<script" not in svg
+
+
 def test_layer_map_numbers_layers_and_says_the_pairs():
     svg = figures.layer_map([0, 2, 5], 6, key="k")
     assert texts(svg) == ["teacher", "student", *"012345", *"012"]

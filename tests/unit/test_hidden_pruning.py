@@ -114,3 +114,11 @@ def test_taylor_needs_text() -> None:
     model = family_model("bert", "headless", layers=1)
     with pytest.raises(ValueError, match="no text"):
         direction_taylor_scores(model, torch.eye(24).double(), [], lambda _: torch.zeros(()))
+
+
+@pytest.mark.parametrize("directions", ["channels", "components"])
+def test_a_width_needs_text_whatever_ranks(directions: Any) -> None:
+    """The share of the hidden states that is kept scales the norms: of no text it is no number."""
+    model = family_model("bert", "headless", layers=1)
+    with pytest.raises(ValueError, match="width: there is no text to look at hidden states of"):
+        chosen_width(model, 12, directions, "magnitude", [], list, lambda _: torch.zeros(()))

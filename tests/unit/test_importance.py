@@ -12,10 +12,12 @@ from tiny_labels import examples, write_model
 from torch.nn import functional as F
 
 from potstill.batches import Batch
+from potstill.context import Context, Silent
 from potstill.data import collate
 from potstill.importance import mean_loss, sampled_batches, task_loss
 from potstill.models import load_model
-from potstill.recipe import Task
+from potstill.pruning import taylor_scores
+from potstill.recipe import Task, TaskData
 
 
 def batch_of(task: Task, count: int = 12) -> Batch:
@@ -63,12 +65,43 @@ def test_embeddings_by_the_neighbour_that_they_find_most_alike(sentence_teacher:
     assert task_loss(loaded)(batch).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_a_text_without_others_to_be_compared_with_says_nothing(sentence_teacher: Path) -> None:
+    """The last batch may have one or two texts: no loss, and a gradient of zeros, not an error."""
+    loaded = load_model(sentence_teacher, "sentence_embedding")
+    batches = []
+    for count in (6, 1, 2):
+        ids_BL = torch.randint(5, 35, (count, 9), generator=torch.Generator().manual_seed(count))
+        batches.append(Batch(ids_BL, torch.ones_like(ids_BL), ids_BL))
+    assert task_loss(loaded)(batches[1]).item() == 0
+    found = taylor_scores(loaded.model, batches, task_loss(loaded))
+    torch.testing.assert_close(found, taylor_scores(loaded.model, batches[:1], task_loss(loaded)))
+    assert found.max() > 0
+
+
+def test_texts_without_a_token_to_mask_say_nothing(masked_lm_teacher: Path) -> None:
+    loaded = load_model(masked_lm_teacher, "masked_lm")
+    ids_BL = torch.tensor([[2, 3]])
+    batch = Batch(ids_BL, torch.ones_like(ids_BL), torch.full_like(ids_BL, -100))
+    assert not taylor_scores(loaded.model, [batch], task_loss(loaded)).any()
+
+
 def test_batches_are_drawn_by_the_seed_alone(tmp_path: Path) -> None:
     loaded = load_model(write_model("classification", tmp_path), "classification")
     found = examples("classification", 50)
-    drawn = [
-        torch.cat([b.numbers_B for b in sampled_batches(loaded, found, 40, None, seed)]).tolist()
-        for seed in (1, 1, 2)
-    ]
+    drawn = []
+    for seed in (1, 1, 2):
+        context = Context(
+            task="classification",
+            seed=seed,
+            text_settings=TaskData(train=["unread"]),
+            run=tmp_path,
+            cache=tmp_path,
+            models={},
+            reporter=Silent(),
+            cutter=loaded.tokenizer,
+        )
+        batches = list(sampled_batches(context, found, 40))
+        assert [len(batch) for batch in batches] == [16, 16, 8]
+        drawn.append(torch.cat([batch.numbers_B for batch in batches]).tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 40

@@ -16,6 +16,7 @@ from potstill.nonuniform import (
     head_taylor_scores,
     kept_number,
     ranked,
+    relative,
     reshaped,
 )
 from potstill.pruning import cut
@@ -119,13 +120,20 @@ def test_magnitude_by_hand() -> None:
     assert float(head_magnitude_scores(model)[1, 2]) == pytest.approx(expected.item(), rel=1e-5)
 
 
+SCORES = torch.tensor([[3.1, 4.0, 0.0], [0.0, 0.4, 0.3], [0.0, 0.0, 0.0]]).double()
+
+
 def test_ranked_by_hand() -> None:
-    # divided by their layers' norms (5.06, 0.5, 0): 0.61 0.79 0 | 0 0.8 0.6 | 0 0 0
-    scores = torch.tensor([[3.1, 4.0, 0.0], [0.0, 0.4, 0.3], [0.0, 0.0, 0.0]]).double()
-    found = ranked(scores, 4)  # one a layer, and the best of the others: 3.1 of 5.06
-    assert [kept.tolist() for kept in found] == [[0, 1], [1], [0]]
-    assert [kept.tolist() for kept in ranked(scores, 5)] == [[0, 1], [1, 2], [0]]
-    assert [kept.tolist() for kept in ranked(scores, 3)] == [[1], [1], [0]]
+    # the best of each layer, then the best of the others
+    assert [kept.tolist() for kept in ranked(SCORES, 3)] == [[1], [1], [0]]
+    assert [kept.tolist() for kept in ranked(SCORES, 4)] == [[0, 1], [1], [0]]
+    assert [kept.tolist() for kept in ranked(SCORES, 5)] == [[0, 1], [1, 2], [0]]
+
+
+def test_relative_by_hand() -> None:
+    found = relative(torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.4, 0.3], [0.0, 0.0, 0.0]]).double())
+    expected = [[0.6, 0.8, 0.0], [0.0, 0.8, 0.6], [0.0, 0.0, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(expected).double())
 
 
 def test_kept_number() -> None:

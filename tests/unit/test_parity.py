@@ -114,6 +114,19 @@ def test_what_is_not_a_number_fails(pair: tuple[LoadedModel, Path]) -> None:
     other = changed(graph, scaled("predictions.bias", float("nan")))
     with pytest.raises(ParityFailed, match="differ by inf of the largest"):
         check_parity(source, other, tokens_of(source.tokenizer), tolerance=1e9)
+    with pytest.raises(ParityFailed, match=r"are missing or no numbers \(real text\)"):
+        check_parity(source, other, tokens_of(source.tokenizer))
+
+
+def test_a_graph_beside_the_graph_that_it_was_made_of(pair: tuple[LoadedModel, Path]) -> None:
+    source, graph = pair
+    other = changed(graph, lambda model: bias_moved(model, 0.5))
+    text = tokens_of(source.tokenizer)
+    one = check_parity(source, other, text)
+    two = check_parity(load_model(graph, "masked_lm"), other, text)
+    assert [found.corner for found in two] == [found.corner for found in one]
+    for mine, own in zip(two, one, strict=True):
+        assert mine.difference == pytest.approx(own.difference, rel=1e-3)
 
 
 def test_agreement_takes_the_place_of_the_difference(pair: tuple[LoadedModel, Path]) -> None:

@@ -112,7 +112,7 @@ def test_what_is_not_recovered_is_published_and_said_to_be_so(
     assert told["texts"] == 0
     assert widths_of(load_config(made / "model")).ffn == 20  # of a DistilBERT
     page = (made / "report.html").read_text(encoding="utf-8")
-    assert "Slim was pruned and not trained after it" in page
+    assert "The model slim was pruned and not trained after it" in page
 
 
 def test_a_classifier_by_its_gold_labels(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from tiny_recipes import of_encoder, stage_result
 
 from conftest import sentences
 from potstill import quantization_stages, quantize
+from potstill.parity import ParityFailed
 from potstill.pipeline import run
 from potstill.quantization_stages import QuantizationFailed, headline
-from potstill.recipe import Quantize, Recipe
+from potstill.recipe import Corpus, Files, Quantize, Recipe
 from potstill.rehearsal import rehearse
 from potstill.runtime import predict
 
@@ -59,6 +60,38 @@ def test_a_quantised_graph_is_published_beside_the_float_one(finished: Path) -> 
     budget = told["budget"]
     assert budget["float_layers"] == []
     assert budget["source"] >= budget["reached"] >= budget["source"] - 0.5
+
+
+def test_it_is_compared_with_its_source_on_text_and_corners(finished: Path) -> None:
+    told = stage_result(finished, "03-quantize")["parity"]
+    corners = [corner["corner"] for corner in told["corners"]]
+    assert corners[:3] == ["real text", "one text", "one text of one token"]
+    assert corners[-1] == "a sentence pair"
+    assert 0.98 < told["agreement"] < 1  # int8 is never quite the same
+    sentence = f"the mean cosine of their vectors is {told['agreement']:.3f}"
+    assert sentence in told["sentence"]
+    assert sentence in (finished / "report.html").read_text()
+
+
+def test_too_little_agreement_fails_and_leaves_no_model(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds
+) -> None:
+    graph, wanted = finished / "model/onnx/model.onnx", Quantize(agreement=1.0)
+    with pytest.raises(ParityFailed, match=r"agree in \d+\.\d% on real text, and 100\.0% is the"):
+        quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
+    assert not (tmp_path / "q/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("heldout", "texts"), [(0.2, "held-out texts"), (0.0, "training texts, for none are held out,")]
+)
+def test_it_says_what_text_it_was_compared_on(
+    finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds, heldout: float, texts: str
+) -> None:
+    corpus = Corpus(sources=[Files(paths=[str(text_file)])], min_length=4, heldout=heldout)
+    quantize(finished / "model/onnx/model.onnx", corpus, tmp_path / "q")
+    told = json.loads((tmp_path / "q/result.json").read_text())
+    assert f" {texts} the mean cosine" in told["parity"]["sentence"]
 
 
 def test_metrics_and_report_show_it(finished: Path) -> None:

@@ -45,12 +45,14 @@ def test_importing_the_recipe_imports_no_torch() -> None:
 
 def test_all_shipped_recipes_load() -> None:
     assert list(shipped_recipes()) == [
+        "classification-compact",
         "classification-from-encoder",
         "classification-two-steps",
         "classification",
         "distilbert-article",
         "distilbert",
         "distilroberta",
+        "embedding-compact",
         "embedding",
         "fine-tune",
         "minilm-v2",
@@ -74,6 +76,9 @@ def test_all_shipped_recipes_load() -> None:
         assert kinds[-3:] == ["evaluate", "benchmark", "report"]
         untrained = ("make_student", "trim_vocabulary", "export", "quantize")
         trained = [kind for kind in kinds[:-3] if kind not in untrained]
+        if name.endswith("-compact"):
+            assert trained == ["distill", "prune", "distill"]
+            continue
         if recipe.data is not None:  # the teacher where it has no head, the plain twin, the student
             of_encoders = ("classification-from-encoder", "token-classification")
             of_encoders += ("question-answering", "sentence-similarity")

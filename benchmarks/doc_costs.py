@@ -1,0 +1,172 @@
+"""Tables of what is saved: bytes and time of each step, speed and memory of a training step."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from doc_tables import interval, load, machine, markdown
+
+STEPS = {
+    "student": "half the layers, distilled",
+    "pruned": "half of each layer's inner units",
+    "recovered": "distilled again",
+    "trimmed": "word pieces that the text uses",
+    "onnx": "ONNX",
+    "quantized": "int8",
+}
+
+
+def compress_embeddings() -> str:
+    """Each step of `embedding-compact`, as benchmarks/compress.py ran it."""
+    result = load("compress_embeddings")
+    squad = result["squad"]
+    key = "retrieval.mrr"
+
+    def kept(model: str) -> list[str]:
+        own = result["metrics"]["comparisons"][model]
+        low, high = own["retention_intervals"][key]
+        elsewhere = squad["models"][model]
+        share = elsewhere["kept"]
+        return [
+            f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})",
+            "{:.1%} ({:.1%} to {:.1%})".format(share, *elsewhere["interval"]),
+        ]
+
+    scores = result["metrics"]["models"]["teacher"]["scores"]["retrieval"]["mrr"]
+    own = [f"1 ({scores:.3f})", f"1 ({squad['models']['teacher']['mrr']:.3f})"]
+    note = (
+        f"MRR of {result['metrics']['settings']['records']} held-out articles by their titles, and "
+        f"of {squad['paragraphs']} paragraphs of SQuAD by {squad['questions']} questions."
+    )
+    heads = ["MRR kept, title to article", "MRR kept, SQuAD"]
+    return _steps(result, heads, own, kept) + f"\n{note} {_STEPS_HOW} {machine(result)}.\n"
+
+
+def compress_sst2() -> str:
+    """Each step of `classification-compact`, as benchmarks/compress.py ran it."""
+    result = load("compress_sst2")
+    key = "classification.accuracy"
+
+    def kept(model: str) -> list[str]:
+        own = result["metrics"]["comparisons"][model]
+        low, high = own["retention_intervals"][key]
+        return [f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"]
+
+    score = result["metrics"]["models"]["teacher"]["scores"]["classification"]["accuracy"]
+    note = f"{result['metrics']['settings']['records']} sentences of SST-2's dev set."
+    table = _steps(result, ["accuracy kept"], [f"1 ({score:.3f})"], kept)
+    return table + f"\n{note} {_STEPS_HOW} {machine(result)}.\n"
+
+
+_STEPS_HOW = (
+    "Speed in one interleaved session, 1 thread, one text; in parentheses 95% intervals, and the "
+    "teacher's own score."
+)
+
+
+def _steps(result: dict[str, Any], heads: list[str], own: list[str], kept: Any) -> str:
+    models, ratios = result["metrics"]["models"], result["ratios"]
+    rows = [
+        ["", "parameters", "weights", "times smaller"]
+        + [f"times as fast, {length} tokens" for length in models["teacher"]["latency_ms"]]
+        + heads
+    ]
+    whole = models["teacher"]["weight_bytes"]
+
+    def row(name: str, label: str, cells: list[str]) -> None:
+        size = models[name]["weight_bytes"]
+        rows.append(
+            [
+                *(label, f"{models[name]['parameters'] / 1e6:.1f} M", f"{size / 1e6:.1f} MB"),
+                *(f"{whole / size:.1f}", *cells),
+            ]
+        )
+
+    row("teacher", "teacher", [*["1"] * len(models["teacher"]["latency_ms"]), *own])
+    for name, label in STEPS.items():
+        speeds = [interval(one) for one in ratios[name]["speedup"].values()]
+        row(name, label, [*speeds, *kept(name)])
+    return markdown(rows)
+
+
+def bert_base_shapes() -> str:
+    """What benchmarks/bert_base_shapes.py wrote: a row a model, made of the one before."""
+    result = load("bert_base_shapes")
+    models, ratios, cpu = result["models"], result["ratios"], result["cpu_time"]
+    pieces = result["pieces"]
+    labels = {
+        "bert-base": "BERT-base, PyTorch",
+        "distilbert": "half the layers, DistilBERT",
+        "pruned": f"{result['kept_units']:.0%} of the inner FFN units",
+        "trimmed": f"{pieces['after']:,} of {pieces['before']:,} pieces",
+        "onnx": "ONNX",
+        "quantized": "int8",
+    }
+    lengths = list(models["bert-base"]["latency_ms"])
+    head = ["", "parameters", "weights", "times as small"]
+    for length in lengths:
+        head += [f"CPU time, {length} tokens", "times as fast", "by wall time"]
+    rows = [[*head, f"multiply-adds, {lengths[-1]} tokens"]]
+    for name, label in labels.items():
+        model, ratio = models[name], ratios.get(name)
+        row = [label, f"{model['parameters'] / 1e6:.1f} M"]
+        row.append(f"{model['weight_bytes'] / 1e6:.1f} MB")
+        row.append(f"{1 / ratio['size_ratio']:.1f}" if ratio else "1")
+        for length in lengths:
+            samples = [one for each in result["raw_cpu"][name][length] for one in each]
+            row.append(f"{statistics.median(samples):.1f} ms")
+            row.append(interval(cpu[name][length]) if ratio else "1")
+            row.append(interval(ratio["speedup"][length]) if ratio else "1")
+        rows.append([*row, f"{model['multiply_adds'][lengths[-1]] / 1e9:.1f} G"])
+    over = result["noise"]["wall_over_cpu"]
+    note = (
+        f"\nRandom weights, no head; {result['threads']} thread, batch 1, medians of "
+        f"{result['rounds']} interleaved rounds of {result['repeats']} and, in parentheses, their "
+        f"95% intervals; {machine(result)}. The timed passes took {over:.2f} times their CPU time"
+    )
+    unclear = [
+        label
+        for name, label in labels.items()
+        if any(
+            one["verdict"] == "can't tell"
+            for one in ratios.get(name, {}).get("speedup", {}).values()
+        )
+    ]
+    if result["noise"]["noisy"]:
+        note += ": other work was using the processor"
+    if unclear:
+        note += f'; by wall time alone the verdict is "can\'t tell" for {"; ".join(unclear)}'
+    return markdown(rows) + note + ".\n"
+
+
+def distill_step() -> str:
+    """Potstill's step beside a plain one."""
+    result = load("distill_step")
+    rows = [["soft targets", "tokens/s, times the plain step's", "peak memory", "plain step's"]]
+    for positions, label, plain in (
+        ("all", "on all tokens", "all"),
+        ("masked", "on masked positions", "masked"),
+        ("masked_beside_all", "on masked positions, beside a plain step on all tokens", "all"),
+    ):
+        ratio = result["ratios"][positions]
+        speed = ratio["tokens_per_s"]
+        ours = result["variants"][f"potstill-{'all' if positions == 'all' else 'masked'}"]
+        theirs = result["variants"][f"plain-{plain}"]
+        rows.append(
+            [
+                label,
+                f"{speed['median']:.2f} ({speed['min']:.2f} to {speed['max']:.2f})",
+                f"{ours['peak_memory_bytes'] / 1e9:.2f} GB ({ratio['peak_memory']:.0%})",
+                f"{theirs['peak_memory_bytes'] / 1e9:.2f} GB",
+            ]
+        )
+    floor = result["floor_bytes"]
+    note = (
+        f"\nBERT-base to 6 layers, {result['batch']['texts']} texts of {result['batch']['tokens']} "
+        f"tokens, {result['threads']} threads, medians (and range) of {result['rounds']} "
+        f"interleaved rounds; {machine(result)}. Weights, gradients and AdamW's moments need "
+        f"{floor['total'] / 1e9:.2f} GB of the memory whatever the step is, Python and libraries "
+        f"{result['variants']['potstill-all']['memory_before_models_bytes'] / 1e9:.2f} GB.\n"
+    )
+    return markdown(rows) + note

@@ -1,0 +1,102 @@
+"""Tables of what students score: on tasks with labels, on public suites."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doc_tables import RESULTS, load, machine, markdown
+
+TASKS = {
+    "sst2_few": "SST-2, 1,000 labels, accuracy",
+    "sst2_many": "SST-2, 32,000 labels, accuracy",
+    "cola": "CoLA, Matthews' correlation",
+    "rte": "RTE, accuracy",
+    "bbc": "BBC News, accuracy",
+    "wnut": "WNUT 17, F1 of entities",
+    "squad": "SQuAD 2.0, F1 of words",
+}
+
+
+def tasks() -> str:
+    """What benchmarks/tasks.py wrote: a row a task."""
+    heads = ("seeds", "teacher", "plain twin", "student", "kept", "less the twin", "best trivial")
+    rows = [["", *heads]]
+    where = ""
+    for name, label in TASKS.items():
+        if not (RESULTS / f"{name}.json").is_file():
+            continue
+        result = load(name)
+        evaluation, where = result["evaluation"], machine(result)
+        task, metric = evaluation["task"], evaluation["metric"]
+        key = f"{task}.{metric}"
+        scores = {model: result["models"][model]["scores"][task] for model in result["models"]}
+
+        def cell(model: str, scores: Any = scores, metric: str = metric) -> str:
+            seeds = scores[model].get("seeds", [])
+            spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else ""
+            return f"{scores[model][metric]:.3f}{spread}"
+
+        kept = "not clearly above chance"
+        if key in evaluation["retention"].get("student", {}):
+            low, high = evaluation["intervals"]["student"][key]
+            kept = f"{evaluation['retention']['student'][key]:.1%} ({low:.1%} to {high:.1%})"
+        told = evaluation["differences"]["plain"]
+        low, high = told["interval"]
+        less = f"{told['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        trivial = max(value[task][metric] for value in evaluation["references"].values())
+        rows.append(
+            [
+                *(
+                    label,
+                    str(len(scores["student"].get("seeds", [0]))),
+                    cell("teacher"),
+                    cell("plain"),
+                    cell("student"),
+                    kept,
+                ),
+                *(f"**{less}**" if low > 0 or high < 0 else less, f"{trivial:.3f}"),
+            ]
+        )
+    return markdown(rows) + (
+        f"\n{where}. In parentheses: of scores the least and the greatest of the seeds; else "
+        "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
+    )
+
+
+def glue() -> str:
+    """What `potstill evaluate --suite glue` wrote as suite.json: a row a score."""
+    result = load("glue")
+    models, kept, told = result["models"], result["retention"], result["settings"]["tasks"]
+    rows = [["times 100", "examples, trained on", "scored", *models, *(f"{n}, kept" for n in kept)]]
+    for task, about in result["tasks"].items():
+        names = about["metrics"] if len(about["metrics"]) == 1 else [*about["metrics"], "score"]
+        for metric in names:
+            part = metric.removeprefix("accuracy") if task == "mnli" and metric != "score" else ""
+            counts = about["examples"]
+            sizes = [counts["train"], counts.get(f"scored{part}", "")]
+            found = [model["tasks"][task][metric] for model in models.values()]
+            shares = [own["tasks"][task][metric] for own in kept.values()]
+            small = ", too small a set" if about["small"] else ""
+            shown = ["none" if share is None else f"{share:.1%}{small}" for share in shares]
+            label = f"{about['title']}, {metric.replace('_', ' ')}"
+            rows.append([label, *map(str, sizes), *map(_over_seeds, found), *shown])
+    for key, label in (("all", "average"), ("without_wnli", "average without WNLI")):
+        averages = [f"{100 * model['average'][key]:.1f}" for model in models.values()]
+        shares = [own["overall"][key] for own in kept.values()]
+        shown = ["none" if share is None else f"{share:.1%}" for share in shares]
+        rows.append([label, "", "", *averages, *shown])
+    rates = sorted({f"{task['training']['learning_rate']:g}" for task in told.values()})
+    count = len(result["settings"]["seeds"])
+    how = "One seed" if count == 1 else f"Medians of {count} seeds"
+    partial = ""
+    if result["partial"]:
+        partial = f"**Partial, not the whole suite**: {'; '.join(result['partial_reasons'])}. "
+    return markdown(rows) + (
+        f"\n{partial}{how}, in parentheses the least and the greatest; learning rate "
+        f"{', '.join(rates)}; {machine(result)}.\n"
+    )
+
+
+def _over_seeds(score: dict[str, Any]) -> str:
+    spread = f" ({100 * score['min']:.1f} to {100 * score['max']:.1f})"
+    return f"{100 * score['median']:.1f}{spread if len(score['all']) > 1 else ''}"

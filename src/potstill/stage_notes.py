@@ -1,0 +1,107 @@
+"""What a run's stages did, in words: clauses of the report, the model card and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from potstill.comparison import number, score_cell
+from potstill.results import Results
+
+
+def objective_note(objective: Mapping[str, Any]) -> str:
+    """Weight and temperature of an objective, as a recipe has them; empty if it has none."""
+    parts = [f"weight {objective['weight']:g}"] if "weight" in objective else []
+    if "temperature" in objective:
+        final = objective.get("final_temperature")
+        to = "" if final is None else f" to {final:g}, {objective['schedule']}"
+        parts.append(f"T = {objective['temperature']:g}{to}")
+    if objective.get("of") == "pooled":
+        parts.append("of the pooled vectors")
+    if "pairs" in objective:
+        parts.append(f"of {', '.join(objective['pairs'])}")
+    return ", ".join(parts)
+
+
+def start_of(made: Mapping[str, Any]) -> str:
+    """What a student started from, in a sentence."""
+    count = f"{len(made['layers'])} of the teacher's {made['teacher_layers']} layers"
+    if made.get("initialise") == "random":
+        return f"As deep as {count}, with random weights."
+    widths, before = made.get("widths"), made.get("teacher_widths")
+    if widths and before and widths != before:
+        return f"{count} were projected to its width."
+    return f"{count} were copied."
+
+
+def vocabulary_note(result: Mapping[str, Any]) -> str:
+    """What trimming a vocabulary did, in a clause."""
+    pieces, parameters = result["pieces"], result["parameters"]
+    return (
+        f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, "
+        f"{number(parameters['after'] / 1e6)} M of {number(parameters['before'] / 1e6)} M "
+        "parameters"
+    )
+
+
+def kept_note(result: Mapping[str, Any]) -> str:
+    """What pruning left, in a few words."""
+    parts = []
+    for key, what in (
+        ("layers", "layers"),
+        ("ffn", "inner units of each layer"),
+        ("width", "channels"),
+    ):
+        cut = result.get(key)
+        if cut:
+            parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+
+
+def pruning_note(result: Mapping[str, Any]) -> str:
+    """What pruning kept and what that cost, in a clause."""
+    parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
+    size = f"{parameters['after']} M of {parameters['before']} M parameters"
+    effect = result["effect"]
+    before, now = (score_cell(effect[key]).text for key in ("before", "after"))
+    cost = f"{effect['measure']} went from {before} to {now}"
+    return f"{kept_note(result)} kept, {size}; before any training, {cost}"
+
+
+def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Steps, tokens and minutes of a training's result.
+
+    Args:
+        settings: the stage's, to tell of the weights that were kept; None: that is not told.
+    """
+    parts = []
+    if result.get("steps"):
+        parts.append(f"{result['steps']:,} steps")
+    if result.get("tokens"):
+        parts.append(f"{result['tokens']:,} tokens")
+    if result.get("seconds"):
+        parts.append(f"{result['seconds'] / 60:.1f} minutes")
+    stopped = ["stopped early"] if result.get("stopped_early") else []
+    best, kept = result.get("best"), (settings or {}).get("training", {}).get("keep")
+    of = [f"the best weights kept, of step {best['step']:,}"] if best and kept == "best" else []
+    return ", ".join([*parts, *stopped, *of])
+
+
+def warnings_of(results: Results) -> list[str]:
+    """The warnings of all stages, each once."""
+    found: dict[str, None] = {}
+    for stage in results.stages:
+        told = [stage.result.get(key) or {} for key in ("corpus", "data")]
+        found |= dict.fromkeys(stage.result.get("warnings", []))
+        found |= dict.fromkeys(warning for each in told for warning in each.get("warnings", []))
+    return list(found)
+
+
+def findings_of(results: Results) -> list[str]:
+    """What a reader must not miss of the scores, in sentences."""
+    return [f"{finding[0].upper()}{finding[1:]}." for finding in results.findings]
+
+
+def title_of(results: Results) -> str:
+    """What a run is called where its report has no title of its own."""
+    return str(results.recipe.get("name") or results.run.resolve().name)

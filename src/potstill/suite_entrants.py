@@ -1,0 +1,132 @@
+"""The models that take part in a suite: what they are called, and what of them is fine-tuned."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from potstill.inputs import model_folder
+from potstill.models import load_model, save_model, task_of
+from potstill.onnx_files import is_onnx
+from potstill.recipe import TEXT_TASKS, Teacher
+from potstill.runfolder import manifest_digest, model_manifest
+from potstill.suite_trainings import Entrant
+from potstill.suites import SuiteTask
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_GENERIC = {"model", "student", "teacher", "onnx"}  # folders' names that don't tell models apart
+Folder = str | os.PathLike[str]
+
+
+def named_models(
+    models: Sequence[Folder] | Mapping[str, Folder], baseline: Folder
+) -> dict[str, str]:
+    """Name -> where the model is, the baseline's first.
+
+    Raises:
+        ValueError: two of one name, or a name that is none.
+    """
+    pairs = [name_and_place(os.fspath(baseline))]
+    if isinstance(models, Mapping):
+        pairs += [(_checked_name(name), os.fspath(place)) for name, place in models.items()]
+    else:
+        pairs += [name_and_place(os.fspath(model)) for model in models]
+    found: dict[str, str] = {}
+    for name, place in pairs:
+        if name in found:
+            raise ValueError(
+                f"two models would be called '{name}' ({found[name]} and {place}): name one, as in "
+                f"other={place}"
+            )
+        found[name] = place
+    return found
+
+
+def name_and_place(spec: str) -> tuple[str, str]:
+    """`NAME=FOLDER`, or a folder that is called by its own name or by that of its run."""
+    name, equals, place = spec.partition("=")
+    if equals and not Path(spec).exists():
+        return _checked_name(name), place
+    parts = [part for part in spec.removeprefix("package:").split("/") if part not in ("", ".")]
+    while len(parts) > 1 and parts[-1] in _GENERIC:
+        parts.pop()
+    own = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1] if parts else "model").lstrip("._-")
+    return own[:80] or "model", spec
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"'{name}' can't be a model's name: take letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+def open_entrants(named: Mapping[str, str], work: Path, notes: list[str]) -> list[Entrant]:
+    """Models as they are fine-tuned: without the head of a task that they have learnt before.
+
+    Args:
+        named: as `named_models` gives them.
+        work: copies without a head are written here, and `notes` says of which.
+
+    Raises:
+        ValueError: no model folder, or an .onnx file.
+    """
+    folders = {name: _folder(name, spec) for name, spec in named.items()}
+    return [_entrant(name, folder, work, notes) for name, folder in folders.items()]
+
+
+def _folder(name: str, spec: str) -> Path:
+    if is_onnx(spec):
+        raise ValueError(
+            f"{spec}: an .onnx file can't be fine-tuned, which a suite does with every model: give "
+            "the model folder it was exported from"
+        )
+    return model_folder(name, Teacher(model=spec))
+
+
+def _entrant(name: str, folder: Path, work: Path, notes: list[str]) -> Entrant:
+    digest = manifest_digest(model_manifest(folder))
+    task = task_of(folder)
+    if task in TEXT_TASKS:
+        return Entrant(name, folder, digest)
+    body = work / name / f"body-{digest[:8]}"
+    loaded = load_model(folder, "sentence_embedding")
+    shutil.rmtree(body, ignore_errors=True)
+    save_model(loaded, body)
+    notes.append(
+        f"{name} was fine-tuned before ({task}): its head is left out, and each task's own is "
+        "trained with the rest"
+    )
+    return Entrant(name, body, digest)
+
+
+def max_lengths(
+    tasks: Sequence[SuiteTask], entrants: Sequence[Entrant], notes: list[str]
+) -> dict[str, int]:
+    """Tokens of an input by task, the same for all models; each is opened without its weights.
+
+    Raises:
+        ValueError: a model that can't be given a task's head.
+    """
+    found, shortened = {}, []
+    for task in tasks:
+        labels = list(task.labels) or None
+        most = [
+            load_model(
+                one.body, task.task, untrained_head=True, weights=False, labels=labels
+            ).max_length
+            for one in entrants
+        ]
+        found[task.name] = min(task.max_length, *most)
+        if found[task.name] < task.max_length:
+            shortened.append(f"{task.title} ({found[task.name]} instead of {task.max_length})")
+    if shortened:
+        notes.append(
+            f"inputs are cut at as many tokens as every model has positions for: "
+            f"{', '.join(shortened)}"
+        )
+    return found
