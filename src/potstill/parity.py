@@ -106,7 +106,7 @@ def check_parity(
         raise ParityFailed(
             f"{graph.name} of {source.name} failed the parity gate: its answers agree in "
             f"{100 * alike:.4g}% on real text, and the least accepted is {100 * agreement:.6g}%: "
-            "prune less, or lower agreement"
+            "lower agreement if that is enough"
         )
     return found
 

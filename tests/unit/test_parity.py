@@ -140,7 +140,7 @@ def test_agreement_takes_the_place_of_the_difference(pair: tuple[LoadedModel, Pa
     other = changed(graph, lambda model: bias_moved(model, 1000))  # always the same token
     with pytest.raises(
         ParityFailed,
-        match=r"agree in [\d.]+% on real text, and the least accepted is 99\.99%: prune less",
+        match=r"agree in [\d.]+% on real text, and the least accepted is 99\.99%: lower agreement",
     ):
         check_parity(source, other, text, agreement=0.9999)
 
