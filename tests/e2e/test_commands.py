@@ -185,19 +185,20 @@ def test_the_student_is_the_distilled_one(whole: Run) -> None:
 
 def test_metrics_have_the_design_s_shape(whole: Run) -> None:
     metrics = json.loads((whole.folder / "metrics.json").read_text())
-    assert list(metrics) == ["models", "comparisons", "settings"]
+    assert list(metrics)[:3] == ["models", "comparisons", "settings"]
     assert set(metrics["models"]) == {"teacher", "student", "untrained"}
     for name in ("teacher", "student"):
         model = metrics["models"][name]
         assert isinstance(model["parameters"], int)
         assert isinstance(model["weight_bytes"], int)
         assert set(model["latency_ms"]) == {"8", "16"}
-        assert all(set(value) == {"p50", "p95"} for value in model["latency_ms"].values())
+        assert all(set(value) >= {"p50", "p95"} for value in model["latency_ms"].values())
         assert model["throughput_per_s"] > 0
         assert model["peak_memory_bytes"] > 0
         assert model["scores"]
     comparison = metrics["comparisons"]["student"]
-    assert set(comparison) == {"retention", "retention_by_score", "speedup", "size_ratio"}
+    own = {"retention", "retention_by_score", "speedup", "size_ratio"}
+    assert own <= set(comparison) <= own | {"retention_intervals", "throughput_ratio"}
     assert set(comparison["speedup"]) == {"8", "16"}
     # a layer of the tiny models, and what the two have beside layers
     assert metrics["models"]["teacher"]["parameters"] > metrics["models"]["student"]["parameters"]
@@ -216,7 +217,7 @@ def test_scores_of_each_task(runs: dict[str, Run]) -> None:
     assert {"masked_lm", "agreement", "hidden"} <= set(masked)
     assert set(masked["masked_lm"]) >= {"loss", "perplexity", "top1"}
     sentence = scores("sentence_embedding")
-    assert set(sentence["retrieval"]) == {"mrr", "recall_at_1"}
+    assert set(sentence["retrieval"]) == {"mrr", "recall_at_1", "seeds"}
     assert "accuracy" in sentence["topic_probe"]
     assert "pearson" in sentence["similarity"]
     assert "cosine" in sentence["hidden"]

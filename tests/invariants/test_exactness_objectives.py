@@ -90,6 +90,7 @@ def recipe(
         "in_batch": {"group": 3 if task == "sentence_embedding" else None},
         "training": {
             **{"max_steps": 6, "batch_size": 8, "log_every": 1, "dropout": False, "eps": EPS},
+            "precision": "fp32",  # of bf16 nobody could tell rounding from a mistake
             **settings,
         },
     }

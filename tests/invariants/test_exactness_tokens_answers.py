@@ -31,6 +31,7 @@ def recipe(teacher: Path, folder: Path, task: str, micro: int) -> Recipe:
     more = folder / "more.jsonl"
     more.write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = {"batch_size": 8, "dropout": False, "log_every": 1, "learning_rate": 1e-3}
+    training |= {"precision": "fp32"}  # of bf16 nobody could tell rounding from a mistake
     return Recipe.model_validate(
         {
             "name": "invariant",
