@@ -97,12 +97,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
     """`precision: auto` means float32 on every machine: of bf16 nobody could tell rounding from a
     mistake, and where a CPU has it, whether it is taken depends on a measurement.
     """
-    monkeypatch.setattr("potstill.precision.cpu_has_bf16", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("potstill.precision.cpu_has_bf16", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ def test_run_hands_recipe_overrides_and_output_on(
     finished = potstill("run", recipe_file, "seed=7", "make_student.depth=2", "--output", "there")
     assert finished.code == 0
     assert seen == [("little", 7, 2, Path("there"))]
-    assert finished.out.startswith("      little: 1 stages\n")
+    assert finished.out.startswith("      little: 1 stage\n")
     assert "Done in 1.5 minutes." in finished.out
 
 
