@@ -270,11 +270,13 @@ def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
 def _differences(results: Results) -> Iterator[Row]:
     """What the student scores above its twin and above trivial means."""
     cells = {}
+    scores = results.evaluation.get("models", {}).get(results.student, {})
     for name, told in results.evaluation.get("differences", {}).items():
         bounds = told["interval"]
         note = "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}"
         cells[name] = Cell(told["difference"], f"{told['difference']:+.3f}", note)
-        label = label_of(f"{results.evaluation['task']}.{told['metric']}")
+        parts = (part for part, found in scores.items() if told["metric"] in found)
+        label = label_of(f"{next(parts, results.evaluation['task'])}.{told['metric']}")
     if cells:
         yield Row("The student, less each other", label, cells)
 
