@@ -49,7 +49,7 @@ from potstill.recipe import (
     TrimVocabulary,
     unfit,
 )
-from potstill.recipe_files import checked_prune
+from potstill.recipe_files import checked
 from potstill.runfolder import RunFolder
 from potstill.stages import run_stage
 from potstill.tasks import TaskRow, row_of
@@ -217,7 +217,7 @@ def prune(
     settings = {"ffn": ffn, "layers": layers, "width": width, "importance": importance}
     optional = {"directions": directions, "texts": texts}
     given = {key: value for key, value in optional.items() if value is not None}
-    stage = checked_prune({"model": "teacher", **settings, **given})
+    stage = checked(Prune, {"model": "teacher", **settings, **given})
     return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
 
 

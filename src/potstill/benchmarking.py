@@ -310,15 +310,10 @@ def _parameters(model: Path, child: Child) -> int:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Of an .onnx file `folder_bytes` are what has to be shipped with it: no other weights."""
-    if is_onnx(folder):
-        weights, around = weight_bytes(folder), folder_of(folder)
-        beside = [path for path in around.rglob("*") if path.is_file()]
-        others = [p for p in beside if p.suffix != ".safetensors" and p.parent.name != ONNX]
-        return {
-            "weight_bytes": weights,
-            "folder_bytes": weights + sum(path.stat().st_size for path in others),
-        }
-    return {
-        "weight_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
-        "folder_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    }
+    weights, graph = weight_bytes(folder), is_onnx(folder)
+    around = folder_of(folder) if graph else folder
+    files = [path for path in around.rglob("*") if path.is_file()]
+    if graph:
+        files = [p for p in files if p.suffix != ".safetensors" and p.parent.name != ONNX]
+    shipped = sum(path.stat().st_size for path in files) + (weights if graph else 0)
+    return {"weight_bytes": weights, "folder_bytes": shipped}

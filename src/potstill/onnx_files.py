@@ -75,9 +75,10 @@ def graph_files(graph: Path) -> list[Path]:
     return [graph, *(graph.parent / name for name in sorted(outside))]
 
 
-def weight_bytes(graph: Path) -> int:
-    """Bytes of a graph's files."""
-    return sum(path.stat().st_size for path in graph_files(graph))
+def weight_bytes(model: Path) -> int:
+    """Bytes of a graph's files, or of the weights in a model folder."""
+    files = graph_files(model) if is_onnx(model) else model.glob("*.safetensors")
+    return sum(path.stat().st_size for path in files)
 
 
 def read_graph(graph: Path) -> Any:

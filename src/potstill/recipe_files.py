@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from potstill.recipe import Objective, Prune, Recipe, Source, Stage, Student
+from potstill.recipe import Config, Objective, Recipe, Source, Stage
 
 
 class RecipeError(ValueError):
@@ -63,28 +63,19 @@ def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
         raise RecipeError(f"{origin}: {explain(error, Recipe)}") from None
 
 
-def checked_student(settings: dict[str, Any]) -> Student:
-    """Settings of a student, as the `student` block of a recipe.
+Block = TypeVar("Block", bound=Config)
+
+
+def checked(kind: type[Block], settings: dict[str, Any]) -> Block:
+    """Settings as a block of a recipe: of a student, or of a stage.
 
     Raises:
         RecipeError: a value that does not fit.
     """
     try:
-        return Student.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise RecipeError(explain(error, Student)) from None
-
-
-def checked_prune(settings: dict[str, Any]) -> Prune:
-    """Settings of a prune stage.
-
-    Raises:
-        RecipeError: a value that does not fit.
-    """
-    try:
-        return Prune.model_validate(settings)
-    except ValidationError as error:
-        raise RecipeError(explain(error, Prune)) from None
+        raise RecipeError(explain(error, kind)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

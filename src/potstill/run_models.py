@@ -44,9 +44,7 @@ class RunModel:
     @property
     def bytes(self) -> int:
         """What its weights take on the disk."""
-        if is_onnx(self.path):
-            return weight_bytes(self.path)
-        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+        return weight_bytes(self.path)
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ def models_of_run(run: Path) -> RunModels:
         writes = read_json(folder / "DONE")["writes"]
         for name, where in writes.items():
             if name not in further:
-                made = _MADE.get(stage.kind, stage.kind.replace("_", " "))
-                found[name] = RunModel(name, folder / where, made)
+                found[name] = RunModel(name, folder / where, _MADE[stage.kind])
                 absent.pop(name, None)
     main = main_model(recipe.stages)
     student = stage_writes(recipe.stages[main - 1])[0] if main else TEACHER

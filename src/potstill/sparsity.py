@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from potstill.families import layer_prefix
+from potstill.pruning import layers_of
 from potstill.recipe import Sparsity
 
 
@@ -62,9 +63,10 @@ class Sparsifier(nn.Module):
         self.settings = settings
         self.share = 0.0
         self.scores = nn.ParameterDict()
-        self._linears = [linear for _, linear in trained_linears(model)]
+        named = trained_linears(model)
+        self._linears = [linear for _, linear in named]
         self._masks = []
-        for name, linear in trained_linears(model):
+        for name, linear in named:
             scores = None
             if settings.method == "movement":
                 key = name.replace(".", "/")  # a parameter's name has no dots
@@ -122,9 +124,8 @@ def trained_linears(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
 
 def zeros_by_layer(model: PreTrainedModel) -> list[float]:
     """Of each layer the share of exact zeros among the weights of its linear maps."""
-    layers = model.get_submodule(layer_prefix(model).removesuffix("."))
     found = []
-    for layer in layers.children():
+    for layer in layers_of(model):
         weights = [m.weight for m in layer.modules() if isinstance(m, nn.Linear)]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         found.append(zeros / sum(weight.numel() for weight in weights))

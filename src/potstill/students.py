@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from potstill import families
 from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
 from potstill.recipe import LayerRule, Student, StudentFamily
-from potstill.recipe_files import checked_student
+from potstill.recipe_files import checked
 from potstill.shapes import Shape, choose_shape
 
 
@@ -67,12 +67,13 @@ def make_student(
         ValueError: layers or widths out of range, a budget too small, a family that can't express
             the teacher.
     """
-    wanted = checked_student(
+    wanted = checked(
+        Student,
         {
             "layers": layers if isinstance(layers, str) else list(layers),
             **{"depth": depth, "width": width, "ffn": ffn, "at_most": at_most, "ratio": ratio},
             **{"initialise": initialise, "family": family, "pairs": pairs},
-        }
+        },
     )
     return build_student(teacher, wanted, student_shape(teacher, wanted), sample)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_exactness import LAUNCHERS, launched
 from transformers import BertForSequenceClassification
 
 from conftest import WORDS, sentences, tiny_config, tiny_tokenizer
@@ -130,17 +129,7 @@ def test_two_processes_ask_once(tree: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     plan = Recipe.model_validate(tree)
     path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
-    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    output = tmp_path / "two"
-    done = subprocess.run(
-        [sys.executable, *arguments, "-m", "potstill", "run", str(path), "-o", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    output = launched(LAUNCHERS[0], path, tmp_path / "two")
     (place,) = caches(tmp_path)
     made = place.stat().st_mtime_ns
     one = run(plan, output=tmp_path / "one")

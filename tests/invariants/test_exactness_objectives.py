@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from test_exactness import StopAt, assert_same_run, losses, weights
+from test_exactness import LAUNCHERS, StopAt, assert_same_run, launched, losses, weights
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
@@ -244,15 +241,4 @@ def test_two_processes_give_the_losses_and_weights_of_one(
     )
     path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
     one = run(plan, output=tmp_path / "one")
-    output = tmp_path / "two"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "potstill", "run", str(path), "-o", str(output)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_run(one, output)
+    assert_same_run(one, launched(LAUNCHERS[0], path, tmp_path / "two"))
