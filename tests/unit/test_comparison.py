@@ -235,3 +235,14 @@ def test_a_score_that_is_not_finite_is_said():
     assert comparison.score_cell(None).text == "not finite"
     assert comparison.score_cell(23.456).text == "23.5"
     assert comparison.score_cell(0.98765).text == "0.988"
+
+
+def test_a_sentence_encoder_s_difference_is_named_by_the_score_it_is_of(tmp_path):
+    run = fake_run(tmp_path)
+    told = {"metric": "mrr", "difference": 0.014, "interval": [-0.014, 0.044]}
+    change(run, "03-evaluate", lambda found: found.update(differences={"tfidf": told}))
+    results = read_results(run)
+    rows = comparison.comparison_rows(results, metrics_of(results))
+    [row] = [row for row in rows if row.group == "The student, less each other"]
+    assert row.label == "Retrieval MRR"
+    assert row.cells["tfidf"].note == "-0.014 to +0.044"
