@@ -140,6 +140,30 @@ def bert_base_shapes() -> str:
     return markdown(rows) + note + ".\n"
 
 
+def cached_teacher() -> str:
+    """An epoch with a teacher's kept answers, and with the teacher asked, over a plain one."""
+    result = load("cached_teacher")
+    ways = {
+        "cached": "the teacher's kept answers",
+        "live": "the teacher asked for every batch",
+    }
+    rows = [["an epoch of the triple loss with", "time, in plain epochs"]]
+    for way, label in ways.items():
+        found = result["over_plain"][way]
+        low, high = min(found["all"]), max(found["all"])
+        rows.append([label, f"{found['median']:.2f} ({low:.2f} to {high:.2f})"])
+    asking = result["asking_once_s"] / result["epoch_s"]["plain"]["median"]
+    shape = result["shape"]
+    note = (
+        f"\nThe shapes of all-MiniLM-L6-v2 and its half ({shape['teacher_layers']} and "
+        f"{shape['student_layers']} layers, random weights), {result['examples']:,} examples of 8 "
+        f"to 48 tokens, {result['threads']} thread; medians (and range) of {result['rounds']} "
+        f"interleaved rounds; {machine(result)}. Asking about all examples, once, took "
+        f"{asking:.1f} plain epochs.\n"
+    )
+    return markdown(rows) + note
+
+
 def distill_step() -> str:
     """Potstill's step beside a plain one."""
     result = load("distill_step")

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXTS = (
     "README.md",
     "docs/benchmark.md",
+    "docs/cached-teacher.md",
     "docs/masked-lm.md",
     "docs/LOG.md",
     "docs/ablation.md",
@@ -38,6 +39,7 @@ TABLES = {
     "quickstart": doc_quickstart.quickstart,
     "masked_lm_ablation": doc_ablations.masked_lm_ablation,
     "distill_step": doc_costs.distill_step,
+    "cached_teacher": doc_costs.cached_teacher,
     "shipped_quickstart": doc_quickstart.shipped_quickstart,
     "ablation_embeddings": doc_ablations.ablation_embeddings,
     "ablation_sst2": doc_ablations.ablation_sst2,
