@@ -27,5 +27,14 @@ class Config(BaseModel):
                     has = "has" if isinstance(item, list) else "is"
                     raise ValueError(
                         f"{key} {has} {str(one).lower()}, where another kind of value belongs"
+                        f"{_QUOTE if _takes_words(field.annotation) else ''}"
                     )
         return value
+
+
+# labels: [no, yes] is a list of false and true
+_QUOTE = "; YAML reads yes, no, on and off so: put such a word in quotes, as in \"no\""
+
+
+def _takes_words(annotation: Any) -> bool:
+    return annotation is str or any(_takes_words(one) for one in get_args(annotation))

@@ -353,6 +353,11 @@ def text(**changes: Any) -> dict[str, Any]:
             "stages.0.training: batch_size is true, where another kind of value belongs",
         ),
         (
+            {**tree(finetune()), "data": {"train": "a.csv", "labels": [False, True]}},
+            "data: labels has false, where another kind of value belongs; YAML reads yes, no, on "
+            'and off so: put such a word in quotes, as in "no"',
+        ),
+        (
             tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
             "the recipe: stage 1 (distill): with micro-batches, in_batch.group must say how many "
             "texts are compared with each other (at most micro_batch_size, 8)",
