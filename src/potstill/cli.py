@@ -6,19 +6,17 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from potstill import terminal
 from potstill.memory import is_out_of_memory
+from potstill.terminal import Reporter, fail_with, print_line
 
 app = typer.Typer(
     name="potstill",
@@ -28,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 STARTED = time.monotonic()  # imports of torch and transformers are part of what a user waits for
-out = Console()
-err = Console(stderr=True)
 
 Overrides = Annotated[
     list[str] | None,
@@ -58,13 +54,13 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
-            _say("stopped", code)
+            fail_with("stopped", code)
     except KeyboardInterrupt:
-        code = _say("stopped", 128 + signal.SIGINT)
+        code = fail_with("stopped", 128 + signal.SIGINT)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
         if code == 128 + signal.SIGTERM:
-            _say("stopped", code)
+            fail_with("stopped", code)
     except Exception as error:
         code = _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
@@ -101,7 +97,7 @@ def recipes() -> None:
         # as it is written: one that leaves the teacher to its user is no whole recipe yet
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         table.add_row(*map(Text, (name, tree["task"], " ".join(tree["description"].split()))))
-    out.print(table)
+    terminal.out.print(table)
 
 
 @app.command()
@@ -177,7 +173,7 @@ def evaluate(
     from potstill.api import evaluate as score
     from potstill.tables import evaluation_table
 
-    reporter = _Reporter()
+    reporter = Reporter()
     with reporter.live():
         reporter.stage(1, 1, "evaluate", False)
         result = score(
@@ -190,23 +186,23 @@ def evaluate(
             unit=unit.value,
             progress=reporter.progress,
         )
-    out.print(evaluation_table(result))
+    terminal.out.print(evaluation_table(result))
 
 
 def _suite(models: list[str], baseline: str, suite: str, given: dict[str, Any]) -> None:
     from potstill.suite_runs import RESULT, evaluate_suite
     from potstill.tables import suite_table
 
-    reporter = _Reporter()
+    reporter = Reporter()
     with reporter.live():
         result = evaluate_suite(models, baseline, suite, **given, reporter=reporter)
-    out.print(suite_table(result))
+    terminal.out.print(suite_table(result))
     if result["partial"]:
-        _print(f"PARTIAL, a quick look: {'; '.join(result['partial_reasons'])}", "yellow")
+        print_line(f"PARTIAL, a quick look: {'; '.join(result['partial_reasons'])}", "yellow")
     for note in result["notes"]:
-        _print(f"note: {note}", "yellow")
+        print_line(f"note: {note}", "yellow")
     folder = given.get("output") or Path("runs") / "suites" / suite
-    _print(f"wrote {folder / RESULT}")
+    print_line(f"wrote {folder / RESULT}")
 
 
 @app.command()
@@ -250,7 +246,7 @@ def bench(
     from potstill.bench import bench as measure
     from potstill.tables import benchmark_notes, benchmark_table
 
-    reporter = _Reporter()
+    reporter = Reporter()
     with reporter.live():
         reporter.stage(1, 1, "benchmark", False)
         result = measure(
@@ -267,12 +263,12 @@ def bench(
             csv_file=csv_file,
             progress=reporter.progress,
         )
-    out.print(benchmark_table(result))
+    terminal.out.print(benchmark_table(result))
     for line in benchmark_notes(result):
-        _print(line)
+        print_line(line)
     for note in [*result["notes"], result["noise"]["message"]]:
         if note:
-            _print(f"note: {note}", "yellow")
+            print_line(f"note: {note}", "yellow")
 
 
 @app.command()
@@ -282,7 +278,7 @@ def report(
     """Write metrics.json, report.html and the model card of a run anew."""
     from potstill.api import rebuild_report
 
-    _print(f"wrote {rebuild_report(run_folder)}")
+    print_line(f"wrote {rebuild_report(run_folder)}")
 
 
 @app.command()
@@ -298,7 +294,7 @@ def demo(
     """Try a run's models side by side, on a page of this machine alone; Ctrl-C ends it."""
     from potstill.playground_server import serve
 
-    serve(run_folder, port, open_browser=not no_browser, say=_print)
+    serve(run_folder, port, open_browser=not no_browser, say=print_line)
 
 
 @app.command()
@@ -323,12 +319,12 @@ def compare(
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
-    out.print(runs_table(found))
+    terminal.out.print(runs_table(found))
     for warning in found["warnings"]:
-        _print(f"note: {warning}", "yellow")
+        print_line(f"note: {warning}", "yellow")
     for note in found["notes"]:
-        _print(f"note: {note}")
-    _print(f"wrote {path}")
+        print_line(f"note: {note}")
+    print_line(f"wrote {path}")
 
 
 @app.command()
@@ -343,7 +339,7 @@ def doctor() -> None:
         problems += check.status == "problem"
         mark = Text(check.status, style=colours[check.status])
         table.add_row(mark, *map(Text, (check.name, check.value, check.advice or "")))
-    out.print(table)
+    terminal.out.print(table)
     if problems:
         raise typer.Exit(1)
 
@@ -360,11 +356,11 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
         from potstill.planning import plan_run
 
         for line in plan_run(loaded, folder):
-            _print(line)
+            print_line(line)
         return
     from potstill.pipeline import run as run_recipe
 
-    reporter = _Reporter()
+    reporter = Reporter()
     with reporter.live():
         count = len(loaded.stages)
         reporter.say(f"{loaded.name}: {count} stage{'s' if count > 1 else ''}")
@@ -378,98 +374,19 @@ def _summary(folder: Path, seconds: float) -> None:
     from potstill.tables import metrics_table
 
     if (folder / "metrics.json").is_file():
-        out.print(metrics_table(folder / "metrics.json"))
+        terminal.out.print(metrics_table(folder / "metrics.json"))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         for finding in metrics.get("findings", []):
-            _print(f"note: {finding}", "yellow")
+            print_line(f"note: {finding}", "yellow")
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-    _print(f"Done in {minutes}.")
+    print_line(f"Done in {minutes}.")
     for name, what in (
         ("model", "student"),
         ("report.html", "report"),
         ("metrics.json", "figures"),
     ):
         if (folder / name).exists():
-            _print(f"  {what + ':':9}{folder / name}")
-
-
-class _Reporter:
-    """One line a stage: a bar in a terminal, a line now and then in a log."""
-
-    def __init__(self) -> None:
-        import os
-
-        self.quiet = os.environ.get("RANK", "0") != "0"
-        self._title = ""
-        self._start = time.monotonic()
-        self._first: float | None = None
-        self._printed = 0.0
-        self._live: Live | None = None
-
-    @contextmanager
-    def live(self) -> Iterator[None]:
-        if not out.is_terminal or self.quiet:
-            yield
-            self._close()
-            return
-        with Live(Text(""), console=out, refresh_per_second=4, transient=True) as self._live:
-            yield
-            self._close()
-        self._live = None
-
-    def say(self, message: str) -> None:
-        if not self.quiet:
-            _print(f"      {message}")
-
-    def stage(self, number: int, total: int, kind: str, skipped: bool) -> None:
-        self._close()
-        self._title, self._start, self._first = f"{number}/{total} {kind}", time.monotonic(), None
-        self._printed = self._start
-        if self.quiet:
-            return
-        if skipped:
-            _print(f"  ✓ {self._title}: done before, skipped")
-            self._title = ""
-        elif self._live is None:
-            _print(f"  … {self._title}")
-        else:
-            self._live.update(Text(f"  … {self._title}"))
-
-    def progress(self, fraction: float, note: str = "") -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._start_measured = fraction, now
-        done = fraction - self._first
-        left = (now - self._start_measured) * (1 - fraction) / done if done > 0 else None
-        remaining = "" if left is None or now - self._start < 3 else f", {_clock(left)} left"
-        line = (
-            f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}{'  ' + note if note else ''}"
-        )
-        if self._live is not None:
-            width = 24
-            filled = round(width * fraction)
-            self._live.update(
-                Text(f"  … {self._title:16} {'━' * filled}{'╌' * (width - filled)} {line}")
-            )
-        elif now - self._printed > 20 and not self.quiet:
-            self._printed = now
-            _print(f"    {self._title} {line}")
-
-    def _close(self) -> None:
-        if self._title and not self.quiet:
-            _print(f"  ✓ {self._title}: {_clock(time.monotonic() - self._start)}")
-        self._title = ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _print(line: str, style: str = "") -> None:
-    """Print as it is: brackets are no markup, and a path is not broken at the terminal's edge."""
-    out.print(Text(line, style=style), soft_wrap=True)
+            print_line(f"  {what + ':':9}{folder / name}")
 
 
 def _table(*columns: str) -> Table:
@@ -490,20 +407,20 @@ def _explain(error: Exception) -> int:
         error.show()
         return int(error.exit_code)
     if isinstance(error, typer.Abort):
-        return _say("stopped", 128 + signal.SIGINT)
+        return fail_with("stopped", 128 + signal.SIGINT)
     name = type(error).__name__
     if name == "Interrupted":
-        return _say(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
+        return fail_with(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
     if name in ("TrainingFailed", "BenchmarkFailed", "ParityFailed", "QuantizationFailed"):
-        return _say(f"error: {error}", 1)
+        return fail_with(f"error: {error}", 1)
     if is_out_of_memory(error):
         advice = "lower training.micro_batch_size if this was training, and else free some"
-        return _say(f"error: memory ran out: {advice}", 1)
+        return fail_with(f"error: memory ran out: {advice}", 1)
     if isinstance(error, ValueError):
-        return _say(f"error: {error}", 2)
+        return fail_with(f"error: {error}", 2)
     if isinstance(error, OSError) and error.strerror:  # a full disk names no file
         where = f"{error.filename}: " if error.filename else ""
-        return _say(f"error: {where}{error.strerror}", 2 if _is_input(error) else 1)
+        return fail_with(f"error: {where}{error.strerror}", 2 if _is_input(error) else 1)
     raise error
 
 
@@ -511,11 +428,6 @@ def _is_input(error: OSError) -> bool:
     return isinstance(
         error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     )
-
-
-def _say(message: str, code: int) -> int:
-    err.print(Text(message), soft_wrap=True)
-    return code
 
 
 if __name__ == "__main__":

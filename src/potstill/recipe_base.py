@@ -33,7 +33,7 @@ class Config(BaseModel):
 
 
 # labels: [no, yes] is a list of false and true
-_QUOTE = "; YAML reads yes, no, on and off so: put such a word in quotes, as in \"no\""
+_QUOTE = '; YAML reads yes, no, on and off so: put such a word in quotes, as in "no"'
 
 
 def _takes_words(annotation: Any) -> bool:
