@@ -12,11 +12,36 @@ from rich.text import Text
 
 from potstill.comparison import LABELS
 
+# Shorter than the report's: six models have to fit into 80 columns.
 _NAMES = {
+    "classification.accuracy": "accuracy",
+    "classification.f1": "F1, second label",
+    "classification.macro_f1": "macro F1",
+    "classification.matthews": "Matthews",
+    "multi_label.micro_f1": "micro F1",
+    "multi_label.macro_f1": "macro F1",
+    "multi_label.exact_match": "exactly right",
+    "regression.pearson": "Pearson",
+    "regression.spearman": "Spearman",
+    "regression.mse": "squared error",
+    "token_classification.f1": "F1 of entities",
+    "token_classification.precision": "precision",
+    "token_classification.recall": "recall",
+    "token_classification.accuracy": "accuracy of words",
+    "question_answering.exact_match": "exact match",
+    "question_answering.f1": "F1 of words",
+    "sentence_similarity.spearman": "pairs, Spearman",
+    "sentence_similarity.pearson": "pairs, Pearson",
+    "sentence_similarity.mse": "pairs, squared error",
+    "sts.spearman": "pairs, Spearman",
+    "sts.pearson": "pairs, Pearson",
+    "agreement.labels": "agreement, labels",
+    "agreement.f1": "agreement, F1",
+    "agreement.pearson": "agreement, Pearson",
     "retrieval.mrr": "retrieval MRR",
     "retrieval.recall_at_1": "retrieval recall@1",
-    "topic_probe.accuracy": "topic accuracy (probe)",
-    "similarity.pearson": "similarity to the baseline's space",
+    "topic_probe.accuracy": "topic accuracy",
+    "similarity.pearson": "similarity of spaces",
     "hidden.cosine": "hidden cosine",
     "masked_lm.loss": "masked-LM loss",
     "masked_lm.perplexity": "masked-LM perplexity",
@@ -40,26 +65,26 @@ def metrics_table(path: Path) -> Table:
     for length in lengths:
         _row(
             table,
-            f"latency at {length} tokens, p50",
+            f"ms at {length} tokens, p50",
             models,
-            lambda m, n=length: f"{m['latency_ms'][n]['p50']:.2f} ms",
+            lambda m, n=length: f"{m['latency_ms'][n]['p50']:.2f}",
         )
-    _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+    _row(table, "texts a second", models, lambda m: f"{m['throughput_per_s']:.1f}")
     _score_rows(table, scores)
     less = {name: metrics.get("differences", {}).get(name, {}) for name in models}
-    _row(table, "the student, less each other", less, lambda d: f"{d['difference']:+.3f}")
-    for side, label in enumerate(("95% interval, from", "to")):
+    _row(table, "student less it", less, lambda d: f"{d['difference']:+.3f}")
+    for side, label in enumerate(("  95% from", "  to")):
         _row(table, label, less, lambda d, n=side: f"{d['interval'][n]:+.3f}")
     for length in lengths:
         _row(
             table,
-            f"times as fast, {length} tokens",
+            f"times as fast at {length}",
             {name: comparisons.get(name, {}) for name in models},
             lambda c, n=length: f"{c['speedup'][n]:.2f}",
         )
     kept = {name: comparisons.get(name, {}).get("retention_by_score", {}) for name in models}
     for key in dict.fromkeys(key for values in kept.values() for key in values):
-        _row(table, f"kept of {_name(key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
+        _row(table, f"kept, {_name(key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
     return table
 
 
@@ -86,16 +111,16 @@ def benchmark_table(result: Mapping[str, Any]) -> Table:
         counts = {name: model.get("multiply_adds", {}) for name, model in models.items()}
         _row(table, f"multiply-adds, {n} tokens", counts, lambda c, n=n: _amount(c[n]))
         for point in ("p50", "p95", "p99"):
-            label = f"latency at {n} tokens, {point}"
+            label = f"ms at {n} tokens, {point}"
             _row(table, label, models, lambda m, n=n, p=point: _latency(m, n, p))
-        _row(table, f"times as fast, {n} tokens", against, lambda r, n=n: _times(r["speedup"][n]))
+        _row(table, f"times as fast at {n}", against, lambda r, n=n: _times(r["speedup"][n]))
     if not any("throughput_by_batch" in model for model in models.values()):
-        _row(table, "throughput", models, lambda m: f"{m['throughput_per_s']:.1f} texts/s")
+        _row(table, "texts a second", models, lambda m: f"{m['throughput_per_s']:.1f}")
     for n in next(iter(models.values())).get("throughput_by_batch", {}):
         several = f"batches of {n}"
         _row(
-            *(table, f"throughput, {several}", models),
-            lambda m, n=n: f"{m['throughput_by_batch'][n]:.1f} texts/s",
+            *(table, f"texts a second, {several}", models),
+            lambda m, n=n: f"{m['throughput_by_batch'][n]:.1f}",
         )
         _row(
             *(table, f"times as fast, {several}", against),
@@ -145,9 +170,9 @@ def _latency(model: Mapping[str, Any], length: str, point: str) -> str:
     shown = f"{model['latency_ms'][length][point]:.2f}"
     intervals = model.get("latency_intervals_ms")
     if intervals is None or point != "p50":  # the others' are in the files
-        return f"{shown} ms"
+        return shown
     low, high = intervals[length][point]
-    return f"{shown} ms ({low:.2f} to {high:.2f})"
+    return f"{shown} ({low:.2f} to {high:.2f})"
 
 
 def _times(ratio: Mapping[str, Any]) -> str:
@@ -238,7 +263,7 @@ def _amount(number: float) -> str:
 
 def _columns(models: Mapping[str, Any]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True, overflow="fold")
     for name in models:
         table.add_column(Text(name), justify="right", overflow="fold")
     return table
@@ -259,7 +284,7 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
 
 
 def _several(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
+    return "\n".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
 
 
 def _name(key: str) -> str:

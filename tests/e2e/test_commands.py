@@ -458,4 +458,4 @@ def test_evaluate_and_bench_print_tables(
     finished = potstill("bench", student, "--length", 8, "--rounds", 3)
     assert finished.code == 0, finished.err
     assert finished.err == ""
-    assert "latency at 8 tokens, p50" in finished.out
+    assert "ms at 8 tokens, p50" in finished.out

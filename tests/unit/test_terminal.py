@@ -26,7 +26,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def console(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> io.StringIO:
     stream = io.StringIO()
     monkeypatch.setattr(
-        terminal, "out", Console(file=stream, force_terminal=is_terminal, width=120, color_system=None)
+        terminal,
+        "out",
+        Console(file=stream, force_terminal=is_terminal, width=120, color_system=None),
     )
     return stream
 
