@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -187,7 +188,7 @@ def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> list[Files 
     place = _place(split, data_dir)
     assert place is not None, "files are checked before they are read"
     if task.layout == "folders":
-        paths = [str(place / label / "*.txt") for label in task.labels]
+        paths = [str(Path(glob.escape(str(place / label))) / "*.txt") for label in task.labels]
         return [Files(paths=paths, unit="document")]
     return [Files(paths=[str(place)])]
 

@@ -139,6 +139,12 @@ def test_imdb_with_or_without_its_outer_folder(tmp_path: Path) -> None:
     assert all(row["first"].endswith(row["label"]) for row in found)
 
 
+def test_a_folder_s_name_is_no_pattern(tmp_path: Path) -> None:
+    place = tmp_path / "data [2011]"
+    write_imdb(place)
+    assert read_suite_task(TASKS["imdb"], place, None).counts["train"] == TRAIN
+
+
 def test_answers_stay_where_they_are(tmp_path: Path) -> None:
     context = "  Copper keeps it clean."  # whose first character is a space
     tree = {
