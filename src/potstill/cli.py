@@ -151,7 +151,7 @@ def evaluate(
     """Score models beside a baseline: on your own text, or fine-tuned on a public suite."""
     given = {
         "data_dir": data_dir,
-        "tasks": None if tasks is None else [name for name in tasks.split(",") if name],
+        "tasks": None if tasks is None else tasks.replace(",", " ").split(),
         "seeds": seeds,
         "limit": limit,
         "learning_rate": learning_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -161,8 +162,8 @@ def _check_numbers(
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: {limit} leaves no example: give 1 or more")
     for key, value in (("--learning-rate", learning_rate), ("--epochs", epochs)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{key}: {value:g} is not above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{key}: {value:g} is not a number above 0")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a suite runs in one process: start it without torchrun or accelerate")
 

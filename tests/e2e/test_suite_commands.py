@@ -52,6 +52,8 @@ def test_refused_usage(
         (("--suite", "imdb", "--data-dir", tmp_path), f"{tmp_path} has no aclImdb/train"),
         (("--suite", "squad", "--data-dir", tmp_path), f"{tmp_path} has no train-v1.1.json"),
         (("--suite", "glue", "--seeds", 0), "--seeds: 0"),
+        (("--suite", "glue", "--tasks", "rte, cola", "--data-dir", tmp_path), "no CoLA/train.tsv"),
+        (("--suite", "glue", "--tasks", " ,"), "no task is named"),
     ):
         done = potstill(*common, *more)
         assert done.code == 2

@@ -253,8 +253,10 @@ def test_bad_input(sentence_teacher: Path, data: Path, tmp_path: Path) -> None:
 
     refused("--seeds: 0 is less than one training", seeds=0)
     refused("--limit: 0 leaves no example", limit=0)
-    refused("--epochs: 0 is not above 0", epochs=0)
-    refused("--learning-rate: -1 is not above 0", learning_rate=-1.0)
+    refused("--epochs: 0 is not a number above 0", epochs=0)
+    refused("--epochs: inf is not a number above 0", epochs=float("inf"))
+    refused("--learning-rate: -1 is not a number above 0", learning_rate=-1.0)
+    refused("--learning-rate: nan is not a number above 0", learning_rate=float("nan"))
     refused("there is no suite 'super'", suite="super")
     refused("there is no task 'x'", tasks=["x"])
     refused(r"has no QNLI/train\.tsv", tasks=["qnli"])
