@@ -34,6 +34,18 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
             not fit.
     """
     text, origin = _read(name_or_path)
+    tree = _unshared(parse_yaml(text, origin))
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, origin)
+
+
+def parse_yaml(text: str, origin: str) -> dict[str, Any]:
+    """A recipe's text as the mapping that it must be, whatever is in it.
+
+    Raises:
+        RecipeError: YAML that does not parse, or something else than a mapping.
+    """
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -45,10 +57,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
         raise RecipeError(
             f"{origin}: a recipe is a mapping of keys to values, this is {_kind_of(tree)}"
         )
-    tree = _unshared(tree)
-    for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, origin)
+    return tree
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:

@@ -10,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from potstill.recipe_files import parse_yaml
 from potstill.runfolder import read_json
 
 SUITE = "suite.json"
+SUITE_KEYS: dict[str, type] = {
+    **{"suite": str, "partial": bool, "partial_reasons": list, "baseline": str},
+    **{"models": dict, "retention": dict, "tasks": dict},
+}
 MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
 TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
@@ -205,12 +208,12 @@ class Results:
         path = self.run / SUITE
         if not path.is_file():
             return None
-        found = read_json(path)
-        keys = ("suite", "partial", "partial_reasons", "baseline", "models", "retention", "tasks")
-        missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+        read = read_json(path)
+        found: dict[str, Any] = read if isinstance(read, dict) else {}
+        missing = [key for key in SUITE_KEYS if not isinstance(found.get(key), SUITE_KEYS[key])]
         if missing:
             raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
-        return dict(found)
+        return found
 
     @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
@@ -263,19 +266,19 @@ def read_results(run: Path) -> Results:
             if folder.name.partition("-")[2] not in MEASURING:
                 break
             continue
-        settings = read_json(folder / "config.json").get("stage", {})
-        result = read_json(folder / "result.json")
+        settings = _mapping(folder / "config.json").get("stage", {})
+        result = _mapping(folder / "result.json")
         kind = settings.get("kind", "")
         stages.append(StageResult(folder.name, kind, settings, result, folder))
     if not stages:
         raise ValueError(
             f"{run} holds no finished stage (stages/*/result.json): run the recipe first"
         )
-    text = _text(run / "recipe.yaml")
-    recipe = yaml.safe_load(text) or {}
-    environment = run / "environment.json"
+    path, environment = run / "recipe.yaml", run / "environment.json"
+    text = _text(path)
+    recipe = parse_yaml(text, str(path)) if text else {}
     return Results(
-        run, stages, recipe, text, read_json(environment) if environment.is_file() else {}
+        run, stages, recipe, text, _mapping(environment) if environment.is_file() else {}
     )
 
 
@@ -423,6 +426,18 @@ def loss_curves(stage: StageResult) -> list[LossCurve]:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        ValueError: it holds something else, or as `read_json`.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: a JSON {type(found).__name__}, where an object belongs")
+    return found
 
 
 def _number(folder: Path) -> tuple[int, str]:

@@ -229,6 +229,32 @@ def test_errors_name_the_thing(tmp_path):
     (run / "stages" / "03-evaluate" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"03-evaluate/result\.json"):
         read_results(run)
+    (run / "stages" / "03-evaluate" / "result.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"03-evaluate/result\.json: a JSON list, where an object"):
+        read_results(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("a: [", r"recipe\.yaml:1: not valid YAML"), ("- x", r"recipe\.yaml: .*, this is a list")],
+)
+def test_a_damaged_recipe_is_named(tmp_path, text, what):
+    run = fake_run(tmp_path)
+    (run / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=what):
+        read_results(run)
+
+
+def test_a_suite_s_result_that_is_none_is_named(tmp_path):
+    run = fake_run(tmp_path)
+    whole = {"suite": "glue", "partial": False, "partial_reasons": [], "baseline": "teacher"}
+    whole |= {"models": {}, "retention": {}, "tasks": {}}
+    (run / "suite.json").write_text(json.dumps(whole))
+    assert read_results(run).suite == whole
+    for wrong, what in (([], "it has no suite"), (whole | {"tasks": 6}, "it has no tasks")):
+        (run / "suite.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=rf"suite\.json.*{what}"):
+            build_metrics(run)
 
 
 def test_nothing_is_told_of_a_student_or_a_baseline_that_was_written_anew(tmp_path):
