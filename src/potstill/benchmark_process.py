@@ -93,7 +93,7 @@ class Child:
         if no_memory:
             what = "memory ran out"
         elif said and code >= 0:
-            what = said.splitlines()[-1].strip()
+            what = _last_error(said)
         else:
             what = f"its process was ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
         if killed:
@@ -115,6 +115,16 @@ class Child:
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
+
+
+def _last_error(said: str) -> str:
+    """The first line of the error that ended a process, whose message may have several; the last
+    line of what it said where there is no traceback.
+    """
+    *_, last = said.rpartition("Traceback (most recent call last):")
+    lines = last.strip("\n").splitlines()
+    outside = [line for line in lines if not line.startswith(" ")]
+    return (outside[0] if len(outside) < len(lines) else lines[-1]).strip()
 
 
 def child_environment(threads: int) -> dict[str, str]:

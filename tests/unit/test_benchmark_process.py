@@ -30,6 +30,23 @@ def test_child_that_dies_is_an_error_in_one_sentence(folders):
             child.run(8, 1, 1, seed=0)
 
 
+TWO_ERRORS = """a warning
+Traceback (most recent call last):
+  File "auto.py", line 1, in from_pretrained
+    config[name]
+KeyError: 'x'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "auto.py", line 3, in from_pretrained
+    raise ValueError(
+ValueError: model type `x` is not known
+
+You can update the library.
+"""
+
+
 class Gone:
     """A process that has ended."""
 
@@ -45,6 +62,7 @@ class Gone:
     [
         (1, "Traceback:\nOSError: no such model", False, ValueError, "OSError: no such model"),
         (1, "Traceback:\nAssertionError: x", True, RuntimeError, "AssertionError: x"),
+        (1, TWO_ERRORS, False, ValueError, "ValueError: model type `x` is not known"),
         (-9, "a warning", False, RuntimeError, "signal 9, as happens when memory runs out"),
         (-11, "", True, RuntimeError, "its process was ended by signal 11"),
         (3, "", True, RuntimeError, "its process was ended by code 3"),
