@@ -12,8 +12,9 @@ from typing import assert_never
 from potstill.captures import Wanted, qkv_widths
 from potstill.families import family_of
 from potstill.hidden_objectives import EMBEDDINGS_PROJECTION, Pairing
-from potstill.models import LoadedModel
+from potstill.models import LoadedModel, label_names
 from potstill.recipe import (
+    VALUE_TASKS,
     AttentionMse,
     HiddenCosine,
     HiddenMse,
@@ -26,6 +27,7 @@ from potstill.recipe import (
     VectorMse,
 )
 from potstill.signals import EMBEDDINGS
+from potstill.tasks import row_of
 
 
 def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:
@@ -48,6 +50,25 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
             "distillation needs the same tokenizer for both"
         )
     pair_up(student, teacher, objectives)
+
+
+def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
+    """Refuse a head whose labels are not the run's, in the run's order: its outputs would be
+    trained as the run's labels, and called by its own.
+
+    Raises:
+        ValueError: other labels, or another order.
+    """
+    row = row_of(loaded.task)
+    if row is None or row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
+        return
+    own = label_names(loaded.model.config)
+    if own != list(labels):
+        raise ValueError(
+            f"{loaded.name}: the labels of its head are {', '.join(own)}, and the run's, in their "
+            f"order, {', '.join(labels)}: give a model of the same labels in the same order, or "
+            "one without a head"
+        )
 
 
 def _called(loaded: LoadedModel, role: str) -> str:

@@ -25,7 +25,7 @@ from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config, load_model, with_model
 from potstill.onnx_files import require_onnx
-from potstill.pairing import check_pair
+from potstill.pairing import check_labels, check_pair
 from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
     Benchmark,
@@ -123,7 +123,7 @@ class _Rehearsal:
         match stage:
             case Finetune():
                 cast = Cast(stage, self._model(stage.model, task, untrained_head=True))
-                _check_training(stage, self.recipe, cast)
+                _check_training(stage, self.recipe, cast, self.labels)
                 return cast
             case MakeStudent():
                 teacher = self._model(stage.teacher, task)
@@ -132,7 +132,7 @@ class _Rehearsal:
                 teachers = tuple(self._model(t.model, task) for t in stage.teachers)
                 new_head = row_of(task) is not None
                 cast = Cast(stage, self._model(stage.model, task, new_head), teachers)
-                _check_training(stage, self.recipe, cast)
+                _check_training(stage, self.recipe, cast, self.labels)
                 return cast
             case Prune() | TrimVocabulary() | Export() | Quantize():
                 return self._compressed(stage, self._model(stage.model, task))
@@ -224,8 +224,12 @@ def _pruned(stage: Prune, loaded: LoadedModel) -> Cast:
     return Cast(stage, made, (loaded,), why)
 
 
-def _check_training(stage: Finetune | Distill, recipe: Recipe, cast: Cast) -> None:
+def _check_training(
+    stage: Finetune | Distill, recipe: Recipe, cast: Cast, labels: Sequence[str] | None
+) -> None:
     assert cast.model is not None
+    for loaded in (*cast.teachers, cast.model) if labels is not None else ():
+        check_labels(loaded, labels)
     for teacher in cast.teachers:  # first, for its user knows it by name
         check_length(recipe.text, teacher)
     check_length(recipe.text, cast.model)

@@ -27,7 +27,7 @@ from potstill.evaluation_tasks import task_score
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker
 from potstill.models import LoadedModel, is_encoder, save_model
-from potstill.pairing import check_pair
+from potstill.pairing import check_labels, check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (
     VALUE_TASKS,
@@ -59,7 +59,7 @@ def run_finetune(
 
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
-        loaded = context.open(stage.model, untrained_head=True)
+        loaded = _opened(stage.model, context, untrained_head=True)
         _freeze(stage, loaded)
         return _train(loaded, [], [gold], InBatch(), stage, masker, folder, seed, context)
 
@@ -77,7 +77,7 @@ def run_distill(
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
-    teachers = {name: context.open(name) for name in weights}
+    teachers = {name: _opened(name, context) for name in weights}
     for name, loaded in teachers.items():
         check_length(context.text_settings, loaded)
         if row_of(context.task) and context.is_main:
@@ -90,7 +90,7 @@ def run_distill(
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
         # a student that was distilled in pretraining has no head for the task yet
-        student = context.open(stage.model, untrained_head=row_of(context.task) is not None)
+        student = _opened(stage.model, context, untrained_head=row_of(context.task) is not None)
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
         if not known:
@@ -101,6 +101,14 @@ def run_distill(
 
     result, writes = _repeated(stage, folder, context, once)
     return {**result, **known}, writes
+
+
+def _opened(name: str, context: Context, untrained_head: bool = False) -> LoadedModel:
+    """A model that is trained or learnt from, whose labels are the run's."""
+    loaded = context.open(name, untrained_head=untrained_head)
+    if row_of(context.task) is not None:
+        check_labels(loaded, context.examples.labels)
+    return loaded
 
 
 def check_teachers(stages: Sequence[Stage], context: Context) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
-from conftest import tiny_config
+from conftest import sentences, tiny_config
 from potstill import training_log
 from potstill.recipe import Recipe
 from potstill.rehearsal import Cast, rehearse
 from tiny_families import family_model
+from tiny_runs import tiny_teacher
 from tiny_tokenizers import family_tokenizer
 
 MAKE = {"kind": "make_student"}
@@ -227,3 +232,34 @@ def test_masks_that_the_tokenizer_does_not_give(wordy_teacher: Path, text_file: 
     casts(wordy_teacher, text_file, FINETUNE)
     with pytest.raises(ValueError, match=r"masking\.whole_word is not available"):
         casts(wordy_teacher, text_file, {**FINETUNE, "masking": {"whole_word": True}})
+
+
+@pytest.mark.parametrize("kind", ["finetune", "distill"])
+def test_a_head_whose_labels_are_in_another_order(kind: str, tmp_path: Path) -> None:
+    """Trained as the run's labels it would answer with its own names: late for early."""
+    teacher = tiny_teacher(tmp_path / "teacher", "classification")
+    text = tmp_path / "train.tsv"
+    lines = [f"{line}\t{number % 3}" for number, line in enumerate(sentences(30))]
+    text.write_text("\n".join(["text\tlabel", *lines]), encoding="utf-8")
+    stage = {**(FINETUNE if kind == "finetune" else DISTILL), "model": "small"}
+    tree = {
+        "name": "labels",
+        "task": "classification",
+        "teacher": str(teacher),
+        "data": {"train": [str(text)], "max_length": 40},
+        "stages": [{**stage, "writes": "student"}],
+    }
+
+    def rehearsed(names: list[str]) -> None:
+        small = tiny_teacher(tmp_path / "small", "classification", seed=1)
+        model = BertForSequenceClassification.from_pretrained(small)
+        model.config.id2label = dict(enumerate(names))
+        model.save_pretrained(small)
+        recipe = Recipe.model_validate({**tree, "teachers": {"small": str(small)}})
+        rehearse(recipe, {"teacher": teacher, "small": small})
+
+    names = ["early", "late", "<b>never</b>"]
+    rehearsed(names)
+    for other in (["late", "early", "<b>never</b>"], ["a", "b", "c"], names[:2]):
+        with pytest.raises(ValueError, match="small: the labels of its head are"):
+            rehearsed(other)

@@ -34,6 +34,7 @@ from potstill.stages import run_stage
 from potstill.students import make_student
 from potstill.text import heldout_side, read_records
 from potstill.training_stages import check_length, is_trained
+from tiny_runs import tiny_teacher
 
 
 class Recorder(Silent):
@@ -282,24 +283,42 @@ def test_settings_of_a_made_student_reach_it(context: Context) -> None:
     assert done(family, context, "bert")["to_type"] == "bert"
 
 
+def labelled(teacher: Path, folder: Path, **changes: Any) -> Context:
+    lines = [f"{text}\t{number % 3}" for number, text in enumerate(sentences(40))]
+    (folder / "train.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    given = {"train": str(folder / "train.tsv"), "max_length": 40}
+    return Context(
+        task="classification",
+        seed=1,
+        text_settings=TaskData.model_validate(given),
+        run=folder,
+        cache=folder / "tokens",
+        models={"teacher": teacher},
+        reporter=Recorder(),
+        **changes,
+    )
+
+
+def test_a_student_whose_labels_are_in_another_order(tmp_path: Path) -> None:
+    """As `potstill.distill` may be given one, which goes through no rehearsal."""
+    context = labelled(tiny_teacher(tmp_path / "teacher", "classification"), tmp_path)
+    small = tiny_teacher(tmp_path / "small", "classification", seed=1)
+    config = json.loads((small / "config.json").read_text())
+    config["id2label"] = {"0": "late", "1": "early", "2": "<b>never</b>"}
+    (small / "config.json").write_text(json.dumps(config))
+    context.models["small"] = small
+    training = {"max_steps": 1}
+    for kind, more in [("finetune", {}), ("distill", {"objectives": [{"kind": "soft_targets"}]})]:
+        with pytest.raises(ValueError, match="the labels of its head are late, early"):
+            done({"kind": kind, "model": "small", "training": training, **more}, context, kind)
+
+
 @pytest.mark.parametrize("is_main", [True, False])
 def test_other_processes_wait_until_the_first_has_asked(
     is_main: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = write_model("classification", tmp_path / "teacher")
-    lines = [f"{text}\t{number % 3}" for number, text in enumerate(sentences(40))]
-    (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
-    given = {"train": str(tmp_path / "train.tsv"), "max_length": 40}
-    context = Context(
-        task="classification",
-        seed=1,
-        text_settings=TaskData.model_validate(given),
-        run=tmp_path,
-        cache=tmp_path / "tokens",
-        models={"teacher": teacher},
-        reporter=Recorder(),
-        is_main=is_main,
-    )
+    context = labelled(teacher, tmp_path, is_main=is_main)
     happened: list[str] = []
     ask = training_stages.teacher_answers
 
