@@ -84,7 +84,7 @@ def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]
     if absent:
         raise ValueError(
             f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}: add "
-            "some, or leave it out of data.labels"
+            "some, or leave it out of data.labels (of data.label, where labels are columns)"
         )
 
 

@@ -355,7 +355,8 @@ def _labels(
         return data.label
     if row.task == "question_answering":
         return LABELS
-    found: set[str] = set()
+    # a column names its label, whether or not an example has it
+    found: set[str] = set(data.label) if len(data.label) > 1 else set()
     for example in train:
         found |= set(example.label) if isinstance(example.label, list) else {example.label}
     labels = resolve_labels(found, data.labels, teacher, unnamed)

@@ -263,6 +263,9 @@ def test_what_no_example_teaches(tmp_path: Path) -> None:
     assert "all examples have the label 'good'" in problem(same)
     several = file(tmp_path, "several.jsonl", rows(20, (["a"], [])))
     assert "no example of the label b" in problem(several, "multi_label", labels=["a", "b"])
+    flags = [{"text": t, "a": n % 2, "b": n % 3 % 2, "c": 0} for n, t in enumerate(sentences(20))]
+    columns = file(tmp_path, "columns.tsv", flags)
+    assert "no example of the label c" in problem(columns, "multi_label", label=["a", "b", "c"])
 
 
 def test_columns_that_hold_no_flags(tmp_path: Path) -> None:
