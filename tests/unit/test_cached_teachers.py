@@ -14,7 +14,13 @@ from tiny_labels import LABELS, examples, write_model
 
 from potstill import cached_teachers
 from potstill.batches import Batch
-from potstill.cached_teachers import CachedTeacher, reads_vectors, teacher_answers, why_live
+from potstill.cached_teachers import (
+    Answers,
+    CachedTeacher,
+    reads_vectors,
+    teacher_answers,
+    why_live,
+)
 from potstill.data import Examples, collate
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
@@ -126,6 +132,15 @@ def test_the_answers_are_the_models_own(tmp_path: Path) -> None:
             found = answers.rows(np.array([number]))
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
             number += 1
+
+
+def test_rows_of_examples_that_have_one_or_none() -> None:
+    """Sentences of one word, and of one that the tokenizer has no token for."""
+    logits_RC = np.arange(6, dtype=np.float16).reshape(3, 2)
+    answers = Answers(logits_RC, np.array([0, 1, 1, 2, 3, 3]))
+    for numbers, rows in ([0, 1, 2], [0, 1]), ([3, 1, 0], [2, 0]), ([2, 4], [1]), ([1, 4], []):
+        found = answers.rows(np.array(numbers))
+        assert found.tolist() == logits_RC[rows].tolist(), numbers
 
 
 def test_large_values_of_regression_keep_their_precision(tmp_path: Path) -> None:
