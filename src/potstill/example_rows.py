@@ -154,12 +154,17 @@ def check_named(label: str, labels: Sequence[str]) -> None:
         )
 
 
-def label_number(label: str, labels: Sequence[str]) -> int:
-    """A label's number: by its name, or, where no name is a number, by its number."""
+def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None = None) -> int:
+    """A label's number: by its name, or, where no name is a number, by its number.
+
+    Args:
+        labels: in the order of the model's outputs.
+        given: the same names in the order that the data's numbers count in; None: that one.
+    """
     if label in labels:
         return labels.index(label)
     if is_number_below(label, len(labels)) and not any(name.isdecimal() for name in labels):
-        return int(label)
+        return int(label) if given is None else labels.index(given[int(label)])
     raise BadRow(
         "unknown_label", f"label '{label}' is none of the model's: {some(labels)}; correct it"
     )

@@ -240,7 +240,7 @@ def read_task(
                 reader.counts,
                 side,
                 one.origin,
-                partial(_labelled, row, labels, one, by_number),
+                partial(_labelled, row, labels, one, data.labels, by_number),
             )
             for one in examples
         ]
@@ -418,28 +418,34 @@ def _of_one_kind(
 
 
 def _labelled(
-    row: TaskRow, labels: Sequence[str], example: _Example, by_number: bool = True
+    row: TaskRow,
+    labels: Sequence[str],
+    example: _Example,
+    given: Sequence[str] | None,
+    by_number: bool,
 ) -> Labelled:
-    gold = _gold(row, labels, example)
+    gold = _gold(row, labels, example, given)
     if row.task == "classification" and not by_number and example.label is not None:
         check_named(example.label, labels)
     return Labelled(example.texts, gold, example.origin)
 
 
-def _gold(row: TaskRow, labels: Sequence[str], example: _Example) -> Any:
+def _gold(
+    row: TaskRow, labels: Sequence[str], example: _Example, given: Sequence[str] | None
+) -> Any:
     label = example.label
     if row.task == "question_answering":
         return label
     if row.task == "token_classification":
-        return None if label is None else tag_numbers(example.texts, label, labels)
+        return None if label is None else tag_numbers(example.texts, label, labels, given)
     if row.task in VALUE_TASKS:
         return math.nan if label is None else label
     if row.task == "multi_label":
         if label is None:
             return [UNLABELLED] * len(labels)
-        chosen = {label_number(name, labels) for name in label}
+        chosen = {label_number(name, labels, given) for name in label}
         return [int(number in chosen) for number in range(len(labels))]
-    return UNLABELLED if label is None else label_number(label, labels)
+    return UNLABELLED if label is None else label_number(label, labels, given)
 
 
 def _tokenized(

@@ -121,7 +121,8 @@ class TaskData(Config):
     # greatest of `train`.
     score_range: tuple[float, float] | None = None
     # Names of the labels in the order of the model's outputs; null: as the teacher's config says,
-    # else as they are found, sorted.
+    # else as they are found, sorted. Where the data has numbers, in the order of those; a teacher's
+    # own names keep its order of outputs.
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
     # Accept a side all of whose texts are longer than that: their beginnings are read.

@@ -131,13 +131,18 @@ def check_tag_names(labels: Sequence[str]) -> None:
         raise ValueError("data.labels: there is no O, the tag of words outside of entities: add it")
 
 
-def tag_numbers(words: Sequence[str], tags: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """The label's number of each tag.
+def tag_numbers(
+    words: Sequence[str],
+    tags: Sequence[str],
+    labels: Sequence[str],
+    given: Sequence[str] | None = None,
+) -> list[int]:
+    """The label's number of each tag; `given` as in `label_number`.
 
     Raises:
         BadRow: a tag that is none of the labels, or numbers whose names are not IOB2.
     """
-    numbers = [label_number(tag, labels) for tag in tags]
+    numbers = [label_number(tag, labels, given) for tag in tags]
     check_tags(words, [labels[number] for number in numbers], {}, "")
     return numbers
 

@@ -114,6 +114,27 @@ def test_labels_by_number_of_a_teacher_with_names(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("task", ["classification", "multi_label", "token_classification"])
+def test_numbers_count_in_the_order_of_data_labels(task: Task, tmp_path: Path) -> None:
+    """Whatever order a teacher has the same names in."""
+    teacher, given = ["O", "B-still", "B-cask"], ["O", "B-cask", "B-still"]
+    texts = sentences(30)
+    every = [n % 3 for n in range(30)]
+    labels: list[Any] = every if task == "classification" else [[n] for n in every]
+    words: list[Any] = list(texts)
+    if task == "token_classification":
+        words, labels = [t.split()[:3] for t in texts], [[n, 0, 0] for n in every]
+    train = [{"text": w, "label": label} for w, label in zip(words, labels, strict=True)]
+    found = read(file(tmp_path, "train.jsonl", train), task, teacher=teacher, labels=given)
+    assert found.labels == teacher
+    for example in (one for side in found.sides.values() for one in side):
+        number = int(example.origin.rpartition(":")[2]) - 1
+        gold = example.gold
+        if task != "classification":
+            gold = gold.index(1) if task == "multi_label" else gold[0]
+        assert teacher[gold] == given[every[number]]
+
+
 def test_resolve_labels() -> None:
     unnamed = ["LABEL_0", "LABEL_1"]
     assert resolve_labels({"x", "y"}, None, None, False) == ["x", "y"]
