@@ -20,6 +20,7 @@ SUITE_KEYS: dict[str, type] = {
 }
 MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
 TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
+_ALIKE = 1.1  # times as many steps as the plain twin, up to which the two count as trained alike
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
 
 
@@ -223,7 +224,7 @@ class Results:
     @property
     def findings(self) -> list[str]:
         """What a reader must not miss of scores, graphs and pruned models, in sentences."""
-        found = list(self.evaluation.get("findings") or [])
+        found = [*(self.evaluation.get("findings") or []), *self._unlike_twin()]
         trained = [s.result for s in self.stages if s.kind in ("finetune", "distill")]
         for result in [*trained, *self.exported.values(), *self.quantized.values()]:
             found += result.get("findings", [])
@@ -232,6 +233,28 @@ class Results:
             "win back much of what that cost"
             for stage in self.pruned
             if not self._trained_after(stage)
+        ]
+
+    def _unlike_twin(self) -> list[str]:
+        """Whether the twin had another number of steps than the student: of what is between the two
+        the teacher is a part alone.
+        """
+        named = [("distill", self.student), ("finetune", self.evaluation.get("twin"))]
+        both = [
+            next((s for s in reversed(self.stages) if (s.kind, s.writes) == one), None)
+            for one in named
+        ]
+        mine, twin = both
+        if mine is None or twin is None or mine.reads != twin.reads:
+            return []
+        steps = [one.result.get("steps") or 0 for one in (mine, twin)]
+        early = any(one.result.get("stopped_early") for one in (mine, twin))
+        if early or max(steps) <= _ALIKE * min(steps):
+            return []
+        return [
+            f"{mine.writes} was trained for {steps[0]:,} steps and {twin.writes} for {steps[1]:,}, "
+            "so the difference between them is not the teacher's alone; set training.max_steps of "
+            "both stages to one number"
         ]
 
     @property

@@ -93,6 +93,23 @@ def test_metrics_of_a_task_have_differences_and_intervals(tmp_path):
     assert read_results(run).counted["plain"] == 17241216
 
 
+@pytest.mark.parametrize(
+    ("steps", "early", "told"), [(400, False, 0), (370, False, 0), (40, False, 1), (40, True, 0)]
+)
+def test_a_twin_that_was_trained_for_fewer_steps_is_told(tmp_path, steps, early, told):
+    """With data.unlabelled an epoch of the student is longer than one of the twin."""
+    run = fake_run(tmp_path)  # whose student was trained for 400
+    result = {**evaluate_result(), "twin": "plain"}
+    result["models"]["plain"] = result["models"]["untrained"]
+    training = {"steps": steps, "stopped_early": early}
+    stage(run, "10-finetune", {"model": "untrained", "writes": "plain"}, training)
+    stage(run, "11-evaluate", {}, result)
+    found = [said for said in read_results(run).findings if "steps" in said]
+    assert len(found) == told
+    if told:
+        assert found[0].startswith("student was trained for 400 steps and plain for 40, so")
+
+
 def test_the_last_evaluation_and_the_last_benchmark_count(tmp_path):
     run = fake_run(tmp_path)
     later, slower = evaluate_result(), benchmark_result()
