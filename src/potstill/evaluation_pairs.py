@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,22 @@ from potstill.task_metrics import Scored
 from potstill.tasks import TASKS
 
 FEWEST = 10
+# keys of `data` in what is said of a row, by which nobody has given pairs
+_KEYS = re.compile(r"\bdata\.(?=(text|label|on_bad_row)[)=])")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts two by two, and how alike people found them."""
+    """Texts two by two, and how alike people found them.
+
+    Attributes:
+        left_out: in a sentence, rows that can't be used; empty where all can.
+    """
 
     first: list[str]
     second: list[str]
     gold_N: np.ndarray
+    left_out: str = ""
 
 
 def read_pairs(settings: ScoredPairs) -> Pairs:
@@ -44,14 +52,35 @@ def read_pairs(settings: ScoredPairs) -> Pairs:
         label=[settings.label],
         on_bad_row=settings.on_bad_row,
     )
-    rows = read_task(data, TASKS["regression"], 0, teacher_labels=None).sides["train"]
+    try:
+        found = read_task(data, TASKS["regression"], 0, teacher_labels=None)
+    except ValueError as error:
+        said = _KEYS.sub("evaluate.pairs.", str(error))
+        raise ValueError(said.replace("data.train:", "evaluate.pairs.sources:")) from None
+    rows = found.sides["train"]
     gold_N = np.array([row.gold for row in rows], dtype=float)
     if len(rows) < FEWEST or np.ptp(gold_N) == 0:
         raise ValueError(
             f"evaluate.pairs: {len(rows)} pairs with {len(np.unique(gold_N))} different scores: at "
             f"least {FEWEST} pairs and two scores are needed"
         )
-    return Pairs([row.texts[0] for row in rows], [row.texts[1] for row in rows], gold_N)
+    first, second = ([row.texts[n] for row in rows] for n in (0, 1))
+    return Pairs(first, second, gold_N, _left_out(found.counts))
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    reasons = {
+        key.removeprefix("train."): count
+        for key, count in sorted(counts.items())
+        if key.startswith("train.") and key != "train.rows"
+    }
+    if not reasons:
+        return ""
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return (
+        f"{sum(reasons.values())} of {counts['train.rows']} rows of evaluate.pairs are left out "
+        f"({told})"
+    )
 
 
 def score_pairs(

@@ -90,10 +90,13 @@ def with_pairs(
     """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
     if stage.pairs is None:
         return result
-    found = score_pairs(models, read_pairs(stage.pairs), stage.baseline, seed, stage.max_length)
+    pairs = read_pairs(stage.pairs)
+    found = score_pairs(models, pairs, stage.baseline, seed, stage.max_length)
     for part, by_model in found.items():
         for name, scores in by_model.items():
             result[part][name] = result[part].get(name, {}) | scores
+    if pairs.left_out:
+        result["warnings"] = [*result.get("warnings", []), pairs.left_out]
     return result
 
 

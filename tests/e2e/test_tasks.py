@@ -183,7 +183,8 @@ def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Pa
     for first in range(0, 40, 2):
         a, b = words[first], words[first + 1]
         lines.append(f"{texts[first]}\t{texts[first + 1]}\t{len(a & b) / len(a | b):.3f}")
-    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "pairs.tsv").write_text("\n".join([*lines, "malt\toak\t-"]) + "\n")
+    pairs = {"sources": str(tmp_path / "pairs.tsv"), "text": ["a", "b"], "on_bad_row": "skip"}
     tree = {
         "name": "tiny",
         "task": "sentence_embedding",
@@ -191,10 +192,7 @@ def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Pa
         "corpus": {"sources": str(text_file), "max_length": 64, "min_length": 4},
         "stages": [
             {"kind": "make_student"},
-            {
-                "kind": "evaluate",
-                "pairs": {"sources": str(tmp_path / "pairs.tsv"), "text": ["a", "b"]},
-            },
+            {"kind": "evaluate", "pairs": pairs},
             {"kind": "report"},
         ],
     }
@@ -203,7 +201,9 @@ def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Pa
     result = json.loads((folder / "stages/02-evaluate/result.json").read_text())
     # words in common are what TF-IDF sees
     assert result["references"]["tfidf"]["sts"]["spearman"] > 0.5
-    assert "Likeness of pairs, Spearman" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "Likeness of pairs, Spearman" in report
+    assert "1 of 21 rows of evaluate.pairs are left out (1 bad_label)" in report
 
 
 def test_an_interrupted_repeat_goes_on(

@@ -73,3 +73,16 @@ def test_no_retention_of_a_baseline_that_guesses(sentence_teacher: Path, tmp_pat
 def test_pairs_that_say_nothing(scores: list[object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_pairs(file(tmp_path, scores))
+
+
+def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
+    pairs = file(tmp_path, [1, "none", *range(18)])
+    with pytest.raises(ValueError, match=r"leave such rows out with evaluate\.pairs\.on_bad_row="):
+        read_pairs(pairs)
+    found = read_pairs(pairs.model_copy(update={"on_bad_row": "skip"}))
+    assert len(found.first) == 19
+    assert found.left_out == "1 of 20 rows of evaluate.pairs are left out (1 bad_label)"
+    assert read_pairs(file(tmp_path, list(range(20)))).left_out == ""
+    other = pairs.model_copy(update={"label": "score"})
+    with pytest.raises(ValueError, match=r"no column 'score' \(evaluate\.pairs\.label\)"):
+        read_pairs(other)
