@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -98,6 +98,29 @@ def class_warnings(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled
     ]
     found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
     return found if row.head == "spans" or row.task in VALUE_TASKS else found + _disputed(train)
+
+
+def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
+    """Texts that are scored although models learn from them: what of it to tell.
+
+    Args:
+        sides: examples of train and dev, and of test and unlabelled where there are some.
+    """
+    learnt = {
+        "train": "so scores on them are too good",
+        "unlabelled": "so the student learns the teacher's very answers to them",
+    }
+    found = []
+    for side in sides.keys() & learnt.keys():
+        known = {example.texts for example in sides[side]}
+        for scored in sides.keys() & {"dev", "test"}:
+            both = sum(example.texts in known for example in sides[scored])
+            if both:
+                found.append(
+                    f"{both} of {len(sides[scored])} texts of {scored} are also in {side}, "
+                    f"{learnt[side]}"
+                )
+    return sorted(found)
 
 
 def _disputed(train: Sequence[Labelled]) -> list[str]:

@@ -14,7 +14,13 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from potstill.answer_examples import LABELS, read_question, tokenize_questions
 from potstill.data import Examples
-from potstill.example_checks import check_classes, check_columns, check_metric, class_warnings
+from potstill.example_checks import (
+    check_classes,
+    check_columns,
+    check_metric,
+    class_warnings,
+    seen_warnings,
+)
 from potstill.example_rows import (
     BadRow,
     Labelled,
@@ -295,14 +301,7 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
     for side in rows.sides:
         sides[side], told = _tokenized(rows, side, tokenizer, counts)
         warnings += told
-    known = {example.texts for example in rows.sides["train"]}
-    for side in rows.sides.keys() & {"dev", "test"}:
-        both = sum(example.texts in known for example in rows.sides[side])
-        if both:
-            warnings.append(
-                f"{both} of {len(rows.sides[side])} texts of {side} are also in train, so scores "
-                "on them are too good"
-            )
+    warnings += seen_warnings(rows.sides)
     left = {key: value for key, value in counts.items() if not key.endswith(".rows")}
     warnings += [f"{count} rows are left out ({key})" for key, count in sorted(left.items())]
     return TaskExamples(

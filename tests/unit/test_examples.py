@@ -310,6 +310,13 @@ def test_texts_on_two_sides_are_told(tmp_path: Path) -> None:
     assert (
         "30 of 30 texts of dev are also in train, so scores on them are too good" in found.warnings
     )
+    test = file(tmp_path, "test.tsv", [{"text": t, "label": "good"} for t in sentences(9, seed=5)])
+    more = file(tmp_path, "more.tsv", [{"text": t} for t in sentences(4, seed=5)])
+    found = tokenize_task(read(train, test=test, unlabelled=more), tiny_tokenizer())
+    assert found.warnings[-1] == (
+        "4 of 9 texts of test are also in unlabelled, so the student learns the teacher's very "
+        "answers to them"
+    )
 
 
 def test_few_examples_of_a_class_are_told(tmp_path: Path) -> None:
