@@ -228,8 +228,9 @@ def _check_training(
     stage: Finetune | Distill, recipe: Recipe, cast: Cast, labels: Sequence[str] | None
 ) -> None:
     assert cast.model is not None
-    for loaded in (*cast.teachers, cast.model) if labels is not None else ():
-        check_labels(loaded, labels)
+    if labels is not None:
+        for loaded in (*cast.teachers, cast.model):
+            check_labels(loaded, labels)
     for teacher in cast.teachers:  # first, for its user knows it by name
         check_length(recipe.text, teacher)
     check_length(recipe.text, cast.model)
