@@ -223,8 +223,9 @@ def _check_order(
     told = [f"'{labels[n]}' means '{labels[order[n]]}'" for n in moved[:4] if gained_C[n] > 0]
     raise ValueError(
         f"{name}: its labels are in another order than the data's: on {len(gold_NC)} held-out "
-        f"{what} its {', '.join(told)}; correct id2label in its config.json, or the order of "
-        "data.labels where it has no names of its own"
+        f"{what} its {', '.join(told)}; correct id2label in its config.json, or give "
+        "data.labels: in the order of the data's numbers, or, of a model without names, of its "
+        "outputs"
     )
 
 
