@@ -45,6 +45,7 @@ TABLES = {
     "ablation_sst2": doc_ablations.ablation_sst2,
     "ablation_positions": doc_ablations.ablation_positions,
     "tasks": doc_scores.tasks,
+    "reached": doc_scores.reached,
     "bert_base_shapes": doc_costs.bert_base_shapes,
     "compress_embeddings": doc_costs.compress_embeddings,
     "compress_sst2": doc_costs.compress_sst2,
