@@ -262,7 +262,8 @@ def _amount(number: float) -> str:
 
 
 def _columns(models: Mapping[str, Any]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    # a single space between columns, and whole labels: the rest is for numbers
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True, overflow="fold")
     for name in models:
         table.add_column(Text(name), justify="right", overflow="fold")
