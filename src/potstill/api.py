@@ -15,7 +15,7 @@ from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
-from potstill.examples import read_for, tokenize_task, tokenize_test
+from potstill.examples import read_for
 from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
@@ -52,6 +52,7 @@ from potstill.recipe import (
 from potstill.recipe_files import checked
 from potstill.runfolder import RunFolder
 from potstill.stages import run_stage
+from potstill.task_examples import tokenize_task, tokenize_test
 from potstill.tasks import TaskRow, row_of
 from potstill.text import read_records
 
@@ -375,22 +376,31 @@ def _evaluate_task(
         )
     rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
     cut = {n: load_model(f, row.task, weights=False).tokenizer for n, f in folders.items()}
-    found = tokenize_task(rows, cut[baseline])
     # each model's texts as its own tokenizer cuts them, whatever the two have in common
-    tests = {name: tokenize_test(rows, t) for name, t in cut.items() if name != baseline}
+    tests = {name: tokenize_test(rows, tokenizer) for name, tokenizer in cut.items()}
+    if train:
+        found = tokenize_task(rows, cut[baseline])
+        learnt, warnings = found.train, found.warnings
+    else:  # nobody named a side of plain files
+        learnt = None
+        warnings = [
+            told.replace(" of dev", "").replace("data.max_length", "the models take")
+            for told in tests[baseline][1]
+        ]
     settings = Evaluate().model_copy(update={"baseline": baseline})
-    return evaluate_task(
+    scored = evaluate_task(
         {name: [folder] for name, folder in folders.items()},
-        found.test,
-        found.train if train else None,
-        found.labels,
+        tests[baseline][0],
+        learnt,
+        rows.labels,
         row.task,
         settings,
         data.metric,
         seed,
         progress,
-        tests=tests,
+        tests={name: test for name, (test, _) in tests.items() if name != baseline},
     )
+    return {**scored, "warnings": [*scored.get("warnings", []), *warnings]}
 
 
 def benchmark(

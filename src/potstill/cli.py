@@ -187,6 +187,8 @@ def evaluate(
             progress=reporter.progress,
         )
     terminal.out.print(evaluation_table(result))
+    for note in [*result.get("findings", []), *result.get("warnings", [])]:
+        print_line(f"note: {note}", "yellow")
 
 
 def _suite(models: list[str], baseline: str, suite: str, given: dict[str, Any]) -> None:

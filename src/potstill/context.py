@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.corpora import tokenize_corpus
 from potstill.data import Examples, TokenizedCorpus, Tokens
-from potstill.examples import TaskExamples, TaskRows, read_for, tokenize_task
+from potstill.examples import TaskRows, read_for
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.preflight import Findings
@@ -22,6 +22,7 @@ from potstill.recipe import (
     Task,
     TaskData,
 )
+from potstill.task_examples import TaskExamples, tokenize_task
 from potstill.text import Record, heldout_side, read_records
 
 

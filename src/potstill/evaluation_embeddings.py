@@ -200,9 +200,11 @@ def _embedding_scores(
 
 
 def _tfidf(text: _Texts, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Scores of TF-IDF, and the items that they are means of."""
+    """Scores of TF-IDF, and the items that they are means of; none of texts without a word."""
     scores: Scores = {}
     items: dict[str, np.ndarray] = {}
+    if not metrics.has_words(text.passages):
+        return scores, items
     if text.queries is not None:
         ranks, _ = metrics.own_ranks(metrics.tfidf_retrieval(text.queries, text.passages))
         scores["retrieval"] = {

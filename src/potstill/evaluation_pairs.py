@@ -102,10 +102,13 @@ def score_pairs(
     runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
     guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
     retention, intervals = task_metrics.retentions(runs, baseline, guesses, "sts", seed)
-    tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
+    references = {}
+    if metrics.has_words([*pairs.first, *pairs.second]):
+        tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
+        references["tfidf"] = {"sts": _values(tfidf)}
     return {
         "models": {name: {"sts": _values(found)} for name, [found] in runs.items()},
-        "references": {"tfidf": {"sts": _values(tfidf)}},
+        "references": references,
         "retention": retention,
         "intervals": intervals,
     }

@@ -133,9 +133,14 @@ def evaluate_task(
 
     Returns:
         As result.json: see docs on tasks.
+
+    Raises:
+        ValueError: a model of other labels, or questions that one tokenizer has room for and
+            another has not.
     """
     row = row_of(task)
     assert row is not None
+    _check_same_items(test, tests or {})
     if settings.max_records is not None:
         test = test.first(settings.max_records)
         tests = {k: own.first(settings.max_records) for k, own in (tests or {}).items()}
@@ -200,6 +205,17 @@ def evaluate_task(
         ),
         "examples": _examples(case, base, outputs[student][0]),
     }
+
+
+def _check_same_items(test: Examples, tests: Mapping[str, Examples]) -> None:
+    for name, own in tests.items():
+        if test.items is None or own.items is None or own.items.texts == test.items.texts:
+            continue
+        raise ValueError(
+            f"{name}: by its tokenizer {len(own.items)} questions leave room for their context, by "
+            f"the baseline's {len(test.items)}: raise data.max_length or lower data.stride, so "
+            "that none is left out"
+        )
 
 
 def _in_order(

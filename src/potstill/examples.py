@@ -1,4 +1,4 @@
-"""Labelled examples: files to rows, rows to token sequences with their gold, mistakes by line."""
+"""Labelled examples: files to rows with their gold, mistakes by line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PretrainedConfig
 
-from potstill.answer_examples import LABELS, read_question, tokenize_questions
-from potstill.data import Examples
+from potstill.answer_examples import LABELS, read_question
 from potstill.example_checks import (
     check_classes,
     check_columns,
     check_metric,
-    class_warnings,
-    seen_warnings,
 )
 from potstill.example_rows import (
     BadRow,
@@ -34,7 +31,7 @@ from potstill.example_rows import (
 from potstill.heads import UNLABELLED
 from potstill.models import has_head, is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Source, Task, TaskData
-from potstill.sequence_examples import read_texts, tokenize_apart, tokenize_texts
+from potstill.sequence_examples import read_texts
 from potstill.tasks import TaskRow, row_of
 from potstill.text import Record, heldout_side, read_rows
 from potstill.token_examples import (
@@ -42,28 +39,7 @@ from potstill.token_examples import (
     read_sentence,
     sorted_tags,
     tag_numbers,
-    tokenize_sentences,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class TaskExamples:
-    """A task's data, tokenised for one tokenizer.
-
-    Attributes:
-        labels: names, in the order of the head's outputs; for regression the value's name alone.
-        unlabelled: more text, for the teacher to label; None without.
-        counts: rows read and left out, by reason and side.
-        warnings: in sentences, what of it matters.
-    """
-
-    labels: list[str]
-    train: Examples
-    dev: Examples
-    test: Examples
-    unlabelled: Examples | None
-    counts: dict[str, int]
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -287,40 +263,6 @@ def read_for(
     )
 
 
-def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExamples:
-    """Token sequences of a task's data, cut at `data.max_length`.
-
-    Raises:
-        ValueError: that cuts every text of a side.
-    """
-    warnings, counts = (
-        class_warnings(rows.row, rows.labels, rows.sides["train"]),
-        Counter(rows.counts),
-    )
-    sides = {}
-    for side in rows.sides:
-        sides[side], told = _tokenized(rows, side, tokenizer, counts)
-        warnings += told
-    warnings += seen_warnings(rows.sides)
-    left = {key: value for key, value in counts.items() if not key.endswith(".rows")}
-    warnings += [f"{count} rows are left out ({key})" for key, count in sorted(left.items())]
-    return TaskExamples(
-        labels=rows.labels,
-        train=sides["train"],
-        dev=sides["dev"],
-        test=sides.get("test", sides["dev"]),
-        unlabelled=sides.get("unlabelled"),
-        counts={**counts, **{f"{k}.examples": len(v) for k, v in sides.items()}},
-        warnings=warnings,
-    )
-
-
-def tokenize_test(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> Examples:
-    """The examples that are scored alone, as another tokenizer cuts them."""
-    side = "test" if "test" in rows.sides else "dev"
-    return _tokenized(rows, side, tokenizer, Counter())[0]
-
-
 def _split(
     examples: list[_Example], data: TaskData, row: TaskRow, seed: int
 ) -> tuple[list[_Example], list[_Example]]:
@@ -445,42 +387,3 @@ def _gold(
         chosen = {label_number(name, labels, given) for name in label}
         return [int(number in chosen) for number in range(len(labels))]
     return UNLABELLED if label is None else label_number(label, labels, given)
-
-
-def _tokenized(
-    rows: TaskRows, side: str, tokenizer: PreTrainedTokenizerFast, counts: Counter[str]
-) -> tuple[Examples, list[str]]:
-    """The examples of a side, and what of them is worth a warning."""
-    found, most = rows.sides[side], rows.data.max_length
-    lost = 0
-    match rows.row.head:
-        case "spans":
-            lack = any(example.gold == [] for example in rows.sides["train"])
-            return tokenize_questions(found, tokenizer, rows.data, side, counts, may_lack=lack)
-        case "tokens":
-            examples, cut, lost = tokenize_sentences(found, tokenizer, most)
-        case "cosine":
-            examples, cut = tokenize_apart(found, tokenizer, most)
-        case "sequence":
-            kind = np.float32 if rows.row.task == "regression" else np.int64
-            examples, cut = tokenize_texts(found, tokenizer, most, kind)
-        case _:
-            assert_never(rows.row.head)
-    if cut == len(found) and not rows.data.beginnings:
-        raise ValueError(
-            f"data.max_length: {most} tokens cut every text of data.{side}: raise it, or set "
-            "data.beginnings=true to have the beginnings read"
-        )
-    warnings = []
-    if cut > 0.01 * len(found):
-        warnings.append(
-            f"{cut} of {len(found)} texts of {side} are longer than data.max_length "
-            f"({most} tokens), and cut there"
-        )
-    if lost:
-        words = sum(len(example.texts) for example in found)
-        warnings.append(
-            f"{lost} of {words} words of {side} have no token, most of them beyond "
-            f"data.max_length ({most} tokens): they count as O"
-        )
-    return examples, warnings

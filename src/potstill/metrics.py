@@ -84,6 +84,12 @@ def recall_at_k(ranks_Q: Array, k: int) -> float:
     return float(np.mean(ranks_Q <= k))
 
 
+def has_words(texts: Sequence[str]) -> bool:
+    """Whether scikit-learn finds a word in any of them: two letters or digits at least."""
+    words = TfidfVectorizer().build_analyzer()
+    return any(words(text) for text in texts)
+
+
 def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:
     """Cosines of TF-IDF vectors of queries (rows) and passages; document frequencies are counted
     on the passages.

@@ -23,7 +23,7 @@ from potstill.estimates import (
     sample_text,
     text_of_examples,
 )
-from potstill.examples import read_for, tokenize_task
+from potstill.examples import read_for
 from potstill.former import begun_as
 from potstill.inputs import cache_folder, check_inputs, given_folders
 from potstill.masking import make_masker
@@ -52,6 +52,7 @@ from potstill.recipe import (
 from potstill.rehearsal import Cast, rehearse
 from potstill.runfolder import RunFolder
 from potstill.stages import has_results
+from potstill.task_examples import tokenize_task
 
 LEARNING = (Finetune, Distill, Prune)  # the stages that read text for more than scores
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 40

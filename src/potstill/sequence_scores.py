@@ -69,16 +69,22 @@ def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> di
 def trivial_labels(
     task: HeadTask, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
 ) -> dict[str, np.ndarray]:
-    """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF."""
+    """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF,
+    where the texts have a word.
+    """
     if train is None:
         return {"majority": _commonest(task, test.gold, len(test), len(labels))}
     gold, count = train.gold, len(test)
     majority = _commonest(task, gold, count, len(labels))
     if task == "sentence_similarity":
         first, second = zip(*test.texts, strict=True)
+        if not metrics.has_words([*first, *second]):
+            return {"majority": majority}
         return {"majority": majority, "tfidf": tfidf_cosines(first, second)[:, None]}
     texts = [" \n ".join(one) for one in train.texts]
     asked = [" \n ".join(one) for one in test.texts]
+    if not metrics.has_words(texts):
+        return {"majority": majority}
     features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
     linear: Any
     if task == "regression":

@@ -17,7 +17,7 @@ from potstill.context import Reporter, Silent
 from potstill.data import Examples
 from potstill.evaluation_tasks import constant_scores, task_scores
 from potstill.example_rows import Labelled
-from potstill.examples import read_for, tokenize_task
+from potstill.examples import read_for
 from potstill.head_predictions import head_outputs
 from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
@@ -26,6 +26,7 @@ from potstill.runfolder import read_json, write_json, write_text
 from potstill.sequence_examples import tokenize_texts
 from potstill.suite_data import SuiteData
 from potstill.suites import SuiteTask
+from potstill.task_examples import tokenize_task
 from potstill.task_metrics import Scored, interval, resampled
 
 VERSION = 1  # raise it when the same training would give other scores

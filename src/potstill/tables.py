@@ -89,12 +89,26 @@ def metrics_table(path: Path) -> Table:
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """An evaluation result, a column a model, references last."""
+    """An evaluation result, a column a model, references last; what is kept, with its interval."""
     references = result.get("references", {})
     models = {**result["models"], **{name: found for name, found in references.items() if found}}
     table = _columns(models)
     _score_rows(table, models)
+    shares, ends = result.get("retention", {}), result.get("intervals", {})
+    for key in dict.fromkeys(key for values in shares.values() for key in values):
+        kept = {
+            name: {"share": shares[name].get(key), "ends": ends[name].get(key)}
+            if name in shares
+            else {}
+            for name in models
+        }
+        _row(table, f"kept, {_name(key)}", kept, _with_ends)
     return table
+
+
+def _with_ends(kept: Mapping[str, Any]) -> str:
+    low, high = kept["ends"]
+    return f"{kept['share']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def benchmark_table(result: Mapping[str, Any]) -> Table:

@@ -12,9 +12,10 @@ import pytest
 from conftest import sentences, tiny_tokenizer
 from potstill.answer_examples import answer_tokens
 from potstill.data import Examples, collate
-from potstill.examples import TaskRows, read_task, tokenize_task
+from potstill.examples import TaskRows, read_task
 from potstill.heads import UNLABELLED
 from potstill.recipe import TaskData
+from potstill.task_examples import tokenize_task
 from potstill.tasks import row_of
 from tiny_families import MISSING, NAMES
 from tiny_tasks import questions, write_squad

@@ -147,6 +147,22 @@ def test_a_classifier_from_python(sentence_teacher: Path, tmp_path: Path) -> Non
     by_file = evaluate([student], teacher, files)
     assert set(by_file["references"]) == {"majority"}  # nothing to learn TF-IDF from
     assert by_file["records"] == 120
+    assert by_file["warnings"] == []
+
+
+def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
+    config = tiny_config(layers=1)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    assert config.max_position_embeddings < 200
+    long = " ".join(["copper"] * 200)
+    lines = ["text\tlabel", *(f"oak {n}\t0" for n in range(30)), f"{long}\t1"]
+    (tmp_path / "x.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = evaluate([tmp_path / "model"], tmp_path / "model", str(tmp_path / "x.tsv"))
+    assert found["warnings"] == [
+        f"1 of 31 texts are longer than the models take ({config.max_position_embeddings} tokens), "
+        "and cut there"
+    ]
 
 
 def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
 from potstill.data import Examples, Items
 from potstill.evaluation_tasks import constant_scores, evaluate_task, task_score
-from potstill.examples import TaskExamples, read_task, tokenize_task
+from potstill.examples import read_task
 from potstill.head_predictions import head_outputs
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData
+from potstill.task_examples import TaskExamples, tokenize_task
 from potstill.tasks import row_of
+from tiny_tasks import questions, write_squad
 
 
 def classifier(folder: Path, seed: int, **settings: Any) -> Path:
@@ -214,6 +216,22 @@ def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
     other = classifier(tmp_path / "other", 0, **names)
     with pytest.raises(ValueError, match=r"other: its labels are no, perhaps, and the baseline's"):
         evaluated({"teacher": [folder], "other": [other]}, given)
+
+
+def test_questions_that_one_tokenizer_leaves_out_are_refused(tmp_path: Path) -> None:
+    train = write_squad(tmp_path / "train.json", questions(20))
+    row = row_of("question_answering")
+    assert row is not None
+    data = TaskData.model_validate(
+        {"train": train, "text": ["question", "context"], "label": "answers", "heldout": 0.5}
+    )
+    rows = read_task(data, row, 1, teacher_labels=None)
+    found = tokenize_task(rows, tiny_tokenizer())
+    items = found.test.items
+    assert items is not None
+    fewer = found.test.first(len(items) - 1)
+    with pytest.raises(ValueError, match=f"trimmed: by its tokenizer {len(items) - 1} questions"):
+        evaluated({"trimmed": []}, found, "question_answering", tests={"trimmed": fewer})
 
 
 def test_confusion_counts_what_was_given_for_what_was_right(

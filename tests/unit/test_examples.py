@@ -13,9 +13,10 @@ import torch
 
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
-from potstill.examples import TaskRows, read_task, resolve_labels, tokenize_task
+from potstill.examples import TaskRows, read_task, resolve_labels
 from potstill.heads import UNLABELLED
 from potstill.recipe import Task, TaskData
+from potstill.task_examples import tokenize_task
 from potstill.tasks import row_of
 
 

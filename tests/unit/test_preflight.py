@@ -16,10 +16,11 @@ from transformers import BertForSequenceClassification
 from conftest import tiny_config, tiny_tokenizer
 from potstill import preflight
 from potstill.data import Examples
-from potstill.examples import read_task, tokenize_task
+from potstill.examples import read_task
 from potstill.models import load_model
 from potstill.preflight import check_balance, check_start, check_teacher, check_tokens, sentence_of
 from potstill.recipe import Task, TaskData
+from potstill.task_examples import tokenize_task
 from potstill.tasks import row_of
 from tiny_tasks import questions, write_squad
 

@@ -35,6 +35,15 @@ def test_the_constant_answer_of_several_labels_is_the_best_there_is() -> None:
     assert 0 < found[0].sum() < 4
 
 
+@pytest.mark.parametrize("task", ["classification", "multi_label", "regression"])
+def test_texts_without_a_word_have_no_tfidf(task: Task) -> None:
+    gold = np.array([[1, 0], [0, 1]] * 2) if task == "multi_label" else np.array([0, 1] * 2)
+    wordless = replace(given(task, gold), texts=[("?",), ("a",), ("!",), ("b c",)])
+    assert set(trivial_labels(task, wordless, wordless, ["x", "y"], 1)) == {"majority"}
+    with_words = replace(wordless, texts=[("?",), ("oak",), ("!",), ("still",)])
+    assert set(trivial_labels(task, with_words, wordless, ["x", "y"], 1)) == {"majority", "tfidf"}
+
+
 def test_labels_the_surest_first() -> None:
     # of two labels, the second one with these probabilities
     base, other = (

@@ -50,6 +50,8 @@ def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
         },
         # a baseline without words has no scores where there are no queries or labels
         "references": {"tfidf": {"retrieval": {"mrr": 0.4}}, "other": {}},
+        "retention": {"student": {"retrieval.mrr": 0.9731}},
+        "intervals": {"student": {"retrieval.mrr": [0.9504, 0.99]}},
     }
     table = evaluation_table(result)
     assert headers(table) == ["", "teacher", "student", "tfidf"]
@@ -58,6 +60,7 @@ def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
         "retrieval recall@1": ["0.250", "", ""],
         "similarity of spaces": ["1.000", "", ""],
         "new x": ["", "1.000", ""],
+        "kept, retrieval MRR": ["", "97.3% (95.0% to 99.0%)", ""],
     }
 
 
