@@ -124,8 +124,8 @@ def _squad(data: Path, work: Path) -> tuple[str, list[str]]:
         f"data.test={work}/squad-test.json",
         "data.max_length=192",
         "data.stride=48",
-        *(f"stages.{s}.training.epochs=2" for s in (0, 2, 3)),
-        *(f"stages.{s}.training.learning_rate=1.0e-4" for s in (0, 2, 3)),
+        *(f"stages.{s}.training.epochs=8" for s in (0, 2, 3)),
+        *(f"stages.{s}.training.learning_rate=2.0e-4" for s in (0, 2, 3)),
     ]
 
 
