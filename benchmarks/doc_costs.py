@@ -125,18 +125,8 @@ def bert_base_shapes() -> str:
         f"{result['rounds']} interleaved rounds of {result['repeats']} and, in parentheses, their "
         f"95% intervals; {machine(result)}. The timed passes took {over:.2f} times their CPU time"
     )
-    unclear = [
-        label
-        for name, label in labels.items()
-        if any(
-            one["verdict"] == "can't tell"
-            for one in ratios.get(name, {}).get("speedup", {}).values()
-        )
-    ]
     if result["noise"]["noisy"]:
         note += ": other work was using the processor"
-    if unclear:
-        note += f'; by wall time alone the verdict is "can\'t tell" for {"; ".join(unclear)}'
     return markdown(rows) + note + ".\n"
 
 

@@ -47,19 +47,23 @@ def wall_over_cpu(wall_s: float, cpu_s: float, threads: int) -> float | None:
     return wall_s / cpu_s if threads == 1 and cpu_s > 0 else None
 
 
-def verdict(ratio: Mapping[str, float], over_cpu: float | None) -> str:
+def verdict(
+    ratio: Mapping[str, float], over_cpu: float | None, cpu_time: Mapping[str, float] | None
+) -> str:
     """ "faster", "slower" or "can't tell" of a ratio in which more is faster.
 
-    An interval that holds 1 tells neither. On a noisy machine it has to stay clear of 1 by as much
-    as other work took on average: that is what could have fallen on one model alone.
+    An interval that holds 1 tells neither. On a noisy machine the ratio of CPU times has to say the
+    same as that of wall times, since waiting for other work is no part of it.
 
     Args:
         over_cpu: see `wall_over_cpu`.
+        cpu_time: the same ratio of CPU times, with its interval; None where they say nothing.
     """
-    slack = over_cpu if over_cpu is not None and over_cpu > NOISY_WALL_OVER_CPU else 1.0
-    if ratio["low"] / slack > 1:
+    noisy = over_cpu is not None and over_cpu > NOISY_WALL_OVER_CPU
+    judged = [ratio, cpu_time] if noisy and cpu_time is not None else [ratio]
+    if all(one["low"] > 1 for one in judged):
         return "faster"
-    return "slower" if ratio["high"] * slack < 1 else "can't tell"
+    return "slower" if all(one["high"] < 1 for one in judged) else "can't tell"
 
 
 def judge_noise(

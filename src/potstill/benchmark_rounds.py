@@ -44,8 +44,8 @@ class Timings:
 
     Attributes:
         latency, cpu: [name][length][round][repeat], in ms of wall and of CPU time.
-        throughput: [name][batch][round], in texts/s.
-        passes: [name][round], seconds of a pass over texts.
+        throughput, throughput_cpu: [name][batch][round], in texts a second of wall and of CPU time.
+        passes, passes_cpu: [name][round], seconds of wall and of CPU time of a pass over texts.
         peak_memory: bytes, before any pass over texts.
         wall_s, cpu_s: of all that was timed.
     """
@@ -53,10 +53,11 @@ class Timings:
     def __init__(self, names: Sequence[str], settings: Benchmark) -> None:
         self.latency: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
         self.cpu: Samples = {n: {str(m): [] for m in settings.lengths} for n in names}
-        self.throughput: dict[str, dict[str, list[float]]] = {
-            name: {str(batch): [] for batch in batch_sizes(settings)} for name in names
-        }
-        self.passes: dict[str, list[float]] = {name: [] for name in names}
+        self.throughput, self.throughput_cpu = (
+            {name: {str(batch): list[float]() for batch in batch_sizes(settings)} for name in names}
+            for _ in range(2)
+        )
+        self.passes, self.passes_cpu = ({n: list[float]() for n in names} for _ in range(2))
         self.peak_memory: dict[str, int | None] = {}
         self.wall_s = 0.0
         self.cpu_s = 0.0
@@ -102,15 +103,19 @@ def time_rounds(
             timings.cpu[name][length].append(_milliseconds(answer["cpu_s"]))
             advance(shape.work)
         for shape, name in itertools.product(throughput, order(names, number)):
-            (seconds,) = timings.add(children[name].run(*shape, seed=number + 1))
-            timings.throughput[name][str(shape.batch)].append(round(shape.batch / seconds, 4))
+            answer = children[name].run(*shape, seed=number + 1)
+            batch = str(shape.batch)
+            (wall_s,), (cpu_s,) = timings.add(answer), answer["cpu_s"]
+            timings.throughput[name][batch].append(round(shape.batch / wall_s, 4))
+            timings.throughput_cpu[name][batch].append(round(shape.batch / cpu_s, 4))
             advance(shape.work)
     timings.peak_memory = {name: child.ask("memory")["bytes"] for name, child in children.items()}
     for name, of_model in texts.items():
         children[name].ask("texts", file=str(of_model.file))
     for name in _pass_order(list(texts), settings):
-        wall_s = timings.add(children[name].ask("pass"))
-        timings.passes[name].append(round(sum(wall_s), 4))
+        answer = children[name].ask("pass")
+        timings.passes[name].append(round(sum(timings.add(answer)), 4))
+        timings.passes_cpu[name].append(round(sum(answer["cpu_s"]), 4))
         advance(sum(texts[name].cut.lengths))
     return timings
 

@@ -24,7 +24,13 @@ from potstill.benchmark_numbers import (
     wall_over_cpu,
 )
 from potstill.benchmark_process import Child
-from potstill.benchmark_rounds import CutTexts, Timings, throughput_length, time_rounds
+from potstill.benchmark_rounds import (
+    CutTexts,
+    Samples,
+    Timings,
+    throughput_length,
+    time_rounds,
+)
 from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.onnx_files import (
     ONNX,
@@ -154,30 +160,31 @@ def _against(
     name: str, settings: recipe.Benchmark, measured: Mapping[str, Any], timings: Timings
 ) -> dict[str, Any]:
     """A model's ratios to the baseline; of times and throughput, more is faster."""
-    theirs, ours = timings.latency[settings.baseline], timings.latency[name]
+    base = settings.baseline
+
+    def faster(samples: Samples, length: str) -> list[float]:
+        rounds = zip(samples[base][length], samples[name][length], strict=True)
+        return [float(np.median(slow) / np.median(fast)) for slow, fast in rounds]
+
+    def more(rates: Mapping[str, Mapping[str, list[float]]], batch: str) -> list[float]:
+        rounds = zip(rates[name][batch], rates[base][batch], strict=True)
+        return [ours / theirs for ours, theirs in rounds]
+
     speedup = {
         length: _ratio(
-            [
-                float(np.median(slow) / np.median(fast))
-                for slow, fast in zip(theirs[length], ours[length], strict=True)
-            ],
-            settings,
-            timings,
+            faster(timings.latency, length), faster(timings.cpu, length), settings, timings
         )
-        for length in ours
+        for length in timings.latency[name]
     }
-    their_batches = timings.throughput[settings.baseline]
     throughput = {
         batch: _ratio(
-            [mine / other for mine, other in zip(rounds, their_batches[batch], strict=True)],
-            settings,
-            timings,
+            more(timings.throughput, batch), more(timings.throughput_cpu, batch), settings, timings
         )
-        for batch, rounds in timings.throughput[name].items()
+        for batch in timings.throughput[name]
     }
     own, other = measured[name], measured[settings.baseline]
     pairs = {
-        length: (own["multiply_adds"][length], other["multiply_adds"][length]) for length in ours
+        length: (own["multiply_adds"][length], other["multiply_adds"][length]) for length in speedup
     }
     return {
         "speedup": speedup,
@@ -192,11 +199,14 @@ def _against(
 
 
 def _ratio(
-    ratios_R: Sequence[float], settings: recipe.Benchmark, timings: Timings
+    wall_R: Sequence[float], cpu_R: Sequence[float], settings: recipe.Benchmark, timings: Timings
 ) -> dict[str, Any]:
-    found = ratio_with_interval(ratios_R)
+    """Ratios of a round each, of wall and of CPU time; of several threads the latter is no time."""
+    found = ratio_with_interval(wall_R)
+    cpu_time = ratio_with_interval(cpu_R) if settings.threads == 1 else None
     over_cpu = wall_over_cpu(timings.wall_s, timings.cpu_s, settings.threads)
-    return {**found, "verdict": verdict(found, over_cpu)}
+    own = {} if cpu_time is None else {"cpu_time": cpu_time}
+    return {**found, **own, "verdict": verdict(found, over_cpu, cpu_time)}
 
 
 def _pass(
@@ -206,7 +216,7 @@ def _pass(
     timed = settings.pass_over
     if timed is None:
         return {}
-    models, ratios, theirs = {}, {}, timings.passes[settings.baseline]
+    models, ratios, base = {}, {}, settings.baseline
     for name, rounds in timings.passes.items():
         found, cut = ratio_with_interval(rounds), texts[name].cut
         models[name] = {
@@ -216,9 +226,12 @@ def _pass(
             "cut": cut.cut,
             "tokenize_s": round(cut.seconds, 4),
         }
-        if name != settings.baseline:
-            within = [slow / fast for slow, fast in zip(theirs, rounds, strict=True)]
-            ratios[name] = _ratio(within, settings, timings)
+        if name != base:
+            wall_R, cpu_R = (
+                [slow / fast for slow, fast in zip(seconds[base], seconds[name], strict=True)]
+                for seconds in (timings.passes, timings.passes_cpu)
+            )
+            ratios[name] = _ratio(wall_R, cpu_R, settings, timings)
     return {
         "pass": {
             "over": describe_texts(timed),

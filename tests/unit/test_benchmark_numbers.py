@@ -35,24 +35,30 @@ def test_intervals_of_percentiles_draw_whole_rounds():
     assert benchmark_numbers.latency_intervals(rounds) == found
 
 
+FASTER, SLOWER, UNCLEAR = (1.01, 1.3), (0.7, 0.99), (0.99, 1.3)
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "over_cpu", "expected"),
+    ("wall", "over_cpu", "cpu", "expected"),
     [
-        (1.01, 1.30, 1.0, "faster"),
-        (0.70, 0.99, 1.0, "slower"),
-        (0.99, 1.30, 1.0, "can't tell"),
-        (1.00, 1.30, None, "can't tell"),
-        (1.01, 1.30, None, "faster"),  # several threads: nothing is known of noise
-        (1.01, 1.30, 1.19, "faster"),  # not above the limit: taken as it is
-        (1.29, 2.00, 1.3, "can't tell"),  # 1.29 / 1.3 < 1: noise could make that
-        (1.31, 2.00, 1.3, "faster"),
-        (0.50, 0.77, 1.3, "can't tell"),  # 0.77 * 1.3 = 1.001
-        (0.50, 0.76, 1.3, "slower"),
+        (FASTER, 1.0, UNCLEAR, "faster"),  # a quiet machine: wall time alone
+        (SLOWER, 1.0, UNCLEAR, "slower"),
+        (UNCLEAR, 1.0, FASTER, "can't tell"),
+        ((1.0, 1.3), 1.0, FASTER, "can't tell"),
+        (FASTER, None, None, "faster"),  # several threads: nothing is known of noise
+        (FASTER, 1.19, UNCLEAR, "faster"),  # not above the limit: taken as it is
+        (FASTER, 2.0, FASTER, "faster"),  # a noisy one: both
+        (SLOWER, 2.0, SLOWER, "slower"),
+        (FASTER, 2.0, UNCLEAR, "can't tell"),
+        (FASTER, 2.0, SLOWER, "can't tell"),
+        (UNCLEAR, 2.0, FASTER, "can't tell"),
     ],
 )
-def test_verdict(low, high, over_cpu, expected):
-    ratio = {"median": (low + high) / 2, "low": low, "high": high}
-    assert benchmark_numbers.verdict(ratio, over_cpu) == expected
+def test_verdict(wall, over_cpu, cpu, expected):
+    ratio, cpu_time = (
+        None if ends is None else {"low": ends[0], "high": ends[1]} for ends in (wall, cpu)
+    )
+    assert benchmark_numbers.verdict(ratio, over_cpu, cpu_time) == expected
 
 
 def test_wall_over_cpu_says_nothing_of_several_threads():

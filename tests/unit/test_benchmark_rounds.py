@@ -59,6 +59,8 @@ def test_all_that_is_run_and_what_is_kept() -> None:
     assert timings.latency["b"] == {"8": [[2000.0] * 5] * 3}
     assert timings.cpu["b"] == {"8": [[1000.0] * 5] * 3}
     assert timings.throughput["a"] == {"2": [0.125] * 3, "4": [0.125] * 3}  # 1 text in 8 s
+    assert timings.throughput_cpu["a"] == {"2": [0.25] * 3, "4": [0.25] * 3}
+    assert timings.passes_cpu == {"a": [2.5] * 3, "b": [1.25] * 3}
     assert timings.passes == {"a": [5.0] * 3, "b": [2.5] * 3}  # 10 tokens
     assert timings.peak_memory == {"a": 1000, "b": 1000}
     assert timings.wall_s == pytest.approx(3 * 0.75 * (8 * 5 + 16 * 2 + 16 * 4 + 10))

@@ -157,7 +157,18 @@ def test_verdicts_follow_from_intervals_and_noise(measured):
     ratios = result["ratios"]["student"]
     over_cpu = result["noise"]["wall_over_cpu"]
     for ratio in (*ratios["speedup"].values(), *ratios["throughput_by_batch"].values()):
-        assert ratio["verdict"] == verdict(ratio, over_cpu)
+        assert ratio["verdict"] == verdict(ratio, over_cpu, ratio["cpu_time"])
+
+
+def test_ratios_of_cpu_time_are_those_of_its_samples(measured):
+    result, _ = measured
+    raw = result["raw_cpu"]
+    for length, ratio in result["ratios"]["student"]["speedup"].items():
+        of_rounds = [
+            np.median(slow) / np.median(fast)
+            for slow, fast in zip(raw["teacher"][length], raw["student"][length], strict=True)
+        ]
+        assert ratio["cpu_time"]["median"] == pytest.approx(np.median(of_rounds))
 
 
 class Told:
