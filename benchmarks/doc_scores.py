@@ -6,6 +6,8 @@ from typing import Any
 
 from doc_tables import RESULTS, load, machine, markdown
 
+from potstill.metrics import metric_name
+
 TASKS = {
     "sst2_few": "SST-2, 1,000 labels, accuracy",
     "sst2_many": "SST-2, 32,000 labels, accuracy",
@@ -111,7 +113,7 @@ def glue() -> str:
             shares = [own["tasks"][task][metric] for own in kept.values()]
             small = ", too small a set" if about["small"] else ""
             shown = ["none" if share is None else f"{share:.1%}{small}" for share in shares]
-            label = f"{about['title']}, {metric.replace('_', ' ')}"
+            label = f"{about['title']}, {metric_name(metric)}"
             rows.append([label, *map(str, sizes), *map(_over_seeds, found), *shown])
     for key, label in (("all", "average"), ("without_wnli", "average without WNLI")):
         averages = [f"{100 * model['average'][key]:.1f}" for model in models.values()]

@@ -15,6 +15,7 @@ from potstill.artifacts import artifacts, headline_score, pareto_front
 from potstill.comparison import label_of
 from potstill.pages import EXCERPT, excerpt
 from potstill.results import Results
+from potstill.suite_rows import suite_table
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 
@@ -168,54 +169,17 @@ def suite(results: Results) -> dict[str, Any] | None:
     found = results.suite
     if found is None:
         return None
-    models, tasks, kept = found["models"], found["tasks"], found["retention"]
     groups: dict[str, list[figures.Bar]] = {}
-    rows = []
-    for task, told in tasks.items():
-        for name, own in kept.items():
+    for task, told in found["tasks"].items():
+        for name, own in found["retention"].items():
             share = own["tasks"][task]["score"]
             if share is not None:
                 groups.setdefault(told["title"], []).append((name, share, None))
-        metrics = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
-        for metric in metrics:
-            cells = []
-            for name, model in models.items():
-                score = model["tasks"][task][metric]
-                spread = f"{100 * score['min']:.1f}\N{EN DASH}{100 * score['max']:.1f}"
-                share = kept.get(name, {}).get("tasks", {}).get(task, {}).get(metric)
-                notes = [spread] if len(score["all"]) > 1 else []
-                notes += [] if share is None else [f"{share:.1%} kept"]
-                cells.append((f"{100 * score['median']:.1f}", ", ".join(notes)))
-            small = ", a small set" if told["small"] else ""
-            rows.append((f"{told['title']}, {metric.replace('_', ' ')}{small}", cells))
-    if len(tasks) > 1:
-        rows += _suite_averages(found)
     whose = possessive(found["baseline"])
     return {
-        "name": found["suite"],
-        "partial": found["partial_reasons"] if found["partial"] else [],
-        "notes": found.get("notes", []),
-        "models": list(models),
-        "rows": rows,
+        **suite_table(found),
         "figure": Markup(figures.retention(groups, whose, key="suite")) if groups else None,
     }
-
-
-def _suite_averages(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    labels = {"all": f"Average of {len(found['tasks'])} tasks"}
-    if "wnli" in found["tasks"]:
-        labels["without_wnli"] = "Average without WNLI"
-    labels["above_constant"] = "Where there is retention"
-    rows = []
-    for key, label in labels.items():
-        cells = []
-        for name, model in found["models"].items():
-            average = model["average"].get(key)  # the last one is a share alone
-            share = found["retention"].get(name, {}).get("overall", {}).get(key)
-            note = "" if share is None else f"{share:.1%} kept"
-            cells.append(("" if average is None else f"{100 * average:.1f}", note))
-        rows.append((label, cells))
-    return rows
 
 
 # --- confusion ------------------------------------------------------------------------------------

@@ -285,6 +285,25 @@ def differences(
     return found
 
 
+_SAID = {
+    "mrr": "MRR",
+    "recall_at_1": "recall@1",
+    "top1": "top-1 accuracy",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "matthews": "Matthews' correlation",
+    "pearson": "Pearson's correlation",
+    "spearman": "Spearman's correlation",
+    "mse": "mean squared error",
+}
+
+
+def metric_name(metric: str) -> str:
+    """What a score is called in a sentence: macro F1 for macro_f1."""
+    return _SAID.get(metric, metric.replace("_", " "))
+
+
 def not_beaten(
     differences: Mapping[str, Mapping[str, Any]],
     student: str,
@@ -302,11 +321,11 @@ def not_beaten(
     for name, told in differences.items():
         other, bounds = said.get(name, f"{name}, trained without a teacher"), told["interval"]
         if sign * told["difference"] <= 0:
-            found.append(f"{student} does not beat {other} ({told['metric']})")
+            found.append(f"{student} does not beat {other} ({metric_name(told['metric'])})")
         elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
             found.append(
                 f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
-                f"difference in {told['metric']} includes 0"
+                f"difference in {metric_name(told['metric'])} includes 0"
             )
     return found
 

@@ -17,6 +17,7 @@ from potstill.pages import flat, render
 from potstill.results import Results, finite, metrics_of, read_results
 from potstill.runfolder import write_text
 from potstill.stage_notes import title_of
+from potstill.suite_rows import side_by_side
 
 # Says nothing of what a run does.
 UNTOLD = ("description", "stages.report")
@@ -46,8 +47,9 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
         `differences`: key of a recipe -> its value in each run, null where it is not there;
         `environment`: the same of machines and versions; `comparable`: whether `scores`,
         `retention` and `speed` can be compared; `warnings` and `notes`: what a reader must know, in
-        sentences; `tables`: of the students, of the last artifacts made of them and of the
-        baselines, rows with a cell (`value`, `text`, `note`) for each run, null where it has none;
+        sentences; `tables`: of the students, of the last artifacts made of them, of the baselines
+        and of public suites, rows with a cell (`value`, `text`, `note`) for each run, null where it
+        has none;
         `kept`: score -> what students and last artifacts keep of it.
 
     Raises:
@@ -64,14 +66,17 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
     if len(set(tasks)) > 1:
         told = ", ".join(f"{run.label}: {task}" for run, task in zip(runs, tasks, strict=True))
         raise ValueError(f"the runs are of different tasks ({told}): give runs of one task")
+    suites, doubts = side_by_side({run.label: run.results.suite for run in runs})
+    comparable = _comparable(runs)
     found: dict[str, Any] = finite(
         {
             "task": tasks[0],
             "runs": [_told(run) for run in runs],
             "differences": _differences([run.results.recipe for run in runs]),
             "environment": _environments(runs),
-            **_comparable(runs),
-            "tables": _tables(runs),
+            **comparable,
+            "warnings": [*comparable["warnings"], *doubts],
+            "tables": [*_tables(runs), *suites],
             "kept": _kept(runs),
         }
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.comparison import LABELS
+from potstill.metrics import metric_name
 
 # Shorter than the report's: six models have to fit into 80 columns.
 _NAMES = {
@@ -209,7 +210,7 @@ def suite_table(result: Mapping[str, Any]) -> Table:
     for task, told in tasks.items():
         names = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
         for metric in names:
-            label = f"{told['title']} {metric.replace('_', ' ')}"
+            label = f"{told['title']} {metric_name(metric)}"
             cells = [_range(model["tasks"][task][metric]) for model in models.values()]
             shares = [own["tasks"][task][metric] for own in kept.values()]
             cells += [_kept(share, told["small"]) for share in shares]

@@ -49,7 +49,7 @@ def long_run(folder: Path) -> Path:
         "confusion": {
             name: [[40, 3, 1], [2, 50, 0], [9, 9, 30]] for name in ("teacher", "student")
         },
-        "findings": ["student does not beat TF-IDF (mrr)"],
+        "findings": ["student does not beat TF-IDF (MRR)"],
         "metric": "mrr",
         "task": "retrieval",
     }

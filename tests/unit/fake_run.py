@@ -239,3 +239,43 @@ def fake_run(run: Path, noisy: bool = False) -> Path:
     stage(run, "03-evaluate", {}, evaluate_result())
     stage(run, "04-benchmark", {}, benchmark_result(noisy))
     return run
+
+
+def _spread(*values: float) -> dict[str, Any]:
+    median = sorted(values)[len(values) // 2]
+    return {"median": median, "min": min(values), "max": max(values), "all": list(values)}
+
+
+def fake_suite(partial: bool = True) -> dict[str, Any]:
+    """Two tasks of two models, as suite.json has them."""
+
+    def model(shift: float) -> dict[str, Any]:
+        cola, wnli = _spread(0.5 + shift, 0.52 + shift, 0.51 + shift), _spread(0.5, 0.6)
+        return {
+            "tasks": {
+                "cola": {"matthews": cola, "score": cola},
+                "wnli": {"accuracy": wnli, "score": wnli},
+            },
+            "average": {"all": 0.555 + shift / 2, "without_wnli": 0.51 + shift},
+        }
+
+    kept = {
+        "tasks": {
+            "cola": {"matthews": 0.9, "score": 0.9},
+            "wnli": {"accuracy": None, "score": None},
+        },
+        "overall": {"all": 0.95, "without_wnli": 0.9, "above_constant": 0.9},
+    }
+    return {
+        "suite": "glue",
+        "partial": partial,
+        "partial_reasons": ["2 of 9 tasks", "3 seeds instead of 5"] if partial else [],
+        "baseline": "big",
+        "models": {"big": model(0.0), "small": model(-0.051)},
+        "retention": {"small": kept},
+        "tasks": {
+            "cola": {"title": "CoLA", "metrics": ["matthews"], "small": False},
+            "wnli": {"title": "WNLI", "metrics": ["accuracy"], "small": True},
+        },
+        "notes": ["no retention on WNLI"],
+    }

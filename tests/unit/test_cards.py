@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_run import RECIPE, fake_run, make_student_result, stage
+from fake_run import RECIPE, fake_run, fake_suite, make_student_result, stage
 from huggingface_hub import InferenceClient, ModelCard, metadata_load, metadata_save, repocard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
@@ -100,6 +100,25 @@ def test_steps_stand_in_the_card(tmp_path):
     minus = "\N{MINUS SIGN}"
     told = f"17.2 M ({minus}24%) |  |  |  | 84.0% ({minus}16.0 points)"
     assert lines[start + 3] == f"| untrained: 3 of 6 layers | {told} |"
+
+
+def test_a_suites_scores_stand_in_the_card(tmp_path):
+    run = fake_run(tmp_path)
+    folder = model_folder(run)
+    assert "GLUE" not in cards.write_card(run, folder, Report()).read_text()
+    (run / "suite.json").write_text(json.dumps(fake_suite()))
+    lines = cards.write_card(run, folder, Report()).read_text().splitlines()
+    start = lines.index("## GLUE, a part of it")
+    assert lines[start + 2] == ("A quick look, not the suite: 2 of 9 tasks; 3 seeds instead of 5.")
+    dash = "\N{EN DASH}"
+    assert lines[start + 4 : start + 9] == [
+        "| | big | small |",
+        "| :-- | --: | --: |",
+        f"| CoLA, Matthews' correlation | 51.0 (50.0{dash}52.0) "
+        f"| 45.9 (44.9{dash}46.9, 90.0% kept) |",
+        f"| WNLI, accuracy, a small set | 60.0 (50.0{dash}60.0) | 60.0 (50.0{dash}60.0) |",
+        "| Average of 2 tasks | 55.5 | 53.0 (95.0% kept) |",
+    ]
 
 
 def test_several_teachers_are_named(tmp_path):

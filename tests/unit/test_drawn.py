@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_run import fake_run
+from fake_run import fake_run, fake_suite
 
 from potstill import drawn
 from potstill.results import metrics_of, read_results
@@ -49,50 +49,10 @@ def test_kept_scores_have_their_intervals(tmp_path):
     )
 
 
-def spread(*values: float) -> dict[str, object]:
-    median = sorted(values)[len(values) // 2]
-    return {"median": median, "min": min(values), "max": max(values), "all": list(values)}
-
-
-def suite(partial: bool = True) -> dict[str, object]:
-    """Two tasks of two models, as suite.json has them."""
-
-    def model(shift: float) -> dict[str, object]:
-        cola, wnli = spread(0.5 + shift, 0.52 + shift, 0.51 + shift), spread(0.5, 0.6)
-        return {
-            "tasks": {
-                "cola": {"matthews": cola, "score": cola},
-                "wnli": {"accuracy": wnli, "score": wnli},
-            },
-            "average": {"all": 0.555 + shift / 2, "without_wnli": 0.51 + shift},
-        }
-
-    kept = {
-        "tasks": {
-            "cola": {"matthews": 0.9, "score": 0.9},
-            "wnli": {"accuracy": None, "score": None},
-        },
-        "overall": {"all": 0.95, "without_wnli": 0.9, "above_constant": 0.9},
-    }
-    return {
-        "suite": "glue",
-        "partial": partial,
-        "partial_reasons": ["2 of 9 tasks", "3 seeds instead of 5"] if partial else [],
-        "baseline": "big",
-        "models": {"big": model(0.0), "small": model(-0.051)},
-        "retention": {"small": kept},
-        "tasks": {
-            "cola": {"title": "CoLA", "metrics": ["matthews"], "small": False},
-            "wnli": {"title": "WNLI", "metrics": ["accuracy"], "small": True},
-        },
-        "notes": ["no retention on WNLI"],
-    }
-
-
 def test_a_suite_in_the_run_folder_is_shown(tmp_path):
     run = fake_run(tmp_path)
     assert drawn.suite(read_results(run)) is None
-    (run / "suite.json").write_text(json.dumps(suite()))
+    (run / "suite.json").write_text(json.dumps(fake_suite()))
     results, metrics = read(run)
     found = drawn.suite(results)
     assert found["partial"] == ["2 of 9 tasks", "3 seeds instead of 5"]
@@ -100,7 +60,7 @@ def test_a_suite_in_the_run_folder_is_shown(tmp_path):
     assert descriptions(found["figure"]) == "CoLA: small 90.0%."
     dash = "\N{EN DASH}"
     assert dict(found["rows"]) == {
-        "CoLA, matthews": [
+        "CoLA, Matthews' correlation": [
             ("51.0", f"50.0{dash}52.0"),
             ("45.9", f"44.9{dash}46.9, 90.0% kept"),
         ],
@@ -113,12 +73,12 @@ def test_a_suite_in_the_run_folder_is_shown(tmp_path):
         "Where there is retention": [("", ""), ("", "90.0% kept")],
     }
     assert metrics["suite"]["partial"] is True
-    assert metrics["suite"]["retention"] == suite()["retention"]
+    assert metrics["suite"]["retention"] == fake_suite()["retention"]
 
 
 def test_a_whole_suite_is_not_marked(tmp_path):
     run = fake_run(tmp_path)
-    (run / "suite.json").write_text(json.dumps(suite(partial=False)))
+    (run / "suite.json").write_text(json.dumps(fake_suite(partial=False)))
     assert drawn.suite(read_results(run))["partial"] == []
 
 

@@ -324,7 +324,7 @@ def test_the_student_stands_beside_its_twin_and_tfidf(
     assert found["differences"]["tfidf"]["difference"] == pytest.approx(own.mean() - tfidf)
     # titles are the first words of their texts, which untrained models can't tell
     assert tfidf > own.mean()
-    assert "student does not beat TF-IDF (mrr)" in found["findings"]
+    assert "student does not beat TF-IDF (MRR)" in found["findings"]
 
 
 def test_the_student_is_the_one_named_or_the_last(

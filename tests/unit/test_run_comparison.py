@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_run import fake_run
+from fake_run import fake_run, fake_suite
 
 from potstill.run_comparison import compare_runs, write_comparison
 
@@ -177,6 +177,20 @@ def test_lists_are_told_by_the_kinds_of_their_entries(runs):
 def test_folders_of_one_name_are_told_apart(tmp_path):
     runs = [fake_run(tmp_path / name / "run") for name in ("a", "b")]
     assert [run["name"] for run in compare_runs(runs)["runs"]] == ["a/run", "b/run"]
+
+
+def test_suites_in_the_run_folders_are_shown(runs, tmp_path):
+    assert all(table["role"] != "GLUE" for table in compare_runs(runs)["tables"])
+    (runs[1] / "suite.json").write_text(json.dumps(fake_suite()))
+    found = compare_runs(runs)
+    dash = "\N{EN DASH}"
+    assert rows(found, "GLUE")["CoLA, Matthews' correlation"] == [
+        None,
+        ("45.9", f"44.9{dash}46.9, 90.0% kept"),
+    ]
+    assert "GLUE of two is a quick look: 2 of 9 tasks; 3 seeds instead of 5." in found["warnings"]
+    write_comparison(found, tmp_path / "page.html")
+    assert ">GLUE</h2>" in (tmp_path / "page.html").read_text()
 
 
 def test_what_is_refused(runs, tmp_path):

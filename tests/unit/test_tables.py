@@ -274,7 +274,7 @@ def test_a_suite_shows_medians_ranges_and_shares() -> None:
     same = "80.0 (80.0 to 80.0)"
     assert rows(table) == {
         "MRPC accuracy": [same, same, "90.0%"],
-        "MRPC f1": ["90.0 (90.0 to 90.0)"] * 2 + ["95.0%"],
+        "MRPC F1": ["90.0 (90.0 to 90.0)"] * 2 + ["95.0%"],
         "MRPC score": ["85.0 (85.0 to 90.0)"] * 2 + ["92.5%"],
         "WNLI accuracy": ["54.0 (50.0 to 60.0)"] * 2 + ["none"],
         "average of 2 tasks": ["70.0", "70.0", "96.0%"],
