@@ -263,6 +263,8 @@ def _check_folder(name: str, folder: Path) -> None:
         folder_of(folder)
         require_onnx()
         return
+    if not folder.exists():
+        raise ValueError(f"{folder} (model '{name}') is not there: give a model folder")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} (model '{name}') holds no config.json: give a model folder")
     if not any(folder.glob("*.safetensors")):

@@ -128,6 +128,8 @@ def test_errors_name_the_thing(folders, tmp_path):
     settings = Benchmark(lengths=[8], rounds=3)
     with pytest.raises(ValueError, match=r"no model 'teacher'; there are: student"):
         benchmarking.benchmark({"student": folders["student"]}, settings)
+    with pytest.raises(ValueError, match=r"none \(model 'student'\) is not there: give a model"):
+        benchmarking.benchmark({**folders, "student": tmp_path / "none"}, settings)
     with pytest.raises(ValueError, match=r"\(model 'student'\) holds no config\.json"):
         benchmarking.benchmark({**folders, "student": tmp_path}, settings)
     (tmp_path / "config.json").write_text("{}")
