@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.api import (
-        benchmark,
         distill,
-        evaluate,
         export,
         finetune,
         prune,
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     )
     from potstill.pipeline import run
     from potstill.runtime import predict
+    from potstill.scoring import benchmark, evaluate
     from potstill.students import make_student
     from potstill.suite_runs import evaluate_suite
 
@@ -28,9 +27,9 @@ _PLACES = {
     "make_student": "students",
     "predict": "runtime",
     "run": "pipeline",
-    "benchmark": "api",
+    "benchmark": "scoring",
     "distill": "api",
-    "evaluate": "api",
+    "evaluate": "scoring",
     "evaluate_suite": "suite_runs",
     "export": "api",
     "finetune": "api",

@@ -1,34 +1,22 @@
-"""The stages as plain functions, for use from Python: files and folders in, a folder out."""
+"""Stages that make models as plain functions: files and folders in, a folder out."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from potstill.benchmarking import benchmark as measure_models
 from potstill.context import Context, Reporter, Silent
-from potstill.corpora import tokenize_corpus
-from potstill.evaluation_embeddings import evaluate_embeddings
-from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.evaluation_stages import with_pairs
-from potstill.evaluation_tasks import evaluate_task
-from potstill.examples import read_for
 from potstill.inputs import cache_folder
-from potstill.masking import make_masker
-from potstill.models import load_config, load_model, task_of
+from potstill.models import task_of
 from potstill.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     READS_ONNX,
     TEXT_TASKS,
     VALUE_TASKS,
-    Benchmark,
-    Corpus,
     Distill,
-    Evaluate,
     Export,
     Finetune,
     GoldMse,
@@ -41,7 +29,6 @@ from potstill.recipe import (
     Objective,
     Prune,
     Quantize,
-    ScoredPairs,
     SoftTargets,
     Task,
     TaskData,
@@ -51,13 +38,9 @@ from potstill.recipe import (
 )
 from potstill.recipe_files import checked
 from potstill.runfolder import RunFolder
+from potstill.scoring import Folder, Text, corpus_of, task_for
 from potstill.stages import run_stage
-from potstill.task_examples import tokenize_task, tokenize_test
-from potstill.tasks import TaskRow, row_of
-from potstill.text import read_records
 
-Text = Corpus | TaskData | str | Sequence[str]
-Folder = str | os.PathLike[str]
 _Alone = (
     Distill | Finetune | Prune | TrimVocabulary | Export | Quantize
 )  # stages that are functions here
@@ -91,7 +74,7 @@ def distill(
     Raises:
         ValueError: bad input. TrainingFailed, Interrupted: see training.
     """
-    task = _task_for(teacher, text)
+    task = task_for(teacher, text)
     stage = Distill(
         objectives=list(objectives) if objectives is not None else triple_loss(task),
         in_batch=in_batch or InBatch(),
@@ -281,153 +264,6 @@ def quantize(
     return folder / ONNX / QUANTIZED
 
 
-def evaluate(
-    models: Sequence[Folder],
-    baseline: Folder,
-    text: Text,
-    *,
-    query: str | None = None,
-    passage: str = "text",
-    label: str | None = None,
-    pairs: ScoredPairs | None = None,
-    unit: str = "line",
-    seed: int = 1,
-    progress: Callable[[float], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Score models on text beside a baseline, as the evaluate stage does.
-
-    Args:
-        models, baseline: model folders, or .onnx files in them (FOLDER/onnx/NAME.onnx).
-        query, passage, label: columns, for sentence encoders; see recipe.Evaluate. Of models with
-            a task's head: passage is the column of the text (two with a comma), label the labels'.
-        pairs: for sentence encoders: labelled pairs to score them on, too.
-        unit: of .txt files: line, paragraph or document.
-
-    Returns:
-        What the stage writes as result.json; models are called by their paths.
-
-    Raises:
-        ValueError: bad input.
-    """
-    folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
-    task = _task_for(baseline, text)
-    row = row_of(task)
-    if row is not None:
-        return _evaluate_task(folders, row, text, passage, label, seed, progress)
-    for model in models:
-        if task == "masked_lm" and task_of(model) != task:
-            raise ValueError(
-                f"{os.fspath(model)} has no masked-LM head and the baseline {os.fspath(baseline)} "
-                "has one: give models of one task"
-            )
-    columns = (
-        [column for column in (query, passage, label) if column]
-        if task == "sentence_embedding"
-        else [passage]
-    )
-    corpus = _corpus(text, folders.values(), task, columns, unit)
-    assert isinstance(corpus, Corpus)
-    settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs).model_copy(
-        update={"baseline": os.fspath(baseline)}
-    )
-    if task == "sentence_embedding":
-        records = list(read_records(corpus.sources, corpus.columns))
-        found = evaluate_embeddings(folders, records, settings, seed, progress)
-        return with_pairs(found, folders, settings, seed)
-    tokenizer = load_model(baseline, task).tokenizer
-    everything = tokenize_corpus(
-        corpus.model_copy(update={"heldout": 0.0}), tokenizer, cache_folder() / "tokens", seed
-    ).train
-    masker = make_masker(Masking(), tokenizer, everything.token_counts)
-    return evaluate_masked_lm(
-        folders, everything, everything.token_counts, masker, settings, seed, progress
-    )
-
-
-def _evaluate_task(
-    folders: dict[str, Path],
-    row: TaskRow,
-    text: Text,
-    passage: str,
-    label: str | None,
-    seed: int,
-    progress: Callable[[float], None],
-) -> dict[str, Any]:
-    """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from."""
-    if isinstance(text, Corpus):
-        raise ValueError(f"text: {row.task} reads labelled files or a TaskData, not a Corpus")
-    baseline = next(iter(folders))
-    for name, folder in folders.items():
-        own = _task_for(folder, text)
-        if own != row.task:
-            raise ValueError(
-                f"{name} does {own} and the baseline {baseline} {row.task}: give models of one task"
-            )
-    data, train = text, True
-    if not isinstance(data, TaskData):
-        sources = [text] if isinstance(text, str) else list(text)
-        positions = min(load_model(f, row.task, weights=False).max_length for f in folders.values())
-        train = False
-        data = TaskData.model_validate(
-            {
-                **{"train": sources, "dev": sources, "text": passage.split(",")},
-                **{"label": (label or "label").split(","), "max_length": min(512, positions)},
-            }
-        )
-    rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
-    cut = {n: load_model(f, row.task, weights=False).tokenizer for n, f in folders.items()}
-    # each model's texts as its own tokenizer cuts them, whatever the two have in common
-    tests = {name: tokenize_test(rows, tokenizer) for name, tokenizer in cut.items()}
-    if train:
-        found = tokenize_task(rows, cut[baseline])
-        learnt, warnings = found.train, found.warnings
-    else:  # nobody named a side of plain files
-        learnt = None
-        warnings = [
-            told.replace(" of dev", "").replace("data.max_length", "the models take")
-            for told in tests[baseline][1]
-        ]
-    settings = Evaluate().model_copy(update={"baseline": baseline})
-    scored = evaluate_task(
-        {name: [folder] for name, folder in folders.items()},
-        tests[baseline][0],
-        learnt,
-        rows.labels,
-        row.task,
-        settings,
-        data.metric,
-        seed,
-        progress,
-        tests={name: test for name, (test, _) in tests.items() if name != baseline},
-    )
-    return {**scored, "warnings": [*scored.get("warnings", []), *warnings]}
-
-
-def benchmark(
-    models: Sequence[Folder] | Mapping[str, Folder],
-    settings: Benchmark | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """Measure size and speed of model folders, interleaved; ratios are to the first.
-
-    Args:
-        models: folders or .onnx files in them; a mapping gives them names.
-        settings: see recipe.Benchmark, whose `baseline` is not read; None: its defaults.
-        progress: called with the share that is done, 0 to 1.
-
-    Returns:
-        See `benchmarking.benchmark`, and docs/benchmark.md for what each number is.
-
-    Raises:
-        ValueError: a folder without a model, or a length that a model can't take.
-        BenchmarkFailed: a measuring process died.
-    """
-    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
-    folders = {name: Path(folder) for name, folder in named.items()}
-    chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
-    return measure_models(folders, chosen, progress)
-
-
 def rebuild_report(run: Folder) -> Path:
     """Write metrics.json, report.html and the model card of a run folder anew.
 
@@ -435,13 +271,6 @@ def rebuild_report(run: Folder) -> Path:
         ValueError: not a run folder.
     """
     return rebuild(Path(run))
-
-
-def _task_for(model: Folder, text: Text) -> Task:
-    """A model's task; of a sentence encoder the labelled one, where there are labels."""
-    task = task_of(model)
-    labelled = task == "sentence_embedding" and isinstance(text, TaskData)
-    return "sentence_similarity" if labelled else task
 
 
 def _one_stage(
@@ -463,7 +292,7 @@ def _one_stage(
     problem = unfit(stage, task) or _unfit_text(stage, task, text)
     if problem is not None:
         raise ValueError(problem)
-    corpus, run = _corpus(text, models.values(), task), RunFolder(Path(output))
+    corpus, run = corpus_of(text, models.values(), task), RunFolder(Path(output))
     given = [models[name] for name in sorted(models)]
     fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)
     context = Context(
@@ -500,30 +329,3 @@ def _unfit_text(stage: _Alone, task: Task, text: Text) -> str | None:
     if plain != labelled:
         return None
     return f"text: {task} reads {'text as it is' if plain else 'a TaskData'}"
-
-
-def _corpus(
-    text: Text,
-    models: Iterable[Folder],
-    task: Task,
-    columns: Sequence[str] = ("text",),
-    unit: str = "line",
-) -> Corpus | TaskData:
-    """Files as a corpus whose texts are cut at 128 tokens, or where the models' inputs end."""
-    if isinstance(text, (Corpus, TaskData)):
-        return text
-    opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
-    limit = min(loaded.max_length for loaded in opened)
-    tree = {
-        "sources": [
-            {
-                "kind": "files",
-                "paths": [text] if isinstance(text, str) else list(text),
-                "unit": unit,
-            }
-        ],
-        "columns": list(columns),
-        "min_length": 4,
-        "max_length": min(limit, Corpus.model_fields["max_length"].default),
-    }
-    return Corpus.model_validate(tree)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertForSequenceClassification
 
-from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill.api import distill, evaluate, finetune, triple_loss
+from conftest import sentences, student_of
+from potstill.api import distill, finetune, triple_loss
 from potstill.recipe import (
     TEXT_TASKS,
     Distill,
@@ -24,6 +23,7 @@ from potstill.recipe import (
 )
 from potstill.recipe_files import load_recipe
 from potstill.runfolder import open_run
+from potstill.scoring import evaluate
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
 
@@ -110,14 +110,6 @@ def test_one_process_at_a_time(pair: tuple[Path, Path], text_file: Path, tmp_pat
         distill(*pair, str(text_file), output, training=SHORT)
 
 
-def test_an_encoder_is_not_scored_against_a_masked_lm_model(
-    sentence_teacher: Path, masked_lm_teacher: Path, text_file: Path
-) -> None:
-    expected = f"^{sentence_teacher} has no masked-LM head and the baseline {masked_lm_teacher} has"
-    with pytest.raises(ValueError, match=expected):
-        evaluate([sentence_teacher], masked_lm_teacher, str(text_file))
-
-
 # --- tasks with labels ----------------------------------------------------------------------------
 
 
@@ -150,21 +142,6 @@ def test_a_classifier_from_python(sentence_teacher: Path, tmp_path: Path) -> Non
     assert by_file["warnings"] == []
 
 
-def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
-    config = tiny_config(layers=1)
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    assert config.max_position_embeddings < 200
-    long = " ".join(["copper"] * 200)
-    lines = ["text\tlabel", *(f"oak {n}\t0" for n in range(30)), f"{long}\t1"]
-    (tmp_path / "x.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = evaluate([tmp_path / "model"], tmp_path / "model", str(tmp_path / "x.tsv"))
-    assert found["warnings"] == [
-        f"1 of 31 texts are longer than the models take ({config.max_position_embeddings} tokens), "
-        "and cut there"
-    ]
-
-
 def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:
     training = Training(max_steps=1)
     with pytest.raises(ValueError, match="classification reads a TaskData"):
@@ -173,16 +150,6 @@ def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:
         )
     with pytest.raises(ValueError, match="masked_lm reads text as it is"):
         finetune(sentence_teacher, labelled(tmp_path), tmp_path / "o", training=training)
-
-
-def test_models_of_two_tasks(sentence_teacher: Path, tmp_path: Path) -> None:
-    config = tiny_config(layers=1)
-    for name, labels in (("two", 2), ("one", 1)):
-        config.update({"num_labels": labels})
-        BertForSequenceClassification(config).save_pretrained(tmp_path / name)
-        tiny_tokenizer().save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match=r"one does regression and the baseline .*two class"):
-        evaluate([tmp_path / "one"], tmp_path / "two", "x.tsv")
 
 
 @pytest.mark.parametrize(
