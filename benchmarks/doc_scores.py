@@ -16,6 +16,7 @@ TASKS = {
     "bbc": "BBC News, accuracy",
     "wnut": "WNUT 17, F1 of entities",
     "squad": "SQuAD 2.0, F1 of words",
+    "squad_answered": "the same, answered questions alone",
 }
 
 

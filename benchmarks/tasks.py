@@ -116,7 +116,20 @@ def _bbc(_: Path, work: Path) -> tuple[str, list[str]]:
 
 
 def _squad(data: Path, work: Path) -> tuple[str, list[str]]:
+    """SQuAD 2.0 as it is: every other question has no answer."""
+    return _questions(data, work, answered=False)
+
+
+def _squad_answered(data: Path, work: Path) -> tuple[str, list[str]]:
+    """Its questions that have an answer alone, as SQuAD 1.1's do."""
+    return _questions(data, work, answered=True)
+
+
+def _questions(data: Path, work: Path, answered: bool) -> tuple[str, list[str]]:
     articles = json.loads(data.read_text())["data"]
+    if answered:
+        for paragraph in (p for article in articles for p in article["paragraphs"]):
+            paragraph["qas"] = [q for q in paragraph["qas"] if not q["is_impossible"]]
     for side, part in (("train", articles[:-1]), ("test", articles[-1:])):
         (work / f"squad-{side}.json").write_text(json.dumps({"version": "v2.0", "data": part}))
     return "question-answering", [
@@ -137,6 +150,7 @@ TASKS = {
     "bbc": _bbc,
     "wnut": _wnut,
     "squad": _squad,
+    "squad-answered": _squad_answered,
 }
 
 
