@@ -82,6 +82,9 @@ def serve(
         if open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         server_of(playground).run(sockets=[listener])
+        # it ends by a signal alone, which goes on from there but for one that the process was
+        # started to ignore, as the shell has it of commands in the background of a script
+        raise KeyboardInterrupt
 
 
 def server_of(playground: Playground) -> uvicorn.Server:

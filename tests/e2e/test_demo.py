@@ -202,15 +202,34 @@ def test_bad_input_is_told_in_a_sentence(potstill: Potstill, tmp_path: Path) -> 
     assert json.dumps(found.err).count("recipe.yaml: task") == 1
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@contextmanager
+def told_of(action: Any) -> Iterator[None]:
+    """What a process that is started here does at Ctrl-C before it says otherwise."""
+    before = signal.signal(signal.SIGINT, action)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("stop", "at_first"),
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGINT, signal.SIG_IGN),  # as in the background of a script
+        (signal.SIGTERM, signal.default_int_handler),
+    ],
+)
 def test_it_serves_until_it_is_stopped(
-    potstill: Potstill, tmp_path: Path, stop: signal.Signals
+    potstill: Potstill, tmp_path: Path, stop: signal.Signals, at_first: Any
 ) -> None:
     run = tiny_run(tmp_path, "regression")
     command = [sys.executable, "-m", "potstill", "demo", str(run), "--port", "0", "--no-browser"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with told_of(at_first):
+        started = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    with started as process:
         try:
             assert process.stdout is not None
             said = [process.stdout.readline(), process.stdout.readline()]
