@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import potstill
-from potstill.benchmark_numbers import ratio_with_interval
 from potstill.files import resolve_path
 from potstill.models import load_model, save_model, with_model
 from potstill.pruning import magnitude_scores, prune_ffn, units_to_keep
@@ -61,7 +59,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "pieces": pieces,
         "kept_units": KEPT_UNITS,
         **found,
-        "cpu_time": cpu_time(found["raw_cpu"]),
+        "cpu_time": {
+            name: {length: one["cpu_time"] for length, one in ratios["speedup"].items()}
+            for name, ratios in found["ratios"].items()
+        },
         "environment": environment(),
     }
 
@@ -98,27 +99,6 @@ def make_models(folder: Path, tiny: bool) -> tuple[dict[str, Path], dict[str, in
     }
     after = load_model(trimmed, "sentence_embedding", weights=False).tokenizer
     return models, {"before": len(tokenizer), "after": len(after)}
-
-
-def cpu_time(raw_cpu: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, Any]:
-    """Ratios to the first model, by length, of CPU times instead of wall times.
-
-    What other work takes of the processor is not in them, but for what it does to the caches.
-    """
-    base = raw_cpu[BASE]
-    return {
-        name: {
-            length: ratio_with_interval(
-                [
-                    float(np.median(slow) / np.median(fast))
-                    for slow, fast in zip(base[length], rounds, strict=True)
-                ]
-            )
-            for length, rounds in lengths.items()
-        }
-        for name, lengths in raw_cpu.items()
-        if name != BASE
-    }
 
 
 def _text(folder: Path, tiny: bool) -> Corpus:

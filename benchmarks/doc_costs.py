@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from doc_tables import interval, load, machine, markdown
+from doc_tables import interval, kept_share, load, machine, markdown
 
 STEPS = {
     "student": "half the layers, distilled",
@@ -24,12 +24,10 @@ def compress_embeddings() -> str:
     key = "retrieval.mrr"
 
     def kept(model: str) -> list[str]:
-        own = result["metrics"]["comparisons"][model]
-        low, high = own["retention_intervals"][key]
         elsewhere = squad["models"][model]
         share = elsewhere["kept"]
         return [
-            f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})",
+            kept_share(result["metrics"]["comparisons"][model], key),
             "{:.1%} ({:.1%} to {:.1%})".format(share, *elsewhere["interval"]),
         ]
 
@@ -49,9 +47,7 @@ def compress_sst2() -> str:
     key = "classification.accuracy"
 
     def kept(model: str) -> list[str]:
-        own = result["metrics"]["comparisons"][model]
-        low, high = own["retention_intervals"][key]
-        return [f"{own['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"]
+        return [kept_share(result["metrics"]["comparisons"][model], key)]
 
     score = result["metrics"]["models"]["teacher"]["scores"]["classification"]["accuracy"]
     note = f"{result['metrics']['settings']['records']} sentences of SST-2's dev set."

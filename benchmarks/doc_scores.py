@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from doc_tables import RESULTS, load, machine, markdown
+from doc_tables import RESULTS, kept_share, load, machine, markdown
 
 from potstill.metrics import metric_name
+from potstill.suite_rows import shown_metrics
 
 TASKS = {
     "sst2_few": "SST-2, 1,000 labels, accuracy",
@@ -34,23 +35,18 @@ def reached() -> str:
         smaller = models["teacher"]["weight_bytes"] / models["quantized"]["weight_bytes"]
         kept = result["metrics"]["comparisons"]["quantized"]
         speeds = [f"{ratios[length]['median']:.1f}" for length in ("16", "128")]
-        rows.append([label, f"`{recipe}`", f"{smaller:.1f}", *speeds, _kept(kept, key)])
+        rows.append([label, f"`{recipe}`", f"{smaller:.1f}", *speeds, kept_share(kept, key)])
     result = load("sst2_few")
     own = result["comparisons"]["student"]
     models = result["models"]
     smaller = models["teacher"]["weight_bytes"] / models["student"]["weight_bytes"]
     speeds = [f"{own['speedup'][length]:.1f}" for length in ("16", "128")]
     plain = result["comparisons"]["plain"]["retention_by_score"]["classification.accuracy"]
-    kept = _kept(own, "classification.accuracy")
+    kept = kept_share(own, "classification.accuracy")
     label = "SST-2 with 1,000 labels, accuracy"
     without = f"{kept}; without a teacher {plain:.1%}"
     rows.append([label, "`classification`", f"{smaller:.1f}", *speeds, without])
     return markdown(rows) + f"\nIn parentheses: 95% intervals. {machine(result)}, 1 thread.\n"
-
-
-def _kept(comparison: dict[str, Any], key: str) -> str:
-    low, high = comparison["retention_intervals"][key]
-    return f"{comparison['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"
 
 
 def tasks() -> str:
@@ -105,8 +101,7 @@ def glue() -> str:
     models, kept, told = result["models"], result["retention"], result["settings"]["tasks"]
     rows = [["times 100", "examples, trained on", "scored", *models, *(f"{n}, kept" for n in kept)]]
     for task, about in result["tasks"].items():
-        names = about["metrics"] if len(about["metrics"]) == 1 else [*about["metrics"], "score"]
-        for metric in names:
+        for metric in shown_metrics(about):
             part = metric.removeprefix("accuracy") if task == "mnli" and metric != "score" else ""
             counts = about["examples"]
             sizes = [counts["train"], counts.get(f"scored{part}", "")]

@@ -35,3 +35,9 @@ def markdown(rows: list[list[str]]) -> str:
 def interval(ratio: dict[str, Any]) -> str:
     """A ratio with its 95% interval."""
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def kept_share(comparison: dict[str, Any], key: str) -> str:
+    """What a model keeps of a score in metrics.json, with its 95% interval."""
+    low, high = comparison["retention_intervals"][key]
+    return f"{comparison['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"

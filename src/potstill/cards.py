@@ -30,7 +30,7 @@ from potstill.stage_notes import (
     vocabulary_note,
     warnings_of,
 )
-from potstill.suite_rows import suite_table
+from potstill.suite_rows import suite_rows
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Scores that say something of the model itself, not of its likeness to the teacher.
@@ -193,7 +193,7 @@ def _card(
         "columns": columns,
         "rows": rows,
         "steps": steps_of(results, metrics),
-        "suite": None if results.suite is None else suite_table(results.suite),
+        "suite": None if results.suite is None else suite_rows(results.suite),
         "sentence": sentence,
         "task": _task(results),
         "pipeline": CARD_TASKS.get(_task(results)),

@@ -15,7 +15,7 @@ from potstill.artifacts import artifacts, headline_score, pareto_front
 from potstill.comparison import label_of
 from potstill.pages import EXCERPT, excerpt
 from potstill.results import Results
-from potstill.suite_rows import suite_table
+from potstill.suite_rows import suite_rows
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 
@@ -177,7 +177,7 @@ def suite(results: Results) -> dict[str, Any] | None:
                 groups.setdefault(told["title"], []).append((name, share, None))
     whose = possessive(found["baseline"])
     return {
-        **suite_table(found),
+        **suite_rows(found),
         "figure": Markup(figures.retention(groups, whose, key="suite")) if groups else None,
     }
 

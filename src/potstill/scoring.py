@@ -116,10 +116,11 @@ def _evaluate_task(
             raise ValueError(
                 f"{name} does {own} and the baseline {baseline} {row.task}: give models of one task"
             )
+    opened = {name: load_model(f, row.task, weights=False) for name, f in folders.items()}
     data, train = text, True
     if not isinstance(data, TaskData):
         sources = [text] if isinstance(text, str) else list(text)
-        positions = min(load_model(f, row.task, weights=False).max_length for f in folders.values())
+        positions = min(loaded.max_length for loaded in opened.values())
         train = False
         data = TaskData.model_validate(
             {
@@ -128,22 +129,21 @@ def _evaluate_task(
             }
         )
     rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
-    cut = {n: load_model(f, row.task, weights=False).tokenizer for n, f in folders.items()}
-    # each model's texts as its own tokenizer cuts them, whatever the two have in common
-    tests = {name: tokenize_test(rows, tokenizer) for name, tokenizer in cut.items()}
     if train:
-        found = tokenize_task(rows, cut[baseline])
-        learnt, warnings = found.train, found.warnings
+        found = tokenize_task(rows, opened[baseline].tokenizer)
+        test, learnt, warnings = found.test, found.train, found.warnings
     else:  # nobody named a side of plain files
-        learnt = None
+        (test, told), learnt = tokenize_test(rows, opened[baseline].tokenizer), None
         warnings = [
-            told.replace(" of dev", "").replace("data.max_length", "the models take")
-            for told in tests[baseline][1]
+            one.replace(" of dev", "").replace("data.max_length", "the models take") for one in told
         ]
+    # each model's texts as its own tokenizer cuts them, whatever the two have in common
+    others = {n: loaded.tokenizer for n, loaded in opened.items() if n != baseline}
+    tests = {name: tokenize_test(rows, tokenizer)[0] for name, tokenizer in others.items()}
     settings = Evaluate().model_copy(update={"baseline": baseline})
     scored = evaluate_task(
         {name: [folder] for name, folder in folders.items()},
-        tests[baseline][0],
+        test,
         learnt,
         rows.labels,
         row.task,
@@ -151,9 +151,9 @@ def _evaluate_task(
         data.metric,
         seed,
         progress,
-        tests={name: test for name, (test, _) in tests.items() if name != baseline},
+        tests=tests,
     )
-    return {**scored, "warnings": [*scored.get("warnings", []), *warnings]}
+    return {**scored, "warnings": warnings}
 
 
 def benchmark(

@@ -11,7 +11,7 @@ _SUITES = {"glue": "GLUE", "imdb": "IMDb", "squad": "SQuAD 1.1", "squad2": "SQuA
 Row = tuple[str, list[tuple[str, str]]]  # label, and of each model the score and what is told of it
 
 
-def suite_table(found: Mapping[str, Any]) -> dict[str, Any]:
+def suite_rows(found: Mapping[str, Any]) -> dict[str, Any]:
     """A row a score of suite.json, times 100: the median of the seeds, their range, what is kept.
 
     Returns:
@@ -19,9 +19,8 @@ def suite_table(found: Mapping[str, Any]) -> dict[str, Any]:
     """
     rows: list[Row] = []
     for task, told in found["tasks"].items():
-        metrics = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
         small = ", a small set" if told["small"] else ""
-        for metric in metrics:
+        for metric in shown_metrics(told):
             cells = [_cell(found, name, task, metric) for name in found["models"]]
             rows.append((f"{told['title']}, {metric_name(metric)}{small}", cells))
     if len(found["tasks"]) > 1:
@@ -33,6 +32,20 @@ def suite_table(found: Mapping[str, Any]) -> dict[str, Any]:
         "models": list(found["models"]),
         "rows": rows,
     }
+
+
+def shown_metrics(task: Mapping[str, Any]) -> list[str]:
+    """The metrics of a task in suite.json, and their mean where there are several."""
+    metrics: list[str] = task["metrics"]
+    return metrics if len(metrics) == 1 else [*metrics, "score"]
+
+
+def average_labels(found: Mapping[str, Any]) -> dict[str, str]:
+    """Key of `average` and `overall` in suite.json -> its name; the last one is a share alone."""
+    labels = {"all": f"average of {len(found['tasks'])} tasks"}
+    if "wnli" in found["tasks"]:
+        labels["without_wnli"] = "average without WNLI"
+    return {**labels, "above_constant": "where there is retention"}
 
 
 def side_by_side(
@@ -50,7 +63,7 @@ def side_by_side(
     tables, warnings = [], []
     for suite in dict.fromkeys(found["suite"] for found in runs.values() if found is not None):
         own = {run: f if f is not None and f["suite"] == suite else None for run, f in runs.items()}
-        told = {run: suite_table(found) for run, found in own.items() if found is not None}
+        told = {run: suite_rows(found) for run, found in own.items() if found is not None}
         title = next(iter(told.values()))["title"]
         labels = dict.fromkeys(label for table in told.values() for label, _ in table["rows"])
         rows = [
@@ -108,17 +121,13 @@ def _cell(found: Mapping[str, Any], name: str, task: str, metric: str) -> tuple[
 
 
 def _averages(found: Mapping[str, Any]) -> list[Row]:
-    labels = {"all": f"Average of {len(found['tasks'])} tasks"}
-    if "wnli" in found["tasks"]:
-        labels["without_wnli"] = "Average without WNLI"
-    labels["above_constant"] = "Where there is retention"
     rows = []
-    for key, label in labels.items():
+    for key, label in average_labels(found).items():
         cells = []
         for name, model in found["models"].items():
             average = model["average"].get(key)  # the last one is a share alone
             share = found["retention"].get(name, {}).get("overall", {}).get(key)
             note = "" if share is None else f"{share:.1%} kept"
             cells.append(("" if average is None else f"{100 * average:.1f}", note))
-        rows.append((label, cells))
+        rows.append((label[0].upper() + label[1:], cells))
     return rows

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from potstill.comparison import LABELS
 from potstill.metrics import metric_name
+from potstill.suite_rows import average_labels, shown_metrics
 
 # Shorter than the report's: six models have to fit into 80 columns.
 _NAMES = {
@@ -97,19 +98,16 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     _score_rows(table, models)
     shares, ends = result.get("retention", {}), result.get("intervals", {})
     for key in dict.fromkeys(key for values in shares.values() for key in values):
-        kept = {
-            name: {"share": shares[name].get(key), "ends": ends[name].get(key)}
-            if name in shares
-            else {}
-            for name in models
-        }
-        _row(table, f"kept, {_name(key)}", kept, _with_ends)
+        _row(
+            *(table, f"kept, {_name(key)}", {name: name for name in models}),
+            lambda name, k=key: _with_ends(shares[name][k], ends[name][k]),
+        )
     return table
 
 
-def _with_ends(kept: Mapping[str, Any]) -> str:
-    low, high = kept["ends"]
-    return f"{kept['share']:.1%} ({low:.1%} to {high:.1%})"
+def _with_ends(share: float, ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{share:.1%} ({low:.1%} to {high:.1%})"
 
 
 def benchmark_table(result: Mapping[str, Any]) -> Table:
@@ -208,8 +206,7 @@ def suite_table(result: Mapping[str, Any]) -> Table:
     for name in kept:
         table.add_column(Text(f"{name} kept"), justify="right", overflow="fold")
     for task, told in tasks.items():
-        names = told["metrics"] if len(told["metrics"]) == 1 else [*told["metrics"], "score"]
-        for metric in names:
+        for metric in shown_metrics(told):
             label = f"{told['title']} {metric_name(metric)}"
             cells = [_range(model["tasks"][task][metric]) for model in models.values()]
             shares = [own["tasks"][task][metric] for own in kept.values()]
@@ -222,15 +219,13 @@ def suite_table(result: Mapping[str, Any]) -> Table:
 
 def _average_rows(table: Table, result: Mapping[str, Any]) -> None:
     models, kept = result["models"].values(), result["retention"].values()
-    rows = {"all": f"average of {len(result['tasks'])} tasks"}
-    if "wnli" in result["tasks"]:
-        rows["without_wnli"] = "average without WNLI"
-    for key, label in rows.items():
+    *averages, retained = average_labels(result).items()
+    for key, label in averages:
         cells = [f"{100 * model['average'][key]:.1f}" for model in models]
         cells += [_kept(own["overall"][key], False) for own in kept]
         table.add_row(*map(Text, (label, *cells)), style="bold")
-    shares = [_kept(own["overall"]["above_constant"], False) for own in kept]
-    label = "where there is retention"
+    key, label = retained
+    shares = [_kept(own["overall"][key], False) for own in kept]
     table.add_row(*map(Text, (label, *("" for _ in models), *shares)))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from fake_run import fake_suite
 
-from potstill.suite_rows import side_by_side, suite_table
+from potstill.suite_rows import side_by_side, suite_rows
 
 
 def test_a_whole_suite_and_a_part_of_it() -> None:
-    found = suite_table(fake_suite())
+    found = suite_rows(fake_suite())
     assert found["title"] == "GLUE"
     assert found["partial"] == ["2 of 9 tasks", "3 seeds instead of 5"]
     assert found["models"] == ["big", "small"]
-    assert suite_table(fake_suite(partial=False))["partial"] == []
+    assert suite_rows(fake_suite(partial=False))["partial"] == []
 
 
 def test_a_task_of_several_metrics_has_its_score_too_and_one_task_no_average() -> None:
@@ -23,7 +23,7 @@ def test_a_task_of_several_metrics_has_its_score_too_and_one_task_no_average() -
         "retention": {},
         "tasks": {"mrpc": {"title": "MRPC", "metrics": ["accuracy", "f1"], "small": False}},
     }
-    assert suite_table(found)["rows"] == [
+    assert suite_rows(found)["rows"] == [
         ("MRPC, accuracy", [("50.0", "")]),
         ("MRPC, F1", [("50.0", "")]),
         ("MRPC, score", [("50.0", "")]),

@@ -23,21 +23,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def console(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> io.StringIO:
+def shown_in(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool = False
+) -> tuple[io.StringIO, Reporter]:
+    """A reporter, and what it prints."""
     stream = io.StringIO()
     monkeypatch.setattr(
         terminal,
         "out",
         Console(file=stream, force_terminal=is_terminal, width=120, color_system=None),
     )
-    return stream
+    return stream, Reporter()
 
 
 def test_a_log_has_a_line_a_stage_and_one_now_and_then(
     monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    stream = console(monkeypatch, is_terminal=False)
-    reporter = Reporter()
+    stream, reporter = shown_in(monkeypatch)
     with reporter.live():
         reporter.stage(1, 3, "make_student", True)
         reporter.stage(2, 3, "distill", False)
@@ -62,8 +64,7 @@ def test_a_log_has_a_line_a_stage_and_one_now_and_then(
 def test_remaining_time_counts_from_where_a_resumed_training_begins(
     monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    stream = console(monkeypatch, is_terminal=False)
-    reporter = Reporter()
+    stream, reporter = shown_in(monkeypatch)
     with reporter.live():
         reporter.stage(1, 1, "distill", False)
         reporter.progress(0.8)
@@ -73,8 +74,7 @@ def test_remaining_time_counts_from_where_a_resumed_training_begins(
 
 
 def test_a_failed_stage_gets_no_tick(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    stream = console(monkeypatch, is_terminal=False)
-    reporter = Reporter()
+    stream, reporter = shown_in(monkeypatch)
 
     def fail() -> None:
         with reporter.live():
@@ -87,8 +87,7 @@ def test_a_failed_stage_gets_no_tick(monkeypatch: pytest.MonkeyPatch, clock: Clo
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    stream = console(monkeypatch, is_terminal=True)
-    reporter = Reporter()
+    stream, reporter = shown_in(monkeypatch, is_terminal=True)
     with reporter.live():
         reporter.stage(1, 1, "distill", False)
         for _ in range(11):
@@ -106,8 +105,7 @@ def test_only_the_first_process_of_several_speaks(
     monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    stream = console(monkeypatch, is_terminal=False)
-    reporter = Reporter()
+    stream, reporter = shown_in(monkeypatch)
     with reporter.live():
         reporter.stage(1, 1, "distill", False)
         reporter.say("a note")
