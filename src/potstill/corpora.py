@@ -22,6 +22,7 @@ import numpy as np
 from potstill.caches import kept, key_of, read_meta, write_meta
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
+from potstill.recipe_base import digested
 from potstill.text import Record, heldout_side, read_records, sources_fingerprint
 from potstill.tokenizer_pieces import encode_whole
 
@@ -137,10 +138,13 @@ class _Cutter:
 def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
     # Without truncation and padding: the cutter has switched both off.
     backend = json.loads(cutter.tokenizer.backend_tokenizer.to_str())
+    # The sources count by what they hold, wherever they are.
+    sources = ("sources", "heldout_sources")
+    settings = {key: value for key, value in digested(corpus).items() if key not in sources}
     parts = [
         *(_VERSION, seed, sources_fingerprint(corpus.sources)),
         None if corpus.heldout_sources is None else sources_fingerprint(corpus.heldout_sources),
-        corpus.model_dump(exclude={"sources", "heldout_sources"}),
+        settings,
         *(backend, cutter.prefix, cutter.suffix, cutter.tokenizer.unk_token_id),
     ]
     return key_of(parts)

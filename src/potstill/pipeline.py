@@ -32,6 +32,7 @@ from potstill.recipe import (
     stage_reads,
     stage_writes,
 )
+from potstill.recipe_base import digested
 from potstill.recipe_files import dump_recipe, load_recipe
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
@@ -272,7 +273,7 @@ def inputs_digest(
     Raises:
         ValueError: a source can't be found or read.
     """
-    text = settings.model_dump(mode="json"), sources_fingerprint(settings.all_sources)
+    text = digested(settings), sources_fingerprint(settings.all_sources)
     version = [_TASK_VERSIONS[task]] if task in _TASK_VERSIONS else []
     return _digest(
         task, *version, seed, *text, *(manifest_digest(model_manifest(m)) for m in models)
@@ -281,7 +282,7 @@ def inputs_digest(
 
 def stage_digest(before: str, stage: Stage) -> str:
     """Of a stage and what comes before it."""
-    parts = [before, STAGE_VERSIONS[stage.kind], stage.model_dump(mode="json")]
+    parts = [before, STAGE_VERSIONS[stage.kind], digested(stage)]
     own = stage_sources(stage)
     if own:
         parts.append(sources_fingerprint(own))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a key that older runs and caches were made without; see `digested`."""
+
+
+ADDED_LATER = AddedLater()
 
 
 class Config(BaseModel):
@@ -38,3 +47,41 @@ _QUOTE = '; YAML reads yes, no, on and off so: put such a word in quotes, as in 
 
 def _takes_words(annotation: Any) -> bool:
     return annotation is str or any(_takes_words(one) for one in get_args(annotation))
+
+
+def digested(config: Config) -> dict[str, Any]:
+    """Return the part of a config that enters fingerprints of stages and cache keys.
+
+    Runs and caches of older versions stay valid: a key that is added to an existing config is
+    marked, as in `key: Annotated[int, ADDED_LATER] = 3`, and does not enter while its value is the
+    default. The default must therefore do what was done before the key existed, and must never
+    change. The mark stands outermost: `Annotated[Annotated[int, Field(ge=1)] | None, ADDED_LATER]`.
+    The rule holds in parts of the config and in lists of parts, too.
+
+    Args:
+        config: A stage, a corpus, or any other part of a recipe.
+
+    Returns:
+        `config.model_dump(mode="json")` without the marked keys that are not set.
+    """
+    found = config.model_dump(mode="json")
+    _drop_unset(config, found)
+    return found
+
+
+def _drop_unset(value: Any, dumped: Any) -> None:
+    """Drop in place, from what a value was dumped as, the marked keys that have their default."""
+    if isinstance(value, Config):
+        for key in list(dumped):
+            field, item = type(value).model_fields[key], getattr(value, key)
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if ADDED_LATER in field.metadata and item == default:
+                del dumped[key]
+            else:
+                _drop_unset(item, dumped[key])
+    elif isinstance(value, (list, tuple)):
+        for one, part in zip(value, dumped, strict=True):
+            _drop_unset(one, part)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _drop_unset(one, dumped[key])

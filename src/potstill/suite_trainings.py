@@ -22,6 +22,7 @@ from potstill.head_predictions import head_outputs
 from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
+from potstill.recipe_base import digested
 from potstill.runfolder import read_json, write_json, write_text
 from potstill.sequence_examples import tokenize_texts
 from potstill.suite_data import SuiteData
@@ -69,7 +70,7 @@ class Trial:
     @property
     def key(self) -> str:
         """Of all that decides the scores."""
-        settings = self.training.model_dump(mode="json")
+        settings = digested(self.training)
         data = [self.data.task.name, self.data.fingerprint]
         if self.predicts:
             data.append(self.data.tests_fingerprint)

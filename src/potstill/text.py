@@ -13,6 +13,7 @@ from typing import Any, Literal, assert_never
 
 from potstill.files import File, Row, brief, expand, file_rows, parquet_rows, resolve_path
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
+from potstill.recipe_base import digested
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
             case DatasetFolder():
                 parts.append([source.split, _load_folder(source)._fingerprint])
             case HubDataset():
-                parts.append(source.model_dump())
+                parts.append(digested(source))
             case _ as never:
                 assert_never(never)
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

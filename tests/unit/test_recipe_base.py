@@ -1,0 +1,169 @@
+"""What of a config enters a digest: a key that was added later does so only where it is set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import pytest
+from pydantic import Field
+from transformers import PreTrainedTokenizerFast
+
+from conftest import tiny_tokenizer
+from potstill.corpora import tokenize_corpus
+from potstill.pipeline import inputs_digest, stage_digest
+from potstill.recipe import Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
+from potstill.recipe_base import ADDED_LATER, Config, digested
+from potstill.suite_data import SuiteData
+from potstill.suite_trainings import Entrant, Trial
+from potstill.suites import SUITES
+from potstill.text import sources_fingerprint
+
+
+class LaterObjective(SoftTargets):
+    extra: Annotated[Annotated[int, Field(ge=1)] | None, ADDED_LATER] = None
+
+
+class LaterTraining(Training):
+    extra: Annotated[list[str], ADDED_LATER] = Field(default=[])
+
+
+class LaterDistill(Distill):
+    """As a later version might have it: a key of its own, of a part, and of parts in a list."""
+
+    extra: Annotated[int, ADDED_LATER] = Field(default=3, ge=1)
+    part: Annotated[LaterObjective, ADDED_LATER] = LaterObjective()
+    training: LaterTraining
+    objectives: list[LaterObjective]
+    by_name: Annotated[dict[str, LaterObjective], ADDED_LATER] = Field(default={})
+
+
+class LaterCorpus(Corpus):
+    extra: Annotated[bool, ADDED_LATER] = False
+
+
+class LaterHub(HubDataset):
+    extra: Annotated[str | None, ADDED_LATER] = None
+
+
+SETTINGS: dict[str, Any] = {
+    "objectives": [{"kind": "soft_targets"}],
+    "training": {"epochs": 1, "betas": [0.9, 0.999]},
+}
+
+
+def digest(**changes: Any) -> str:
+    return stage_digest("before", LaterDistill.model_validate({**SETTINGS, **changes}))
+
+
+def test_a_key_that_was_added_later_leaves_the_digest_as_it_was() -> None:
+    assert digest() == stage_digest("before", Distill.model_validate(SETTINGS))
+    given = {"extra": 3, "part": {}, "objectives": [{"kind": "soft_targets", "extra": None}]}
+    given["training"] = {**SETTINGS["training"], "extra": []}
+    assert digest(**given) == digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extra": 4},
+        {"part": {"extra": 1}},
+        {"part": {"weight": 2}},
+        {"objectives": [{"kind": "soft_targets", "extra": 1}]},
+        {"training": {**SETTINGS["training"], "extra": ["a"]}},
+        {"by_name": {"a": {}}},
+        {"repeats": 2},
+    ],
+)
+def test_set_to_something_else_it_gives_another_digest(change: dict[str, Any]) -> None:
+    assert digest(**change) != digest()
+
+
+def test_what_is_set_enters_with_the_rest_of_its_part() -> None:
+    set_ones = LaterDistill.model_validate(
+        {**SETTINGS, "part": {"weight": 2}, "by_name": {"a": {}, "b": {"extra": 1}}}
+    )
+    found = digested(set_ones)
+    plain = SoftTargets().model_dump(mode="json")
+    assert found["part"] == {**plain, "weight": 2}
+    assert found["by_name"] == {"a": plain, "b": {**plain, "extra": 1}}
+    assert "extra" not in found
+
+
+def test_a_config_without_such_keys_enters_whole_and_a_dump_always_is() -> None:
+    stage = Evaluate(models=["teacher"])
+    assert list(digested(stage).items()) == list(stage.model_dump(mode="json").items())
+    later = LaterDistill.model_validate(SETTINGS)
+    assert {"extra", "part", "by_name"} <= later.model_dump(mode="json").keys()
+    assert later.model_dump(mode="json")["objectives"][0]["extra"] is None
+
+
+# --- wherever a config enters a digest or a cache key ---------------------------------------------
+
+
+def test_the_rule_holds_for_the_text_of_a_recipe(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the still runs", encoding="utf-8")
+
+    def found(kind: type[Corpus], **settings: Any) -> str:
+        corpus = kind.model_validate({"sources": str(text), **settings})
+        return inputs_digest("masked_lm", 1, corpus, [])
+
+    assert found(LaterCorpus) == found(Corpus)
+    assert found(LaterCorpus, extra=True) != found(Corpus)
+
+
+def test_the_rule_holds_for_sources() -> None:
+    before = sources_fingerprint([HubDataset(name="a")])
+    assert sources_fingerprint([LaterHub(name="a")]) == before
+    assert sources_fingerprint([LaterHub(name="a", extra="b")]) != before
+
+
+def test_the_rule_holds_for_the_token_cache(tmp_path: Path) -> None:
+    text, cache = tmp_path / "text.txt", tmp_path / "cache"
+    text.write_text("\n".join(["the still runs slowly and keeps the heart"] * 9), encoding="utf-8")
+    tokenizer: PreTrainedTokenizerFast = tiny_tokenizer()
+
+    def caches(kind: type[Corpus], **settings: Any) -> int:
+        """How many there are when this one has been asked for, too."""
+        corpus = kind.model_validate({"sources": str(text), "min_length": 1, **settings})
+        tokenize_corpus(corpus, tokenizer, cache, seed=0)
+        return len(list(cache.iterdir()))
+
+    assert caches(Corpus, heldout=0) == 1
+    assert caches(LaterCorpus, heldout=0) == 1
+    assert caches(LaterCorpus, heldout=0, extra=True) == 2
+
+
+def test_the_rule_holds_for_the_trainings_of_a_suite(tmp_path: Path) -> None:
+    data = SuiteData(SUITES["glue"][0], tmp_path, counts={}, tests=[])
+    entrant = Entrant("model", tmp_path, "digest")
+
+    def key(training: Training) -> str:
+        return Trial(entrant, data, training, 64, 1, tmp_path, predicts=False).key
+
+    before = key(Training(epochs=1))
+    assert key(LaterTraining(epochs=1)) == before
+    assert key(LaterTraining(epochs=1, extra=["a"])) != before
+
+
+# --- the marks in today's recipes -----------------------------------------------------------------
+
+
+def test_every_mark_is_outermost_and_has_a_default() -> None:
+    for kind in _kinds(Config):
+        for key, field in kind.model_fields.items():
+            assert not _inside(field.annotation), f"{kind.__name__}.{key}"
+            marked = ADDED_LATER in field.metadata
+            assert not (marked and field.is_required()), f"{kind.__name__}.{key}"
+
+
+def _kinds(kind: type[Config]) -> Iterator[type[Config]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
+
+
+def _inside(annotation: Any) -> bool:
+    return annotation is ADDED_LATER or any(_inside(one) for one in get_args(annotation))
