@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.batches import Batch
-from potstill.caches import kept, key_of, read_meta, write_meta
+from potstill.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.captures import NOTHING, Wanted
 from potstill.data import Examples, collate
 from potstill.heads import identity, labelled_signals, row_counts
@@ -126,19 +126,14 @@ def teacher_answers(
         "pad_id": pad_id,
         "vectors": vectors,
     }
-    place = cache / key_of(parts)
-    if place.exists():
-        found = _opened(place, parts)
-        if found is not None:
-            return found
-        say(f"the kept answers of {loaded.name} are damaged ({place}): asking it anew")
 
     def build(target: Path) -> None:
         say(f"asking {loaded.name} about {sum(map(len, examples))} examples, once for all epochs")
         _build(loaded, examples, pad_id, vectors, target, progress)
         write_meta(target, {"parts": parts})
 
-    return kept(place, build, lambda path: _opened(path, parts), "teacher's answers")
+    what = f"cache of {loaded.name}'s outputs"
+    return kept(cache / key_of(parts), build, lambda path: _opened(path, parts), what, say)
 
 
 class CachedTeacher:
@@ -292,11 +287,14 @@ class _Matrix:
             self.values = None
 
 
-def _opened(folder: Path, parts: Mapping[str, Any]) -> Answers | None:
-    """What a cache folder holds; None where it isn't there, damaged, or of something else."""
-    meta = read_meta(folder)
-    if meta is None or meta.get("parts") != parts:
-        return None
+def _opened(folder: Path, parts: Mapping[str, Any]) -> Answers:
+    """What a cache folder holds.
+
+    Raises:
+        Damaged: it isn't there, not as it was written, or of something else.
+    """
+    if read_meta(folder).get("parts") != parts:
+        raise Damaged("it holds other outputs")
     vectors = np.load(folder / "vectors.npy", mmap_mode="r") if parts["vectors"] else None
     return Answers(
         np.load(folder / "logits.npy", mmap_mode="r"), np.load(folder / "starts.npy"), vectors

@@ -185,6 +185,7 @@ def evaluate(
             label=label,
             unit=unit.value,
             progress=reporter.progress,
+            say=reporter.say,
         )
     terminal.out.print(evaluation_table(result))
     for note in [*result.get("findings", []), *result.get("warnings", [])]:

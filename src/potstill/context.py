@@ -143,7 +143,9 @@ class Context:
     @cached_property
     def corpus(self) -> TokenizedCorpus:
         self.reporter.say("reading and tokenising the corpus (cached for the next time)")
-        corpus = tokenize_corpus(self.corpus_settings, self.tokenizer, self.cache, self.seed)
+        corpus = tokenize_corpus(
+            self.corpus_settings, self.tokenizer, self.cache, self.seed, say=self.reporter.say
+        )
         for warning in corpus.warnings:
             self.reporter.say(f"note: {warning}")
         return corpus

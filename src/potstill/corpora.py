@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potstill.caches import kept, key_of, read_meta, write_meta
+from potstill.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
 from potstill.recipe_base import digested
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _VERSION = 3  # of the cache's format and of how text becomes sequences
 _TEXTS = 500  # tokenised at a time, or
 _CHARACTERS = 1 << 20  # so many of them: an encoding takes some 100 bytes a token
+_COUNTED = 1 << 20  # ids that are counted at a time
 FEW = 100  # different training sequences; below that, a corpus warns
 _COUNTS = (
     *("records", "sequences_train", "sequences_heldout", "tokens_train", "tokens_heldout"),
@@ -45,6 +46,7 @@ def tokenize_corpus(
     cache: Path,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TokenizedCorpus:
     """Token sequences of both sides, from the cache or by reading the corpus.
 
@@ -56,6 +58,7 @@ def tokenize_corpus(
 
     Args:
         progress: called with the number of records read so far.
+        say: called with a sentence where the cache is damaged.
 
     Raises:
         ValueError: bad input (see `read_records`), no training sequence left, lengths that exclude
@@ -67,7 +70,7 @@ def tokenize_corpus(
     def build(folder: Path) -> None:
         _build(corpus, cutter, folder, seed, progress)
 
-    return kept(cache / key, build, _open, "token cache")
+    return kept(cache / key, build, _open, "token cache", say)
 
 
 def cut_texts(
@@ -172,7 +175,7 @@ class _Side:
 
     def finish(self) -> None:
         self.stream.flush()
-        os.fsync(self.stream.fileno())  # its checksum is never taken, so it must be there
+        os.fsync(self.stream.fileno())  # so that what the disk refuses shows now
         np.save(self.folder / "offsets.npy", np.frombuffer(self.offsets, dtype=np.int64))
         np.save(self.folder / "token_counts.npy", self.token_counts_V)
 
@@ -320,17 +323,19 @@ def _are(count: int, noun: str) -> str:
 # --- the cache ------------------------------------------------------------------------------------
 
 
-def _open(folder: Path) -> TokenizedCorpus | None:
-    """What a cache folder holds; None if it isn't there or not as it was written."""
+def _open(folder: Path) -> TokenizedCorpus:
+    """What a cache folder holds.
+
+    Raises:
+        Damaged: it isn't there or not as it was written.
+    """
     meta = read_meta(folder)
-    if meta is None:
-        return None
-    return TokenizedCorpus(
-        _open_side(folder, "train"),
-        _open_side(folder, "heldout"),
-        counts=meta["counts"],
-        warnings=meta["warnings"],
-    )
+    sides = {name: _open_side(folder, name) for name in ("train", "heldout")}
+    for name, side in sides.items():
+        _, checksum = meta["files"][f"{name}/tokens.bin"]
+        if checksum is None:  # earlier versions took none; the file of counts has one
+            _check_counts(side, name)
+    return TokenizedCorpus(**sides, counts=meta["counts"], warnings=meta["warnings"])
 
 
 def _open_side(folder: Path, name: str) -> Tokens:
@@ -342,3 +347,16 @@ def _open_side(folder: Path, name: str) -> Tokens:
         ids = np.memmap(folder / name / "tokens.bin", dtype=dtype, mode="r")
     lengths = np.diff(offsets).astype(np.int32)
     return Tokens(ids, offsets, lengths, token_counts, fingerprint=f"{folder.name}-{name}")
+
+
+def _check_counts(tokens: Tokens, name: str) -> None:
+    """Compare a side's ids with how often each is said to occur."""
+    known = len(tokens.token_counts)
+    counts_V = np.zeros(known, dtype=np.int64)
+    for start in range(0, len(tokens.ids), _COUNTED):
+        ids = tokens.ids[start : start + _COUNTED]
+        if ids.min() < 0 or ids.max() >= known:
+            break
+        counts_V += np.bincount(ids, minlength=known)
+    if not np.array_equal(counts_V, tokens.token_counts):
+        raise Damaged(f"{name}/tokens.bin has changed")

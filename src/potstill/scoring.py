@@ -46,6 +46,7 @@ def evaluate(
     unit: str = "line",
     seed: int = 1,
     progress: Callable[[float], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Score models on text beside a baseline, as the evaluate stage does.
 
@@ -55,6 +56,7 @@ def evaluate(
             a task's head: passage is the column of the text (two with a comma), label the labels'.
         pairs: for sentence encoders: labelled pairs to score them on, too.
         unit: of .txt files: line, paragraph or document.
+        say: called with a sentence where tokenised text that was kept is damaged.
 
     Returns:
         What the stage writes as result.json; models are called by their paths.
@@ -89,7 +91,11 @@ def evaluate(
         return with_pairs(found, folders, settings, seed)
     tokenizer = load_model(baseline, task).tokenizer
     everything = tokenize_corpus(
-        corpus.model_copy(update={"heldout": 0.0}), tokenizer, cache_folder() / "tokens", seed
+        corpus.model_copy(update={"heldout": 0.0}),
+        tokenizer,
+        cache_folder() / "tokens",
+        seed,
+        say=say,
     ).train
     masker = make_masker(Masking(), tokenizer, everything.token_counts)
     return evaluate_masked_lm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -113,13 +113,19 @@ def check_files(tasks: Iterable[SuiteTask], data_dir: Path) -> None:
                 )
 
 
-def read_suite_task(task: SuiteTask, data_dir: Path | None, limit: int | None) -> SuiteData:
+def read_suite_task(
+    task: SuiteTask,
+    data_dir: Path | None,
+    limit: int | None,
+    say: Callable[[str], None] = lambda _: None,
+) -> SuiteData:
     """Read a task's parts, once: they are kept in the cache folder.
 
     Args:
         data_dir: a folder in the official layout; None: the hub, at the pinned revision.
         limit: examples of each part at most: chosen at random, the same ones each time; of texts
             without labels the first ones.
+        say: called with a sentence where what was kept is damaged.
 
     Raises:
         ValueError: a file or the hub's data can't be read, or the limit leaves a label out.
@@ -151,15 +157,12 @@ def read_suite_task(task: SuiteTask, data_dir: Path | None, limit: int | None) -
                 _write(folder / "watch.jsonl", rows[:_WATCHED])
         write_meta(folder, {"counts": counts})
 
-    def opened(folder: Path) -> SuiteData | None:
-        meta = read_meta(folder)
-        if meta is None:
-            return None
-        return SuiteData(task, folder, meta["counts"], [n for n in task.tests if n in parts])
+    def opened(folder: Path) -> SuiteData:
+        counts = read_meta(folder)["counts"]
+        return SuiteData(task, folder, counts, [n for n in task.tests if n in parts])
 
-    return kept(
-        cache_folder() / "suites" / f"{task.name}-{key[:16]}", build, opened, "suite's data"
-    )
+    place = cache_folder() / "suites" / f"{task.name}-{key[:16]}"
+    return kept(place, build, opened, f"cache of {task.title}'s data", say)
 
 
 def _scored_part(suffix: str) -> str:

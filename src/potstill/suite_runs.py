@@ -131,7 +131,8 @@ def evaluate_suite(
     data = {}
     for task in chosen:
         report.say(f"reading {task.title}")
-        data[task.name] = read_suite_task(task, Path(data_dir) if data_dir else None, limit)
+        place = Path(data_dir) if data_dir else None
+        data[task.name] = read_suite_task(task, place, limit, report.say)
     plan = _Plan(
         suite=suite,
         tasks=chosen,

@@ -212,8 +212,10 @@ def test_a_flipped_byte_is_noticed(name: str, kept: tuple[Path, list[Examples], 
     (place / name).write_bytes(damaged)
     said: list[str] = []
     asked(folder, "classification", parts, cache, say=said.append)
-    assert "damaged" in said[0]
-    assert "asking it anew" in said[0]
+    assert said == [
+        f"{place}: the cache of {folder}'s outputs is damaged ({name} has changed); rebuilding it",
+        f"asking {folder} about 9 examples, once for all epochs",
+    ]
     assert (place / name).read_bytes() == before
     assert len(list(cache.iterdir())) == 1
 
@@ -235,7 +237,8 @@ def test_a_file_that_is_not_whole_is_noticed(
         (place / name).write_bytes(before[:-8])
     said: list[str] = []
     asked(folder, "classification", parts, cache, say=said.append)
-    assert "damaged" in said[0]
+    what = "is missing" if damage == "gone" else "has changed"
+    assert f"outputs is damaged ({name} {what}); rebuilding it" in said[0]
     assert (place / name).read_bytes() == before
 
 
@@ -245,13 +248,15 @@ def test_a_cache_under_another_ones_name_is_not_used(
     folder, parts, cache = kept
     (place,) = cache.iterdir()
     write_model("classification", folder, seed=5)
+    said: list[str] = []
     fresh = asked(folder, "classification", parts, cache)
     (other,) = (path for path in cache.iterdir() if path != place)
     aside = tmp_path / "aside"
     other.rename(aside)
     place.rename(other)  # the answers of the former weights
-    again = asked(folder, "classification", parts, cache)
+    again = asked(folder, "classification", parts, cache, say=said.append)
     assert np.array_equal(fresh.logits_RC, again.logits_RC)
+    assert "outputs is damaged (it holds other outputs); rebuilding it" in said[0]
     assert os.path.samefile(other.parent, cache)
 
 

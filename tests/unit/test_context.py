@@ -10,6 +10,14 @@ from potstill.context import Context, Silent
 from potstill.recipe import Corpus
 
 
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 def context_of(teacher: Path, text: Path, folder: Path) -> Context:
     settings = {"sources": str(text), "max_length": 40, "min_length": 4, "heldout": 0.2}
     return Context(
@@ -40,6 +48,23 @@ def test_a_model_that_took_anothers_name_is_cut_in_its_own_tokens(
     after = context.cut_as("teacher").tokenizer.get_vocab()
     assert len(after) < len(before)
     assert context.cut_as("teacher").corpus.train.token_counts.shape == (len(after),)
+
+
+def test_a_damaged_token_cache_is_said(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    before = context_of(sentence_teacher, text_file, tmp_path).corpus.train
+    first = before[0].tolist()
+    (path,) = tmp_path.glob("cache/*/train/tokens.bin")
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.unlink()  # not in place: the file is mapped
+    path.write_bytes(content)
+    context = context_of(sentence_teacher, text_file, tmp_path)
+    context.reporter = Listening()
+    assert context.corpus.train[0].tolist() == first
+    [told] = [line for line in context.reporter.said if "damaged" in line]
+    assert told.startswith(f"{path.parent.parent}: the token cache is damaged")
 
 
 def test_text_is_cut_once_for_models_of_one_vocabulary(

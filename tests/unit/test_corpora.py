@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from tiny_text import byte_level, random_lines, wordpiece, write_corpus
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill import corpora
+from potstill import caches, corpora
+from potstill.caches import key_of, read_meta
 from potstill.corpora import tokenize_corpus
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
@@ -342,6 +344,16 @@ def flip(path: Path) -> None:
     replace(path, content)
 
 
+def flip_every_lowest_bit(path: Path) -> None:
+    replace(path, (np.frombuffer(path.read_bytes(), np.uint16) ^ 1).tobytes())
+
+
+def flip_a_high_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 0xFF  # of little-endian ids of two bytes: far beyond the vocabulary
+    replace(path, content)
+
+
 def change_a_count(path: Path) -> None:
     path.write_text(path.read_text().replace('"records": 60', '"records": 61'))
 
@@ -351,6 +363,10 @@ def change_a_count(path: Path) -> None:
     [
         ("train/tokens.bin", truncate),
         ("heldout/tokens.bin", Path.unlink),
+        ("train/tokens.bin", flip_every_lowest_bit),
+        ("heldout/tokens.bin", flip_every_lowest_bit),
+        ("train/tokens.bin", flip_a_high_byte),
+        ("heldout/tokens.bin", flip),
         ("train/offsets.npy", flip),
         ("heldout/token_counts.npy", flip),
         ("meta.json", truncate),
@@ -367,8 +383,100 @@ def test_a_damaged_cache_is_built_again(
     before = {p: p.read_bytes() for p in only(cache).rglob("*") if p.is_file()}
     damage(only(cache) / name)
     assert {p: p.read_bytes() for p in only(cache).rglob("*") if p.is_file()} != before
-    assert alike(tokenize_corpus(settings, wordpiece(), cache, seed=1), fresh)
+    said: list[str] = []
+    for _ in range(2):  # and said once
+        again = tokenize_corpus(settings, wordpiece(), cache, seed=1, say=said.append)
+        assert alike(again, fresh)
     assert {p: p.read_bytes() for p in only(cache).rglob("*") if p.is_file()} == before
+    what = "is missing" if damage in (Path.unlink, shutil.rmtree) else "has changed"
+    file = "train/offsets.npy" if name == "train" else name
+    assert said == [f"{only(cache)}: the token cache is damaged ({file} {what}); rebuilding it"]
+
+
+def test_damage_in_a_later_shard(
+    corpus: Callable[..., Corpus], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "_SHARD", 1000)
+    settings = corpus(random_lines(60), heldout=0.2)
+    fresh = tokenize_corpus(settings, wordpiece(), cache, seed=1)
+    path = only(cache) / "train" / "tokens.bin"
+    content = bytearray(path.read_bytes())
+    content[1500] ^= 1
+    replace(path, content)
+    said: list[str] = []
+    assert alike(tokenize_corpus(settings, wordpiece(), cache, seed=1, say=said.append), fresh)
+    assert len(said) == 1
+
+
+def test_a_cache_that_was_checked_is_not_read_again(
+    corpus: Callable[..., Corpus], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = corpus(random_lines(60), heldout=0.2)
+    fresh = tokenize_corpus(settings, wordpiece(), cache, seed=1)
+    for path in only(cache).rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    names = []
+    computed = caches._computed
+
+    def counted(path: Path) -> Any:
+        names.append(path.name)
+        return computed(path)
+
+    monkeypatch.setattr(caches, "_computed", counted)
+    for _ in range(2):
+        assert alike(tokenize_corpus(settings, wordpiece(), cache, seed=1), fresh)
+    assert sorted(names) == sorted(2 * ["offsets.npy", "token_counts.npy", "tokens.bin"])
+    flip(only(cache) / "train" / "tokens.bin")
+    assert alike(tokenize_corpus(settings, wordpiece(), cache, seed=1), fresh)
+
+
+def forget_checksums(folder: Path) -> None:
+    """Make it a cache of an earlier version, which took none of token files."""
+    path = folder / "meta.json"
+    meta = json.loads(path.read_text())["meta"]
+    for name in ("train/tokens.bin", "heldout/tokens.bin"):
+        meta["files"][name][1] = None
+    path.write_text(json.dumps({"meta": meta, "checksum": key_of(meta)}))
+
+
+@pytest.mark.parametrize("heldout", [0.2, 0.0])
+def test_a_cache_without_checksums_stays_valid(
+    heldout: float, corpus: Callable[..., Corpus], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "_COUNTED", 100)
+    settings = corpus(random_lines(60), heldout=heldout)
+    fresh = tokenize_corpus(settings, wordpiece(), cache, seed=1)
+    forget_checksums(only(cache))
+    monkeypatch.setattr(corpora, "_build", fail)
+    assert alike(tokenize_corpus(settings, wordpiece(), cache, seed=1), fresh)
+
+
+def flip_a_sign(path: Path) -> None:
+    replace(path, np.negative(np.frombuffer(path.read_bytes(), np.int32)).tobytes())
+
+
+@pytest.mark.parametrize("side", ["train", "heldout"])
+@pytest.mark.parametrize(
+    ("damage", "extra"),
+    [(flip, 0), (flip_every_lowest_bit, 0), (flip_a_high_byte, 0), (flip_a_sign, 65536)],
+)
+def test_damage_to_a_cache_without_checksums_is_found(
+    damage: Callable[[Path], None],
+    extra: int,
+    side: str,
+    corpus: Callable[..., Corpus],
+    cache: Path,
+) -> None:
+    settings = corpus(random_lines(60), heldout=0.2)
+    fresh = tokenize_corpus(settings, wordpiece(extra), cache, seed=1)
+    forget_checksums(only(cache))
+    damage(only(cache) / side / "tokens.bin")
+    said: list[str] = []
+    again = tokenize_corpus(settings, wordpiece(extra), cache, seed=1, say=said.append)
+    assert alike(again, fresh)
+    place = f"{only(cache)}: the token cache is damaged ({side}/tokens.bin has changed)"
+    assert said == [f"{place}; rebuilding it"]
+    assert None not in [c for _, c in read_meta(only(cache))["files"].values()]
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -8,6 +8,7 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
+from potstill.inputs import cache_folder
 from potstill.scoring import evaluate
 
 
@@ -17,6 +18,23 @@ def test_an_encoder_is_not_scored_against_a_masked_lm_model(
     expected = f"^{sentence_teacher} has no masked-LM head and the baseline {masked_lm_teacher} has"
     with pytest.raises(ValueError, match=expected):
         evaluate([sentence_teacher], masked_lm_teacher, str(text_file))
+
+
+def test_a_damaged_token_cache_is_said(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path))
+    before = evaluate([masked_lm_teacher], masked_lm_teacher, str(text_file))
+    (path,) = cache_folder().glob("tokens/*/train/tokens.bin")
+    content = path.read_bytes()
+    path.unlink()  # not in place: the file may be mapped
+    path.write_bytes(bytes(byte ^ 1 if i % 2 == 0 else byte for i, byte in enumerate(content)))
+    said: list[str] = []
+    again = evaluate([masked_lm_teacher], masked_lm_teacher, str(text_file), say=said.append)
+    assert again["models"] == before["models"]
+    assert [line.split(" (")[0] for line in said] == [
+        f"{path.parent.parent}: the token cache is damaged"
+    ]
 
 
 def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:

@@ -130,6 +130,23 @@ def test_test_files_are_no_part_of_what_decides_other_seeds(tmp_path: Path) -> N
     assert after.tests_fingerprint != before.tests_fingerprint
 
 
+def test_damaged_data_is_read_again_and_said(tmp_path: Path) -> None:
+    write_glue(tmp_path, ["WNLI"])
+    before = read_suite_task(TASKS["wnli"], tmp_path, None)
+    path = before.folder / "train.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"label": "0"', b'"label": "1"', 1))
+    assert path.read_bytes() != whole
+    said: list[str] = []
+    for _ in range(2):
+        read_suite_task(TASKS["wnli"], tmp_path, None, said.append)
+    assert path.read_bytes() == whole
+    assert said == [
+        f"{before.folder}: the cache of WNLI's data is damaged (train.jsonl has changed); "
+        "rebuilding it"
+    ]
+
+
 def test_imdb_with_or_without_its_outer_folder(tmp_path: Path) -> None:
     write_imdb(tmp_path)
     outer = read_suite_task(TASKS["imdb"], tmp_path, None)
