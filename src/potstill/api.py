@@ -303,7 +303,6 @@ def _one_stage(
         cache=cache_folder() / "tokens",
         models=models,
         reporter=reporter or Silent(),
-        fingerprint=fingerprint,
     )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -315,7 +314,7 @@ def _one_stage(
         done = run.done(run.path)
         if done is None or done["fingerprint"] != fingerprint:
             start = time.perf_counter()
-            writes = run_stage(stage, run.path, context)
+            writes = run_stage(stage, run.path, context, fingerprint)
             run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
     return run.path / "model"
 

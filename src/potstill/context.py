@@ -46,9 +46,13 @@ class Silent:
     def stage(self, number: int, total: int, kind: str, skipped: bool) -> None: ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class Context:
-    """What the stages of one run share."""
+    """What the stages of one run share.
+
+    Frozen because `cut_as` makes copies and keeps them: a field that changed would stay as it was
+    in those. Models are added to the dict, which all copies hold.
+    """
 
     task: Task
     seed: int
@@ -57,7 +61,6 @@ class Context:
     cache: Path
     models: dict[str, Path]
     reporter: Reporter
-    fingerprint: str = ""
     is_main: bool = True
     # What the text is cut by; None: the teacher's tokenizer, as it is when it is first needed.
     cutter: PreTrainedTokenizerFast | None = None

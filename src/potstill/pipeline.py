@@ -150,10 +150,10 @@ class _Run:
         digests = given_digests(given)
         for number, stage in enumerate(recipe.stages, start=1):
             folder = run.stage_folder(number, stage.kind)
-            context.fingerprint = fingerprints[number - 1]
+            fingerprint = fingerprints[number - 1]
             done = run.done(folder)
             reads = {name: digests[name] for name in models_read(stage, digests)}
-            skipped = done is not None and is_current(done, context.fingerprint, reads)
+            skipped = done is not None and is_current(done, fingerprint, reads)
             if isinstance(stage, Report):
                 # What it writes lies outside its folder, and tells what the stages before it found.
                 skipped = skipped and not ran and has_results(run.path)
@@ -165,19 +165,16 @@ class _Run:
                     if not isinstance(stage, Report):  # which measures nothing
                         write_json(self.folder / "environment.json", environment())
                     self._clear(run, folder)
-                    config = {
-                        "stage": stage.model_dump(mode="json"),
-                        "fingerprint": context.fingerprint,
-                    }
+                    config = {"stage": stage.model_dump(mode="json"), "fingerprint": fingerprint}
                     write_json(folder / "config.json", config)
                     if trains(stage):
                         self._check_evaluations(number, context)
                         check_teachers(self.recipe.stages[number - 1 :], context)
                 self._wait()
-                self._one(stage, folder, context, run, reads)
+                self._one(stage, folder, context, run, reads, fingerprint)
                 done = read_json(folder / "DONE")
             assert done is not None
-            context.models |= {name: folder / path for name, path in done["writes"].items()}
+            context.models.update({n: folder / path for n, path in done["writes"].items()})
             digests |= written_digests(done)
             if self.is_main and number in chain:
                 self._publish(run, number, skipped)
@@ -196,13 +193,14 @@ class _Run:
         context: Context,
         run: RunFolder,
         reads: Mapping[str, str],
+        fingerprint: str,
     ) -> None:
         start = time.perf_counter()
         if self.is_main or trains(stage):
-            writes = run_stage(stage, folder, context)
+            writes = run_stage(stage, folder, context, fingerprint)
         if self.is_main:
             seconds = time.perf_counter() - start
-            run.finish(folder, context.fingerprint, writes, reads, seconds)
+            run.finish(folder, fingerprint, writes, reads, seconds)
         self._wait()
 
     def _clear(self, run: RunFolder, folder: Path) -> None:

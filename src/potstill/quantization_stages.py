@@ -181,12 +181,12 @@ class _Quantizing:
         graphs = {stage.model: self.graph, stage.writes: self.target}
         others = dict(context.models)
         try:
-            context.models |= {name: graphs[name] for name in names}
+            context.models.update({name: graphs[name] for name in names})
             settings: Evaluate = scoring(stage, names)
             result = run_evaluate(settings, context)
         finally:
             context.models.clear()
-            context.models |= others
+            context.models.update(others)
         key = headline(result)
         part, _, metric = key.partition(".")
         sign = -1.0 if metric == "mse" else 1.0

@@ -41,8 +41,14 @@ from potstill.training_stages import run_distill, run_finetune
 from potstill.vocabulary_stages import run_trim_vocabulary
 
 
-def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
+def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) -> dict[str, str]:
     """Run one stage into its folder, which has a result.json afterwards.
+
+    Args:
+        stage: What to do.
+        folder: Where the stage writes; it exists.
+        context: What the stages of the run share.
+        fingerprint: Names what the stage does; a training resumes from checkpoints that carry it.
 
     Returns:
         name -> path below the folder, of the model it wrote (empty if none).
@@ -51,9 +57,9 @@ def run_stage(stage: Stage, folder: Path, context: Context) -> dict[str, str]:
         case MakeStudent():
             result, writes = _make_student(stage, folder, context)
         case Finetune():
-            result, writes = run_finetune(stage, folder, context)
+            result, writes = run_finetune(stage, folder, context, fingerprint)
         case Distill():
-            result, writes = run_distill(stage, folder, context)
+            result, writes = run_distill(stage, folder, context, fingerprint)
         case Prune() | TrimVocabulary() | Export() | Quantize():
             result, writes = _compress(stage, folder, context)
         case Evaluate():

@@ -53,7 +53,7 @@ from potstill.training import Job, Progress, train
 
 
 def run_finetune(
-    stage: Finetune, folder: Path, context: Context
+    stage: Finetune, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     context = context.cut_as(stage.model)
 
@@ -61,7 +61,8 @@ def run_finetune(
         manual_seed(seed)  # of a new head's weights
         loaded = _opened(stage.model, context, untrained_head=True)
         _freeze(stage, loaded)
-        return _train(loaded, [], [gold], InBatch(), stage, masker, folder, seed, context)
+        settings = [gold], InBatch(), stage
+        return _train(loaded, [], *settings, masker, folder, seed, fingerprint, context)
 
     gold: Objective = (
         GoldMse() if context.task in VALUE_TASKS else HardTargets(weight=1.0, target="gold")
@@ -71,7 +72,7 @@ def run_finetune(
 
 
 def run_distill(
-    stage: Distill, folder: Path, context: Context
+    stage: Distill, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     context = context.cut_as(stage.model)
     weights: dict[str, float] = {}
@@ -97,7 +98,7 @@ def run_distill(
             known.update(_checked_start(student, teachers, context))
         _freeze(stage, student)
         settings = stage.objectives, stage.in_batch, stage
-        return _train(student, weighted, *settings, masker, folder, seed, context)
+        return _train(student, weighted, *settings, masker, folder, seed, fingerprint, context)
 
     result, writes = _repeated(stage, folder, context, once)
     return {**result, **known}, writes
@@ -285,6 +286,7 @@ def _train(
     masker: Masker | None,
     folder: Path,
     seed: int,
+    fingerprint: str,
     context: Context,
 ) -> dict[str, Any]:
     settings = stage.training
@@ -318,7 +320,7 @@ def _train(
         settings=settings,
         seed=seed,
         folder=folder,
-        fingerprint=context.fingerprint,
+        fingerprint=fingerprint,
         score=_scorer(loaded, context),
         progress=lambda state: context.reporter.progress(_fraction(state), _note(state)),
         say=context.reporter.say,

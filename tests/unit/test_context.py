@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+
+import pytest
 
 import potstill
 from conftest import sentences
@@ -72,10 +75,24 @@ def test_text_is_cut_once_for_models_of_one_vocabulary(
 ) -> None:
     context = context_of(sentence_teacher, text_file, tmp_path)
     small = trimmed(sentence_teacher, tmp_path)
-    context.models |= {"student": small, "student.2": small, "other": sentence_teacher}
+    context.models.update({"student": small, "student.2": small, "other": sentence_teacher})
     cut = context.cut_as("student")
     assert cut is not context
     assert context.cut_as("student.2") is cut
     assert cut.cut_as("student") is cut
     assert context.cut_as("other") is context
     assert cut.cut_as("other") is context
+
+
+def test_copies_can_not_drift_apart(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """A copy is made once and kept: what one stage set in it, the next one would find."""
+    context = context_of(sentence_teacher, text_file, tmp_path)
+    context.models["small"] = trimmed(sentence_teacher, tmp_path)
+    cut = context.cut_as("small")
+    context.models["later"] = sentence_teacher
+    assert cut.models["later"] == sentence_teacher
+    for name in (each.name for each in fields(Context)):
+        with pytest.raises(FrozenInstanceError):
+            setattr(cut, name, None)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from conftest import sentences
-from potstill import pipeline, training_stages
+from potstill import pipeline, training, training_stages
 from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.results import read_results
 from potstill.runfolder import open_run
 from potstill.training import TrainingFailed
+from tiny_runs import LABELS, tiny_teacher
 
 MAKE = {"kind": "make_student", "writes": "untrained"}
 DISTILL = {
@@ -37,6 +38,21 @@ def recipe(teacher: Path | str, text: Path | str, *chosen: dict[str, Any], **mor
             **more,
         }
     )
+
+
+def labelled_recipe(folder: Path, *chosen: dict[str, Any], **changes: Any) -> Recipe:
+    """Of a tiny classifier, whose labels say nothing of the texts."""
+    lines = [f"{text}\t{LABELS[n % 3]}" for n, text in enumerate(sentences(60))]
+    (folder / "train.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    tree = {
+        "name": "little",
+        "task": "classification",
+        "teacher": str(tiny_teacher(folder / "teacher", "classification")),
+        "data": {"train": str(folder / "train.tsv"), "max_length": 40},
+        "stages": list(chosen),
+        **changes,
+    }
+    return Recipe.model_validate(tree)
 
 
 class Recorder:
@@ -383,6 +399,69 @@ def test_a_published_model_that_was_changed_is_published_again(
     kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)
     assert kinds == []
     assert weights(folder / "model") == whole
+
+
+# --- what a copy of the context keeps -------------------------------------------------------------
+
+
+TRIM = {"kind": "trim_vocabulary", "size": 80}
+TRAINED = {"max_steps": 4, "batch_size": 4, "checkpoint_steps": 1, "precision": "fp32"}
+SOFT = {"kind": "distill", "objectives": [{"kind": "soft_targets"}], "training": TRAINED}
+
+
+class Killed(Exception):
+    """As if the process were gone."""
+
+
+def killed_in_the_last_training(
+    settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run, and stop before the third step of the last stage, which trains."""
+    kind, step = settings.stages[-1].kind, training._Loop._step
+    last = folder / "stages" / f"{len(settings.stages):02d}-{kind}"
+
+    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+        if loop.job.folder == last and number == 2:
+            raise Killed
+        step(loop, number, batches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Loop, "_step", stop)
+        with pytest.raises(Killed):
+            ran(settings, folder)
+
+
+def trimmed_and_trained(number: int, teacher: Path, text: Path, folder: Path) -> Recipe:
+    """Recipes whose last training reads text that was cut for a stage before it."""
+    make, trim = {"kind": "make_student"}, {**TRIM, "model": "teacher"}
+    if number == 0:
+        return labelled_recipe(folder, trim, make, SOFT, SOFT)
+    if number == 1:
+        soft = {**SOFT, "teacher": "small"}
+        small = [{**trim, "writes": "small"}, {**make, "teacher": "small"}]
+        return recipe(teacher, text, *small, soft, soft)
+    tuned = {"kind": "finetune", "model": "student", "training": TRAINED}
+    export = {"kind": "export", "model": "student"}
+    return recipe(teacher, text, make, SOFT, {**TRIM, "model": "student"}, export, tuned)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_training_resumes_whose_text_was_cut_for_a_stage_before(
+    number: int,
+    masked_lm_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = trimmed_and_trained(number, masked_lm_teacher, text_file, tmp_path)
+    whole = run(settings, output=tmp_path / "whole")
+    killed_in_the_last_training(settings, tmp_path / "cut", monkeypatch)
+    kinds, said = ran(settings, tmp_path / "cut")
+    assert kinds == [settings.stages[-1].kind]
+    assert "resuming at step 2 of 4" in said
+    assert not [message for message in said if "another configuration" in message]
+    stage = f"stages/{len(settings.stages):02d}-{kinds[0]}/model"
+    assert weights(tmp_path / "cut" / stage) == weights(whole / stage)
 
 
 # --- mistakes -------------------------------------------------------------------------------------

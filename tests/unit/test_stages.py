@@ -60,7 +60,6 @@ def context(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> Context
         cache=tmp_path / "cache",
         models={"teacher": masked_lm_teacher},
         reporter=Recorder(),
-        fingerprint="a",
     )
 
 
@@ -73,8 +72,8 @@ def done(tree: dict[str, Any], context: Context, name: str = "stage") -> dict[st
     """Run a stage; its result.json. What it wrote is in the context."""
     folder = context.run / name
     folder.mkdir()
-    writes = run_stage(stage(tree), folder, context)
-    context.models |= {model: folder / path for model, path in writes.items()}
+    writes = run_stage(stage(tree), folder, context, "a")
+    context.models.update({model: folder / path for model, path in writes.items()})
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 
@@ -131,8 +130,8 @@ def test_a_student_that_starts_at_random_is_one_of_the_run_s_seed(context: Conte
     make = {"kind": "make_student", "initialise": "random", "width": 16}
     found = []
     for number, seed in enumerate((1, 1, 2)):
-        context.seed = seed
-        done({**make, "writes": f"random{number}"}, context, f"made{number}")
+        seeded = replace(context, seed=seed)
+        done({**make, "writes": f"random{number}"}, seeded, f"made{number}")
         found.append((context.models[f"random{number}"] / "model.safetensors").read_bytes())
     assert found[0] == found[1] != found[2]
 
@@ -254,7 +253,7 @@ def test_a_length_beyond_the_positions(masked_lm_teacher: Path, text_file: Path)
 def test_the_corpus_tells_its_warnings(context: Context, tmp_path: Path) -> None:
     path = tmp_path / "twice.txt"
     path.write_text("\n".join(sentences(20) * 2))
-    context.text_settings = corpus(path)
+    context = replace(context, text_settings=corpus(path))
     assert context.corpus.counts["duplicates"] == 20
     notes = context.reporter.said  # type: ignore[attr-defined]
     assert any(note.startswith("note: 20 texts are the same") for note in notes)
@@ -271,8 +270,8 @@ def test_heldout_records(context: Context, tmp_path: Path, text_file: Path) -> N
     ]
     own = tmp_path / "own.txt"
     own.write_text("malt and oak\n")
-    context.text_settings = corpus(text_file, heldout_sources=[str(own)])
-    del context.heldout_records  # kept once they are read
+    settings = corpus(text_file, heldout_sources=[str(own)])
+    context = replace(context, text_settings=settings)
     assert [record.columns["text"] for record in context.heldout_records] == ["malt and oak"]
 
 
