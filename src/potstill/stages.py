@@ -107,7 +107,7 @@ def _make_student(
         shape = student_shape(teacher.model, stage)
         sample = None
         if shape.widths.hidden != teacher.model.config.hidden_size:
-            side = context.training_side
+            side = context.cut_as(stage.teacher).training_side
             sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
         student = build_student(teacher.model, stage, shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")

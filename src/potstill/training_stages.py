@@ -124,7 +124,8 @@ def check_teachers(stages: Sequence[Stage], context: Context) -> None:
     for stage in stages:
         for teacher in stage.teachers if isinstance(stage, Distill) else ():
             if teacher.model in context.models and teacher.model not in written:
-                _checked(teacher.model, context.open(teacher.model), context)
+                own = context.cut_as(teacher.model)
+                _checked(teacher.model, own.open(teacher.model), own)
         written.update(stage_writes(stage))
 
 

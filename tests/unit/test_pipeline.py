@@ -445,7 +445,7 @@ def trimmed_and_trained(number: int, teacher: Path, text: Path, folder: Path) ->
     return recipe(teacher, text, make, SOFT, {**TRIM, "model": "student"}, export, tuned)
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_training_resumes_whose_text_was_cut_for_a_stage_before(
     number: int,
     masked_lm_teacher: Path,

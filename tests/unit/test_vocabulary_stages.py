@@ -15,7 +15,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import potstill
 from conftest import sentences
-from potstill.models import load_config
+from potstill import stages as stage_functions
+from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.planning import plan_run
 from potstill.recipe import Recipe
@@ -202,3 +203,30 @@ def test_a_plan_tells_what_is_kept_at_most(sentence_teacher: Path, tmp_path: Pat
 def test_columns_without_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="columns is of the stage's own sources"):
         recipe("masked_lm", tmp_path, tmp_path, {**TRIM, "columns": ["text"]})
+
+
+def test_a_narrower_student_of_a_trimmed_teacher_reads_its_own_tokens(
+    masked_lm_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    build = stage_functions.build_student
+
+    def recorded(teacher: Any, stage: Any, shape: Any, sample: Any) -> Any:
+        read.extend(token for text in sample for token in text)
+        return build(teacher, stage, shape, sample)
+
+    monkeypatch.setattr(stage_functions, "build_student", recorded)
+    chosen = [
+        # the run's first tokens are the whole teacher's
+        {"kind": "make_student", "writes": "other", "width": 16},
+        {"kind": "trim_vocabulary", "model": "teacher", "writes": "small"},
+        {"kind": "make_student", "teacher": "small", "width": 16},
+    ]
+    made = recipe("masked_lm", masked_lm_teacher, text_of(tmp_path), *chosen)
+    folder = run(made, output=tmp_path / "run")
+    small = load_model(folder / "stages/02-trim_vocabulary/model", "masked_lm")
+    before, after = read[: len(read) // 2], read[len(read) // 2 :]
+    assert before != after
+    whole = load_model(masked_lm_teacher, "masked_lm").tokenizer
+    words = whole.convert_ids_to_tokens(before)
+    assert words == small.tokenizer.convert_ids_to_tokens(after)
