@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
@@ -131,6 +132,25 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(sentences(300)), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files and folders as they are flushed to the disk; what is renamed, under its new name."""
+    order: list[Path] = []
+    sync, replace = os.fsync, os.replace
+
+    def recorded(handle: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    def renamed(source: Path, target: Path) -> None:
+        replace(source, target)
+        order.append(Path(target))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(os, "replace", renamed)
+    return order
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from potstill.recipe import (
     unfit,
 )
 from potstill.recipe_files import checked
-from potstill.runfolder import RunFolder
+from potstill.runfolder import RunFolder, drop_checkpoints
 from potstill.scoring import Folder, Text, corpus_of, task_for
 from potstill.stages import run_stage
 
@@ -316,6 +316,7 @@ def _one_stage(
             start = time.perf_counter()
             writes = run_stage(stage, run.path, context, fingerprint)
             run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
+        drop_checkpoints(run.path)
     return run.path / "model"
 
 

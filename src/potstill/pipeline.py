@@ -37,6 +37,7 @@ from potstill.recipe_files import dump_recipe, load_recipe
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
     RunFolder,
+    drop_checkpoints,
     environment,
     manifest_digest,
     model_manifest,
@@ -174,6 +175,8 @@ class _Run:
                 self._one(stage, folder, context, run, reads, fingerprint)
                 done = read_json(folder / "DONE")
             assert done is not None
+            if self.is_main:  # of a stage that is skipped too, which may have been killed before
+                drop_checkpoints(folder)
             context.models.update({n: folder / path for n, path in done["writes"].items()})
             digests |= written_digests(done)
             if self.is_main and number in chain:
@@ -208,12 +211,14 @@ class _Run:
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
         if folder in run.damage or (folder / "DONE").is_file():  # not one that was interrupted
+            drop_checkpoints(folder)  # before DONE goes: what they are of is not to be resumed
             for repeat in folder.glob("repeat-*"):
                 shutil.rmtree(repeat)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("DONE", "result.json"):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "model", ignore_errors=True)
+        if not (folder / "repeat-1" / "result.json").is_file():  # or it may be that repeat's model
+            shutil.rmtree(folder / "model", ignore_errors=True)
 
     def _set_aside_former(self, run: RunFolder, fingerprints: Sequence[str]) -> None:
         """Keep aside what another configuration did, before any stage of this one runs.

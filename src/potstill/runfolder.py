@@ -41,6 +41,8 @@ _MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}
 
 Manifest = dict[str, dict[str, Any]]
 
+CHECKPOINTS = ("checkpoints", "checkpoints-best")  # below a training's folder
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -101,6 +103,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_below(folder: Path) -> None:
+    """Flush to the disk a folder and all that is below it."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            sync_file(path)
+    sync_folder(folder)
 
 
 def _umask() -> int:
@@ -265,17 +277,20 @@ class RunFolder:
         """Write DONE, the last file of a stage: its fingerprint, what it read and wrote, its files.
 
         Checkpoints and unfinished temporary files are left out of the manifest: the finished stage
-        does not need them.
+        does not need them. All others are flushed to the disk first: once DONE is there, nothing
+        else could bring them back.
 
         Args:
             writes: model name -> path relative to the stage folder.
             reads: model name -> digest of the model folder it read.
         """
-        files = {
-            name: entry
-            for name, entry in manifest(stage_folder).items()
-            if not name.startswith(("checkpoints", ".lock", "DONE")) and not name.endswith(".tmp")
-        }
+        sync_below(stage_folder)
+        for parent in stage_folder.parents:
+            if not parent.is_relative_to(self.path):
+                break
+            sync_folder(parent)
+        paths = stage_folder.rglob("*")
+        files = _manifest(stage_folder, (p for p in paths if _lasts(p.relative_to(stage_folder))))
         record = {
             "fingerprint": fingerprint,
             "writes": dict(writes),
@@ -294,9 +309,7 @@ class RunFolder:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.copytree(source_model_folder, new)
-        for path in new.rglob("*"):
-            sync_folder(path) if path.is_dir() else sync_file(path)
-        sync_folder(new)
+        sync_below(new)
         if self.model.exists():
             os.rename(self.model, old)
         os.rename(new, self.model)
@@ -317,6 +330,23 @@ class RunFolder:
     @property
     def _old(self) -> Path:
         return self.path / ".model.old"
+
+
+def drop_checkpoints(stage_folder: Path) -> None:
+    """Delete the checkpoints of a finished stage or repeat, which are three times its model.
+
+    Without them its training would start at step 0: DONE, or a repeat's result.json, comes first.
+    """
+    for folder in (stage_folder, *stage_folder.glob("repeat-*")):
+        for name in CHECKPOINTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _lasts(path: Path) -> bool:
+    """Whether a file of a stage's folder, named from there, belongs to what the stage made."""
+    if set(path.parts[:-1]) & set(CHECKPOINTS):
+        return False
+    return not path.as_posix().startswith((".lock", "DONE")) and not path.name.endswith(".tmp")
 
 
 def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:

@@ -389,6 +389,8 @@ class _Loop:
 
     def _finish(self, stopped: bool) -> Result:
         state = self.state
+        if self.saved != state.step:  # until its model is on the disk, nothing else holds the work
+            self._save(self.checkpoints)
         self.accelerator.wait_for_everyone()
         if self.settings.keep == "best" and state.best_step not in (0, state.step):
             loaded = load_checkpoint(self.job.folder / "checkpoints-best", warn=self.job.say)

@@ -73,6 +73,8 @@ def _is_past(line: str, step: int) -> bool:
         event = json.loads(line)
     except ValueError:  # cut off when the process was killed
         return False
+    if event["event"] == "end":  # a training that goes on ends later
+        return False
     return event["event"] in ("start", "resume") or event.get("step", 0) <= step
 
 

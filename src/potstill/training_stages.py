@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,7 +43,7 @@ from potstill.recipe import (
     TaskData,
     stage_writes,
 )
-from potstill.runfolder import read_json, write_json
+from potstill.runfolder import drop_checkpoints, read_json, sync_below, write_json
 from potstill.sparsity import Sparsifier, zeros_by_layer
 from potstill.tasks import row_of
 from potstill.teachers import LiveTeacher, Reading
@@ -229,19 +228,27 @@ def _repeated(
         seed = context.seed + number - 1
         context.reporter.say(f"training {number} of {len(names)}, seed {seed}")
         own.mkdir(exist_ok=True)
-        # the first one's model is gone where the stage was stopped after moving it
-        if not ((own / "result.json").is_file() and (own / "model").is_dir()):
+        if not _is_finished(own, folder):
             result = {"seed": seed, **once(own, seed)}
             if context.is_main:
+                sync_below(own)
                 write_json(own / "result.json", result)
+                drop_checkpoints(own)  # of as many trainings they would fill a disk
         if context.is_main:
             results.append(read_json(own / "result.json"))
     if context.is_main:  # the first one's model and log stand where those of a single one do
         for name in ("model", "log.jsonl"):
-            (folder / "repeat-1" / name).replace(folder / name)
+            if (folder / "repeat-1" / name).exists():  # else moved before the stage was stopped
+                (folder / "repeat-1" / name).replace(folder / name)
     first = results[0] if results else {}
     writes = {name: f"repeat-{number}/model" for number, name in enumerate(names, start=1)}
     return {**first, "repeats": results}, {**writes, names[0]: "model"}
+
+
+def _is_finished(repeat: Path, folder: Path) -> bool:
+    """Whether a repeat of a stage that was stopped is done, wherever the first one's model is."""
+    moved = repeat.name == "repeat-1" and (folder / "model").is_dir()
+    return (repeat / "result.json").is_file() and (moved or (repeat / "model").is_dir())
 
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
@@ -333,7 +340,6 @@ def _train(
         thinned = _thinned(trainee.sparsifier, loaded, stage.writes or stage.model, context)
     if context.is_main:
         save_model(loaded, folder / "model")
-        _drop_checkpoints(folder)
     return {
         **{key: value for key, value in asdict(result).items() if key != "resumed_from"},
         "objectives": [objective.model_dump() for objective in weighted],
@@ -388,12 +394,6 @@ def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None
     metric = context.text_settings.metric or row.metric
     dev, labels = context.examples.dev, context.examples.labels
     return lambda: task_score(loaded, dev, labels, metric)
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    """Checkpoints are three times the model; a finished stage needs none."""
-    for name in ("checkpoints", "checkpoints-best"):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _fraction(state: Progress) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences, student_of
+from potstill import api, training
 from potstill.api import distill, finetune, triple_loss
 from potstill.recipe import (
     TEXT_TASKS,
@@ -22,7 +23,7 @@ from potstill.recipe import (
     Training,
 )
 from potstill.recipe_files import load_recipe
-from potstill.runfolder import open_run
+from potstill.runfolder import RunFolder, open_run
 from potstill.scoring import evaluate
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
@@ -76,6 +77,27 @@ def test_a_finished_training_is_found_done(
     first = again()
     assert steps(tmp_path / "o") == [1, 2]
     assert again() == first
+
+
+def test_a_training_killed_before_it_is_done_takes_no_step_again(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> Path:
+        return finetune(masked_lm_teacher, str(text_file), tmp_path / "out", training=SHORT)
+
+    def fail(*_: Any) -> None:
+        raise InterruptedError
+
+    for owner, name in ((RunFolder, "finish"), (api, "drop_checkpoints")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, fail)
+            with pytest.raises(InterruptedError):
+                again()
+        before = (tmp_path / "out/model/model.safetensors").read_bytes()
+        assert list(tmp_path.glob("out/checkpoints/step-*"))
+        monkeypatch.setattr(training._Loop, "_step", fail)
+    assert (again() / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob("out/checkpoints*"))
 
 
 @pytest.mark.parametrize("other", ["text", "seed", "model"])

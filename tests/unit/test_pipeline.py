@@ -13,7 +13,7 @@ from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.results import read_results
-from potstill.runfolder import open_run
+from potstill.runfolder import RunFolder, open_run
 from potstill.training import TrainingFailed
 from tiny_runs import LABELS, tiny_teacher
 
@@ -401,16 +401,179 @@ def test_a_published_model_that_was_changed_is_published_again(
     assert weights(folder / "model") == whole
 
 
+# --- what a kill leaves ---------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """As if the process were gone."""
+
+
+def killed(*_: Any, **__: Any) -> Any:
+    raise Killed
+
+
+def forbid_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(*_: Any) -> None:
+        raise AssertionError("a finished training is done again")
+
+    monkeypatch.setattr(training._Loop, "_step", trained)
+
+
+def events(stage: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (stage / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["event"] == kind]
+
+
+ENDINGS: list[dict[str, Any]] = [
+    {"training": {"max_steps": 4}},
+    {"training": {"max_steps": 8, "evaluate_every": 2, "patience": 2, "keep": "best"}},
+    {"training": {"max_steps": 4}, "sparsity": {"method": "movement", "final": 0.5, "start": 0.3}},
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_training_killed_before_its_stage_is_done_takes_no_step_again(
+    masked_lm_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: dict[str, Any],
+) -> None:
+    losses = iter([2.0, 3.0, 4.0])
+    if "patience" in ending["training"]:
+        monkeypatch.setattr(
+            training._Loop, "evaluate", lambda _: {"loss": next(losses), "components": {}}
+        )
+    chosen = {**DISTILL, **ending, "training": {"batch_size": 4, **ending["training"]}}
+    settings, folder = recipe(masked_lm_teacher, text_file, MAKE, chosen), tmp_path / "run"
+    stage, finish = folder / "stages/02-distill", RunFolder.finish
+
+    def finish_others(run: RunFolder, stage_folder: Path, *more: Any) -> None:
+        if stage_folder == stage:
+            raise Killed
+        finish(run, stage_folder, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "finish", finish_others)
+        with pytest.raises(Killed):
+            ran(settings, folder)
+    before, result = weights(stage / "model"), (stage / "result.json").read_text()
+    steps = 6 if "patience" in ending["training"] else 4  # the third evaluation is the second worse
+    forbid_steps(monkeypatch)
+    kinds, said = ran(settings, folder)
+    assert kinds == ["distill"]
+    assert f"resuming at step {steps} of {chosen['training']['max_steps']}" in said
+    assert weights(stage / "model") == weights(folder / "model") == before
+    assert (stage / "result.json").read_text() == result
+    assert [event["step"] for event in events(stage, "end")] == [steps]
+    assert sorted(path.name for path in stage.iterdir()) == [
+        *("DONE", "config.json", "log.jsonl", "model", "result.json")
+    ]
+
+
+def leave_checkpoints(monkeypatch: pytest.MonkeyPatch, settings: Recipe, folder: Path) -> Path:
+    """A run that is killed between its stage's DONE and the dropping of the checkpoints."""
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "drop_checkpoints", killed)
+        with pytest.raises(Killed):
+            ran(settings, folder)
+    (stage,) = folder.glob("stages/*")
+    assert (stage / "DONE").is_file()
+    assert list(stage.glob("checkpoints/step-*"))
+    return stage
+
+
+def test_checkpoints_left_beside_a_finished_stage_are_dropped(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe(
+        masked_lm_teacher, text_file, {"kind": "finetune", "training": DISTILL["training"]}
+    )
+    stage = leave_checkpoints(monkeypatch, settings, tmp_path / "run")
+    (stage / "repeat-2/checkpoints-best/step-00000001").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setenv("RANK", "1")  # another process than the first leaves files alone
+        assert ran(settings, tmp_path / "run")[0] == []
+    assert list(stage.glob("checkpoints/step-*"))
+    assert ran(settings, tmp_path / "run")[0] == []
+    assert not list(stage.rglob("checkpoints*"))
+
+
+def test_a_finished_stage_that_runs_again_does_not_resume_what_it_left(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that it reads came out otherwise, which its fingerprint doesn't say."""
+    settings = recipe(
+        masked_lm_teacher, text_file, {"kind": "finetune", "training": DISTILL["training"]}
+    )
+    stage = leave_checkpoints(monkeypatch, settings, tmp_path / "run")
+    done = json.loads((stage / "DONE").read_text())
+    (stage / "DONE").write_text(json.dumps({**done, "reads": {"teacher": "another"}}))
+    kinds, said = ran(settings, tmp_path / "run")
+    assert kinds == ["finetune"]
+    assert not [message for message in said if "resuming" in message]
+
+
+def kill_in_repeats(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """Kill a stage of repeats at a point after the last step of its second training."""
+    write, replace = training_stages.write_json, Path.replace
+    drop, log = training_stages.drop_checkpoints, "log.jsonl"
+    if point == "before its result":
+        monkeypatch.setattr(
+            *(training_stages, "write_json"),
+            lambda path, value: killed() if "repeat-2" in str(path) else write(path, value),
+        )
+    elif point == "before its checkpoints are dropped":
+        monkeypatch.setattr(
+            *(training_stages, "drop_checkpoints"),
+            lambda folder: killed() if folder.name == "repeat-2" else drop(folder),
+        )
+    elif point == "between the first one's model and log":
+        monkeypatch.setattr(
+            *(Path, "replace"),
+            lambda path, target: killed() if path.name == log else replace(path, target),
+        )
+    else:
+        monkeypatch.setattr(RunFolder, "finish", killed)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before its result",
+        "before its checkpoints are dropped",
+        "between the first one's model and log",
+        "before DONE",
+    ],
+)
+def test_finished_repeats_take_no_step_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    short = {"max_steps": 2, "batch_size": 4}
+    tuned = {"kind": "finetune", "model": "teacher", "training": short, "repeats": 2}
+    settings = labelled_recipe(tmp_path, tuned)
+    whole, folder = run(settings, output=tmp_path / "whole"), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        kill_in_repeats(patched, point)
+        with pytest.raises(Killed):
+            ran(settings, folder)
+    forbid_steps(monkeypatch)
+    ran(settings, folder)
+    stages = [path / "stages/01-finetune" for path in (whole, folder)]
+    for name in ("model", "repeat-2/model"):
+        assert weights(stages[1] / name) == weights(stages[0] / name)
+    left, found = (sorted(p.relative_to(s) for p in s.rglob("*")) for s in stages)
+    assert left == found  # no checkpoints, and the first one's files where a single one's are
+    for name in (".", "repeat-2"):
+        assert len(events(stages[1] / name, "train")) == len(events(stages[0] / name, "train"))
+
+
 # --- what a copy of the context keeps -------------------------------------------------------------
 
 
 TRIM = {"kind": "trim_vocabulary", "size": 80}
 TRAINED = {"max_steps": 4, "batch_size": 4, "checkpoint_steps": 1, "precision": "fp32"}
 SOFT = {"kind": "distill", "objectives": [{"kind": "soft_targets"}], "training": TRAINED}
-
-
-class Killed(Exception):
-    """As if the process were gone."""
 
 
 def killed_in_the_last_training(

@@ -12,6 +12,7 @@ import pytest
 
 from potstill.runfolder import (
     RunFolder,
+    drop_checkpoints,
     environment,
     installed_version,
     manifest,
@@ -278,6 +279,38 @@ def test_lost_checkpoints_do_not_undo_a_stage(tmp_path: Path) -> None:
     run, stage = finished(tmp_path)
     (stage / "checkpoints" / "step-1" / "x").unlink()
     assert run.done(stage) is not None
+
+
+def test_checkpoints_of_repeats_are_left_out_too(tmp_path: Path) -> None:
+    run, stage = finished(tmp_path)
+    for name in ("model/weights", "checkpoints/step-1/x", "checkpoints-best/step-1/x"):
+        path = stage / "repeat-2" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"0123")
+    run.finish(stage, "f1", {}, {}, 1.0)
+    record = run.done(stage)
+    assert record is not None
+    assert list(record["files"]) == ["log.jsonl", "model/weights", "repeat-2/model/weights"]
+    drop_checkpoints(stage)
+    assert run.done(stage) is not None
+    assert not list(tmp_path.rglob("checkpoints*"))
+
+
+def test_what_a_stage_lists_is_on_the_disk_before_it_is_done(
+    tmp_path: Path, flushed: list[Path]
+) -> None:
+    run, stage = finished(tmp_path)
+    (stage / "DONE").unlink()
+    (stage / "repeat-2/model").mkdir(parents=True)
+    (stage / "repeat-2/model/weights").write_bytes(b"0123")
+    flushed.clear()
+    run.finish(stage, "f1", {}, {}, 1.0)
+    before = set(flushed[: flushed.index(stage / "DONE")])
+    files = ("log.jsonl", "model/weights", "repeat-2/model/weights")
+    folders = ("", "model", "repeat-2", "repeat-2/model")
+    assert {stage / name for name in (*files, *folders)} <= before
+    assert {stage.parent, tmp_path} <= before  # which name the stage's folder
+    assert flushed[-1] == stage  # which names DONE
 
 
 # --- publishing -----------------------------------------------------------------------------------

@@ -203,16 +203,19 @@ def test_which_parameters_a_stage_trains(masked_lm_teacher: Path, sentence_teach
     assert trained(cosine, sentence)[0]
 
 
-def test_finished_training_leaves_no_checkpoints(context: Context) -> None:
-    done({"kind": "make_student"}, context, "made")
-    training = {"max_steps": 4, "batch_size": 4, "checkpoint_steps": 1, "keep": "best"}
-    objectives = [{"kind": "hard_targets"}]
-    done({"kind": "distill", "objectives": objectives, "training": training}, context)
-    assert sorted(path.name for path in (context.run / "stage").iterdir()) == [
-        "log.jsonl",
-        "model",
-        "result.json",
-    ]
+def test_a_repeat_is_flushed_before_it_counts_as_finished(
+    tmp_path: Path, flushed: list[Path]
+) -> None:
+    """A power cut after it would leave a result beside a model that is not whole."""
+    context = labelled(tiny_teacher(tmp_path / "teacher", "classification"), tmp_path)
+    training = {"max_steps": 1, "batch_size": 4}
+    done({"kind": "finetune", "model": "teacher", "training": training, "repeats": 2}, context)
+    for number in (1, 2):
+        own = tmp_path / f"stage/repeat-{number}"
+        before = flushed[: flushed.index(own / "result.json")]
+        named = ("model/model.safetensors", "model/config.json", "model", "log.jsonl", "")
+        assert {own / name for name in named} <= set(before)
+        assert not (own / "checkpoints").exists()
 
 
 # --- what doesn't go together ---------------------------------------------------------------------
