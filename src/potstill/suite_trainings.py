@@ -145,7 +145,8 @@ def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
     trained = read_json(place / "training" / "result.json")
     found |= {key: trained[key] for key in ("steps", "tokens", "seconds")}
     found["examples"]["train"] = trained["data"]["counts"]["train.examples"]
-    (place / "training" / "log.jsonl").replace(place / "log.jsonl")
+    # a copy: without it the training would not be whole, and done again where this stops here
+    shutil.copy2(place / "training" / "log.jsonl", place / "log.jsonl")
     write_json(place / SCORE, found)
     shutil.rmtree(place / "training")  # five seeds of nine tasks would fill a disk with weights
     return found

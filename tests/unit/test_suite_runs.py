@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill import evaluate_suite
+from potstill import evaluate_suite, suite_trainings, training
 from potstill.context import Silent
 from potstill.interruption import Interrupted
 from potstill.models import load_model
@@ -100,6 +100,20 @@ def test_a_training_that_was_stopped_goes_on(
     assert '"resume"' in log.read_text()
     whole = evaluate_suite([], sentence_teacher, output=tmp_path / "whole", **given)
     assert result["models"] == whole["models"]
+
+
+def test_a_finished_training_is_not_done_again_where_its_score_was_not_written(
+    sentence_teacher: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"data_dir": data, "tasks": ["wnli"], "seeds": 1, **FAST}
+    with monkeypatch.context() as patched:
+        patched.setattr(suite_trainings, "write_json", lambda *_: stop())
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_suite([], sentence_teacher, output=tmp_path / "o", **given)
+    monkeypatch.setattr(training._Loop, "_step", lambda *_: pytest.fail("it is done again"))
+    evaluate_suite([], sentence_teacher, output=tmp_path / "o", **given)
+    assert len(list((tmp_path / "o").rglob("log.jsonl"))) == 1
+    assert not list((tmp_path / "o").rglob("*.safetensors"))
 
 
 def test_what_changed_is_trained_anew(sentence_teacher: Path, data: Path, tmp_path: Path) -> None:

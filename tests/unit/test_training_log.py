@@ -64,6 +64,16 @@ def test_a_resumed_training_drops_what_it_does_again(path: Path) -> None:
     assert told == [("start", None), ("train", 1), ("train", 2), ("resume", None)]
 
 
+def test_a_training_that_goes_on_has_one_end(path: Path) -> None:
+    log = log_of(path)
+    log.begin(3)
+    for _ in range(2):
+        log.write("end", step=3)
+        log.begin(3)
+    log.write("end", step=3)
+    assert [event["event"] for event in events(path)].count("end") == 1
+
+
 def test_a_training_from_the_start_begins_an_empty_log(path: Path) -> None:
     log_of(path).begin(None)
     assert path.read_text() == ""
