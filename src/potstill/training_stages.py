@@ -247,8 +247,11 @@ def _repeated(
 
 def _is_finished(repeat: Path, folder: Path) -> bool:
     """Whether a repeat of a stage that was stopped is done, wherever the first one's model is."""
-    moved = repeat.name == "repeat-1" and (folder / "model").is_dir()
-    return (repeat / "result.json").is_file() and (moved or (repeat / "model").is_dir())
+    if not (repeat / "result.json").is_file():
+        return False
+    # in this order: the first process may be moving it while another one looks
+    here = (repeat / "model").is_dir()
+    return here or (repeat.name == "repeat-1" and (folder / "model").is_dir())
 
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
