@@ -36,10 +36,12 @@ from potstill.onnx_files import (
     ONNX,
     count_parameters,
     folder_of,
+    graph_files,
     is_onnx,
     require_onnx,
     weight_bytes,
 )
+from potstill.weights import check_folder
 
 
 def benchmark(
@@ -260,8 +262,8 @@ def _chosen(models: Mapping[str, Path], settings: recipe.Benchmark) -> list[str]
 
 def _check_folder(name: str, folder: Path) -> None:
     if is_onnx(folder):
-        folder_of(folder)
         require_onnx()
+        check_folder(folder_of(folder), [path.absolute() for path in graph_files(folder)])
         return
     if not folder.exists():
         raise ValueError(f"{folder} (model '{name}') is not there: give a model folder")
@@ -271,6 +273,7 @@ def _check_folder(name: str, folder: Path) -> None:
         raise ValueError(
             f"{folder} (model '{name}') holds no *.safetensors: save it again with save_pretrained"
         )
+    check_folder(folder)
 
 
 def _fitting(

@@ -13,14 +13,19 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from potstill.files import resolve_path
+from potstill.weights import check_folder
 
 
 def place_of(name: str) -> str:
-    """A local path where there is one, else the name itself for the hub."""
-    if name.startswith("package:"):
-        return str(resolve_path(name))
-    path = Path(name).expanduser()
+    """A local path where there is one, else the name itself for the hub.
+
+    Raises:
+        ValueError: No such folder, or one that leads out of itself: see weights.check_folder.
+    """
+    path = resolve_path(name)
     if path.is_dir():
+        check_folder(path)
+    if path.is_dir() or name.startswith("package:"):
         return str(path)
     if path.exists():
         raise ValueError(

@@ -18,6 +18,7 @@ from potstill.recipe import (
     TrimVocabulary,
 )
 from potstill.runfolder import check_run
+from potstill.weights import check_folder
 
 CACHE_VARIABLE = "POTSTILL_CACHE"
 
@@ -97,7 +98,7 @@ def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
         return local
     name = teacher.model
     try:
-        return Path(
+        found = Path(
             snapshot_download(
                 name,
                 revision=teacher.revision,
@@ -106,6 +107,8 @@ def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
                 local_files_only=not fetch,
             )
         )
+        check_folder(found)
+        return found
     except LocalEntryNotFoundError:
         problem = (
             "it is no folder here, and the hub can't be reached or is switched off (HF_HUB_OFFLINE)"
@@ -133,5 +136,6 @@ def _local(key: str, teacher: Teacher) -> Path | None:
             raise ValueError(f"{key}: {name}: no such folder")
         if not (local / "config.json").is_file():
             raise ValueError(f"{key}: {name} is not a model folder (it has no config.json)")
+        check_folder(local)
         return local
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -37,11 +38,10 @@ from potstill.families import (
     takes_token_types,
 )
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
-from potstill.onnx_files import folder_of, is_onnx
+from potstill.onnx_files import folder_of, graph_files, is_onnx
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Task
 from potstill.sentence_modules import (
-    MODULES,
     Pooling,
     SentenceModules,
     resized,
@@ -49,7 +49,7 @@ from potstill.sentence_modules import (
 )
 from potstill.signals import EXCLUDED, Readout, Signals
 from potstill.tasks import ENDINGS, TASKS, Head, row_of
-from potstill.weights import writing
+from potstill.weights import MODULES, check_folder, writing
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,24 @@ def load_model(
             **kwargs,
         )
     _check_loaded(name, task, model, info, untrained_head)
-    return _with_tokenizer(model.eval(), path, revision, task, name)
+    loaded = _with_tokenizer(model.eval(), path, revision, task, name)
+    if not Path(path).is_dir():
+        _check_cached(path, revision)
+    return loaded
+
+
+def _check_cached(name: str, revision: str | None) -> None:
+    """`check_folder` of what a model of the hub was read from, once all its files are there."""
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(found, str):
+        check_folder(Path(found).parent)
 
 
 def _load_graph(name: str, task: Task) -> LoadedModel:
     """An .onnx file, with the config and the tokenizer of the model folder that it lies in."""
     path = Path(name).expanduser()
     folder = os.fspath(folder_of(path))
+    check_folder(Path(folder), [part.absolute() for part in graph_files(path)])
     model = OnnxModel(load_config(folder), path)
     torch.nn.Module.eval(model)
     row = row_of(task)
@@ -218,7 +229,7 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
 
 def _folder_or_name(name: str) -> str:
     """Where config.json is looked for: of an .onnx file the model folder that it lies in."""
-    return os.fspath(folder_of(name)) if is_onnx(name) else place_of(name)
+    return place_of(os.fspath(folder_of(name)) if is_onnx(name) else name)
 
 
 def _sequence_task(config: dict[str, Any]) -> Task:

@@ -7,7 +7,7 @@ found two levels up.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 ONNX = "onnx"  # the folder in a model folder, and the ending
@@ -61,7 +61,7 @@ def graph_files(graph: Path) -> list[Path]:
     """The files of a graph: itself, and those that hold weights outside of it.
 
     Raises:
-        ValueError: as `read_graph`.
+        ValueError: as `read_graph`, or weights that lie outside of the graph's folder.
     """
     from onnx.external_data_helper import uses_external_data
 
@@ -72,6 +72,13 @@ def graph_files(graph: Path) -> list[Path]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    for name in outside:
+        path = PurePath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ValueError(
+                f"{graph} names a file of weights outside of its folder ({name!r}): save the graph "
+                "again with its weights beside it"
+            )
     return [graph, *(graph.parent / name for name in sorted(outside))]
 
 

@@ -28,7 +28,7 @@ from potstill.parity import check_parity, likeness
 from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
-from potstill.weights import whole_or_gone
+from potstill.weights import check_folder, whole_or_gone
 
 
 class QuantizationFailed(RuntimeError):
@@ -67,9 +67,10 @@ def run_quantize(
             f"the model '{stage.model}' ({graph}) is no .onnx file: quantize reads what an export "
             "stage wrote"
         )
-    target = folder / "model"
+    target, around = folder / "model", folder_of(graph)
+    check_folder(around, around.rglob("*"))  # a link would be copied as what it leads to
     with whole_or_gone(target):
-        shutil.copytree(folder_of(graph), target)
+        shutil.copytree(around, target)
         result = _Quantizing(stage, graph, target / ONNX / QUANTIZED, context).run()
     return result, {stage.writes: f"model/{ONNX}/{QUANTIZED}"}
 

@@ -29,6 +29,7 @@ import psutil
 import yaml
 
 from potstill.onnx_files import folder_of, is_onnx
+from potstill.weights import MODEL_FILES, check_folder
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
@@ -36,8 +37,6 @@ LIBRARIES = (
 )
 # What decides how fast a CPU runs int8 and bf16; names as in Linux's /proc/cpuinfo.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
-
-_MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}
 
 Manifest = dict[str, dict[str, Any]]
 
@@ -142,7 +141,7 @@ def model_manifest(folder: Path) -> Manifest:
         weights = graph.parent.glob(f"{graph.name}*")
         return model_manifest(folder) | _manifest(folder, (path.absolute() for path in weights))
     found = chain(folder.glob("*"), folder.glob("*/*"))
-    return _manifest(folder, (path for path in found if path.suffix in _MODEL_FILES))
+    return _manifest(folder, (path for path in found if path.suffix in MODEL_FILES))
 
 
 def model_part(files: Manifest, folder: str) -> Manifest:
@@ -165,7 +164,7 @@ def model_part(files: Manifest, folder: str) -> Manifest:
     return {
         name: entry
         for name, entry in below.items()
-        if name.count("/") <= 1 and Path(name).suffix in _MODEL_FILES
+        if name.count("/") <= 1 and Path(name).suffix in MODEL_FILES
     }
 
 
@@ -304,7 +303,11 @@ class RunFolder:
         """Replace model/ by a copy of a model folder: readers see the old or the new one, whole.
 
         Between two renames there is no model/ for a moment; `lock` mends what a crash left there.
+
+        Raises:
+            ValueError: a link in the folder leads out of it: its target would be published.
         """
+        check_folder(source_model_folder, source_model_folder.rglob("*"))
         new, old = self._new, self._old
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.hub import read_remote_json
+from potstill.weights import MODULES, check_path
 
 Pooling = Literal["mean", "cls", "max"]
-MODULES = "modules.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def sentence_modules(
             raise ValueError(
                 f"{name}: {MODULES} has a {kind} module, which Potstill can't carry over"
             )
-        file = f"{where}/config.json"
+        file = f"{check_path(name, MODULES, where)}/config.json" if where else ""
         kinds[kind] = read_remote_json(path, file, revision, name) if where else None
         if kinds[kind] is not None:
             files[file] = kinds[kind]

@@ -1,16 +1,123 @@
-"""Writing models: whole or not at all, and what goes wrong is an OSError, as with any file."""
+"""Model folders as files: nothing in them leads out of them, and writing is whole or not at all.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+
+MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}  # endings of what loading a model reads
+MODULES = "modules.json"
+_INDEX = "model.safetensors.index.json"
+
+
+# --- reading: no path leads out of a model folder -------------------------------------------------
+
+
+def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
+    """Refuse a model folder of which a path or a link leads somewhere else.
+
+    A link to a file is followed only to a file of the same folder or, in the hub's cache, to one of
+    the same repository's blobs. A link to a folder is not followed.
+
+    Args:
+        folder: It may be a link itself.
+        others: Further paths below it, beside those of the files that loading a model reads.
+
+    Raises:
+        ValueError: There is such a path or link; the message names it.
+    """
+    root = Path(os.path.realpath(folder))
+    inside = [root]
+    if root.parent.name == "snapshots":  # the hub's cache: snapshots/REVISION/x -> ../../blobs/HASH
+        inside.append(root.parent.parent / "blobs")
+    found = chain(folder.glob("*"), folder.glob("*/*"))
+    read = [path for path in found if path.suffix in {*MODEL_FILES, ".jinja"}]
+    named = [
+        folder / check_path(os.fspath(folder), file, name)
+        for file in ("config.json", "tokenizer_config.json", _INDEX, MODULES)
+        for name in _names_in(folder / file)
+        if name  # a module without files has an empty path
+    ]
+    for path in [*read, *named, *others]:
+        _check_links(folder, path, inside)
+
+
+def check_path(model: str, file: str, path: Any) -> str:
+    """Refuse a path that a file of a model folder names, unless it lies plainly below the folder.
+
+    Args:
+        model: What messages call the model.
+        file: The file that names the path.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: It is absolute, has `..`, `.`, an empty part, a backslash or a control
+            character, or is no text.
+    """
+    parts = path.split("/") if isinstance(path, str) else [""]
+    if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
+        raise ValueError(
+            f"{model}: {file} names the path {path!r}, which does not lie plainly below the model "
+            "folder: name one as '1_Pooling', without '..', '.', a backslash or a leading or "
+            "doubled '/'"
+        )
+    return str(path)
+
+
+def _names_in(path: Path) -> list[Any]:
+    """The paths that a file of a model folder names; whoever reads it says if it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if isinstance(content, list):
+        return [module.get("path") for module in content if isinstance(module, dict)]
+    if not isinstance(content, dict):
+        return []
+    names: list[Any] = []
+    for key in ("configuration_files", "fast_tokenizer_files", "transformers_weights"):
+        value = content.get(key) or []
+        names += value if isinstance(value, list) else [value]
+    shards = content.get("weight_map")
+    return [*names, *(dict.fromkeys(shards.values()) if isinstance(shards, dict) else [])]
+
+
+def _check_links(folder: Path, path: Path, inside: Iterable[Path]) -> None:
+    parts = path.relative_to(folder).parts
+    for count in range(1, len(parts) + 1):
+        step = folder.joinpath(*parts[:count])
+        if not step.is_symlink():
+            continue
+        link = step.relative_to(folder)
+        if count < len(parts) or step.is_dir():
+            raise ValueError(
+                f"{folder}: {link} is a link to a folder, which is not followed: put a copy of the "
+                "folder in its place"
+            )
+        target = Path(os.path.realpath(step))  # which, unlike resolve, bears links in a circle
+        if not any(target.is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"{folder}: {link} is a link to a file outside of the model folder, which is not "
+                "followed: put a copy of the file in its place"
+            )
+
+
+# --- writing --------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -343,6 +343,28 @@ def test_an_option_that_does_not_fit(
     assert all(part in said for part in parts), said
 
 
+def test_a_teacher_that_leads_out_of_its_folder(
+    potstill: Potstill, sentence_teacher: Path, text_file: Path, work: Path
+) -> None:
+    """Before anything is written, here or there."""
+    shutil.copytree(sentence_teacher, work / "teacher")
+    (work / "victim").mkdir()
+    (work / "victim" / "config.json").write_text('{"pooling_mode": "mean"}')
+    kinds = [("Transformer", ""), ("Pooling", "../victim")]
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": p} for kind, p in kinds]
+    (work / "teacher" / "modules.json").write_text(json.dumps(modules))
+    stages = [{"kind": "make_student"}]
+    recipe = tree("./teacher", text_file, task="sentence_embedding", stages=stages)
+    for arguments in ([], ["--plan"]):
+        refused(run(potstill, recipe, *arguments), "modules.json names the path '../victim'")
+    modules[1]["path"] = "1_Pooling"
+    (work / "teacher" / "modules.json").write_text(json.dumps(modules))
+    (work / "teacher" / "1_Pooling").symlink_to(work / "victim")
+    for command in (["run", "recipe.yaml"], ["bench", "teacher"]):
+        refused(potstill(*command), "teacher: 1_Pooling is a link to a folder")
+    assert not (work / "runs").exists()
+
+
 # --- output ---------------------------------------------------------------------------------------
 
 

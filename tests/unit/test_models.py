@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -638,3 +639,91 @@ def test_a_new_head_has_as_many_outputs_as_its_own_task_asks(
     save_model(loaded, tmp_path / "again")
     again = load_model(tmp_path / "again", task, labels=labels)
     assert again.model.config.num_labels == len(labels)
+
+
+# --- what leads out of a model folder -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["../../victim", "/victim", "1_Pooling/", "a\\b", "."])
+def test_a_module_whose_path_leads_out_of_the_folder(where: str, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    where = where.replace("/victim", f"{tmp_path}/victim") if where == "/victim" else where
+    folder = encoder(tmp_path / "a" / "in", [ENCODER[0], ("Pooling", where)], word("mean"))
+    (tmp_path / "victim" / "config.json").write_text(json.dumps(word("mean")))
+    expected = f"FOLDER: modules.json names the path {where!r}, which does not lie plainly below "
+    assert refused(folder, "sentence_embedding").startswith(expected)
+    with pytest.raises(ValueError, match=r"modules\.json names the path"):
+        task_of(folder)
+
+
+def as_cached(folder: Path, cache: Path, name: str) -> Path:
+    """A model folder as the hub's cache holds it: blobs, and a snapshot of links to them."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    commit = "0" * 40
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    for number, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(repository / "blobs" / str(number))
+        link.symlink_to(os.path.relpath(repository / "blobs" / str(number), link.parent))
+    return snapshot
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # read by huggingface_hub once, when it is imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = encoder(tmp_path / "made", ENCODER, word("cls"))
+    return as_cached(made, tmp_path / "hub", "some/encoder")
+
+
+def test_a_model_in_the_hub_s_cache(cached: Path, tmp_path: Path) -> None:
+    """By its path, which a run takes, by a link to it, and by its name."""
+    (tmp_path / "link").symlink_to(cached)
+    for spec in (str(cached), str(tmp_path / "link"), "some/encoder"):
+        loaded = load_model(spec, "sentence_embedding")
+        assert loaded.sentence is not None
+        assert loaded.sentence.pooling == "cls"
+        assert task_of(spec) == "sentence_embedding"
+    save_model(loaded, tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("link", ["tokenizer_config.json", "1_Pooling/config.json"])
+def test_a_link_out_of_a_repository_in_the_hub_s_cache(
+    link: str, cached: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_bytes((cached / link).read_bytes())
+    (cached / link).unlink()
+    (cached / link).symlink_to(other)
+    for spec in (str(cached), "some/encoder"):
+        with pytest.raises(ValueError, match=f"{link} is a link to a file outside of the model"):
+            load_model(spec, "sentence_embedding")
+
+
+def test_weights_that_are_a_link_to_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(tmp_path / "big.safetensors")
+    (folder / "model.safetensors").symlink_to(tmp_path / "big.safetensors")
+    assert refused(folder) == (
+        "FOLDER: model.safetensors is a link to a file outside of the model folder, which is not "
+        "followed: put a copy of the file in its place"
+    )
+
+
+def test_a_tokenizer_and_shards_that_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.1.0.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    named = {"fast_tokenizer_files": ["../tokenizer.1.0.json"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | named))
+    assert "tokenizer_config.json names the path '../tokenizer.1.0.json'" in refused(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "../x.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model.safetensors.index.json names the path '../x.safetensors'" in refused(folder)

@@ -86,6 +86,18 @@ def test_weights_outside_of_the_file_are_weighed(tmp_path: Path) -> None:
     assert count_parameters(path) == 64 * 64
 
 
+@pytest.mark.parametrize("where", ["../weights", "/weights", "a/../../weights"])
+def test_weights_outside_of_the_folder_are_refused(where: str, tmp_path: Path) -> None:
+    model = graph_with(numpy_helper.from_array(np.ones((64, 64), dtype=np.float32), "w"))
+    path = placed(model, tmp_path)
+    onnx.save_model(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    proto = read_graph(path)
+    next(e for e in proto.graph.initializer[0].external_data if e.key == "location").value = where
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=rf"model\.onnx names .* outside .* \('{where}'\): save"):
+        graph_files(path)
+
+
 def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     path = placed(graph_with(), tmp_path)
     path.write_bytes(b"\xff" * 100)

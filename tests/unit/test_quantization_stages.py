@@ -261,3 +261,15 @@ def test_columns_of_the_budget_are_looked_for_first(
         ValueError, match=r"\(quantize\): query: no column 'titel'; there are: text"
     ):
         rehearse(recipe, {"teacher": sentence_teacher})
+
+
+def test_the_folder_around_a_graph_is_copied_without_what_its_links_lead_to(
+    finished: Path, text_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("secret")
+    (tmp_path / "model" / "notes").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"notes is a link to a folder, which is not followed"):
+        quantize(tmp_path / "model/onnx/model.onnx", [str(text_file)], tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()

@@ -336,6 +336,21 @@ def test_publish_replaces_the_model_and_keeps_the_source(tmp_path: Path) -> None
     assert os.listdir(run.path) == ["model"]
 
 
+@pytest.mark.parametrize("name", ["notes", "README.md", "deep/down/notes"])
+def test_a_link_is_not_published_as_what_it_leads_to(name: str, tmp_path: Path) -> None:
+    run, secret = RunFolder(tmp_path / "run"), tmp_path / "secret"
+    old, new = model(tmp_path / "old", "old"), model(tmp_path / "new", "new")
+    run.publish(old)
+    secret.mkdir()
+    (secret / "file").write_text("secret")
+    (new / name).parent.mkdir(parents=True, exist_ok=True)
+    (new / name).symlink_to(secret if name == "notes" else secret / "file")
+    with pytest.raises(ValueError, match=f"{name} is a link to a f"):
+        run.publish(new)
+    assert manifest(run.model) == manifest(old)
+    assert not any("secret" in path.read_text() for path in run.path.rglob("*") if path.is_file())
+
+
 def test_an_interrupted_publish_is_mended_under_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
