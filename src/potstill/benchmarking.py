@@ -38,10 +38,12 @@ from potstill.onnx_files import (
     folder_of,
     graph_files,
     is_onnx,
+    not_finite_in,
+    read_graph,
     require_onnx,
     weight_bytes,
 )
-from potstill.weights import check_folder
+from potstill.weights import check_folder, check_stored, refuse_not_finite
 
 
 def benchmark(
@@ -264,6 +266,7 @@ def _check_folder(name: str, folder: Path) -> None:
     if is_onnx(folder):
         require_onnx()
         check_folder(folder_of(folder), [path.absolute() for path in graph_files(folder)])
+        refuse_not_finite(str(folder), not_finite_in(read_graph(folder).graph, folder.parent))
         return
     if not folder.exists():
         raise ValueError(f"{folder} (model '{name}') is not there: give a model folder")
@@ -274,6 +277,7 @@ def _check_folder(name: str, folder: Path) -> None:
             f"{folder} (model '{name}') holds no *.safetensors: save it again with save_pretrained"
         )
     check_folder(folder)
+    check_stored(folder)
 
 
 def _fitting(

@@ -414,7 +414,13 @@ def _explain(error: Exception) -> int:
     name = type(error).__name__
     if name == "Interrupted":
         return fail_with(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
-    if name in ("TrainingFailed", "BenchmarkFailed", "ParityFailed", "QuantizationFailed"):
+    if name in (
+        "TrainingFailed",
+        "BenchmarkFailed",
+        "ParityFailed",
+        "QuantizationFailed",
+        "NotFinite",
+    ):
         return fail_with(f"error: {error}", 1)
     if is_out_of_memory(error):
         advice = "lower training.micro_batch_size if this was training, and else free some"

@@ -38,7 +38,7 @@ from potstill.families import (
     takes_token_types,
 )
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
-from potstill.onnx_files import folder_of, graph_files, is_onnx
+from potstill.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Task
 from potstill.sentence_modules import (
@@ -49,7 +49,15 @@ from potstill.sentence_modules import (
 )
 from potstill.signals import EXCLUDED, Readout, Signals
 from potstill.tasks import ENDINGS, TASKS, Head, row_of
-from potstill.weights import MODULES, check_folder, writing
+from potstill.weights import (
+    MODULES,
+    NotFinite,
+    check_folder,
+    not_finite,
+    refuse_not_finite,
+    some_not_finite,
+    writing,
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +103,17 @@ def load_model(
             memory.
 
     Raises:
-        ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, or a
-            sentence encoder whose modules Potstill does not know.
+        ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, a
+            sentence encoder whose modules Potstill does not know, weights that are not finite, or
+            a folder that leads out of itself.
         UntrainedHead: the task has a head and the checkpoint holds none.
     """
     name = os.fspath(spec)
     if is_onnx(name):
-        return _load_graph(name, task)
+        loaded = open_graph(name, task)
+        graph = Path(name).expanduser()
+        refuse_not_finite(name, not_finite_in(read_graph(graph).graph, graph.parent))
+        return loaded
     path = place_of(name)
     config = load_config(name, revision)
     family = family_of(config, name)
@@ -122,6 +134,7 @@ def load_model(
             **kwargs,
         )
     _check_loaded(name, task, model, info, untrained_head)
+    refuse_not_finite(name, not_finite(model.state_dict()))
     loaded = _with_tokenizer(model.eval(), path, revision, task, name)
     if not Path(path).is_dir():
         _check_cached(path, revision)
@@ -135,8 +148,10 @@ def _check_cached(name: str, revision: str | None) -> None:
         check_folder(Path(found).parent)
 
 
-def _load_graph(name: str, task: Task) -> LoadedModel:
-    """An .onnx file, with the config and the tokenizer of the model folder that it lies in."""
+def open_graph(name: str, task: Task) -> LoadedModel:
+    """`load_model` of an .onnx file, with the config and the tokenizer of the folder that it is in,
+    whatever its numbers are: parity judges what those of a graph that was just made give.
+    """
     path = Path(name).expanduser()
     folder = os.fspath(folder_of(path))
     check_folder(Path(folder), [part.absolute() for part in graph_files(path)])
@@ -246,8 +261,12 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     """Write a folder that plain transformers, and sentence-transformers for an encoder, load.
 
     Raises:
+        NotFinite: the model holds NaN or infinity; nothing is written.
         OSError: the disk is full, or the folder can't be written.
     """
+    names = not_finite(loaded.model.state_dict())
+    if names:
+        raise NotFinite(f"{loaded.name}: {some_not_finite(names)}, so nothing is written")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet(), writing(folder):
         loaded.model.save_pretrained(folder)

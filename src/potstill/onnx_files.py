@@ -130,6 +130,48 @@ def count_parameters(graph: Path) -> int:
     return count
 
 
+def not_finite_in(graph: Any, folder: Path) -> list[str]:
+    """Names of a graph's weights that hold NaN or infinity.
+
+    Single numbers, and masks of 0 and minus infinity, are no weights: a graph computes with them.
+
+    Args:
+        graph: An onnx.GraphProto.
+        folder: Where its file is, for weights that lie outside of it.
+    """
+    import math
+
+    import numpy as np
+    from onnx import TensorProto
+
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    names = []
+    for tensor in graph.initializer:
+        if tensor.data_type not in kinds or math.prod(tensor.dims) < 2:
+            continue
+        values = _values(tensor, folder)
+        if not (np.isfinite(values).all() or np.isin(values, (0.0, -np.inf)).all()):
+            names.append(str(tensor.name))
+    return names
+
+
+def _values(tensor: Any, folder: Path) -> Any:
+    from onnx import helper, numpy_helper
+    from onnx.external_data_helper import uses_external_data
+
+    if not uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    import numpy as np
+
+    # by hand: onnx itself follows no link, and the hub's cache is all links
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    with (folder / where["location"]).open("rb") as stream:
+        stream.seek(int(where.get("offset", 0)))
+        size = int(where.get("length") or -1)
+        return np.frombuffer(stream.read(size), kind)
+
+
 def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from potstill.families import takes_token_types
 from potstill.memory import is_out_of_memory
 from potstill.models import LoadedModel, is_encoder, pool
-from potstill.onnx_files import DATA, GRAPH, MAX_LENGTH, require_onnx
+from potstill.onnx_files import DATA, GRAPH, MAX_LENGTH, not_finite_in, require_onnx
 from potstill.recipe import Task
 from potstill.tasks import row_of
+from potstill.weights import NotFinite, some_not_finite
 
 Exporter = Literal["torchscript", "dynamo"]
 OPSET = 18
@@ -158,6 +159,9 @@ def _finish(path: Path, loaded: LoadedModel) -> None:
     proto.producer_name = "potstill"
     del proto.graph.value_info[:]  # shapes that tracing guessed: quantisation trips over them
     onnx.helper.set_model_props(proto, {MAX_LENGTH: str(loaded.max_length), "task": loaded.task})
+    names = not_finite_in(proto.graph, path.parent)
+    if names:  # of a source that is finite: what the exporter computed ahead
+        raise NotFinite(f"{path.name} of {loaded.name}: {some_not_finite(names)}")
     outside = proto.ByteSize() > LARGEST
     onnx.save_model(
         proto, path, save_as_external_data=outside, location=path.name + DATA, size_threshold=1024

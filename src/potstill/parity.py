@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from potstill.data import Examples, Tokens, collate
 from potstill.heads import model_inputs
-from potstill.models import LoadedModel, load_model
+from potstill.models import LoadedModel, open_graph
 from potstill.onnx_graphs import answers, input_names
 from potstill.recipe import Task
 
@@ -86,7 +87,7 @@ def check_parity(
     """
     if isinstance(text, Examples) and text.second_at is not None:
         text = text.apart(np.arange(len(text)))
-    other = load_model(graph, source.task)
+    other = open_graph(os.fspath(graph), source.task)
     compared = islice(_corners(source, text, texts), None if corners else 1)
     found = [_compared(name, source, other, batches) for name, batches in compared]
     worst = max(found, key=lambda one: _largest(one.difference))

@@ -21,10 +21,11 @@ from typing import Any, assert_never
 import numpy as np
 
 from potstill.memory import is_out_of_memory
-from potstill.onnx_files import require_onnx
+from potstill.onnx_files import not_finite_in, require_onnx
 from potstill.onnx_layers import Layer, drop_unused, layers_of, normalised, quiet
 from potstill.recipe import Quantize
 from potstill.runfolder import read_cpu
+from potstill.weights import NotFinite, refuse_not_finite, some_not_finite
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 _QUANTIZED, _SCALE, _ZERO = "_quantized", "_scale", "_zero_point"
@@ -85,7 +86,7 @@ class Source:
 
     Raises:
         ValueError: no graph, one that is quantised already, one without layers to quantise, or
-            onnxruntime is not installed.
+            onnxruntime is not installed, or weights that are not finite.
     """
 
     def __init__(self, path: Path, settings: Quantize) -> None:
@@ -102,6 +103,7 @@ class Source:
             raise ValueError(f"{path} can't be read as an ONNX graph: {error}") from None
         if any(tensor.data_type in (2, 3) for tensor in model.graph.initializer):
             raise ValueError(f"{path} has int8 weights already: quantise the float graph")
+        refuse_not_finite(str(path), not_finite_in(model.graph, path.parent))
         self.model = normalised(model)
         self.layers = layers_of(self.model)
         if not settings.embeddings:
@@ -136,6 +138,7 @@ class Source:
 
         Raises:
             ValueError: onnxruntime can't quantise the graph, or no samples.
+            NotFinite: the quantised weights or their scales hold NaN or infinity.
             OSError: the disk is full.
         """
         import onnx
@@ -153,6 +156,9 @@ class Source:
                 f"{self.path}: onnxruntime can't quantise this graph with method "
                 f"{self.settings.method}: {type(error).__name__}: {first}"
             ) from error
+        names = not_finite_in(model.graph, target.parent)
+        if names:
+            raise NotFinite(f"{target}: {some_not_finite(names)}, so nothing is written")
         onnx.helper.set_model_props(
             model, {entry.key: entry.value for entry in self.model.metadata_props}
         )

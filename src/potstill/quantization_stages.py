@@ -28,7 +28,7 @@ from potstill.parity import check_parity, likeness
 from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
-from potstill.weights import check_folder, whole_or_gone
+from potstill.weights import check_folder, check_stored, whole_or_gone
 
 
 class QuantizationFailed(RuntimeError):
@@ -69,6 +69,7 @@ def run_quantize(
         )
     target, around = folder / "model", folder_of(graph)
     check_folder(around, around.rglob("*"))  # a link would be copied as what it leads to
+    check_stored(around)
     with whole_or_gone(target):
         shutil.copytree(around, target)
         result = _Quantizing(stage, graph, target / ONNX / QUANTIZED, context).run()

@@ -50,6 +50,7 @@ from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length
 from potstill.vocabulary_stages import cut_to_text, text_parts
+from potstill.weights import check_stored
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 
@@ -76,10 +77,14 @@ def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Cast]:
         One cast a stage, in order.
 
     Raises:
-        ValueError: what a stage would find wrong with its models, columns or lengths.
+        ValueError: what a stage would find wrong with its models, columns or lengths; weights
+            that are not finite.
     """
     rehearsal = _Rehearsal(recipe, given)
-    return [rehearsal.stage(n, stage) for n, stage in enumerate(recipe.stages, start=1)]
+    casts = [rehearsal.stage(n, stage) for n, stage in enumerate(recipe.stages, start=1)]
+    for folder in given.values():
+        check_stored(folder)  # last, for it takes longest
+    return casts
 
 
 class _Rehearsal:

@@ -18,6 +18,7 @@ from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_o
 from potstill.recipe import LayerRule, Student, StudentFamily
 from potstill.recipe_files import checked
 from potstill.shapes import Shape, choose_shape
+from potstill.weights import not_finite, refuse_not_finite
 
 
 def make_student(
@@ -65,8 +66,9 @@ def make_student(
 
     Raises:
         ValueError: layers or widths out of range, a budget too small, a family that can't express
-            the teacher.
+            the teacher, or a teacher whose weights are not finite.
     """
+    refuse_not_finite("the teacher", not_finite(teacher.state_dict()))
     wanted = checked(
         Student,
         {

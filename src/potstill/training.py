@@ -37,6 +37,7 @@ from potstill.precision import autocast_dtype
 from potstill.recipe import SoftTargets, Training
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
+from potstill.weights import not_finite, some_not_finite
 
 # Masks of evaluation are those of an epoch that training never reaches.
 EVALUATION_EPOCH = 2**31 - 1
@@ -108,7 +109,7 @@ def train(job: Job) -> Result:
 
     Raises:
         ValueError: no text to train on, or fewer micro-batches than processes.
-        TrainingFailed: a loss or gradient that is not finite.
+        TrainingFailed: a loss, a gradient or weights that are not finite.
         Interrupted: SIGINT or SIGTERM came; the work is saved.
     """
     return _Loop(job).run()
@@ -203,6 +204,7 @@ class _Loop:
         self.job.say(f"resuming at step {step} of {self.steps}")
 
     def _save(self, folder: Path, keep: int = 2) -> None:
+        self._check_weights()  # in all processes, before the first replaces a checkpoint
         if not self.accelerator.is_main_process:
             return
         optimizer, optimizer_state = pack_optimizer(self.optimizer)
@@ -285,11 +287,7 @@ class _Loop:
         grad_norm = self._clip()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
-            kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is kept"
-            raise TrainingFailed(
-                f"the {what} is not finite at step {step + 1}: lower training.learning_rate, or "
-                f"set training.precision=fp32{kept}"
-            )
+            raise self._failed(f"the {what} is not finite at step {step + 1}")
         rate = self.settings.learning_rate * _schedule(step, self.steps, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -300,6 +298,21 @@ class _Loop:
         self._bar(loss, step + 1)
         if (step + 1) % self.settings.log_every == 0 or step in (0, self.steps - 1):
             self._log_step(step + 1, rate, grad_norm)
+
+    def _check_weights(self) -> None:
+        """Refuse weights of NaN or infinity, which a step with a finite loss may leave behind."""
+        names = not_finite(self.job.trainee.state_dict())
+        if names:
+            names = [name.removeprefix("model.") for name in names]
+            raise self._failed(
+                f"the weights are not finite at step {self.state.step} ({some_not_finite(names)})"
+            )
+
+    def _failed(self, what: str) -> TrainingFailed:
+        kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is kept"
+        return TrainingFailed(
+            f"{what}: lower training.learning_rate, or set training.precision=fp32{kept}"
+        )
 
     def _forward_backward(
         self, step: int, micro_batches: list[tuple[int, Batch]], scales: Mapping[str, float]
@@ -369,8 +382,11 @@ class _Loop:
 
     def _evaluate_and_judge(self) -> bool:
         """Evaluate, keep the best, and say whether patience has ended."""
+        self._check_weights()
         result, state = self.evaluate(), self.state
         judged = result["loss"]
+        if not math.isfinite(judged):
+            raise self._failed(f"the loss on held-out text is not finite at step {state.step}")
         if self.job.score is not None:
             result["score"] = self.job.score()
             judged = -result["score"]
@@ -389,6 +405,7 @@ class _Loop:
 
     def _finish(self, stopped: bool) -> Result:
         state = self.state
+        self._check_weights()
         if self.saved != state.step:  # until its model is on the disk, nothing else holds the work
             self._save(self.checkpoints)
         self.accelerator.wait_for_everyone()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BartModel,
@@ -363,6 +364,54 @@ def test_a_teacher_that_leads_out_of_its_folder(
     for command in (["run", "recipe.yaml"], ["bench", "teacher"]):
         refused(potstill(*command), "teacher: 1_Pooling is a link to a folder")
     assert not (work / "runs").exists()
+
+
+def broken(teacher: Path, folder: Path, tensor: str) -> Path:
+    """A copy of which one number is none."""
+    shutil.copytree(teacher, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor].view(-1)[0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_teacher_whose_weights_are_not_finite(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    """A finished run is as it was."""
+    recipe = tree("./teacher", text_file, stages=[{"kind": "make_student"}])
+    shutil.copytree(masked_lm_teacher, work / "teacher")
+    assert run(potstill, recipe).code == 0
+    before = contents(work / "runs" / "bad")
+    assert "model/model.safetensors" in before
+    shutil.rmtree(work / "teacher")
+    tensor = "bert.encoder.layer.2.attention.self.query.bias"
+    broken(masked_lm_teacher, work / "teacher", tensor)
+    said = f"teacher: {tensor} holds NaN or infinity"
+    for command in (
+        ["run", "recipe.yaml"],
+        ["run", "recipe.yaml", "--plan"],
+        ["run", "recipe.yaml", "-o", "other"],
+        ["evaluate", "teacher", "--baseline", "teacher", "--text", text_file],
+        ["bench", "teacher"],
+    ):
+        refused(potstill(*command), said)
+    assert contents(work / "runs" / "bad") == before
+    assert not (work / "other").exists()
+
+
+def test_a_training_whose_weights_are_no_numbers_any_more(
+    potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
+) -> None:
+    recipe = tree(masked_lm_teacher, text_file)
+    recipe["corpus"]["heldout"] = 0
+    recipe["stages"][1]["training"] |= {"max_steps": 1, "learning_rate": 1e39, "warmup": 0}
+    finished = run(potstill, recipe)
+    assert finished.code == 1
+    assert "error: the weights are not finite at step 1 (" in finished.err
+    assert "lower training.learning_rate" in " ".join(finished.err.split())
+    assert not list((work / "runs" / "bad" / "stages" / "02-distill").rglob("*.safetensors"))
+    assert not (work / "runs" / "bad" / "model").exists()
 
 
 # --- output ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from potstill.benchmark_process import BenchmarkFailed
 from potstill.doctor import Check
 from potstill.recipe import Files
 from potstill.training import Interrupted, TrainingFailed
+from potstill.weights import NotFinite
 
 Potstill = Callable[..., Finished]
 
@@ -61,6 +62,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (ValueError("layers: 9 is out of range"), 2, "error: layers: 9 is out of range\n"),
         (TrainingFailed("the loss is not finite"), 1, "error: the loss is not finite\n"),
         (BenchmarkFailed("the model 'a' died"), 1, "error: the model 'a' died\n"),
+        (NotFinite("w holds NaN or infinity"), 1, "error: w holds NaN or infinity\n"),
         *[
             (
                 error,

@@ -49,6 +49,7 @@ from potstill.models import (
 from potstill.recipe import Task
 from potstill.runtime import predict
 from potstill.students import make_student
+from potstill.weights import NotFinite
 
 TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut
 
@@ -727,3 +728,48 @@ def test_a_tokenizer_and_shards_that_lie_elsewhere(folder: Path, tmp_path: Path)
     index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "../x.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model.safetensors.index.json names the path '../x.safetensors'" in refused(folder)
+
+
+# --- weights that are no numbers ------------------------------------------------------------------
+
+BROKEN = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_when_it_is_read(value: float, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[BROKEN][3, 5] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert refused(folder) == (
+        f"FOLDER: {BROKEN} holds NaN or infinity: take a model folder whose weights are whole"
+    )
+    weights["bert.embeddings.LayerNorm.bias"][0] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert refused(folder) == (
+        "FOLDER: bert.embeddings.LayerNorm.bias and 1 more tensor hold NaN or infinity: take a "
+        "model folder whose weights are whole"
+    )
+    load_model(folder, "masked_lm", weights=False)  # which reads none
+    table = "bert.embeddings.word_embeddings.weight"  # which the head's decoder shares
+    weights = load_file(folder / "model.safetensors") | {BROKEN: torch.zeros(32, 48)}
+    weights["bert.embeddings.LayerNorm.bias"][0] = 0
+    weights[table][0, 0] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert refused(folder).startswith(f"FOLDER: {table} holds NaN or infinity: ")
+
+
+def test_a_weight_that_is_not_finite_is_not_written(folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(folder, "masked_lm")
+    buffer = torch.full((2, 2), float("-inf"))
+    loaded.model.register_buffer("mask", buffer, persistent=False)  # as attention masks are
+    save_model(loaded, tmp_path / "finite")
+    with torch.no_grad():
+        loaded.model.get_parameter(BROKEN)[0, 0] = float("nan")
+    with pytest.raises(NotFinite, match=f"{BROKEN} holds NaN or infinity, so nothing is written"):
+        save_model(loaded, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+    with torch.no_grad():
+        loaded.model.get_parameter(BROKEN)[0, 0] = 0
+    loaded.model.register_buffer("kept", buffer)
+    with pytest.raises(NotFinite, match="kept holds NaN or infinity"):
+        save_model(loaded, tmp_path / "broken")

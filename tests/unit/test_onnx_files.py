@@ -16,6 +16,7 @@ from potstill.onnx_files import (
     folder_of,
     graph_files,
     is_onnx,
+    not_finite_in,
     open_session,
     read_graph,
     weight_bytes,
@@ -135,3 +136,23 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_weights_of_a_graph_that_are_not_finite(outside: bool, tmp_path: Path) -> None:
+    arrays = {name: np.ones((4, 4), np.float32) for name in ("whole", "nan", "inf", "minus")}
+    arrays["nan"][1, 2] = np.nan
+    arrays["inf"][0, 0] = np.inf
+    arrays["minus"][0, 0] = -np.inf
+    arrays["half"] = np.full((2, 2), np.nan, np.float16)
+    # what a graph computes with beside weights: a mask, the end of a range
+    arrays["mask"] = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    arrays["single"] = np.array(-np.inf, np.float32)
+    arrays["ids"] = np.ones((4, 4), np.int64)
+    model = graph_with(*(numpy_helper.from_array(each, name) for name, each in arrays.items()))
+    path = placed(model, tmp_path)
+    if outside:
+        settings = {"location": "weights", "size_threshold": 0}
+        onnx.save_model(model, path, save_as_external_data=True, **settings)
+    proto = read_graph(path)
+    assert not_finite_in(proto.graph, path.parent) == ["nan", "inf", "minus", "half"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tiny_labels import examples, write_model
@@ -98,3 +101,16 @@ def test_threads_are_those_of_torch(filler: Path) -> None:
 def test_a_graph_of_another_task(filler: Path) -> None:
     with pytest.raises(ValueError, match="gives logits, and sentence_embedding needs sentence_emb"):
         load_model(filler, "sentence_embedding")
+
+
+def test_a_graph_whose_weights_are_not_finite(filler: Path, tmp_path: Path) -> None:
+    shutil.copytree(filler.parent.parent, tmp_path / "model")
+    graph = tmp_path / "model" / "onnx" / filler.name
+    proto = onnx.load(graph)
+    tensor = next(t for t in proto.graph.initializer if t.data_type == 1 and len(t.dims) == 2)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0, 0] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save_model(proto, graph)
+    with pytest.raises(ValueError, match=f"{re.escape(tensor.name)} holds NaN or infinity"):
+        load_model(graph, "masked_lm")

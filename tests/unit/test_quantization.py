@@ -11,6 +11,7 @@ import pytest
 from potstill.quantization import Source, quantised_rows, weight_range
 from potstill.quantization_search import divergence
 from potstill.recipe import Quantize
+from potstill.weights import NotFinite
 from small_graphs import IDS, D, V, answer, arrays_of, graph, kinds_of, weights
 
 
@@ -202,3 +203,28 @@ def test_what_can_not_be_quantised_is_told_in_a_sentence(tmp_path: Path) -> None
         Source(source, Quantize(method="static")).write(tmp_path / "s.onnx")
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "s.onnx").exists()
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    arrays = weights()
+    arrays["up"][0, 0] = np.nan
+    source = graph(tmp_path / "m.onnx", arrays)
+    with pytest.raises(ValueError, match=r"m\.onnx: up holds NaN or infinity: "):
+        Source(source, Quantize())
+
+
+def test_a_graph_that_becomes_no_numbers_is_not_written(tmp_path: Path) -> None:
+    """The step between 4-bit numbers of such a block is no float32 any more."""
+    arrays = weights()
+    arrays["up"][0, 0], arrays["up"][1, 0] = 3e38, -3e38
+    source = Source(graph(tmp_path / "m.onnx", arrays), Quantize(method="4bit", block=32))
+    with pytest.raises(NotFinite, match=r"q\.onnx: .* NaN or infinity, so nothing is written"):
+        source.write(tmp_path / "q.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_float16_cuts_what_is_too_large(tmp_path: Path) -> None:
+    arrays = weights()
+    arrays["up"][0, 0] = 1e6
+    target = quantised(graph(tmp_path / "m.onnx", arrays), method="fp16")
+    assert arrays_of(target)["up"].astype(np.float64).max() == 65504

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_recipes import of_encoder, stage_result
 
 from conftest import sentences
@@ -271,5 +272,19 @@ def test_the_folder_around_a_graph_is_copied_without_what_its_links_lead_to(
     (tmp_path / "secret" / "key").write_text("secret")
     (tmp_path / "model" / "notes").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match=r"notes is a link to a folder, which is not followed"):
+        quantize(tmp_path / "model/onnx/model.onnx", [str(text_file)], tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_weights_around_a_graph_that_are_not_finite(
+    finished: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """No graph reads them, but they would be published with it."""
+    shutil.copytree(finished / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = next(iter(weights))
+    weights[name][0] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"model: {name} holds NaN or infinity"):
         quantize(tmp_path / "model/onnx/model.onnx", [str(text_file)], tmp_path / "out")
     assert not (tmp_path / "out" / "model").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Literal
 
 import pytest
 import torch
@@ -297,3 +298,13 @@ def test_another_family_is_for_bert_teachers(name: str) -> None:
 def test_a_decoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decoder \(gpt2\)"):
         make_student(GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=20)))
+
+
+@pytest.mark.parametrize("initialise", ["teacher", "random"])
+def test_a_teacher_whose_weights_are_not_finite(initialise: Literal["teacher", "random"]) -> None:
+    teacher = family_model("bert", "masked_lm")
+    name = "bert.encoder.layer.0.output.dense.bias"
+    with torch.no_grad():
+        teacher.get_parameter(name)[1] = float("nan")
+    with pytest.raises(ValueError, match=f"^the teacher: {name} holds NaN or infinity"):
+        make_student(teacher, initialise=initialise)

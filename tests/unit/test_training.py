@@ -142,6 +142,71 @@ def test_no_checkpoint_is_promised_where_none_was_written(
     assert not list((tmp_path / "run/stages/01-finetune").glob("checkpoints/step-*"))
 
 
+@pytest.mark.parametrize("heldout", [0, 0.1])
+@pytest.mark.parametrize("checkpoint_steps", [None, 1])
+def test_weights_that_are_not_finite_after_a_good_step(
+    masked_lm_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    heldout: float,
+    checkpoint_steps: int | None,
+) -> None:
+    """The last step's loss and gradient are finite, and what it makes of the weights isn't."""
+    settings = {"learning_rate": 1e39, "warmup": 0, "checkpoint_steps": checkpoint_steps}
+    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1, **settings), heldout=heldout)
+    said = (
+        r"^the weights are not finite at step 1 \(\S+ and \d+ more tensors hold NaN or infinity\): "
+    )
+    with pytest.raises(training.TrainingFailed, match=said + r"lower training\.learning_rate, "):
+        run(plan, output=tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+    assert not list((tmp_path / "run").rglob("DONE"))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("heldout", [0, 0.1])
+def test_a_weight_that_no_loss_sees(
+    masked_lm_teacher: Path,
+    text_file: Path,
+    tmp_path: Path,
+    heldout: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint that is good is not replaced by one that isn't."""
+    step = training._Loop._step
+
+    def broken(self: training._Loop, number: int, *rest: Any) -> None:
+        step(self, number, *rest)
+        table = self.job.trainee.model.get_parameter("bert.embeddings.position_embeddings.weight")
+        if number == 2:
+            with torch.no_grad():
+                table[-1, 0] = float("nan")  # no text is so long
+
+    monkeypatch.setattr(training._Loop, "_step", broken)
+    settings = {"max_steps": 4, "evaluate_every": 1, "checkpoint_steps": 1}
+    plan = recipe(masked_lm_teacher, text_file, finetune(**settings), heldout=heldout)
+    said = (
+        r"^the weights are not finite at step 3 \(bert\.embeddings\.position_embeddings\.weight "
+        r"holds NaN or infinity\): lower .*; the checkpoint of step 2 is kept$"
+    )
+    with pytest.raises(training.TrainingFailed, match=said):
+        run(plan, output=tmp_path / "run")
+    kept = (tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*")
+    assert sorted(path.name for path in kept) == ["step-00000001", "step-00000002"]
+
+
+def test_a_loss_on_heldout_text_that_is_not_finite(
+    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Of weights that are finite, and too large to compute with."""
+    plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1, learning_rate=1e30, warmup=0))
+    with pytest.raises(
+        training.TrainingFailed, match=r"^the loss on held-out text is not finite at step 1: lower"
+    ):
+        run(plan, output=tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_trackers_get_the_curves(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is in the test extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
