@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bad_input import Potstill, refused, run, tree, work
 from transformers import BertForMaskedLM, BertModel
 
+from bad_input import Potstill, refused, run, tree, work
 from conftest import tiny_config, tiny_tokenizer
 
 __all__ = ["work"]  # a fixture

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from test_tasks import TRAINING, data, half, recipe
-
 from conftest import Finished
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from task_recipes import TRAINING, data, half, recipe
 
 
 def test_a_teacher_with_swapped_labels(

@@ -10,25 +10,10 @@ import pytest
 import torch
 import transformers
 
+from family_teachers import save_teacher
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from tiny_families import HEADS, NAMES, family_model
-from tiny_tokenizers import family_tokenizer
-
-
-def save_teacher(name: str, head: str, folder: Path) -> str:
-    """The teacher, its tokenizer and the class's name."""
-    tokenizer = family_tokenizer(name)
-    # the largest id counts: some classes leave gaps
-    size = max(tokenizer.get_vocab().values()) + 1
-    special = {
-        f"{key}_token_id": getattr(tokenizer, f"{key}_token_id")
-        for key in ("pad", "bos", "eos", "cls", "sep", "mask")
-    }
-    model = family_model(name, head, layers=4, vocab_size=size, **special)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return type(model).__name__
+from tiny_families import HEADS, NAMES
 
 
 def recipe(teacher: Path, text: Path, task: str) -> Recipe:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_every_family import save_teacher
 
+from family_teachers import save_teacher
 from potstill.models import load_model
 from potstill.nonuniform import reshaped
 from potstill.onnx_files import ONNX, count_parameters

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_family import save_teacher
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 from conftest import Finished
+from family_teachers import save_teacher
 from potstill import evaluate
 from potstill.pipeline import run
 from potstill.recipe import Recipe

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_exactness import LAUNCHERS, launched
 from transformers import BertForSequenceClassification
 
 from conftest import WORDS, sentences, tiny_config, tiny_tokenizer
 from potstill import cached_teachers, training
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from same_runs import LAUNCHERS, launched
 
 OBJECTIVES = [
     {"kind": "soft_targets", "weight": 5.0},

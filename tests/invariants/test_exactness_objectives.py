@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_exactness import LAUNCHERS, StopAt, assert_same_run, launched, losses, weights
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
@@ -16,6 +15,7 @@ from potstill import training
 from potstill.checkpoint import load_checkpoint
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from same_runs import LAUNCHERS, StopAt, assert_same_run, launched, losses, weights
 
 SOFT = {
     "kind": "soft_targets",

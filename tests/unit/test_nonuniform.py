@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
+from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 from transformers import PreTrainedModel
 
 from potstill.families import FAMILIES

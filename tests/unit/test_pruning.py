@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 
-from potstill.families import FAMILIES, layer_prefix
+from potstill.families import FAMILIES
 from potstill.narrowing import widths_of
 from potstill.pruning import (
     layer_taylor_scores,
@@ -19,25 +19,7 @@ from potstill.pruning import (
     taylor_scores,
     units_to_keep,
 )
-from tiny_families import HEADS, MISSING, NAMES, family_model
-
-PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
-
-
-def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    ids_BL = torch.randint(5, 53, (3, 12), generator=torch.Generator().manual_seed(5))
-    mask_BL = torch.ones_like(ids_BL)
-    mask_BL[1, 7:] = 0
-    ids_BL[mask_BL == 0] = int(model.config.pad_token_id)
-    return {"input_ids": ids_BL, "attention_mask": mask_BL}
-
-
-def layers_of(model: PreTrainedModel) -> Any:
-    return model.get_submodule(layer_prefix(model).removesuffix("."))
-
-
-def reader_of(layer: Any, model: PreTrainedModel) -> Any:
-    return layer.get_submodule(FAMILIES[model.config.model_type].ffn[-1])
+from tiny_families import NAMES, family_model
 
 
 @pytest.mark.parametrize(("name", "head"), PAIRS)
@@ -67,11 +49,6 @@ def test_nothing_pruned_is_the_same_model(name: str) -> None:
     same = prune_ffn(model, magnitude_scores(model), 40)
     with torch.no_grad():
         assert torch.equal(same(**inputs(model))[0], model(**inputs(model))[0])
-
-
-def summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    logits_BC, labels_B = model(**batch).logits, torch.tensor([0, 2, 1])
-    return torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="sum")
 
 
 @pytest.mark.parametrize("name", NAMES)

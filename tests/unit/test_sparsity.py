@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import events, finetune, recipe
+from tiny_trainings import events, finetune, recipe
 from torch import nn
 
 from conftest import Finished
