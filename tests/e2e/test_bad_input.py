@@ -19,8 +19,10 @@ from transformers import (
     T5Model,
 )
 
-from bad_input import Potstill, refused, run, tree
+from bad_input import Potstill, refused, run, tree, work
 from conftest import sentences, tiny_config, tiny_tokenizer
+
+__all__ = ["work"]  # a fixture
 
 # --- text -----------------------------------------------------------------------------------------
 
