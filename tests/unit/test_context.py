@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
@@ -63,8 +63,7 @@ def test_a_damaged_token_cache_is_said(
     content[0] ^= 1
     path.unlink()  # not in place: the file is mapped
     path.write_bytes(content)
-    context = context_of(sentence_teacher, text_file, tmp_path)
-    context.reporter = Listening()
+    context = replace(context_of(sentence_teacher, text_file, tmp_path), reporter=Listening())
     assert context.corpus.train[0].tolist() == first
     [told] = [line for line in context.reporter.said if "damaged" in line]
     assert told.startswith(f"{path.parent.parent}: the token cache is damaged")

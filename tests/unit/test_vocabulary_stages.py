@@ -211,8 +211,8 @@ def test_a_narrower_student_of_a_trimmed_teacher_reads_its_own_tokens(
     read: list[int] = []
     build = stage_functions.build_student
 
-    def recorded(teacher: Any, stage: Any, shape: Any, sample: Any) -> Any:
-        read.extend(token for text in sample for token in text)
+    def recorded(teacher: Any, stage: Any, shape: Any, sample: Any = None) -> Any:
+        read.extend(token for text in sample or () for token in text)
         return build(teacher, stage, shape, sample)
 
     monkeypatch.setattr(stage_functions, "build_student", recorded)
