@@ -25,8 +25,7 @@ import torch
 from potstill import metrics
 from potstill.files import resolve_path
 from potstill.pipeline import run
-from potstill.recipe import Recipe
-from potstill.recipe_files import load_recipe
+from potstill.recipe import Recipe, load_recipe
 from potstill.runtime import Runtime
 from potstill.text import heldout_side, read_records
 

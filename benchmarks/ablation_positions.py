@@ -26,8 +26,7 @@ from potstill.data import collate
 from potstill.masking import make_masker
 from potstill.models import load_model, masked_lm_signals
 from potstill.pipeline import run
-from potstill.recipe import Masking, Recipe
-from potstill.recipe_files import load_recipe
+from potstill.recipe import Masking, Recipe, load_recipe
 from potstill.text import heldout_side, read_records
 from potstill.training import EVALUATION_EPOCH
 

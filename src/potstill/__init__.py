@@ -9,14 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import (
-        distill,
-        export,
-        finetune,
-        prune,
-        quantize,
-        trim_vocabulary,
-    )
+    from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
     from potstill.pipeline import run
     from potstill.runtime import predict
     from potstill.scoring import benchmark, evaluate

@@ -34,9 +34,9 @@ from potstill.recipe import (
     TaskData,
     Training,
     TrimVocabulary,
+    checked,
     unfit,
 )
-from potstill.recipe_files import checked
 from potstill.runfolder import RunFolder, drop_checkpoints
 from potstill.scoring import Folder, Text, corpus_of, task_for
 from potstill.stages import run_stage

@@ -17,11 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from potstill.errors import BenchmarkFailed
 from potstill.memory import tells_out_of_memory
-
-
-class BenchmarkFailed(RuntimeError):
-    """A child process died; the message is one sentence."""
 
 
 class Child:

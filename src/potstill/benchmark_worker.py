@@ -22,17 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill import multiply_adds
-from potstill.onnx_files import (
-    MAX_LENGTH,
-    folder_of,
-    is_onnx,
-    open_session,
-)
+from potstill.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
-
 
 WARM_UP_TEXTS = 16  # of a pass over texts: what differs between its lengths is set up by then
 

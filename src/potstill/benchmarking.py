@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from potstill import recipe
 from potstill.benchmark_numbers import (
     judge_noise,
     latency_intervals,
@@ -24,13 +23,7 @@ from potstill.benchmark_numbers import (
     wall_over_cpu,
 )
 from potstill.benchmark_process import Child
-from potstill.benchmark_rounds import (
-    CutTexts,
-    Samples,
-    Timings,
-    throughput_length,
-    time_rounds,
-)
+from potstill.benchmark_rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
 from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.onnx_files import (
     ONNX,
@@ -43,12 +36,13 @@ from potstill.onnx_files import (
     require_onnx,
     weight_bytes,
 )
+from potstill.recipe import measuring
 from potstill.weights import check_folder, check_stored, refuse_not_finite
 
 
 def benchmark(
     models: Mapping[str, Path],
-    settings: recipe.Benchmark,
+    settings: measuring.Benchmark,
     progress: Callable[[float], None] | None = None,
     *,
     fit: bool = False,
@@ -117,7 +111,7 @@ def benchmark(
 
 
 def _result(
-    settings: recipe.Benchmark,
+    settings: measuring.Benchmark,
     measured: dict[str, dict[str, Any]],
     timings: Timings,
     notes: list[str],
@@ -149,7 +143,7 @@ def _result(
     }
 
 
-def _speeds(name: str, settings: recipe.Benchmark, timings: Timings) -> dict[str, Any]:
+def _speeds(name: str, settings: measuring.Benchmark, timings: Timings) -> dict[str, Any]:
     latency, throughput = timings.latency[name], timings.throughput[name]
     by_batch = {batch: float(np.median(rounds)) for batch, rounds in throughput.items()}
     return {
@@ -161,7 +155,7 @@ def _speeds(name: str, settings: recipe.Benchmark, timings: Timings) -> dict[str
 
 
 def _against(
-    name: str, settings: recipe.Benchmark, measured: Mapping[str, Any], timings: Timings
+    name: str, settings: measuring.Benchmark, measured: Mapping[str, Any], timings: Timings
 ) -> dict[str, Any]:
     """A model's ratios to the baseline; of times and throughput, more is faster."""
     base = settings.baseline
@@ -203,7 +197,7 @@ def _against(
 
 
 def _ratio(
-    wall_R: Sequence[float], cpu_R: Sequence[float], settings: recipe.Benchmark, timings: Timings
+    wall_R: Sequence[float], cpu_R: Sequence[float], settings: measuring.Benchmark, timings: Timings
 ) -> dict[str, Any]:
     """Ratios of a round each, of wall and of CPU time; of several threads the latter is no time."""
     found = ratio_with_interval(wall_R)
@@ -214,7 +208,7 @@ def _ratio(
 
 
 def _pass(
-    settings: recipe.Benchmark, timings: Timings, texts: Mapping[str, CutTexts]
+    settings: measuring.Benchmark, timings: Timings, texts: Mapping[str, CutTexts]
 ) -> dict[str, Any]:
     """The passes over texts, where there were any."""
     timed = settings.pass_over
@@ -253,7 +247,7 @@ def _pass(
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _chosen(models: Mapping[str, Path], settings: recipe.Benchmark) -> list[str]:
+def _chosen(models: Mapping[str, Path], settings: measuring.Benchmark) -> list[str]:
     names = list(dict.fromkeys([settings.baseline, *(settings.models or models)]))
     for name in names:
         if name not in models:
@@ -281,8 +275,8 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _fitting(
-    settings: recipe.Benchmark, children: Mapping[str, Child], fit: bool
-) -> tuple[recipe.Benchmark, list[str]]:
+    settings: measuring.Benchmark, children: Mapping[str, Child], fit: bool
+) -> tuple[measuring.Benchmark, list[str]]:
     """Settings whose lengths all models have positions for, and what was cut, in sentences."""
     known = {n: c.ready["positions"] for n, c in children.items() if c.ready["positions"]}
     name = min(known, key=lambda one: known[one], default=None)
@@ -309,7 +303,7 @@ def _fitting(
 
 def _cut(
     texts: Texts,
-    settings: recipe.Benchmark,
+    settings: measuring.Benchmark,
     models: Mapping[str, Path],
     names: Iterable[str],
     scratch: Path,

@@ -14,10 +14,10 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from potstill import recipe
 from potstill.artifacts import steps_of
 from potstill.comparison import comparison_rows, flat_scores, label_of, verdict
 from potstill.onnx_files import ONNX
+from potstill.recipe import measuring
 from potstill.results import Results, StageResult, metrics_of, read_results
 from potstill.runfolder import read_json, write_text
 from potstill.stage_notes import (
@@ -48,7 +48,7 @@ CARD_TASKS = {
 }
 
 
-def write_card(run: Path, model_folder: Path, settings: recipe.Report) -> Path:
+def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Path:
     """Write README.md, the model card of what a run publishes, into a model folder.
 
     Returns:
@@ -73,7 +73,7 @@ def write_card(run: Path, model_folder: Path, settings: recipe.Report) -> Path:
 
 
 def _front_matter(
-    results: Results, metrics: Mapping[str, Any], settings: recipe.Report, sentence: bool
+    results: Results, metrics: Mapping[str, Any], settings: measuring.Report, sentence: bool
 ) -> ModelCardData:
     tag = "sentence-similarity" if sentence else CARD_TASKS.get(_task(results), "fill-mask")
     scores = flat_scores(metrics["models"].get(results.published, {}).get("scores", {}))
@@ -154,7 +154,7 @@ def _public_name(spec: str) -> str:
 def _card(
     results: Results,
     metrics: Mapping[str, Any],
-    settings: recipe.Report,
+    settings: measuring.Report,
     model_folder: Path,
     sentence: bool,
 ) -> dict[str, Any]:

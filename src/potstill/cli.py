@@ -90,7 +90,7 @@ def recipes() -> None:
     """List the shipped recipes."""
     import yaml
 
-    from potstill.recipe_files import shipped_recipes
+    from potstill.recipe import shipped_recipes
 
     table = _table("recipe", "task", "what it does")
     for name, path in shipped_recipes().items():
@@ -349,7 +349,7 @@ def doctor() -> None:
 
 def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> None:
     from potstill.inputs import check_inputs
-    from potstill.recipe_files import load_recipe
+    from potstill.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     folder = output if output is not None else Path("runs") / loaded.name

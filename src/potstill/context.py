@@ -16,12 +16,7 @@ from potstill.examples import TaskRows, read_for
 from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.preflight import Findings
-from potstill.recipe import (
-    Corpus,
-    Masking,
-    Task,
-    TaskData,
-)
+from potstill.recipe import Corpus, Masking, Task, TaskData
 from potstill.task_examples import TaskExamples, tokenize_task
 from potstill.text import Record, heldout_side, read_records
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from potstill.batches import Batch as Batch
+from potstill.batches import Batch
 from potstill.masking import IGNORED, Masker
 
 _WINDOW = 50  # batches within which sequences are sorted by length

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill import metrics
-from potstill.data import Batch, Tokens, collate
+from potstill.batches import Batch
+from potstill.data import Tokens, collate
 from potstill.masking import Masker
 from potstill.models import LoadedModel, load_model, masked_lm_signals
 from potstill.onnx_models import OnnxModel

@@ -12,11 +12,10 @@ import numpy as np
 
 from potstill import metrics, task_metrics
 from potstill.examples import read_task
-from potstill.recipe import ScoredPairs, TaskData
+from potstill.recipe import TASKS, ScoredPairs, TaskData
 from potstill.runtime import Runtime
 from potstill.sequence_scores import tfidf_cosines
 from potstill.task_metrics import Scored
-from potstill.tasks import TASKS
 
 FEWEST = 10
 # keys of `data` in what is said of a row, by which nobody has given pairs

@@ -13,11 +13,7 @@ from potstill.evaluation_masked_lm import check_heldout as check_sequences
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_pairs import read_pairs, score_pairs
 from potstill.evaluation_tasks import evaluate_task
-from potstill.recipe import (
-    Corpus,
-    Evaluate,
-    TaskData,
-)
+from potstill.recipe import Corpus, Evaluate, TaskData
 
 
 def chosen_models(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:

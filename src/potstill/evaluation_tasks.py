@@ -21,7 +21,7 @@ from potstill.data import Examples
 from potstill.head_predictions import head_outputs
 from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, is_unnamed, label_names, load_model
-from potstill.recipe import VALUE_TASKS, Evaluate, Task
+from potstill.recipe import VALUE_TASKS, Evaluate, Task, TaskRow, row_of
 from potstill.sequence_scores import (
     confusion,
     label_agreement,
@@ -31,7 +31,6 @@ from potstill.sequence_scores import (
     trivial_labels,
 )
 from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
-from potstill.tasks import TaskRow, row_of
 from potstill.token_scores import (
     at_words,
     predicted_tags,

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from potstill.example_rows import Labelled, some
-from potstill.recipe import VALUE_TASKS, TaskData
-from potstill.tasks import TaskRow
+from potstill.recipe import VALUE_TASKS, TaskData, TaskRow
 from potstill.token_examples import type_counts
 
 _RARE = 10  # examples below which a class is told of

@@ -13,11 +13,7 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from potstill.answer_examples import LABELS, read_question
-from potstill.example_checks import (
-    check_classes,
-    check_columns,
-    check_metric,
-)
+from potstill.example_checks import check_classes, check_columns, check_metric
 from potstill.example_rows import (
     BadRow,
     Labelled,
@@ -30,16 +26,10 @@ from potstill.example_rows import (
 )
 from potstill.heads import UNLABELLED
 from potstill.models import has_head, is_unnamed, label_names
-from potstill.recipe import VALUE_TASKS, Source, Task, TaskData
+from potstill.recipe import VALUE_TASKS, Source, Task, TaskData, TaskRow, row_of
 from potstill.sequence_examples import read_texts
-from potstill.tasks import TaskRow, row_of
 from potstill.text import Record, heldout_side, read_rows
-from potstill.token_examples import (
-    check_tag_names,
-    read_sentence,
-    sorted_tags,
-    tag_numbers,
-)
+from potstill.token_examples import check_tag_names, read_sentence, sorted_tags, tag_numbers
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from potstill.data import Examples, collate
 from potstill.example_rows import Labelled
 from potstill.heads import UNLABELLED, model_inputs, similarity_signals
 from potstill.models import LoadedModel, label_names
-from potstill.recipe import TaskData
+from potstill.recipe import TaskData, TaskRow, row_of
 from potstill.sequence_examples import tokenize_apart, tokenize_texts
-from potstill.tasks import TaskRow, row_of
 from potstill.token_examples import tokenize_sentences
 
 BATCH = 32

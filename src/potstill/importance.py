@@ -19,8 +19,9 @@ from potstill.batches import Batch
 from potstill.context import Context
 from potstill.data import Examples, Tokens, collate
 from potstill.distributed import own_device
+from potstill.logit_objectives import IGNORED, Rows
 from potstill.models import LoadedModel
-from potstill.objectives import IGNORED, Rows, objective_sums
+from potstill.objectives import objective_sums
 from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
 from potstill.signals import Signals
 from potstill.teachers import Reading

@@ -9,14 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Interrupted(Exception):
-    """Training was asked to stop by a signal and has saved its work."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped at step {step}; the same command goes on from there")
-        self.signum = signum
-
-
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of acting on them; a second one of a kind acts at once.

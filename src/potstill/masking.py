@@ -24,6 +24,14 @@ IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
 
 
 @dataclass(frozen=True, eq=False)
+class _Words:
+    """How tokens make words."""
+
+    continues_V: np.ndarray  # bool: goes on with the word before it
+    closes_V: np.ndarray  # bool: what follows is another word
+
+
+@dataclass(frozen=True, eq=False)
 class Masker:
     """Masks one sequence at a time; made by `make_masker`.
 
@@ -130,14 +138,6 @@ def _weighted_order(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray
     The first of exponential clocks to ring (Efraimidis and Spirakis 2006, in logarithms).
     """
     return np.argsort(rng.exponential(size=len(weights)) / weights)
-
-
-@dataclass(frozen=True, eq=False)
-class _Words:
-    """How tokens make words."""
-
-    continues_V: np.ndarray  # bool: goes on with the word before it
-    closes_V: np.ndarray  # bool: what follows is another word
 
 
 def _words(tokenizer: PreTrainedTokenizerFast, size: int) -> _Words:

@@ -28,6 +28,7 @@ BLOCK = 2_000_000  # scores of pairs of texts that exist at a time
 
 Block = tuple[slice, Array]  # rows of a matrix of scores, and the scores there
 
+
 # --- retrieval ------------------------------------------------------------------------------------
 
 

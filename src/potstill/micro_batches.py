@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from potstill.data import Batch, Examples, Tokens, collate, epoch_batches
+from potstill.batches import Batch
+from potstill.data import Examples, Tokens, collate, epoch_batches
 from potstill.masking import Masker
 
 

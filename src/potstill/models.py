@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from potstill.errors import NotFinite
 from potstill.families import (
     family_of,
     is_lm_head,
@@ -40,18 +41,12 @@ from potstill.families import (
 from potstill.hub import one_sentence, place_of, quiet, read_remote_json
 from potstill.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
 from potstill.onnx_models import OnnxModel
-from potstill.recipe import Task
-from potstill.sentence_modules import (
-    Pooling,
-    SentenceModules,
-    resized,
-    sentence_modules,
-)
+from potstill.recipe import ENDINGS, TASKS, Head, Task, row_of
+from potstill.recipe.tasks import is_encoder
+from potstill.sentence_modules import Pooling, SentenceModules, resized, sentence_modules
 from potstill.signals import EXCLUDED, Readout, Signals
-from potstill.tasks import ENDINGS, TASKS, Head, row_of
 from potstill.weights import (
     MODULES,
-    NotFinite,
     check_folder,
     not_finite,
     refuse_not_finite,
@@ -346,11 +341,6 @@ def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Ten
 def _inputs(config: PretrainedConfig) -> list[str]:
     types = ["token_type_ids"] if takes_token_types(config) else []
     return ["input_ids", *types, "attention_mask"]
-
-
-def is_encoder(task: Task) -> bool:
-    """Whether a task's models are sentence encoders: no head, modules that pool."""
-    return task in ("sentence_embedding", "sentence_similarity")
 
 
 def _class_for(

@@ -11,19 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from potstill.hidden_objectives import Taught, hidden_sum
-from potstill.hidden_objectives import attention_mse as attention_mse
-from potstill.hidden_objectives import hidden_cosine as hidden_cosine
-from potstill.hidden_objectives import hidden_mse as hidden_mse
-from potstill.hidden_objectives import patient_hidden as patient_hidden
-from potstill.hidden_objectives import relations as relations
-from potstill.hidden_objectives import vector_mse as vector_mse
-from potstill.logit_objectives import IGNORED as IGNORED
-from potstill.logit_objectives import Rows as Rows
-from potstill.logit_objectives import hard_targets as hard_targets
-from potstill.logit_objectives import logit_sums
-from potstill.logit_objectives import logits_mse as logits_mse
-from potstill.logit_objectives import soft_targets as soft_targets
-from potstill.logit_objectives import temperature_at as temperature_at
+from potstill.logit_objectives import Rows, logit_sums
 from potstill.recipe import LogitObjective, Objective
 from potstill.signals import Signals
 

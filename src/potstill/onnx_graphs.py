@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from potstill.errors import NotFinite
 from potstill.families import takes_token_types
 from potstill.memory import is_out_of_memory
-from potstill.models import LoadedModel, is_encoder, pool
+from potstill.models import LoadedModel, pool
 from potstill.onnx_files import DATA, GRAPH, MAX_LENGTH, not_finite_in, require_onnx
-from potstill.recipe import Task
-from potstill.tasks import row_of
-from potstill.weights import NotFinite, some_not_finite
+from potstill.recipe import Task, row_of
+from potstill.recipe.tasks import is_encoder
+from potstill.weights import some_not_finite
 
 Exporter = Literal["torchscript", "dynamo"]
 OPSET = 18

@@ -25,9 +25,9 @@ from potstill.recipe import (
     PatientHidden,
     Relations,
     VectorMse,
+    row_of,
 )
 from potstill.signals import EMBEDDINGS
-from potstill.tasks import row_of
 
 
 def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:

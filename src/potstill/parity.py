@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill.data import Examples, Tokens, collate
+from potstill.errors import ParityFailed
 from potstill.heads import model_inputs
 from potstill.models import LoadedModel, open_graph
 from potstill.onnx_graphs import answers, input_names
@@ -26,10 +27,6 @@ SEVERAL = 4  # texts of a corner with more than one
 LONGEST = 4096  # tokens: attention over more of them takes gigabytes
 
 Inputs = dict[str, Tensor]
-
-
-class ParityFailed(RuntimeError):
-    """An exported model answers otherwise than its source; the message is one sentence."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from potstill.recipe import (
     Stage,
     Task,
     TaskData,
+    dump_recipe,
+    load_recipe,
     main_model,
     plain_twin,
     published_chain,
@@ -32,8 +34,7 @@ from potstill.recipe import (
     stage_reads,
     stage_writes,
 )
-from potstill.recipe_base import digested
-from potstill.recipe_files import dump_recipe, load_recipe
+from potstill.recipe.config import digested
 from potstill.rehearsal import rehearse
 from potstill.runfolder import (
     RunFolder,
@@ -47,12 +48,7 @@ from potstill.runfolder import (
     write_json,
     write_text,
 )
-from potstill.stages import (
-    has_results,
-    run_stage,
-    trains,
-    write_results,
-)
+from potstill.stages import has_results, run_stage, trains, write_results
 from potstill.text import sources_fingerprint
 from potstill.training_stages import check_teachers
 

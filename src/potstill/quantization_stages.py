@@ -14,6 +14,7 @@ from potstill.benchmarking import benchmark
 from potstill.comparison import HEADLINES
 from potstill.context import Context
 from potstill.data import Examples
+from potstill.errors import QuantizationFailed
 from potstill.evaluation_stages import run_evaluate
 from potstill.onnx_files import (
     ONNX,
@@ -29,10 +30,6 @@ from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
 from potstill.weights import check_folder, check_stored, whole_or_gone
-
-
-class QuantizationFailed(RuntimeError):
-    """A quantised model misses what was asked of it; the message is one sentence."""
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,11 @@ from potstill.recipe import (
     Stage,
     Task,
     TrimVocabulary,
+    row_of,
     scoring,
     stage_writes,
 )
 from potstill.students import build_student, student_shape
-from potstill.tasks import row_of
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length

@@ -12,12 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill import drawn, figures, recipe, recipe_files
+from potstill import drawn, figures
 from potstill.artifacts import steps_of
-from potstill.cards import write_card
 from potstill.comparison import Row, comparison_rows, label_of, verdict
 from potstill.pages import excerpt, flat, render
-from potstill.results import Results, build_metrics, loss_curves, metrics_of, read_results
+from potstill.recipe import files as recipe_files
+from potstill.recipe import measuring
+from potstill.results import Results, loss_curves, metrics_of, read_results
 from potstill.runfolder import write_json, write_text
 from potstill.stage_notes import (
     effort,
@@ -30,10 +31,8 @@ from potstill.stage_notes import (
     warnings_of,
 )
 
-__all__ = ["build_metrics", "write_card", "write_report"]
 
-
-def write_report(run: Path, settings: recipe.Report) -> Path:
+def write_report(run: Path, settings: measuring.Report) -> Path:
     """Write metrics.json and report.html into a run folder; what a run has not done is left out.
 
     Returns:
@@ -54,7 +53,9 @@ def write_report(run: Path, settings: recipe.Report) -> Path:
 # --- the page -------------------------------------------------------------------------------------
 
 
-def _page(results: Results, metrics: Mapping[str, Any], settings: recipe.Report) -> dict[str, Any]:
+def _page(
+    results: Results, metrics: Mapping[str, Any], settings: measuring.Report
+) -> dict[str, Any]:
     return {
         "title": settings.title or title_of(results),
         "description": results.recipe.get("description", ""),

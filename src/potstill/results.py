@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from potstill.recipe_files import parse_yaml
+from potstill.recipe import parse_yaml
 from potstill.runfolder import read_json
 
 SUITE = "suite.json"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from potstill.inputs import given_folders
 from potstill.onnx_files import is_onnx, weight_bytes
-from potstill.recipe import Recipe, main_model, repeated, stage_writes
-from potstill.recipe_files import load_recipe
+from potstill.recipe import Recipe, load_recipe, main_model, repeated, stage_writes
 from potstill.runfolder import RunFolder, read_json
 
 TEACHER = "teacher"

@@ -42,6 +42,7 @@ Manifest = dict[str, dict[str, Any]]
 
 CHECKPOINTS = ("checkpoints", "checkpoints-best")  # below a training's folder
 
+
 # --- files ----------------------------------------------------------------------------------------
 
 

@@ -25,9 +25,10 @@ from potstill.recipe import (
     ScoredPairs,
     Task,
     TaskData,
+    TaskRow,
+    row_of,
 )
 from potstill.task_examples import tokenize_task, tokenize_test
-from potstill.tasks import TaskRow, row_of
 from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]

@@ -19,8 +19,7 @@ from potstill.example_rows import (
     is_missing,
     text_of,
 )
-from potstill.recipe import VALUE_TASKS, TaskData
-from potstill.tasks import HeadTask
+from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
 
 _BATCH = 1000  # texts that are tokenised at a time
 

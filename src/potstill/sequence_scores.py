@@ -15,9 +15,8 @@ from sklearn.pipeline import make_pipeline
 
 from potstill import metrics, task_metrics
 from potstill.data import Examples
-from potstill.recipe import VALUE_TASKS
+from potstill.recipe import VALUE_TASKS, HeadTask
 from potstill.task_metrics import Scored
-from potstill.tasks import HeadTask
 
 
 def label_scores(

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from potstill import families
 from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
-from potstill.recipe import LayerRule, Student, StudentFamily
-from potstill.recipe_files import checked
+from potstill.recipe import LayerRule, Student, StudentFamily, checked
 from potstill.shapes import Shape, choose_shape
 from potstill.weights import not_finite, refuse_not_finite
 

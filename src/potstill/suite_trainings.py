@@ -22,7 +22,7 @@ from potstill.head_predictions import head_outputs
 from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
-from potstill.recipe_base import digested
+from potstill.recipe.config import digested
 from potstill.runfolder import read_json, write_json, write_text
 from potstill.sequence_examples import tokenize_texts
 from potstill.suite_data import SuiteData

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from potstill.recipe import Training
-from potstill.tasks import HeadTask
+from potstill.recipe import HeadTask, Training
 
 SuiteName = Literal["glue", "imdb", "squad", "squad2"]
 # tsv: a table; folders: a folder a label, in it a .txt file a text; squad: SQuAD's own JSON.

@@ -11,8 +11,8 @@ from torch import Tensor
 from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted, listening
 from potstill.heads import head_rows, labelled_signals
+from potstill.logit_objectives import IGNORED, Rows
 from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
-from potstill.objectives import IGNORED, Rows
 from potstill.recipe import (
     GoldMse,
     HardTargets,

@@ -13,7 +13,7 @@ from typing import Any, Literal, assert_never
 
 from potstill.files import File, Row, brief, expand, file_rows, parquet_rows, resolve_path
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
-from potstill.recipe_base import digested
+from potstill.recipe.config import digested
 
 
 @dataclass(frozen=True)

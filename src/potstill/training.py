@@ -21,18 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.batches import Batch
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from potstill.data import Batch, Examples, Tokens, plan_steps
-from potstill.distributed import (
-    check_processes,
-    largest_of_all,
-    make_accelerator,
-    sum_of_all,
-)
-from potstill.interruption import Interrupted, stop_signals
+from potstill.data import Examples, Tokens, plan_steps
+from potstill.distributed import check_processes, largest_of_all, make_accelerator, sum_of_all
+from potstill.errors import Interrupted, TrainingFailed
+from potstill.interruption import stop_signals
+from potstill.logit_objectives import temperature_at
 from potstill.masking import Masker
 from potstill.micro_batches import MicroBatches
-from potstill.objectives import temperature_at
 from potstill.precision import autocast_dtype
 from potstill.recipe import SoftTargets, Training
 from potstill.trainee import Trainee
@@ -41,10 +38,6 @@ from potstill.weights import not_finite, some_not_finite
 
 # Masks of evaluation are those of an epoch that training never reaches.
 EVALUATION_EPOCH = 2**31 - 1
-
-
-class TrainingFailed(RuntimeError):
-    """A run that can't go on; the message is one sentence."""
 
 
 @dataclass(frozen=True)

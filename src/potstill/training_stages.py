@@ -25,7 +25,7 @@ from potstill.distributed import own_device, wait_for_all
 from potstill.evaluation_tasks import task_score
 from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.masking import Masker
-from potstill.models import LoadedModel, is_encoder, save_model
+from potstill.models import LoadedModel, save_model
 from potstill.pairing import check_labels, check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (
@@ -41,11 +41,12 @@ from potstill.recipe import (
     Objective,
     Stage,
     TaskData,
+    row_of,
     stage_writes,
 )
+from potstill.recipe.tasks import is_encoder
 from potstill.runfolder import drop_checkpoints, read_json, sync_below, write_json
 from potstill.sparsity import Sparsifier, zeros_by_layer
-from potstill.tasks import row_of
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 from potstill.training import Job, Progress, train

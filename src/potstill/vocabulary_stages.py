@@ -19,13 +19,7 @@ from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.stage_notes import vocabulary_note
 from potstill.text import Record, describe, heldout_side, read_records
 from potstill.tokenizer_pieces import Pieces
-from potstill.vocabulary import (
-    choose_pieces,
-    count_pieces,
-    coverage_of,
-    kept_anyway,
-    trimmed,
-)
+from potstill.vocabulary import choose_pieces, count_pieces, coverage_of, kept_anyway, trimmed
 
 HELDOUT = 0.05  # of sources that the stage has of its own
 TEXTS = 5_000  # held-out ones of a source that the coverage is measured on, chosen by a hash

@@ -121,13 +121,6 @@ def _check_links(folder: Path, path: Path, inside: Iterable[Path]) -> None:
             )
 
 
-# --- numbers --------------------------------------------------------------------------------------
-
-
-class NotFinite(RuntimeError):
-    """A model that was made here holds NaN or infinity; the message is one sentence."""
-
-
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity, of tied ones the first.
 

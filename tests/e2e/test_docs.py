@@ -26,8 +26,8 @@ from potstill.recipe import (
     Report,
     TaskData,
     Training,
+    parse_recipe,
 )
-from potstill.recipe_files import parse_recipe
 from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from conftest import WORDS, sentences, tiny_config, tiny_tokenizer
-from potstill import cached_teachers, training
+from potstill import cached_teachers, errors, training
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 from same_runs import LAUNCHERS, launched
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_without_asking(
         raise AssertionError("asked again")
 
     monkeypatch.setattr(cached_teachers, "_build", again)
-    with pytest.raises(training.Interrupted, match="stopped at step 3"):
+    with pytest.raises(errors.Interrupted, match="stopped at step 3"):
         run(Recipe.model_validate(tree), output=tmp_path / "parts")
     monkeypatch.setattr(training._Loop, "_step", step)
     parts = run(Recipe.model_validate(tree), output=tmp_path / "parts")

@@ -15,7 +15,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from potstill import training
+from potstill import errors, training
 from potstill.pipeline import run
 from same_runs import LAUNCHERS, StopAt, assert_same_run, launched, losses, recipe, weights
 
@@ -198,7 +198,7 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(training._Loop, "_step", last)
-    with pytest.raises(training.Interrupted, match="stopped at step 6"):
+    with pytest.raises(errors.Interrupted, match="stopped at step 6"):
         run(plan, output=tmp_path / "parts")
     parts = run(plan, output=tmp_path / "parts")  # takes no step any more
     for name, value in weights(whole).items():

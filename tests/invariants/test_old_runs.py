@@ -15,8 +15,7 @@ from pydantic import TypeAdapter
 from conftest import Finished
 from potstill.corpora import _key
 from potstill.pipeline import inputs_digest, stage_digest
-from potstill.recipe import Corpus, Stage, Training
-from potstill.recipe_files import load_recipe
+from potstill.recipe import Corpus, Stage, Training, load_recipe
 from potstill.suite_data import SuiteData
 from potstill.suite_trainings import Entrant, Trial
 from potstill.suites import SUITES

@@ -12,8 +12,7 @@ import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from conftest import Finished, sentences, student_of, tiny_config, tiny_tokenizer
-from potstill.recipe import Distill, HardTargets
-from potstill.recipe_files import load_recipe, shipped_recipes
+from potstill.recipe import Distill, HardTargets, load_recipe, shipped_recipes
 from tiny_families import family_model
 from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 from tiny_tokenizers import family_tokenizer

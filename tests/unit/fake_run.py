@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from potstill import recipe_files
+from potstill.recipe import files as recipe_files
 
 RECIPE = {
     "name": "fake-news",

@@ -14,9 +14,8 @@ from potstill.answer_examples import answer_tokens
 from potstill.data import Examples, collate
 from potstill.examples import TaskRows, read_task
 from potstill.heads import UNLABELLED
-from potstill.recipe import TaskData
+from potstill.recipe import TaskData, row_of
 from potstill.task_examples import tokenize_task
-from potstill.tasks import row_of
 from tiny_families import MISSING, NAMES
 from tiny_tasks import questions, write_squad
 from tiny_tokenizers import family_tokenizer

@@ -21,8 +21,8 @@ from potstill.recipe import (
     Task,
     TaskData,
     Training,
+    load_recipe,
 )
-from potstill.recipe_files import load_recipe
 from potstill.runfolder import RunFolder, open_run
 from potstill.scoring import evaluate
 

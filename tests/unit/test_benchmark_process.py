@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_bert import write_folders
 
-from potstill.benchmark_process import BenchmarkFailed, Child
+from potstill.benchmark_process import Child
+from potstill.errors import BenchmarkFailed
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from huggingface_hub import InferenceClient, ModelCard, metadata_load, metadata_
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
-from potstill import cards, recipe_files
+from potstill import cards
 from potstill.recipe import Report
+from potstill.recipe import files as recipe_files
 
 
 def model_folder(run: Path) -> Path:

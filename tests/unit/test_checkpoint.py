@@ -7,12 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.checkpoint import (
-    load_checkpoint,
-    pack_optimizer,
-    save_checkpoint,
-    unpack_optimizer,
-)
+from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 
 STATE = {"fingerprint": "f", "loop": {"tokens": 123, "loss": 0.1 + 0.2, "best": None}}
 

@@ -16,11 +16,9 @@ from rich.console import Console
 
 from conftest import Finished
 from potstill import cli, pipeline, terminal
-from potstill.benchmark_process import BenchmarkFailed
 from potstill.doctor import Check
+from potstill.errors import BenchmarkFailed, Interrupted, NotFinite, TrainingFailed
 from potstill.recipe import Files
-from potstill.training import Interrupted, TrainingFailed
-from potstill.weights import NotFinite
 
 Potstill = Callable[..., Finished]
 

@@ -18,9 +18,8 @@ from potstill.evaluation_tasks import constant_scores, evaluate_task, task_score
 from potstill.examples import read_task
 from potstill.head_predictions import head_outputs
 from potstill.models import load_model
-from potstill.recipe import Evaluate, Task, TaskData
+from potstill.recipe import Evaluate, Task, TaskData, row_of
 from potstill.task_examples import TaskExamples, tokenize_task
-from potstill.tasks import row_of
 from tiny_tasks import questions, write_squad
 
 

@@ -15,9 +15,8 @@ from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
 from potstill.examples import TaskRows, read_task, resolve_labels
 from potstill.heads import UNLABELLED
-from potstill.recipe import Task, TaskData
+from potstill.recipe import Task, TaskData, row_of
 from potstill.task_examples import tokenize_task
-from potstill.tasks import row_of
 
 
 def file(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:

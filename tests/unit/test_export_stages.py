@@ -18,9 +18,9 @@ from tiny_recipes import of_encoder, stage_result, written
 
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
+from potstill.errors import ParityFailed
 from potstill.models import load_model, save_model
 from potstill.onnx_files import count_parameters
-from potstill.parity import ParityFailed
 from potstill.pipeline import rebuild, run
 from potstill.planning import plan_run
 from potstill.recipe import GraphPruning, Recipe

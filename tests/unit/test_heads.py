@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from potstill.batches import Batch
 from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals, similarity_signals
-from potstill.logit_objectives import IGNORED
+from potstill.logit_objectives import IGNORED, hard_targets, soft_targets
 from potstill.models import load_model
-from potstill.objectives import hard_targets, soft_targets
 from potstill.signals import Signals
 from tiny_families import MISSING, NAMES, family_model
 

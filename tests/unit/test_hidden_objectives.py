@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.hidden_objectives import Pairing, Taught, hidden_sum
-from potstill.objectives import (
+from potstill.hidden_objectives import (
+    Pairing,
+    Taught,
     attention_mse,
     hidden_mse,
+    hidden_sum,
     patient_hidden,
     relations,
     vector_mse,

@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.hidden_pruning import (
-    channel_magnitude_scores,
-    chosen_width,
-    direction_taylor_scores,
-)
+from potstill.hidden_pruning import channel_magnitude_scores, chosen_width, direction_taylor_scores
 from potstill.narrowing import Widths, narrowed
 from potstill.pruning import layers_of
 from tiny_families import NAMES, family_model

@@ -62,7 +62,7 @@ def test_paths_that_are_there(masked_lm_teacher: Path, text_file: Path, tmp_path
 
 def test_a_look_at_paths_imports_no_heavy_library() -> None:
     code = (
-        "import sys, potstill.inputs, potstill.recipe_files; "
+        "import sys, potstill.inputs, potstill.recipe.files; "
         "print(sorted({'torch', 'transformers', 'datasets', 'huggingface_hub'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from potstill.interruption import Interrupted, stop_signals
+from potstill.errors import Interrupted
+from potstill.interruption import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from potstill.hidden_objectives import Taught
-from potstill.objectives import IGNORED, Rows, objective_sums, temperature_at
+from potstill.logit_objectives import IGNORED, Rows, temperature_at
+from potstill.objectives import objective_sums
 from potstill.recipe import GoldMse, HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
 from potstill.signals import EXCLUDED, Readout, Signals
 

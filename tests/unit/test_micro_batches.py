@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill.data import Batch, Tokens, epoch_batches
+from potstill.batches import Batch
+from potstill.data import Tokens, epoch_batches
 from potstill.micro_batches import MicroBatches
 
 SEED = 3

@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
+from potstill.errors import NotFinite
 from potstill.families import FAMILIES
 from potstill.models import (
     LoadedModel,
@@ -49,7 +50,6 @@ from potstill.models import (
 from potstill.recipe import Task
 from potstill.runtime import predict
 from potstill.students import make_student
-from potstill.weights import NotFinite
 
 TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from potstill.errors import ParityFailed
 from potstill.models import LoadedModel, load_model, save_model
-from potstill.parity import ParityFailed, _alike, _corners, _explained, check_parity
+from potstill.parity import _alike, _corners, _explained, check_parity
 from potstill.recipe import Task
 from tiny_graphs import exported, tokens_of
 

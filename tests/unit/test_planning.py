@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import sentences
-from potstill import planning
+from potstill import planning, rehearsal
 from potstill.pipeline import given_digests, models_read, stage_fingerprints
 from potstill.planning import plan_run
 from potstill.recipe import Recipe, stage_writes
@@ -292,7 +292,7 @@ def test_no_weights_are_read(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[torch.device] = []
-    original = planning.rehearse
+    original = rehearsal.rehearse
 
     def spy(*arguments: Any) -> Any:
         casts = original(*arguments)

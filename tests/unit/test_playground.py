@@ -15,8 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from potstill import playground
 from potstill.answers import Answer
 from potstill.playground import Playground, compare, describe, form_of, open_playground
-from potstill.recipe import Task
-from potstill.recipe_files import load_recipe
+from potstill.recipe import Task, load_recipe
 from potstill.run_models import models_of_run
 from tiny_runs import LABELS, tiny_run
 

@@ -19,9 +19,8 @@ from potstill.data import Examples
 from potstill.examples import read_task
 from potstill.models import load_model
 from potstill.preflight import check_balance, check_start, check_teacher, check_tokens, sentence_of
-from potstill.recipe import Task, TaskData
+from potstill.recipe import Task, TaskData, row_of
 from potstill.task_examples import tokenize_task
-from potstill.tasks import row_of
 from tiny_tasks import questions, write_squad
 
 NAMES = ["bad", "fair", "good", "great"]

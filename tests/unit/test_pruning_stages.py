@@ -28,8 +28,7 @@ from potstill.pipeline import run
 from potstill.planning import plan_run
 from potstill.pruning import layers_of
 from potstill.pruning_stages import most_important, shaped
-from potstill.recipe import Recipe
-from potstill.recipe_files import dump_recipe, parse_recipe
+from potstill.recipe import Recipe, dump_recipe, parse_recipe
 from tiny_families import NAMES, family_model
 
 PRUNE = {"kind": "prune", "model": "teacher", "writes": "student"}

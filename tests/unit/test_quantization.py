@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from potstill.errors import NotFinite
 from potstill.quantization import Source, quantised_rows, weight_range
 from potstill.quantization_search import divergence
 from potstill.recipe import Quantize
-from potstill.weights import NotFinite
 from small_graphs import IDS, D, V, answer, arrays_of, graph, kinds_of, weights
 
 

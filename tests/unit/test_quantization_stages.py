@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tiny_recipes import of_encoder, stage_result
 
 from conftest import sentences
-from potstill import quantization_stages, quantize
-from potstill.parity import ParityFailed
+from potstill import quantization, quantization_search, quantization_stages, quantize
+from potstill.errors import ParityFailed, QuantizationFailed
 from potstill.pipeline import run
-from potstill.quantization_stages import QuantizationFailed, headline
+from potstill.quantization_stages import headline
 from potstill.recipe import Corpus, Files, Quantize, Recipe
 from potstill.rehearsal import rehearse
 from potstill.runtime import predict
@@ -167,10 +167,10 @@ def test_a_budget_keeps_the_layers_that_hurt_in_float(
         quantize(graph, str(text_file), tmp_path / "none", settings=wanted)
     assert not (tmp_path / "none/model").exists()
 
-    source = quantization_stages.Source(graph, wanted)
+    source = quantization.Source(graph, wanted)
     ids = np.arange(5, 12)[None]
     samples = [{"input_ids": ids, "attention_mask": np.ones_like(ids)}]
-    ranked = quantization_stages.sensitivities(source, samples)
+    ranked = quantization_search.sensitivities(source, samples)
     needed.append(ranked[1].layer)
     quantize(graph, str(text_file), tmp_path / "some", settings=wanted)
     told = json.loads((tmp_path / "some/result.json").read_text())

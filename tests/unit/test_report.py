@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from fake_run import distill_result, fake_run, make_student_result, stage, write_log
 
-from potstill import recipe_files, report
+from potstill import report, results
 from potstill.recipe import Report
+from potstill.recipe import files as recipe_files
 from potstill.results import read_results
 
 EVIL = '<script>alert("x")</script>'
@@ -163,7 +164,7 @@ def test_all_figures_are_there_with_titles(page):
 
 def test_numbers_shown_are_those_of_metrics_json(page, run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics == report.build_metrics(run)
+    assert metrics == results.build_metrics(run)
     shown = [(float(e["attrs"]["value"]), e["text"]) for e in page.all("data")]
     expected = {}
     for model in metrics["models"].values():

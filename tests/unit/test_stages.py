@@ -13,7 +13,7 @@ from tiny_labels import write_model
 from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import training_stages
+from potstill import cached_teachers, training_stages
 from potstill.context import Context, Silent
 from potstill.models import LoadedModel, load_model
 from potstill.pairing import check_pair
@@ -322,7 +322,7 @@ def test_other_processes_wait_until_the_first_has_asked(
     teacher = write_model("classification", tmp_path / "teacher")
     context = labelled(teacher, tmp_path, is_main=is_main)
     happened: list[str] = []
-    ask = training_stages.teacher_answers
+    ask = cached_teachers.teacher_answers
 
     def recorded(*arguments: Any, **more: Any) -> Any:
         happened.append("asks")

@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification
 from conftest import tiny_config, tiny_tokenizer
 from potstill import evaluate_suite, suite_trainings, training
 from potstill.context import Silent
-from potstill.interruption import Interrupted
+from potstill.errors import Interrupted
 from potstill.models import load_model
 from potstill.suite_runs import RESULT
 from potstill.suite_trainings import answer_names

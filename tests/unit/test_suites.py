@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from potstill.recipe import TASKS
 from potstill.suites import SUITES, SuiteTask, suite_tasks, training_of
-from potstill.tasks import TASKS
 
 EVERY = [task for tasks in SUITES.values() for task in tasks]
 

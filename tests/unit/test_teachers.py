@@ -12,8 +12,9 @@ from torch import Tensor
 from conftest import sentences
 from potstill.batches import Batch
 from potstill.hidden_objectives import Taught
+from potstill.logit_objectives import IGNORED, soft_targets
 from potstill.models import LoadedModel, load_model
-from potstill.objectives import IGNORED, objective_sums, soft_targets
+from potstill.objectives import objective_sums
 from potstill.recipe import (
     HardTargets,
     HiddenCosine,

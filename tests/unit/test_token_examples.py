@@ -13,9 +13,8 @@ from conftest import tiny_tokenizer
 from potstill.examples import TaskRows, read_task
 from potstill.heads import UNLABELLED
 from potstill.masking import IGNORED
-from potstill.recipe import TaskData
+from potstill.recipe import TaskData, row_of
 from potstill.task_examples import tokenize_task
-from potstill.tasks import row_of
 from potstill.token_examples import first_pieces, sorted_tags
 from tiny_families import NAMES
 from tiny_tasks import tagged_sentences, write_conll

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_trainings import events, finetune, recipe
 
-from potstill import training
+from potstill import errors, training
 from potstill.pipeline import run
 from potstill.recipe import Recipe
 
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         finetune(max_steps=40, learning_rate=1e30, warmup=0, checkpoint_steps=1, clip=None),
     )
     with pytest.raises(
-        training.TrainingFailed, match=r"not finite at step \d+: lower training\.learning_rate"
+        errors.TrainingFailed, match=r"not finite at step \d+: lower training\.learning_rate"
     ) as failed:
         run(plan, output=tmp_path / "run")
     kept = max((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
@@ -114,7 +114,7 @@ def test_no_checkpoint_is_promised_where_none_was_written(
     plan = recipe(
         masked_lm_teacher, text_file, finetune(max_steps=40, learning_rate=1e30, warmup=0)
     )
-    with pytest.raises(training.TrainingFailed, match=r"precision=fp32$"):
+    with pytest.raises(errors.TrainingFailed, match=r"precision=fp32$"):
         run(plan, output=tmp_path / "run")
     assert not list((tmp_path / "run/stages/01-finetune").glob("checkpoints/step-*"))
 
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_after_a_good_step(
     said = (
         r"^the weights are not finite at step 1 \(\S+ and \d+ more tensors hold NaN or infinity\): "
     )
-    with pytest.raises(training.TrainingFailed, match=said + r"lower training\.learning_rate, "):
+    with pytest.raises(errors.TrainingFailed, match=said + r"lower training\.learning_rate, "):
         run(plan, output=tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.safetensors"))
     assert not list((tmp_path / "run").rglob("DONE"))
@@ -166,7 +166,7 @@ def test_a_weight_that_no_loss_sees(
         r"^the weights are not finite at step 3 \(bert\.embeddings\.position_embeddings\.weight "
         r"holds NaN or infinity\): lower .*; the checkpoint of step 2 is kept$"
     )
-    with pytest.raises(training.TrainingFailed, match=said):
+    with pytest.raises(errors.TrainingFailed, match=said):
         run(plan, output=tmp_path / "run")
     kept = (tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*")
     assert sorted(path.name for path in kept) == ["step-00000001", "step-00000002"]
@@ -178,7 +178,7 @@ def test_a_loss_on_heldout_text_that_is_not_finite(
     """Of weights that are finite, and too large to compute with."""
     plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1, learning_rate=1e30, warmup=0))
     with pytest.raises(
-        training.TrainingFailed, match=r"^the loss on held-out text is not finite at step 1: lower"
+        errors.TrainingFailed, match=r"^the loss on held-out text is not finite at step 1: lower"
     ):
         run(plan, output=tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()

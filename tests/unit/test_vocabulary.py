@@ -15,13 +15,7 @@ from conftest import WORDS, sentences
 from potstill.models import LoadedModel, load_model, save_model
 from potstill.recipe import Task
 from potstill.tokenizer_pieces import Pieces
-from potstill.vocabulary import (
-    choose_pieces,
-    count_pieces,
-    coverage_of,
-    kept_anyway,
-    trimmed,
-)
+from potstill.vocabulary import choose_pieces, count_pieces, coverage_of, kept_anyway, trimmed
 from tiny_families import HEADS, MISSING, NAMES, family_model
 from tiny_tokenizers import family_tokenizer
 

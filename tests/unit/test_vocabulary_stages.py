@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import potstill
 from conftest import sentences
 from potstill import stages as stage_functions
+from potstill import students
 from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.planning import plan_run
@@ -209,7 +210,7 @@ def test_a_narrower_student_of_a_trimmed_teacher_reads_its_own_tokens(
     masked_lm_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    build = stage_functions.build_student
+    build = students.build_student
 
     def recorded(teacher: Any, stage: Any, shape: Any, sample: Any = None) -> Any:
         read.extend(token for text in sample or () for token in text)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from potstill.recipe_files import RecipeError, shipped_recipes
+from potstill.recipe import RecipeError, shipped_recipes
 
 EMBEDDING = ("teacher=model", "corpus.sources=text.txt")  # what its own recipe leaves open
 OF_TASK = ("teacher=model", "data.train=train.tsv")

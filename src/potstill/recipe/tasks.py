@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from potstill.recipe import Task
-
 HeadTask = Literal[
     "classification",
     "multi_label",
@@ -18,6 +16,29 @@ HeadTask = Literal[
 # What it predicts for: whole sequences, tokens, the ends of an answer; or, without weights of its
 # own, two texts by the cosine of their embeddings.
 Head = Literal["sequence", "tokens", "spans", "cosine"]
+
+Task = Literal[
+    "masked_lm",
+    "sentence_embedding",
+    "classification",
+    "multi_label",
+    "regression",
+    "sentence_similarity",
+    "token_classification",
+    "question_answering",
+]
+# Those that are learnt from text as it is; the others need labelled examples, in `data`.
+TEXT_TASKS = ("masked_lm", "sentence_embedding")
+# Those whose answer is a value; it has no distribution.
+VALUE_TASKS = ("regression", "sentence_similarity")
+# Those in which a teacher's answer to an example is always the same, whatever the batch.
+CACHED_TASKS = (
+    "classification",
+    "multi_label",
+    "regression",
+    "sentence_similarity",
+    "token_classification",
+)
 
 
 @dataclass(frozen=True)
@@ -99,3 +120,8 @@ def row_of(task: Task) -> TaskRow | None:
     if task == "masked_lm" or task == "sentence_embedding":
         return None
     return TASKS[task]
+
+
+def is_encoder(task: Task) -> bool:
+    """Whether a task's models are sentence encoders: no head, modules that pool."""
+    return task in ("sentence_embedding", "sentence_similarity")

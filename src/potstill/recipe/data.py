@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from potstill.recipe_base import Config
+from potstill.recipe.config import Config
 
 
 class Files(Config):
@@ -87,7 +87,7 @@ class Corpus(Config):
         return self
 
 
-def _as_names(value: Any) -> Any:
+def as_names(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -107,13 +107,13 @@ class TaskData(Config):
     unlabelled: Sources | None = None
     # The column of the text; two for a pair, or for a question and its context. Token
     # classification: a list of words.
-    text: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)] = [
+    text: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(as_names)] = [
         "text"
     ]
     # The column of the labels. Multi-label: a list of names (a string is cut at `separator`), or
     # several columns, each 0 or 1. Token classification: a list of tags, one a word. Question
     # answering: the answers, {text: [...], answer_start: [...]}.
-    label: Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)] = ["label"]
+    label: Annotated[list[str], Field(min_length=1), BeforeValidator(as_names)] = ["label"]
     separator: str = ","
     # A column whose values no two rows of a side may share; null: none, but `id` of questions.
     id: str | None = None
@@ -152,20 +152,6 @@ class TaskData(Config):
             if twice is not None:
                 raise ValueError(f"{key}: '{twice}' is named twice")
         return self
-
-
-class TextPass(Config):
-    """Time whole passes over real text at batch 1, every text once and in order."""
-
-    sources: Sources
-    # Two are read as a pair.
-    columns: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)] = [
-        "text"
-    ]
-    # Tokens at which texts are cut; null: 128, or the positions of the model that has fewest.
-    max_length: Annotated[int, Field(ge=3)] | None = None
-    max_texts: Annotated[int, Field(ge=1)] | None = None  # the first so many; null: all
-    rounds: Annotated[int, Field(ge=3)] = 3  # passes of each model
 
 
 class Masking(Config):

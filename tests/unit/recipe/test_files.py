@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 from tiny_recipes import sentence_of, written
 
-from potstill.recipe import (
-    Report,
-)
-from potstill.recipe_files import (
-    load_recipe,
-    shipped_recipes,
-)
+from potstill.recipe import Report, load_recipe, shipped_recipes
 
 # --- overrides ------------------------------------------------------------------------------------
 

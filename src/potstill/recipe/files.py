@@ -13,7 +13,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from potstill.recipe import Config, Objective, Recipe, Source, Stage
+from potstill.recipe.config import Config
+from potstill.recipe.data import Source
+from potstill.recipe.objectives import Objective
+from potstill.recipe.recipe import Recipe
+from potstill.recipe.stages import Stage
 
 
 class RecipeError(ValueError):
@@ -22,7 +26,7 @@ class RecipeError(ValueError):
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with Potstill."""
-    folder = Path(str(resources.files("potstill"))) / "recipes"
+    folder = Path(str(resources.files("potstill.recipe"))) / "shipped"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

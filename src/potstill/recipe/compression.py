@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from potstill.recipe_base import Config, Name
-from potstill.recipe_text import Sources
+from potstill.recipe.config import Config, Name
+from potstill.recipe.data import Sources
+
+LayerRule = Literal["alternate", "uniform", "first", "last"]
+StudentFamily = Literal["bert", "distilbert"]
 
 
-class Sparsity(Config):
-    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
-
-    # magnitude: the smallest ones. movement: those that training pushes towards zero.
-    method: Literal["magnitude", "movement"] = "magnitude"
-    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
-    # Shares of the steps between which the zeros become more.
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    end: Annotated[float, Field(gt=0, le=1)] = 0.7
-
-    @model_validator(mode="after")
-    def _order(self) -> Sparsity:
-        if self.start >= self.end:
-            raise ValueError(
-                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
-                "start below end"
-            )
-        return self
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_SHARES = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5}
 
 
 class TrimVocabulary(Config):
@@ -188,3 +176,59 @@ class Quantize(Config):
                     f"{key} is what max_drop is judged by: set max_drop, or leave {key} out"
                 )
         return self
+
+
+def _as_count(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kKmMgGbB]?)\s*", value)
+    return round(float(found[1]) * _UNITS[found[2].lower()]) if found else value
+
+
+def _as_share(value: Any) -> Any:
+    return _SHARES.get(value, value) if isinstance(value, str) else value
+
+
+class Student(Config):
+    """The student that is asked for: by layers and widths, or by what it may cost."""
+
+    layers: LayerRule | list[Annotated[int, Field(ge=0)]] = "alternate"
+    depth: Annotated[int, Field(ge=1)] | None = None  # layers, for a rule; null: half, rounded up
+    width: Annotated[int, Field(ge=1)] | None = None  # hidden size; null: the teacher's
+    # Inner width of the FFN; null: in proportion to the width.
+    ffn: Annotated[int, Field(ge=1)] | None = None
+    # Parameters it may have ("15 M"); depth and widths are chosen.
+    at_most: Annotated[int, Field(ge=1), BeforeValidator(_as_count)] | None = None
+    # The same for the share of what a token costs the teacher, in parameters of layers ("half").
+    ratio: Annotated[float, Field(gt=0, le=1), BeforeValidator(_as_share)] | None = None
+    # random: to compare with a student that starts from the teacher's weights.
+    initialise: Literal["teacher", "random"] = "teacher"
+    family: StudentFamily | None = None
+    pairs: bool = False  # the teacher reads text pairs, so token types must stay
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Student:
+        budgets = [key for key in ("at_most", "ratio") if getattr(self, key) is not None]
+        if len(budgets) == 2:
+            raise ValueError("at_most and ratio both choose the student's shape: leave one out")
+        sizes = [key for key in ("depth", "width", "ffn") if getattr(self, key) is not None]
+        if not isinstance(self.layers, str):
+            sizes.append("layers as a list")
+        if budgets and sizes:
+            raise ValueError(f"{budgets[0]} chooses the shape: leave {' and '.join(sizes)} out")
+        return self
+
+
+class _Making(Config):
+    kind: Literal["make_student"] = "make_student"
+    teacher: Name = "teacher"
+    writes: Name = "student"
+
+
+def asked_for(wanted: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The known keys of a `student` block, with their fields."""
+    return [(key, field) for key, field in Student.model_fields.items() if key in wanted]
+
+
+class MakeStudent(Student, _Making):
+    """Build a smaller student from a teacher's own weights."""

@@ -17,9 +17,10 @@ from potstill.recipe import (
     Relations,
     SoftTargets,
     WeightedTeacher,
+    dump_recipe,
+    parse_recipe,
     stage_reads,
 )
-from potstill.recipe_files import dump_recipe, parse_recipe
 
 KINDS = [
     str(get_args(model.model_fields["kind"].annotation)[0])

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from conftest import tiny_tokenizer
 from potstill.corpora import tokenize_corpus
 from potstill.pipeline import inputs_digest, stage_digest
-from potstill.recipe import Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
-from potstill.recipe_base import ADDED_LATER, Config, digested
+from potstill.recipe import Config, Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
+from potstill.recipe.config import ADDED_LATER, digested
 from potstill.suite_data import SuiteData
 from potstill.suite_trainings import Entrant, Trial
 from potstill.suites import SUITES

@@ -20,15 +20,13 @@ from potstill.recipe import (
     MakeStudent,
     SoftTargets,
     Student,
-    main_model,
-    stage_reads,
-    stage_writes,
-)
-from potstill.recipe_files import (
     dump_recipe,
     load_recipe,
+    main_model,
     parse_recipe,
     shipped_recipes,
+    stage_reads,
+    stage_writes,
 )
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -36,7 +34,7 @@ from potstill.recipe_files import (
 
 def test_importing_the_recipe_imports_no_torch() -> None:
     code = (
-        "import sys, potstill.recipe_files as r; r.load_recipe('distilbert'); "
+        "import sys, potstill.recipe.files as r; r.load_recipe('distilbert'); "
         "print([m for m in ('torch', 'transformers', 'numpy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

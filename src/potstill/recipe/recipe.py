@@ -1,0 +1,151 @@
+"""The recipe: what a run does, as data. Pydantic models of the YAML; nothing here imports torch.
+
+A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
+folder, so the resolved recipe that a run stores says all that was decided.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from potstill.recipe.compression import Student, asked_for
+from potstill.recipe.config import Config, Name
+from potstill.recipe.data import Corpus, TaskData
+from potstill.recipe.fit import unfit, unreadable
+from potstill.recipe.measuring import Benchmark, Evaluate
+from potstill.recipe.stages import Stage, stage_reads, stage_writes
+from potstill.recipe.tasks import TEXT_TASKS, Task
+from potstill.recipe.training import Distill, Finetune
+
+
+class Teacher(Config):
+    """A path, `package:NAME/...` inside an installed package, or org/name on the hub."""
+
+    model: str
+    revision: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class Recipe(Config):
+    name: Name
+    description: str = ""
+    task: Task
+    seed: Annotated[int, Field(ge=0)] = 1
+    # Of training and evaluation; null: torch's own choice.
+    threads: Annotated[int, Field(ge=1)] | None = None
+    teacher: Teacher
+    # Further models that stages read by these names; all share the teacher's vocabulary.
+    teachers: dict[Name, Teacher] = {}
+    # Text as it is, for masked LM and sentence embeddings; or the labelled examples of a task.
+    corpus: Corpus | None = None
+    data: TaskData | None = None
+    student: Student = Student()  # what all make_student stages are asked for
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @property
+    def text(self) -> Corpus | TaskData:
+        """What models learn from."""
+        found = self.corpus if self.data is None else self.data
+        assert found is not None
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_student(cls, value: Any) -> Any:
+        """Hand the keys of `student` to the make_student stages."""
+        if not isinstance(value, dict) or not isinstance(value.get("student"), dict):
+            return value
+        wanted, stages = value["student"], value.get("stages")
+        if not wanted or not isinstance(stages, list):
+            return value
+        makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
+        asked = any(wanted[key] != field.default for key, field in asked_for(wanted))
+        if asked and not any(makes):
+            raise ValueError("student: there is no make_student stage that would make one")
+        handed = list(stages)
+        for number, stage in enumerate(stages, start=1):
+            if makes[number - 1]:
+                for key in wanted.keys() & stage.keys():
+                    if stage[key] != wanted[key]:
+                        raise ValueError(
+                            f"student.{key} is {wanted[key]}, but stage {number} (make_student) "
+                            f"says {stage[key]}: leave one of them out"
+                        )
+                handed[number - 1] = {**wanted, **stage}
+        return {**value, "stages": handed}
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        if "teacher" in self.teachers:
+            raise ValueError(
+                "teachers.teacher: that name is the key teacher's: choose another for a further one"
+            )
+        known = {"teacher", *self.teachers}
+        writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
+        for number, stage in enumerate(self.stages, start=1):
+            where = f"stage {number} ({stage.kind})"
+            for name in stage_reads(stage):
+                if name not in known:
+                    raise ValueError(
+                        f"{where} reads the model '{name}', which no stage before it writes"
+                    )
+                problem = unreadable(stage, writers.get(name))
+                if problem is not None:
+                    raise ValueError(f"{where} reads the model '{name}', {problem}")
+            written = stage_writes(stage)
+            known.update(written)
+            writers |= dict.fromkeys(written, stage)
+        return self
+
+    @model_validator(mode="after")
+    def _text(self) -> Recipe:
+        wanted, other = ("corpus", "data") if self.task in TEXT_TASKS else ("data", "corpus")
+        if getattr(self, wanted) is None:
+            raise ValueError(f"{wanted} is not set: task {self.task} reads it")
+        if getattr(self, other) is not None:
+            raise ValueError(f"{other} is not read for task {self.task}: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Recipe:
+        corpus, data = self.corpus, self.data
+        nothing = corpus is not None and corpus.heldout == 0 and corpus.heldout_sources is None
+        key = "corpus.heldout"
+        if data is not None:
+            nothing, key = data.heldout == 0 and data.dev is None, "data.heldout"
+        if nothing:
+            for number, stage in enumerate(self.stages, start=1):
+                if isinstance(stage, (Finetune, Distill)) and (
+                    stage.training.keep == "best" or stage.training.patience is not None
+                ):
+                    raise ValueError(
+                        f"stage {number} ({stage.kind}): keep: best and patience judge by held-out "
+                        f"text: raise {key} or leave them out"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _baselines(self) -> Recipe:
+        kinds = (Evaluate, Benchmark)
+        last = [[s for s in self.stages if isinstance(s, kind)][-1:] for kind in kinds]
+        named = {stage.baseline for found in last for stage in found}
+        if len(named) > 1:
+            raise ValueError(
+                "the last evaluate and the last benchmark stage have different baselines "
+                f"({' and '.join(sorted(named))}): one table shows both, so name the same"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task(self) -> Recipe:
+        for number, stage in enumerate(self.stages, start=1):
+            problem = unfit(stage, self.task)
+            if problem:
+                raise ValueError(f"stage {number} ({stage.kind}): {problem}")
+        return self

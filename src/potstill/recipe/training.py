@@ -1,0 +1,197 @@
+"""Stages that train a model: finetune and distill, and what both share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from potstill.recipe.config import Config, Name
+from potstill.recipe.data import Masking
+from potstill.recipe.objectives import HiddenCosine, InnerObjective, Objective
+
+
+class Sparsity(Config):
+    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
+
+    # magnitude: the smallest ones. movement: those that training pushes towards zero.
+    method: Literal["magnitude", "movement"] = "magnitude"
+    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
+    # Shares of the steps between which the zeros become more.
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    end: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+    @model_validator(mode="after")
+    def _order(self) -> Sparsity:
+        if self.start >= self.end:
+            raise ValueError(
+                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
+                "start below end"
+            )
+        return self
+
+
+_Below1 = Annotated[float, Field(ge=0, lt=1)]
+
+
+class InBatch(Config):
+    """Sentence embeddings: each text's distribution over the other texts of its group."""
+
+    scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
+    # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the
+    # whole batch. Of two texts each has but one other, whose probability is always 1.
+    group: Annotated[int, Field(ge=3)] | None = None
+
+
+class Training(Config):
+    """The one training loop's settings."""
+
+    # Whichever of the three ends first ends the training.
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    # Sequences of one optimizer step, over all processes.
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    # Sequences of one forward pass; null: batch_size.
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    betas: tuple[_Below1, _Below1] = (0.9, 0.98)
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
+    clip: Annotated[float, Field(gt=0)] | None = 5.0
+    dropout: bool = True  # false: train with the student's dropout off
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    chunk_size: Annotated[int, Field(ge=1)] = 128  # rows of logits that exist at a time
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
+    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones, of such an evaluation
+    # Evaluations without improvement before training stops; null: it goes on.
+    patience: Annotated[int, Field(ge=1)] | None = None
+    keep: Literal["best", "last"] = "last"
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    log_every: Annotated[int, Field(ge=1)] = 10
+    trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+
+    @model_validator(mode="after")
+    def _ends(self) -> Training:
+        if self.epochs is None and self.max_steps is None and self.max_tokens is None:
+            raise ValueError("no end is given: set epochs, max_steps or max_tokens")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+
+class Finetune(Config):
+    """Train a model on the task without a teacher (masked LM is a task)."""
+
+    kind: Literal["finetune"] = "finetune"
+    model: Name = "teacher"
+    writes: Name | None = None  # null: the same name
+    train: Literal["all", "head"] = "all"
+    masking: Masking = Masking()
+    # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
+    # written, the others that name with .2, .3 and so on. Scores are their mean.
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1
+    sparsity: Sparsity | None = None  # zeros among the weights, for study; null: none are made
+    training: Training
+
+    @model_validator(mode="after")
+    def _something_to_thin(self) -> Finetune:
+        if self.sparsity is not None and self.train == "head":
+            raise ValueError(
+                "sparsity is of the layers, which train: head leaves alone: leave one of them out"
+            )
+        return self
+
+
+class WeightedTeacher(Config):
+    """One of several teachers; their weights are divided by their sum."""
+
+    model: Name
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+def _as_teachers(value: Any) -> Any:
+    """Of a list of one, the name: its weight decides nothing."""
+    if not isinstance(value, list):
+        return value
+    parsed = [{"model": item} if isinstance(item, str) else item for item in value]
+    if len(parsed) == 1 and isinstance(parsed[0], dict) and set(parsed[0]) == {"model"}:
+        return parsed[0]["model"]
+    return parsed
+
+
+class Distill(Config):
+    """Train a student to follow a teacher, or several."""
+
+    kind: Literal["distill"] = "distill"
+    model: Name = "student"
+    # A name; or a list of names, or of {model: NAME, weight: NUMBER}.
+    teacher: Annotated[
+        Name | Annotated[list[WeightedTeacher], Field(min_length=1)], BeforeValidator(_as_teachers)
+    ] = "teacher"
+    writes: Name | None = None
+    objectives: Annotated[list[Objective], Field(min_length=1)]
+    in_batch: InBatch = InBatch()
+    masking: Masking = Masking()
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
+    sparsity: Sparsity | None = None  # as of finetune
+    # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
+    # where all objectives can be served by them and more than one epoch is trained.
+    cache: Literal["auto", True, False] = "auto"
+    training: Training
+
+    @model_validator(mode="after")
+    def _objectives(self) -> Distill:
+        kinds = [objective.kind for objective in self.objectives]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"objective {kind} is listed twice: merge the two")
+        if sum(objective.weight for objective in self.objectives) <= 0:
+            raise ValueError(
+                "the weights of the objectives sum to 0: give at least one a weight above 0"
+            )
+        group = self.in_batch.group
+        micro = self.training.micro_batch_size or self.training.batch_size
+        if group is not None and micro % group:
+            raise ValueError(
+                f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
+            )
+        inner = [o.kind for o in self.objectives if isinstance(o, InnerObjective)]
+        if self.training.compile and inner:
+            raise ValueError(
+                f"objective {inner[0]} reads inside the layers, which training.compile makes "
+                "opaque: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cache(self) -> Distill:
+        if self.cache is True and self.live is not None:
+            raise ValueError(
+                f"cache: true keeps a teacher's logits and a vector a text, and {self.live} reads "
+                "the hidden states of tokens: leave it out, or set cache: auto"
+            )
+        return self
+
+    @property
+    def live(self) -> str | None:
+        """The first objective that a cached teacher can't serve; None: it serves them all."""
+        for objective in self.objectives:
+            tokens = isinstance(objective, HiddenCosine) and objective.of == "tokens"
+            if objective.weight > 0 and (tokens or isinstance(objective, InnerObjective)):
+                return objective.kind
+        return None
+
+    @property
+    def teachers(self) -> list[WeightedTeacher]:
+        """The teachers, one or several."""
+        if isinstance(self.teacher, str):
+            return [WeightedTeacher(model=self.teacher)]
+        return self.teacher
