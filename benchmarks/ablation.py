@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.runfolder import environment
+from potstill.storage import environment
 
 RESAMPLES = 2000
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from potstill import metrics
-from potstill.files import resolve_path
 from potstill.pipeline import run
 from potstill.recipe import Recipe, load_recipe
 from potstill.runtime import Runtime
+from potstill.storage.places import resolve_path
 from potstill.text import heldout_side, read_records
 
 TOKENS = 100_000

@@ -22,11 +22,12 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import potstill
-from potstill.files import resolve_path
 from potstill.models import load_model, save_model, with_model
 from potstill.pruning import magnitude_scores, prune_ffn, units_to_keep
 from potstill.recipe import Benchmark, Corpus, Files, Quantize
-from potstill.runfolder import environment, write_text
+from potstill.storage import environment
+from potstill.storage.files import write_text
+from potstill.storage.places import resolve_path
 
 LENGTHS = (16, 128)
 BASE = "bert-base"

@@ -31,7 +31,8 @@ from potstill.cached_teachers import Answers, CachedTeacher, teacher_answers
 from potstill.data import Examples
 from potstill.models import LoadedModel
 from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Training
-from potstill.runfolder import environment, write_text
+from potstill.storage import environment
+from potstill.storage.files import write_text
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 from potstill.training import Job, train

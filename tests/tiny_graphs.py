@@ -11,9 +11,9 @@ import torch
 from conftest import sentences
 from potstill.data import Tokens
 from potstill.models import LoadedModel, load_model
-from potstill.onnx_files import ONNX
 from potstill.onnx_graphs import write_graph
 from potstill.recipe import Task
+from potstill.storage.onnx_files import ONNX
 
 
 def tokens_of(tokenizer: Any, count: int = 12) -> Tokens:

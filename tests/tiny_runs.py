@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from conftest import student_of, tiny_config, tiny_tokenizer
-from potstill.onnx_files import GRAPH, ONNX
 from potstill.recipe import Recipe, Task, dump_recipe, load_recipe, stage_writes
-from potstill.runfolder import RunFolder
+from potstill.storage import RunFolder
+from potstill.storage.onnx_files import GRAPH, ONNX
 from tiny_graphs import exported
 
 LABELS = {0: "early", 1: "late", 2: "<b>never</b>"}

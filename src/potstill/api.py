@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from potstill.context import Context, Reporter, Silent
-from potstill.inputs import cache_folder
 from potstill.models import task_of
-from potstill.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
     READS_ONNX,
@@ -37,9 +35,12 @@ from potstill.recipe import (
     checked,
     unfit,
 )
-from potstill.runfolder import RunFolder, drop_checkpoints
-from potstill.scoring import Folder, Text, corpus_of, task_for
+from potstill.scoring import Text, corpus_of, task_for
 from potstill.stages import run_stage
+from potstill.storage import RunFolder, cache_folder
+from potstill.storage.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
+from potstill.storage.places import Folder
+from potstill.storage.run_folder import drop_checkpoints
 
 _Alone = (
     Distill | Finetune | Prune | TrimVocabulary | Export | Quantize

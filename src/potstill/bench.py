@@ -10,7 +10,7 @@ from typing import Any
 from potstill.benchmark_files import check_targets, write_benchmark
 from potstill.benchmarking import benchmark
 from potstill.recipe import Benchmark, Files, Source, TextPass
-from potstill.runfolder import environment
+from potstill.storage import environment
 
 LENGTHS, BATCHES = (16, 128, 512), (1, 8, 32)
 

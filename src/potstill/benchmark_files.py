@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmark_numbers import PERCENTILES
-from potstill.runfolder import write_json, write_text
+from potstill.storage.files import write_json, write_text
 
 _MODEL = (
     *("parameters", "weight_bytes", "folder_bytes", "load_s", "peak_memory_bytes"),

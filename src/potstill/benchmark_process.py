@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from potstill.errors import BenchmarkFailed
-from potstill.memory import tells_out_of_memory
+from potstill.storage.machine import tells_out_of_memory
 
 
 class Child:

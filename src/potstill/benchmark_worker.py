@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill import multiply_adds
-from potstill.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
+from potstill.storage.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
 
 if TYPE_CHECKING:
     import torch

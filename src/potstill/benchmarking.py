@@ -25,7 +25,9 @@ from potstill.benchmark_numbers import (
 from potstill.benchmark_process import Child
 from potstill.benchmark_rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
 from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
-from potstill.onnx_files import (
+from potstill.recipe import measuring
+from potstill.storage.model_folders import check_folder, check_stored, refuse_not_finite
+from potstill.storage.onnx_files import (
     ONNX,
     count_parameters,
     folder_of,
@@ -36,8 +38,6 @@ from potstill.onnx_files import (
     require_onnx,
     weight_bytes,
 )
-from potstill.recipe import measuring
-from potstill.weights import check_folder, check_stored, refuse_not_finite
 
 
 def benchmark(

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from potstill.batches import Batch
-from potstill.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.captures import NOTHING, Wanted
 from potstill.data import Examples, collate
 from potstill.heads import identity, labelled_signals, row_counts
@@ -34,8 +33,9 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
-from potstill.runfolder import manifest_digest, model_manifest
 from potstill.signals import Readout, Signals
+from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
+from potstill.storage.manifest import manifest_digest, model_manifest
 
 _VERSION = 2  # of the cache's format
 _COUNTED = 1000  # examples whose rows are counted at a time

@@ -16,10 +16,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from potstill.artifacts import steps_of
 from potstill.comparison import comparison_rows, flat_scores, label_of, verdict
-from potstill.onnx_files import ONNX
 from potstill.recipe import measuring
 from potstill.results import Results, StageResult, metrics_of, read_results
-from potstill.runfolder import read_json, write_text
 from potstill.stage_notes import (
     effort,
     findings_of,
@@ -30,6 +28,8 @@ from potstill.stage_notes import (
     vocabulary_note,
     warnings_of,
 )
+from potstill.storage.files import read_json, write_text
+from potstill.storage.onnx_files import ONNX
 from potstill.suite_rows import suite_rows
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -19,15 +19,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from potstill.runfolder import (
-    manifest,
-    read_json,
-    sync_file,
-    sync_folder,
-    verify_manifest,
-    write_json,
-)
-from potstill.weights import writing
+from potstill.storage.files import read_json, sync_file, sync_folder, write_json, writing
+from potstill.storage.manifest import manifest, verify_manifest
 
 _NAME = re.compile(r"step-(\d{8,})")
 _TEMPORARY = ".checkpoint-"

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill import terminal
-from potstill.memory import is_out_of_memory
+from potstill.storage.machine import is_out_of_memory
 from potstill.terminal import Reporter, fail_with, print_line
 
 app = typer.Typer(

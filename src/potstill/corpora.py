@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potstill.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
 from potstill.recipe.config import digested
+from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.text import Record, heldout_side, read_records, sources_fingerprint
 from potstill.tokenizer_pieces import encode_whole
 

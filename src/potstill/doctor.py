@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from potstill.runfolder import CPU_FLAGS, LIBRARIES, installed_version, read_cpu
+from potstill.storage.machine import CPU_FLAGS, LIBRARIES, installed_version, read_cpu
 
 GIB = 2**30
 # Package -> the extra that brings it, and what for.

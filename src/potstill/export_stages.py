@@ -24,12 +24,12 @@ from potstill.nonuniform import (
     relative,
     reshaped,
 )
-from potstill.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
 from potstill.parity import check_parity, likeness
 from potstill.pruning import magnitude_scores, taylor_scores
 from potstill.recipe import Export, GraphPruning
-from potstill.weights import whole_or_gone
+from potstill.storage.files import whole_or_gone
+from potstill.storage.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
 
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
 _JUDGED = 256  # held-out texts that a pruned graph is compared with its source on

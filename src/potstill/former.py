@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from potstill.onnx_files import ONNX
 from potstill.recipe import Stage, published_chain
-from potstill.runfolder import RunFolder, model_part, read_json, verify_manifest
+from potstill.storage import RunFolder
+from potstill.storage.files import read_json
+from potstill.storage.manifest import model_part, verify_manifest
+from potstill.storage.onnx_files import ONNX
 
 RESULTS = ("metrics.json", "report.html")
 SUITE = "suite.json"

@@ -12,29 +12,6 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from potstill.files import resolve_path
-from potstill.weights import check_folder
-
-
-def place_of(name: str) -> str:
-    """A local path where there is one, else the name itself for the hub.
-
-    Raises:
-        ValueError: No such folder, or one that leads out of itself: see weights.check_folder.
-    """
-    path = resolve_path(name)
-    if path.is_dir():
-        check_folder(path)
-    if path.is_dir() or name.startswith("package:"):
-        return str(path)
-    if path.exists():
-        raise ValueError(
-            f"{name} is a file; a model is a folder with config.json and model.safetensors"
-        )
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"{name}: no such model folder")
-    return name
-
 
 def read_remote_json(path: str, relative: str, revision: str | None, name: str) -> Any:
     """A JSON file of a local folder or a hub repository; None where there is none."""

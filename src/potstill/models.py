@@ -38,21 +38,22 @@ from potstill.families import (
     position_limit,
     takes_token_types,
 )
-from potstill.hub import one_sentence, place_of, quiet, read_remote_json
-from potstill.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
+from potstill.hub import one_sentence, quiet, read_remote_json
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import ENDINGS, TASKS, Head, Task, row_of
 from potstill.recipe.tasks import is_encoder
 from potstill.sentence_modules import Pooling, SentenceModules, resized, sentence_modules
 from potstill.signals import EXCLUDED, Readout, Signals
-from potstill.weights import (
+from potstill.storage.files import writing
+from potstill.storage.model_folders import (
     MODULES,
     check_folder,
     not_finite,
     refuse_not_finite,
     some_not_finite,
-    writing,
 )
+from potstill.storage.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
+from potstill.storage.places import place_of
 
 
 @dataclass(frozen=True)

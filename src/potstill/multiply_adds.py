@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.onnx_files import read_graph
+from potstill.storage.onnx_files import read_graph
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

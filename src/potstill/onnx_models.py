@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.onnx_files import count_parameters, open_session
+from potstill.storage.onnx_files import count_parameters, open_session
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from potstill.context import Context, Reporter, Silent
 from potstill.distributed import wait_for_all
 from potstill.evaluation_stages import check_heldout
 from potstill.former import published_problem, set_aside_results, set_aside_stages
-from potstill.inputs import cache_folder, check_inputs, given_folders, stage_sources
+from potstill.inputs import check_inputs, given_folders, stage_sources
 from potstill.recipe import (
     Benchmark,
     Corpus,
@@ -36,19 +36,11 @@ from potstill.recipe import (
 )
 from potstill.recipe.config import digested
 from potstill.rehearsal import rehearse
-from potstill.runfolder import (
-    RunFolder,
-    drop_checkpoints,
-    environment,
-    manifest_digest,
-    model_manifest,
-    model_part,
-    open_run,
-    read_json,
-    write_json,
-    write_text,
-)
 from potstill.stages import has_results, run_stage, trains, write_results
+from potstill.storage import RunFolder, cache_folder, environment, open_run
+from potstill.storage.files import read_json, write_json, write_text
+from potstill.storage.manifest import manifest_digest, model_manifest, model_part
+from potstill.storage.run_folder import drop_checkpoints
 from potstill.text import sources_fingerprint
 from potstill.training_stages import check_teachers
 

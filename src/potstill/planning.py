@@ -25,7 +25,7 @@ from potstill.estimates import (
 )
 from potstill.examples import read_for
 from potstill.former import begun_as
-from potstill.inputs import cache_folder, check_inputs, given_folders
+from potstill.inputs import check_inputs, given_folders
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config
 from potstill.pipeline import (
@@ -50,8 +50,8 @@ from potstill.recipe import (
     stage_writes,
 )
 from potstill.rehearsal import Cast, rehearse
-from potstill.runfolder import RunFolder
 from potstill.stages import has_results
+from potstill.storage import RunFolder, cache_folder
 from potstill.task_examples import tokenize_task
 
 LEARNING = (Finetune, Distill, Prune)  # the stages that read text for more than scores

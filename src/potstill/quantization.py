@@ -21,12 +21,11 @@ from typing import Any, assert_never
 import numpy as np
 
 from potstill.errors import NotFinite
-from potstill.memory import is_out_of_memory
-from potstill.onnx_files import not_finite_in, require_onnx
 from potstill.onnx_layers import Layer, drop_unused, layers_of, normalised, quiet
 from potstill.recipe import Quantize
-from potstill.runfolder import read_cpu
-from potstill.weights import refuse_not_finite, some_not_finite
+from potstill.storage.machine import is_out_of_memory, read_cpu
+from potstill.storage.model_folders import refuse_not_finite, some_not_finite
+from potstill.storage.onnx_files import not_finite_in, require_onnx
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 _QUANTIZED, _SCALE, _ZERO = "_quantized", "_scale", "_zero_point"

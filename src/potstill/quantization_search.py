@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from potstill.onnx_files import open_session
 from potstill.quantization import Source
+from potstill.storage.onnx_files import open_session
 
 # What a user of a graph reads, of all it may give.
 _ANSWERS = ("logits", "start_logits", "end_logits", "sentence_embedding")

@@ -16,7 +16,13 @@ from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
 from potstill.evaluation_stages import run_evaluate
-from potstill.onnx_files import (
+from potstill.parity import check_parity, likeness
+from potstill.quantization import Source
+from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
+from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
+from potstill.storage.files import whole_or_gone
+from potstill.storage.model_folders import check_folder, check_stored
+from potstill.storage.onnx_files import (
     ONNX,
     QUANTIZED,
     count_parameters,
@@ -25,11 +31,6 @@ from potstill.onnx_files import (
     open_session,
     weight_bytes,
 )
-from potstill.parity import check_parity, likeness
-from potstill.quantization import Source
-from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
-from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
-from potstill.weights import check_folder, check_stored, whole_or_gone
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from potstill.families import position_limit
 from potstill.figures import require_matplotlib
 from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config, load_model, with_model
-from potstill.onnx_files import require_onnx
 from potstill.pairing import check_labels, check_pair
 from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
@@ -45,12 +44,13 @@ from potstill.recipe import (
     scoring,
     stage_writes,
 )
+from potstill.storage.model_folders import check_stored
+from potstill.storage.onnx_files import require_onnx
 from potstill.students import build_student, student_shape
 from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length
 from potstill.vocabulary_stages import cut_to_text, text_parts
-from potstill.weights import check_stored
 
 _FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 

@@ -19,7 +19,6 @@ from potstill.pages import excerpt, flat, render
 from potstill.recipe import files as recipe_files
 from potstill.recipe import measuring
 from potstill.results import Results, loss_curves, metrics_of, read_results
-from potstill.runfolder import write_json, write_text
 from potstill.stage_notes import (
     effort,
     findings_of,
@@ -30,6 +29,7 @@ from potstill.stage_notes import (
     vocabulary_note,
     warnings_of,
 )
+from potstill.storage.files import write_json, write_text
 
 
 def write_report(run: Path, settings: measuring.Report) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.recipe import parse_yaml
-from potstill.runfolder import read_json
+from potstill.storage.files import read_json
 
 SUITE = "suite.json"
 SUITE_KEYS: dict[str, type] = {

@@ -15,8 +15,8 @@ from potstill import figures
 from potstill.comparison import Cell, comparison_rows, label_of, verdict
 from potstill.pages import flat, render
 from potstill.results import Results, finite, metrics_of, read_results
-from potstill.runfolder import write_text
 from potstill.stage_notes import title_of
+from potstill.storage.files import write_text
 from potstill.suite_rows import side_by_side
 
 # Says nothing of what a run does.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.inputs import given_folders
-from potstill.onnx_files import is_onnx, weight_bytes
 from potstill.recipe import Recipe, load_recipe, main_model, repeated, stage_writes
-from potstill.runfolder import RunFolder, read_json
+from potstill.storage import RunFolder
+from potstill.storage.files import read_json
+from potstill.storage.onnx_files import is_onnx, weight_bytes
 
 TEACHER = "teacher"
 _MADE = {

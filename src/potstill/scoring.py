@@ -14,7 +14,6 @@ from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
 from potstill.examples import read_for
-from potstill.inputs import cache_folder
 from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
 from potstill.recipe import (
@@ -28,11 +27,12 @@ from potstill.recipe import (
     TaskRow,
     row_of,
 )
+from potstill.storage import cache_folder
+from potstill.storage.places import Folder
 from potstill.task_examples import tokenize_task, tokenize_test
 from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
-Folder = str | os.PathLike[str]
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from potstill.hub import read_remote_json
-from potstill.weights import MODULES, check_path
+from potstill.storage.model_folders import MODULES, check_path
 
 Pooling = Literal["mean", "cls", "max"]
 

@@ -35,7 +35,7 @@ from potstill.recipe import (
     TrimVocabulary,
 )
 from potstill.report import write_report
-from potstill.runfolder import write_json
+from potstill.storage.files import write_json
 from potstill.students import build_student, student_shape
 from potstill.training_stages import run_distill, run_finetune
 from potstill.vocabulary_stages import run_trim_vocabulary

@@ -17,7 +17,7 @@ from potstill import families
 from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
 from potstill.recipe import LayerRule, Student, StudentFamily, checked
 from potstill.shapes import Shape, choose_shape
-from potstill.weights import not_finite, refuse_not_finite
+from potstill.storage.model_folders import not_finite, refuse_not_finite
 
 
 def make_student(

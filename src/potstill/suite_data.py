@@ -11,10 +11,10 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from potstill.caches import kept, key_of, read_meta, write_meta
 from potstill.files import File, expand, file_rows
-from potstill.inputs import cache_folder
 from potstill.recipe import Files, HubDataset, TaskData
+from potstill.storage import cache_folder
+from potstill.storage.caches import kept, key_of, read_meta, write_meta
 from potstill.suites import Split, SuiteTask
 from potstill.text import read_rows, sources_fingerprint
 

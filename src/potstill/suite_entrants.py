@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from potstill.inputs import model_folder
 from potstill.models import load_model, save_model, task_of
-from potstill.onnx_files import is_onnx
 from potstill.recipe import TEXT_TASKS, Teacher
-from potstill.runfolder import manifest_digest, model_manifest
+from potstill.storage.manifest import manifest_digest, model_manifest
+from potstill.storage.onnx_files import is_onnx
+from potstill.storage.places import model_folder
 from potstill.suite_trainings import Entrant
 from potstill.suites import SuiteTask
 

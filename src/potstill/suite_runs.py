@@ -12,7 +12,8 @@ from typing import Any
 
 from potstill.context import Reporter, Silent
 from potstill.recipe import Training
-from potstill.runfolder import environment, write_json, write_text
+from potstill.storage import environment
+from potstill.storage.files import write_json, write_text
 from potstill.suite_data import SuiteData, check_files, read_suite_task
 from potstill.suite_entrants import Folder, max_lengths, named_models, open_entrants
 from potstill.suite_scores import is_above_constant, model_result, retention, task_result

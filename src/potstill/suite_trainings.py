@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from potstill.api import finetune
-from potstill.caches import key_of
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
 from potstill.evaluation_tasks import constant_scores, task_scores
@@ -23,8 +22,9 @@ from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
 from potstill.recipe.config import digested
-from potstill.runfolder import read_json, write_json, write_text
 from potstill.sequence_examples import tokenize_texts
+from potstill.storage.caches import key_of
+from potstill.storage.files import read_json, write_json, write_text
 from potstill.suite_data import SuiteData
 from potstill.suites import SuiteTask
 from potstill.task_examples import tokenize_task

@@ -11,9 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from potstill.files import File, Row, brief, expand, file_rows, parquet_rows, resolve_path
+from potstill.files import File, Row, brief, expand, file_rows, parquet_rows
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
 from potstill.recipe.config import digested
+from potstill.storage.places import resolve_path
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from potstill.masking import Masker
 from potstill.micro_batches import MicroBatches
 from potstill.precision import autocast_dtype
 from potstill.recipe import SoftTargets, Training
+from potstill.storage.model_folders import not_finite, some_not_finite
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
-from potstill.weights import not_finite, some_not_finite
 
 # Masks of evaluation are those of an epoch that training never reaches.
 EVALUATION_EPOCH = 2**31 - 1

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from potstill.runfolder import write_text
+from potstill.storage.files import write_text
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -45,8 +45,9 @@ from potstill.recipe import (
     stage_writes,
 )
 from potstill.recipe.tasks import is_encoder
-from potstill.runfolder import drop_checkpoints, read_json, sync_below, write_json
 from potstill.sparsity import Sparsifier, zeros_by_layer
+from potstill.storage.files import read_json, write_json
+from potstill.storage.run_folder import drop_checkpoints, sync_below
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 from potstill.training import Job, Progress, train

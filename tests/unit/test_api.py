@@ -23,8 +23,8 @@ from potstill.recipe import (
     Training,
     load_recipe,
 )
-from potstill.runfolder import RunFolder, open_run
 from potstill.scoring import evaluate
+from potstill.storage import RunFolder, open_run
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
 

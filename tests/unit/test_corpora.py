@@ -17,11 +17,12 @@ from tiny_text import byte_level, random_lines, wordpiece, write_corpus
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill import caches, corpora
-from potstill.caches import key_of, read_meta
+from potstill import corpora
 from potstill.corpora import tokenize_corpus
 from potstill.data import TokenizedCorpus, Tokens
 from potstill.recipe import Corpus
+from potstill.storage import caches
+from potstill.storage.caches import key_of, read_meta
 
 
 @pytest.fixture

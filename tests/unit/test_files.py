@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from potstill.files import resolve_path
 from potstill.recipe import Files
+from potstill.storage.places import resolve_path
 from potstill.text import read_records
 
 

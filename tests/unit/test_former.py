@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from potstill.former import set_aside_results
-from potstill.runfolder import RunFolder
+from potstill.storage import RunFolder
 
 
 @pytest.mark.parametrize("model", [True, False])

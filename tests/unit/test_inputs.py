@@ -9,8 +9,9 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tiny_recipes import tree
 
-from potstill.inputs import cache_folder, check_inputs, given_folders
+from potstill.inputs import check_inputs, given_folders
 from potstill.recipe import Recipe
+from potstill.storage import cache_folder
 
 
 def recipe(teacher: Any, **changes: Any) -> Recipe:

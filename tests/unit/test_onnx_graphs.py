@@ -14,8 +14,8 @@ from transformers import AutoModelForMaskedLM
 from conftest import sentences, tiny_tokenizer
 from potstill import onnx_graphs
 from potstill.models import load_model, save_model
-from potstill.onnx_files import count_parameters, graph_files, open_session
 from potstill.onnx_graphs import OPSET, Exporter, write_graph
+from potstill.storage.onnx_files import count_parameters, graph_files, open_session
 from tiny_graphs import exported, moved
 
 

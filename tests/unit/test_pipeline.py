@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from conftest import sentences
-from potstill import pipeline, runfolder, training, training_stages
+from potstill import pipeline, training, training_stages
 from potstill.errors import TrainingFailed
 from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.recipe import files as recipe_files
 from potstill.results import read_results
-from potstill.runfolder import RunFolder, open_run
+from potstill.storage import RunFolder, files, open_run, run_folder
 from tiny_runs import LABELS, tiny_teacher
 
 MAKE = {"kind": "make_student", "writes": "untrained"}
@@ -517,8 +517,8 @@ def test_a_finished_stage_that_runs_again_does_not_resume_what_it_left(
 
 def kill_in_repeats(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """Kill a stage of repeats at a point after the last step of its second training."""
-    write, replace = runfolder.write_json, Path.replace
-    drop, log = runfolder.drop_checkpoints, "log.jsonl"
+    write, replace = files.write_json, Path.replace
+    drop, log = run_folder.drop_checkpoints, "log.jsonl"
     if point == "before its result":
         monkeypatch.setattr(
             *(training_stages, "write_json"),

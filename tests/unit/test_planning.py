@@ -14,7 +14,8 @@ from potstill import planning, rehearsal
 from potstill.pipeline import given_digests, models_read, stage_fingerprints
 from potstill.planning import plan_run
 from potstill.recipe import Recipe, stage_writes
-from potstill.runfolder import RunFolder, manifest_digest, open_run
+from potstill.storage import RunFolder, open_run
+from potstill.storage.manifest import manifest_digest
 
 LAYER = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
 

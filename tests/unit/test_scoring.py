@@ -8,8 +8,8 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill.inputs import cache_folder
 from potstill.scoring import evaluate
+from potstill.storage import cache_folder
 
 
 def test_an_encoder_is_not_scored_against_a_masked_lm_model(

@@ -9,100 +9,21 @@ the disk, then renamed. A stage is finished when its DONE file lists files that 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
-from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
-from potstill.onnx_files import folder_of, is_onnx
-from potstill.weights import MODEL_FILES, check_folder
-
-LIBRARIES = (
-    *("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors"),
-    *("huggingface_hub", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime"),
-)
-# What decides how fast a CPU runs int8 and bf16; names as in Linux's /proc/cpuinfo.
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")
-
-Manifest = dict[str, dict[str, Any]]
+from potstill.storage.files import read_json, sync_file, sync_folder, write_json
+from potstill.storage.manifest import Manifest, manifest_of, verify_manifest
+from potstill.storage.model_folders import check_folder
 
 CHECKPOINTS = ("checkpoints", "checkpoints-best")  # below a training's folder
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a crash leaves the old file or the new one, never a part.
-
-    Raises:
-        OSError: the folder is missing or can't be written.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            # mkstemp makes private files; a run is as readable as anything else its user writes
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON; NaN and infinities are refused, as other readers refuse them.
-
-    Raises:
-        ValueError: the value holds NaN or an infinity. TypeError: it holds what JSON has not.
-    """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        ValueError: not there, not readable or not JSON; the message names the file.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-
-
-def sync_file(path: Path) -> None:
-    """Flush to the disk what another library wrote."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sync_below(folder: Path) -> None:
@@ -113,88 +34,6 @@ def sync_below(folder: Path) -> None:
         elif path.is_file():
             sync_file(path)
     sync_folder(folder)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-# --- manifests ------------------------------------------------------------------------------------
-
-
-def manifest(folder: Path) -> Manifest:
-    """Relative path -> {"bytes": int, "sha256": str} of every file below a folder, sorted."""
-    return _manifest(folder, folder.rglob("*"))
-
-
-def model_manifest(folder: Path) -> Manifest:
-    """`manifest` of what loading a model reads: configs, weights, tokenizer, modules.
-
-    A model card beside them, or a whole project around them, changes no model.
-
-    Args:
-        folder: or an .onnx file, which is read with the model folder that it lies in.
-    """
-    if is_onnx(folder):
-        graph, folder = folder, folder_of(folder)
-        weights = graph.parent.glob(f"{graph.name}*")
-        return model_manifest(folder) | _manifest(folder, (path.absolute() for path in weights))
-    found = chain(folder.glob("*"), folder.glob("*/*"))
-    return _manifest(folder, (path for path in found if path.suffix in MODEL_FILES))
-
-
-def model_part(files: Manifest, folder: str) -> Manifest:
-    """The `model_manifest` of a folder below the one that `files` are of, or of an .onnx file,
-    without reading them.
-    """
-    if is_onnx(folder):
-        parent = PurePosixPath(folder).parent.parent.as_posix()
-        weights = {
-            name.removeprefix(f"{parent}/"): entry
-            for name, entry in files.items()
-            if name.startswith(folder)
-        }
-        return model_part(files, parent) | weights
-    below = {
-        name.removeprefix(f"{folder}/"): entry
-        for name, entry in files.items()
-        if name.startswith(f"{folder}/")
-    }
-    return {
-        name: entry
-        for name, entry in below.items()
-        if name.count("/") <= 1 and Path(name).suffix in MODEL_FILES
-    }
-
-
-def _manifest(folder: Path, paths: Iterable[Path]) -> Manifest:
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in paths if path.is_file())
-    return {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files}
-
-
-def verify_manifest(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the manifest's files that are missing or differ; files not listed are ignored."""
-    return [name for name, entry in expected.items() if not _matches(folder / name, entry)]
-
-
-def manifest_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sha256 (hex) for a manifest, independent of the order of its entries."""
-    lines = [f"{name}\0{entry['bytes']}\0{entry['sha256']}\n" for name, entry in files.items()]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _matches(path: Path, entry: Mapping[str, Any]) -> bool:
-    try:
-        return bool(path.stat().st_size == entry["bytes"] and _sha256(path) == entry["sha256"])
-    except OSError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- the run folder -------------------------------------------------------------------------------
@@ -290,7 +129,7 @@ class RunFolder:
                 break
             sync_folder(parent)
         paths = stage_folder.rglob("*")
-        files = _manifest(stage_folder, (p for p in paths if _lasts(p.relative_to(stage_folder))))
+        files = manifest_of(stage_folder, (p for p in paths if _lasts(p.relative_to(stage_folder))))
         record = {
             "fingerprint": fingerprint,
             "writes": dict(writes),
@@ -422,84 +261,3 @@ def _check_name(folder: Path, recipe_name: str) -> None:
         raise ValueError(
             f"{folder} holds the run of recipe '{held}'; choose another --output or delete it"
         )
-
-
-# --- environment ----------------------------------------------------------------------------------
-
-
-def environment() -> dict[str, Any]:
-    """Versions, CPU, memory (bytes), threads, GPUs, git revision: what environment.json stores.
-
-    GPUs and torch's threads are null unless torch is already imported: asking costs seconds.
-    """
-    model, flags = read_cpu()
-    torch = sys.modules.get("torch")
-    return {
-        "versions": {
-            "potstill": installed_version("potstill"),
-            "python": platform.python_version(),
-            **{name: installed_version(name) for name in LIBRARIES},
-        },
-        "platform": platform.platform(),
-        "cpu": {
-            "model": model,
-            "flags": [flag for flag in CPU_FLAGS if flag in flags],
-            "logical_cores": psutil.cpu_count(logical=True),
-            "physical_cores": psutil.cpu_count(logical=False),
-        },
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": None if torch is None else _gpus(torch),
-        "threads": {
-            "torch": None if torch is None else torch.get_num_threads(),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        },
-        "git_revision": _git_revision(),
-    }
-
-
-def installed_version(distribution: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def read_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
-    """The CPU's model name and its feature flags; no flags without /proc/cpuinfo."""
-    values: dict[str, str] = {}
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        values.setdefault(key.strip(), value.strip())
-    name = values.get("model name") or platform.processor() or platform.machine()
-    return name, frozenset(values.get("flags", values.get("Features", "")).split())
-
-
-def _gpus(torch: Any) -> list[str]:
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _git_revision() -> str | None:
-    """Revision of the checkout that this code runs from, "+" where it has uncommitted changes."""
-    here = Path(__file__).resolve().parent
-    try:
-        revision = _git(here, "rev-parse", "HEAD")
-        # an installed package may lie inside the checkout of something else
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-        return f"{revision}+" if changed else revision
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    finished = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-    )
-    return finished.stdout.strip()

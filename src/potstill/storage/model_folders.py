@@ -1,18 +1,12 @@
-"""Model folders as files: nothing leads out of them, all numbers are finite, writing is whole.
-
-Nothing here imports torch before weights are read.
-"""
+"""Model folders as files: no path and no link leads out of one."""
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,31 +176,3 @@ def check_stored(folder: Path) -> None:
             for name in weights.keys():  # noqa: SIM118 - no mapping
                 names += not_finite({name: weights.get_tensor(name)})
     refuse_not_finite(os.fspath(folder), names)
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def whole_or_gone(folder: Path) -> Iterator[None]:
-    """Leave nothing of a folder that doesn't come to its end."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn safetensors' own error into the operating system's that is behind it.
-
-    Raises:
-        OSError: the disk is full, or the file larger than allowed; it names `path`.
-    """
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from None

@@ -10,20 +10,11 @@ import numpy
 import psutil
 import pytest
 
-from potstill.runfolder import (
-    RunFolder,
-    drop_checkpoints,
-    environment,
-    installed_version,
-    manifest,
-    manifest_digest,
-    open_run,
-    read_cpu,
-    read_json,
-    verify_manifest,
-    write_json,
-    write_text,
-)
+from potstill.storage import RunFolder, environment, open_run
+from potstill.storage.files import read_json, write_json, write_text
+from potstill.storage.machine import installed_version, read_cpu
+from potstill.storage.manifest import manifest, manifest_digest, verify_manifest
+from potstill.storage.run_folder import drop_checkpoints
 
 # --- files ----------------------------------------------------------------------------------------
 
@@ -168,7 +159,7 @@ def test_open_run_refuses_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as root every folder is writable, so the system's answer is replaced
-    monkeypatch.setattr("potstill.runfolder.os.access", lambda *_: False)
+    monkeypatch.setattr("potstill.storage.run_folder.os.access", lambda *_: False)
     with pytest.raises(ValueError, match="can't be written"):
         open_run(tmp_path / "mine", "mine")
 
@@ -177,7 +168,7 @@ def test_open_run_refuses_a_folder_that_cannot_be_written(
 
 HOLD = """
 import sys
-from potstill.runfolder import open_run
+from potstill.storage import open_run
 with open_run(sys.argv[1], "mine").lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -366,7 +357,7 @@ def test_an_interrupted_publish_is_mended_under_the_lock(
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr("potstill.runfolder.os.rename", stop_at_the_second)
+    monkeypatch.setattr("potstill.storage.run_folder.os.rename", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run.publish(new)
     monkeypatch.undo()
@@ -396,7 +387,7 @@ def test_environment_tells_this_machine() -> None:
 
 def test_environment_does_not_import_torch() -> None:
     code = (
-        "import sys, potstill.runfolder as r; e = r.environment(); "
+        "import sys, potstill.storage.machine as m; e = m.environment(); "
         "print(e['gpus'], e['threads']['torch'], 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -29,6 +29,8 @@ _COARSE = 2_000_000_000  # ns: no file system's times are coarser
 
 Checksum = str | list[str]
 
+CACHE_VARIABLE = "POTSTILL_CACHE"
+
 
 class Damaged(Exception):
     """A cache folder isn't as it was written; the message says in which file."""
@@ -185,3 +187,9 @@ def _inode(folder: Path) -> int | None:
         return folder.stat().st_ino
     except FileNotFoundError:
         return None
+
+
+def cache_folder() -> Path:
+    """Where tokenised text is kept between runs: $POTSTILL_CACHE, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "potstill"
+    return Path(os.environ.get(CACHE_VARIABLE) or default)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potstill.onnx_files import (
+from potstill.storage.onnx_files import (
     count_parameters,
     folder_of,
     graph_files,
@@ -131,7 +131,7 @@ def test_without_the_extra_a_sentence_names_it(
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     path = placed(graph_with(), tmp_path)
     code = (
-        "import sys; from potstill.onnx_files import *; from pathlib import Path; "
+        "import sys; from potstill.storage.onnx_files import *; from pathlib import Path; "
         f"open_session(Path({str(path)!r}), 1); count_parameters(Path({str(path)!r})); "
         "sys.exit('torch' in sys.modules)"
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from potstill.weights import check_folder, check_path, writing
+from potstill.storage.files import writing
+from potstill.storage.model_folders import check_folder, check_path
 
 
 def test_what_safetensors_says_is_an_os_error(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from potstill.checkpoint import save_checkpoint
-from potstill.weights import writing
+from potstill.storage.files import writing
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 tensors = {{"w": torch.zeros(4096)}}

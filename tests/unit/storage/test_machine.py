@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.memory import is_out_of_memory, tells_out_of_memory
+from potstill.storage.machine import is_out_of_memory, tells_out_of_memory
 
 HUGE = 2**58  # bytes: more than any address space
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from potstill import caches
-from potstill.caches import Damaged, kept, key_of, read_meta, write_meta
+from potstill.storage import caches
+from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 
 
 def opened(folder: Path) -> str:
