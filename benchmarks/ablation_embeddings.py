@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 from potstill import metrics
+from potstill.data import read_records
+from potstill.data.sources import heldout_side
 from potstill.pipeline import run
 from potstill.recipe import Recipe, load_recipe
 from potstill.runtime import Runtime
 from potstill.storage.places import resolve_path
-from potstill.text import heldout_side, read_records
 
 TOKENS = 100_000
 

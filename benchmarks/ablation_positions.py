@@ -21,14 +21,12 @@ import ablation
 import numpy as np
 import torch
 
-from potstill.corpora import tokenize_corpus
-from potstill.data import collate
-from potstill.masking import make_masker
+from potstill.data import collate, make_masker, read_records, tokenize_corpus
+from potstill.data.masking import EVALUATION_EPOCH
+from potstill.data.sources import heldout_side
 from potstill.models import load_model, masked_lm_signals
 from potstill.pipeline import run
 from potstill.recipe import Masking, Recipe, load_recipe
-from potstill.text import heldout_side, read_records
-from potstill.training import EVALUATION_EPOCH
 
 TOKENS = 40_000
 ROUNDS = 7

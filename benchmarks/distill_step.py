@@ -381,7 +381,7 @@ def plain_losses(
 def potstill_losses(trainee: Trainee) -> Losses:
     """The objective as the training loop computes it, with one micro-batch a step."""
 
-    from potstill import batches
+    from potstill.data import batches
 
     def losses(batch: Batch) -> tuple[Tensor, dict[str, float]]:
         inputs = batches.Batch(batch.input_ids_BL, batch.attention_mask_BL, batch.gold_BL)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import Examples, Items
-from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, text_of, usable
-from potstill.heads import UNLABELLED
+from potstill.data import Examples
+from potstill.data.sequences import UNLABELLED, Items
+from potstill.data.tokenize import TOKENIZING, Sequences
+from potstill.example_rows import BadRow, Labelled, column_of, text_of, usable
 from potstill.recipe import TaskData
 
 LABELS = ["start", "end"]
@@ -86,7 +87,7 @@ def _check_span(start: int, text: str, context: str) -> None:
 
 
 @dataclass
-class _Windows(Pieces):
+class _Windows(Sequences):
     """What the windows of a side hold, one entry a window."""
 
     places: list[np.ndarray] = field(default_factory=list)

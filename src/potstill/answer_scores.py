@@ -13,7 +13,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from potstill import task_metrics
-from potstill.data import Examples, Items
+from potstill.data import Examples
+from potstill.data.sequences import Items
 from potstill.task_metrics import Scored
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from potstill.data import read_records
+from potstill.data.sources import describe
 from potstill.hub import one_sentence, quiet
 from potstill.models import check_vocabulary, load_config
 from potstill.recipe import TextPass
-from potstill.text import describe, read_records
 
 LONGEST = 128  # tokens, where neither the settings nor a model asks for fewer
 Texts = list[tuple[str, ...]]  # one string a text, two a pair

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted
-from potstill.data import Examples, collate
+from potstill.data import Batch, Examples, collate
 from potstill.heads import identity, labelled_signals, row_counts
 from potstill.models import LoadedModel
 from potstill.recipe import (

@@ -10,15 +10,14 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerFast
 
-from potstill.corpora import tokenize_corpus
-from potstill.data import Examples, TokenizedCorpus, Tokens
+from potstill.data import Examples, Masker, Tokens, make_masker, read_records, tokenize_corpus
+from potstill.data.sequences import TokenizedCorpus
+from potstill.data.sources import Record, heldout_side
 from potstill.examples import TaskRows, read_for
-from potstill.masking import Masker, make_masker
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.preflight import Findings
 from potstill.recipe import Corpus, Masking, Task, TaskData
 from potstill.task_examples import TaskExamples, tokenize_task
-from potstill.text import Record, heldout_side, read_records
 
 
 class Reporter(Protocol):

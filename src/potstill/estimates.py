@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from potstill.cached_teachers import why_live
-from potstill.corpora import cut_texts
+from potstill.data.corpus import cut_texts
+from potstill.data.sources import Part, Record, source_parts
 from potstill.families import layer_prefix
 from potstill.importance import BATCH
 from potstill.models import LoadedModel
@@ -36,7 +37,6 @@ from potstill.recipe import (
 from potstill.rehearsal import Cast
 from potstill.sparsity import trained_linears
 from potstill.task_examples import TaskExamples
-from potstill.text import Part, Record, source_parts
 from potstill.training_stages import is_trained
 
 SAMPLE = 500  # records

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from potstill import metrics
+from potstill.data.sources import Record
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
 from potstill.runtime import Runtime
-from potstill.text import Record
 
 SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
 HIDDEN_TEXTS = 96  # texts whose token vectors are compared with the baseline's

@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill import metrics
-from potstill.batches import Batch
-from potstill.data import Tokens, collate
-from potstill.masking import Masker
+from potstill.data import Batch, Masker, Tokens, collate
+from potstill.data.masking import EVALUATION_EPOCH
 from potstill.models import LoadedModel, load_model, masked_lm_signals
 from potstill.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
-from potstill.training import EVALUATION_EPOCH
 
 BATCH = 32
 GRAPH_BATCH = 4  # of an ONNX graph

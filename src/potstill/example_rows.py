@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from transformers import BatchEncoding
-
-from potstill.data import Examples
 from potstill.recipe import TaskData
 
 _SHOWN = 10  # names that a message lists
@@ -44,44 +40,6 @@ class BadRow(ValueError):
         super().__init__(message)
         self.reason = reason
         self.origin = origin
-
-
-@dataclass
-class Pieces:
-    """Token sequences as a tokenizer gives them, one entry each, and which of them it cut."""
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    types: list[np.ndarray] = field(default_factory=list)
-    is_cut: list[bool] = field(default_factory=list)
-
-    @property
-    def cut(self) -> int:
-        return sum(self.is_cut)
-
-    def add(self, encoded: BatchEncoding) -> None:
-        self.ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
-        self.types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
-        self.is_cut += [bool(one.overflowing) for one in encoded.encodings or []]
-
-    def examples(self, **others: Any) -> Examples:
-        """The sequences end to end, with what else Examples has."""
-        lengths = np.array([len(one) for one in self.ids], dtype=np.int32)
-        types_T = np.concatenate(self.types)
-        return Examples(
-            ids=np.concatenate(self.ids),
-            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            lengths=lengths,
-            types=types_T if types_T.any() else None,
-            **others,
-        )
-
-
-# How texts are tokenised, beside where they are cut.
-TOKENIZING = {
-    "return_attention_mask": False,
-    "return_token_type_ids": True,
-    "split_special_tokens": True,  # "[SEP]" in a text is five characters
-}
 
 
 def usable(

@@ -13,6 +13,8 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from potstill.answer_examples import LABELS, read_question
+from potstill.data.sequences import UNLABELLED
+from potstill.data.sources import Record, heldout_side, read_rows
 from potstill.example_checks import check_classes, check_columns, check_metric
 from potstill.example_rows import (
     BadRow,
@@ -24,11 +26,9 @@ from potstill.example_rows import (
     some,
     usable,
 )
-from potstill.heads import UNLABELLED
 from potstill.models import has_head, is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Source, Task, TaskData, TaskRow, row_of
 from potstill.sequence_examples import read_texts
-from potstill.text import Record, heldout_side, read_rows
 from potstill.token_examples import check_tag_names, read_sentence, sorted_tags, tag_numbers
 
 

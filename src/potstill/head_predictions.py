@@ -14,10 +14,10 @@ from scipy.special import expit, softmax
 
 from potstill.answer_examples import tokenize_questions
 from potstill.answer_scores import Given, best_answers
-from potstill.batches import Batch
-from potstill.data import Examples, collate
+from potstill.data import Batch, Examples, collate
+from potstill.data.sequences import UNLABELLED
 from potstill.example_rows import Labelled
-from potstill.heads import UNLABELLED, model_inputs, similarity_signals
+from potstill.heads import model_inputs, similarity_signals
 from potstill.models import LoadedModel, label_names
 from potstill.recipe import TaskData, TaskRow, row_of
 from potstill.sequence_examples import tokenize_apart, tokenize_texts

@@ -25,14 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from potstill.batches import Batch
+from potstill.data import Batch
+from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.families import last_linear, takes_token_types
-from potstill.logit_objectives import IGNORED, Rows
+from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel, pool
 from potstill.recipe import VALUE_TASKS, Task
 from potstill.signals import EXCLUDED, Readout, Signals, wide
-
-UNLABELLED = -200
 
 
 def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.batches import Batch
 from potstill.context import Context
-from potstill.data import Examples, Tokens, collate
+from potstill.data import Batch, Examples, Tokens, collate
+from potstill.data.sequences import IGNORED
 from potstill.distributed import own_device
-from potstill.logit_objectives import IGNORED, Rows
+from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel
 from potstill.objectives import objective_sums
 from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from potstill.files import expand
+from potstill.data.files import expand
 from potstill.recipe import (
     Benchmark,
     Evaluate,

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill.data.sequences import IGNORED
 from potstill.recipe import GoldMse, HardTargets, LogitObjective, LogitsMse, SoftTargets
 from potstill.signals import Readout, Signals, check_same_shape, wide
 
 Divergence = Literal["kl", "cross_entropy"]
-IGNORED = -100  # a target that takes part in no loss, as in torch's cross_entropy
 
 
 def soft_targets(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.context import Context, Reporter, Silent
+from potstill.data.sources import sources_fingerprint
 from potstill.distributed import wait_for_all
 from potstill.evaluation_stages import check_heldout
 from potstill.former import published_problem, set_aside_results, set_aside_stages
@@ -41,7 +42,6 @@ from potstill.storage import RunFolder, cache_folder, environment, open_run
 from potstill.storage.files import read_json, write_json, write_text
 from potstill.storage.manifest import manifest_digest, model_manifest, model_part
 from potstill.storage.run_folder import drop_checkpoints
-from potstill.text import sources_fingerprint
 from potstill.training_stages import check_teachers
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.

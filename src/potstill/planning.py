@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import torch
 
+from potstill.data import make_masker
 from potstill.estimates import (
     Cost,
     Text,
@@ -26,7 +27,6 @@ from potstill.estimates import (
 from potstill.examples import read_for
 from potstill.former import begun_as
 from potstill.inputs import check_inputs, given_folders
-from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config
 from potstill.pipeline import (
     given_digests,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.batches import Batch
 from potstill.context import Context
+from potstill.data import Batch
 from potstill.families import family_of
 from potstill.hidden_pruning import chosen_width
 from potstill.importance import BATCH, mean_loss, measuring_device, sampled_batches, task_loss

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from potstill.benchmark_texts import read_texts
+from potstill.data import make_masker, read_records
+from potstill.data.sources import heldout_side
 from potstill.distributed import check_processes
 from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
@@ -22,7 +24,6 @@ from potstill.examples import TaskRows, read_for
 from potstill.export_stages import ALONE, check_shares
 from potstill.families import position_limit
 from potstill.figures import require_matplotlib
-from potstill.masking import make_masker
 from potstill.models import LoadedModel, load_config, load_model, with_model
 from potstill.pairing import check_labels, check_pair
 from potstill.pruning_stages import blank, kept_of
@@ -47,7 +48,6 @@ from potstill.recipe import (
 from potstill.storage.model_folders import check_stored
 from potstill.storage.onnx_files import require_onnx
 from potstill.students import build_student, student_shape
-from potstill.text import heldout_side, read_records
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length
 from potstill.vocabulary_stages import cut_to_text, text_parts

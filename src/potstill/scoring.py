@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmarking import benchmark as measure_models
-from potstill.corpora import tokenize_corpus
+from potstill.data import make_masker, read_records, tokenize_corpus
 from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
 from potstill.examples import read_for
-from potstill.masking import make_masker
 from potstill.models import load_config, load_model, task_of
 from potstill.recipe import (
     Benchmark,
@@ -30,7 +29,6 @@ from potstill.recipe import (
 from potstill.storage import cache_folder
 from potstill.storage.places import Folder
 from potstill.task_examples import tokenize_task, tokenize_test
-from potstill.text import read_records
 
 Text = Corpus | TaskData | str | Sequence[str]
 

@@ -10,15 +10,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
-from potstill.example_rows import (
-    TOKENIZING,
-    BadRow,
-    Labelled,
-    Pieces,
-    column_of,
-    is_missing,
-    text_of,
-)
+from potstill.data.tokenize import TOKENIZING, Sequences
+from potstill.example_rows import BadRow, Labelled, column_of, is_missing, text_of
 from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
 
 _BATCH = 1000  # texts that are tokenised at a time
@@ -114,7 +107,7 @@ def tokenize_texts(
     Args:
         most: tokens of a sequence; what is beyond is cut.
     """
-    pieces = Pieces()
+    pieces = Sequences()
     for start in range(0, len(found), _BATCH):
         columns = zip(*(example.texts for example in found[start : start + _BATCH]), strict=True)
         texts = (list(column) for column in columns)
@@ -135,12 +128,12 @@ def tokenize_apart(
     Args:
         most: tokens of each text; what is beyond is cut.
     """
-    pieces = Pieces()
+    pieces = Sequences()
     seconds: list[int] = []
     for start in range(0, len(found), _BATCH):
         both = []
         for column in zip(*(pair.texts for pair in found[start : start + _BATCH]), strict=True):
-            one = Pieces()
+            one = Sequences()
             one.add(tokenizer(list(column), truncation=True, max_length=most, **TOKENIZING))
             both.append(one)
         first, second = both

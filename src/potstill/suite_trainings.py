@@ -14,11 +14,11 @@ import numpy as np
 from potstill.api import finetune
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
+from potstill.data.sequences import UNLABELLED
 from potstill.evaluation_tasks import constant_scores, task_scores
 from potstill.example_rows import Labelled
 from potstill.examples import read_for
 from potstill.head_predictions import head_outputs
-from potstill.heads import UNLABELLED
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
 from potstill.recipe.config import digested

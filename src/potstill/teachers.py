@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from potstill.batches import Batch
 from potstill.captures import NOTHING, Wanted, listening
+from potstill.data import Batch
+from potstill.data.sequences import IGNORED
 from potstill.heads import head_rows, labelled_signals
-from potstill.logit_objectives import IGNORED, Rows
+from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
 from potstill.recipe import (
     GoldMse,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import Examples, Items
-from potstill.example_rows import TOKENIZING, BadRow, Labelled, Pieces, column_of, label_number
-from potstill.files import Sentence
-from potstill.heads import UNLABELLED
-from potstill.masking import IGNORED
+from potstill.data import Examples
+from potstill.data.files import Sentence
+from potstill.data.sequences import IGNORED, UNLABELLED, Items
+from potstill.data.tokenize import TOKENIZING, Sequences
+from potstill.example_rows import BadRow, Labelled, column_of, label_number
 from potstill.recipe import TaskData
 
 _BATCH = 1000  # sentences that are tokenised at a time
@@ -174,7 +174,7 @@ def tokenize_sentences(
     Returns:
         The examples; how many sentences are cut; how many words have no token.
     """
-    pieces = Pieces()
+    pieces = Sequences()
     places: list[np.ndarray] = []
     lost = 0
     for start in range(0, len(found), _BATCH):

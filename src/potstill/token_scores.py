@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from potstill import task_metrics
-from potstill.data import Examples, Items
+from potstill.data import Examples
+from potstill.data.sequences import Items
 from potstill.task_metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word

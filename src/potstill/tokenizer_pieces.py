@@ -21,37 +21,10 @@ from itertools import pairwise
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 # How byte-level tokenizers write the bytes that are neither printable ASCII nor above 0x7F.
 _CONTROL = range(0x100, 0x122)
-
-
-def encode_whole(
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-    *,
-    special: bool = False,
-    offsets: bool = False,
-) -> Any:
-    """Ids of whole texts, whatever truncation and padding tokenizer.json asks for.
-
-    Args:
-        special: add the special tokens that a text has around it.
-        offsets: give `offset_mapping`, too.
-    """
-    return tokenizer(
-        list(texts),
-        add_special_tokens=special,
-        truncation=False,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=offsets,
-        split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
-        verbose=False,  # "longer than the maximum": what becomes of it is the caller's part
-    )
 
 
 @dataclass(frozen=True, eq=False)

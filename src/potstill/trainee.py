@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from potstill.batches import Batch
 from potstill.cached_teachers import CachedTeacher
 from potstill.captures import NOTHING, Wanted
+from potstill.data import Batch
 from potstill.heads import blank_gold
 from potstill.hidden_objectives import Pairing, Taught
 from potstill.models import LoadedModel

@@ -21,23 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.batches import Batch
 from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from potstill.data import Examples, Tokens, plan_steps
+from potstill.data import Batch, Examples, Masker, Tokens
+from potstill.data.batches import MicroBatches, plan_steps
+from potstill.data.masking import EVALUATION_EPOCH
 from potstill.distributed import check_processes, largest_of_all, make_accelerator, sum_of_all
 from potstill.errors import Interrupted, TrainingFailed
 from potstill.interruption import stop_signals
 from potstill.logit_objectives import temperature_at
-from potstill.masking import Masker
-from potstill.micro_batches import MicroBatches
 from potstill.precision import autocast_dtype
 from potstill.recipe import SoftTargets, Training
 from potstill.storage.model_folders import not_finite, some_not_finite
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
-
-# Masks of evaluation are those of an epoch that training never reaches.
-EVALUATION_EPOCH = 2**31 - 1
 
 
 @dataclass(frozen=True)

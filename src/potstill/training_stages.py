@@ -20,11 +20,11 @@ from potstill.cached_teachers import (
     why_live,
 )
 from potstill.context import Context
-from potstill.data import Examples, Tokens, plan_steps
+from potstill.data import Examples, Masker, Tokens
+from potstill.data.batches import plan_steps
 from potstill.distributed import own_device, wait_for_all
 from potstill.evaluation_tasks import task_score
 from potstill.families import is_task_head, lm_head_parameters, position_limit
-from potstill.masking import Masker
 from potstill.models import LoadedModel, save_model
 from potstill.pairing import check_labels, check_pair
 from potstill.preflight import Findings

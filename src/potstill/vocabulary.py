@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.data.tokenize import encode_whole
 from potstill.families import family_of, lm_readout
 from potstill.hub import quiet
 from potstill.models import LoadedModel
-from potstill.tokenizer_pieces import Pieces, encode_whole
+from potstill.tokenizer_pieces import Pieces
 
 # Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
 # word as two tokens, of which one says that a word begins.

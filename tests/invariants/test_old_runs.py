@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from conftest import Finished
-from potstill.corpora import _key
+from potstill.data.corpus import _key
 from potstill.pipeline import inputs_digest, stage_digest
 from potstill.recipe import Corpus, Stage, Training, load_recipe
 from potstill.suite_data import SuiteData

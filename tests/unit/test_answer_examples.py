@@ -12,8 +12,8 @@ import pytest
 from conftest import sentences, tiny_tokenizer
 from potstill.answer_examples import answer_tokens
 from potstill.data import Examples, collate
+from potstill.data.sequences import UNLABELLED
 from potstill.examples import TaskRows, read_task
-from potstill.heads import UNLABELLED
 from potstill.recipe import TaskData, row_of
 from potstill.task_examples import tokenize_task
 from tiny_families import MISSING, NAMES

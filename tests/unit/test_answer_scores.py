@@ -17,7 +17,8 @@ from potstill.answer_scores import (
     normalized,
     trivial_answers,
 )
-from potstill.data import Examples, Items
+from potstill.data import Examples
+from potstill.data.sequences import Items
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import torch
 from tiny_labels import LABELS, examples, write_model
 
 from potstill import cached_teachers
-from potstill.batches import Batch
 from potstill.cached_teachers import (
     Answers,
     CachedTeacher,
@@ -21,7 +20,7 @@ from potstill.cached_teachers import (
     teacher_answers,
     why_live,
 )
-from potstill.data import Examples, collate
+from potstill.data import Batch, Examples, collate
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
     VALUE_TASKS,

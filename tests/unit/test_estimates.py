@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill.corpora import tokenize_corpus
+from potstill.data import tokenize_corpus
 from potstill.estimates import (
     EFFICIENCY,
     LIBRARIES,

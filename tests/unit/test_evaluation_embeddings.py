@@ -20,9 +20,9 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill import evaluation_embeddings, metrics
+from potstill.data.sources import Record
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.recipe import Evaluate
-from potstill.text import Record
 
 COUNT = 24
 SETTINGS = Evaluate(query="title", passage="body", label="label")

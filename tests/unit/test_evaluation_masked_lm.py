@@ -16,12 +16,11 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokeni
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill import evaluation_masked_lm, metrics
-from potstill.data import Tokens
+from potstill.data import Masker, Tokens, make_masker
+from potstill.data.masking import EVALUATION_EPOCH
 from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.masking import Masker, make_masker
 from potstill.models import load_model, save_model
 from potstill.recipe import Evaluate, Masking
-from potstill.training import EVALUATION_EPOCH
 
 COUNT, SEED = 40, 3  # more than one batch of sequences
 V = 87

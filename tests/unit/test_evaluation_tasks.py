@@ -13,7 +13,8 @@ from transformers import BertForSequenceClassification
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import evaluation_tasks, task_metrics
-from potstill.data import Examples, Items
+from potstill.data import Examples
+from potstill.data.sequences import Items
 from potstill.evaluation_tasks import constant_scores, evaluate_task, task_score
 from potstill.examples import read_task
 from potstill.head_predictions import head_outputs

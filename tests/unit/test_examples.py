@@ -13,8 +13,8 @@ import torch
 
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
+from potstill.data.sequences import UNLABELLED
 from potstill.examples import TaskRows, read_task, resolve_labels
-from potstill.heads import UNLABELLED
 from potstill.recipe import Task, TaskData, row_of
 from potstill.task_examples import tokenize_task
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from potstill.batches import Batch
-from potstill.heads import UNLABELLED, blank_gold, head_rows, head_signals, similarity_signals
-from potstill.logit_objectives import IGNORED, hard_targets, soft_targets
+from potstill.data import Batch
+from potstill.data.sequences import IGNORED, UNLABELLED
+from potstill.heads import blank_gold, head_rows, head_signals, similarity_signals
+from potstill.logit_objectives import hard_targets, soft_targets
 from potstill.models import load_model
 from potstill.signals import Signals
 from tiny_families import MISSING, NAMES, family_model

@@ -11,9 +11,8 @@ import torch
 from tiny_labels import examples, write_model
 from torch.nn import functional as F
 
-from potstill.batches import Batch
 from potstill.context import Context, Silent
-from potstill.data import collate
+from potstill.data import Batch, collate
 from potstill.importance import mean_loss, sampled_batches, task_loss
 from potstill.models import load_model
 from potstill.pruning import taylor_scores

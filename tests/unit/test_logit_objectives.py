@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught
-from potstill.logit_objectives import IGNORED, Rows, temperature_at
+from potstill.logit_objectives import Rows, temperature_at
 from potstill.objectives import objective_sums
 from potstill.recipe import GoldMse, HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
 from potstill.signals import EXCLUDED, Readout, Signals

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from potstill import logit_objectives
+from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught, hidden_cosine
-from potstill.logit_objectives import IGNORED, Rows, hard_targets, logits_mse, soft_targets
+from potstill.logit_objectives import Rows, hard_targets, logits_mse, soft_targets
 from potstill.objectives import objective_sums
 from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, SoftTargets
 from potstill.signals import EXCLUDED, Readout, Signals

@@ -15,6 +15,8 @@ from transformers import BertForMaskedLM
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import cached_teachers, training_stages
 from potstill.context import Context, Silent
+from potstill.data import read_records
+from potstill.data.sources import heldout_side
 from potstill.models import LoadedModel, load_model
 from potstill.pairing import check_pair
 from potstill.recipe import (
@@ -32,7 +34,6 @@ from potstill.recipe import (
 )
 from potstill.stages import run_stage
 from potstill.students import make_student
-from potstill.text import heldout_side, read_records
 from potstill.training_stages import check_length, is_trained
 from tiny_runs import tiny_teacher
 

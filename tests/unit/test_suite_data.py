@@ -198,7 +198,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, Any]) -> list[Any]:
         asked.append(source)
         return splits[source.split]
 
-    monkeypatch.setattr("potstill.text._load_hub", load)
+    monkeypatch.setattr("potstill.data.sources._load_hub", load)
     return asked
 
 

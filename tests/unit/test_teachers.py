@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from conftest import sentences
-from potstill.batches import Batch
+from potstill.data import Batch
+from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught
-from potstill.logit_objectives import IGNORED, soft_targets
+from potstill.logit_objectives import soft_targets
 from potstill.models import LoadedModel, load_model
 from potstill.objectives import objective_sums
 from potstill.recipe import (

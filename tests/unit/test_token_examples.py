@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import tiny_tokenizer
+from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.examples import TaskRows, read_task
-from potstill.heads import UNLABELLED
-from potstill.masking import IGNORED
 from potstill.recipe import TaskData, row_of
 from potstill.task_examples import tokenize_task
 from potstill.token_examples import first_pieces, sorted_tags

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from potstill import task_metrics
-from potstill.data import Examples, Items
+from potstill.data import Examples
+from potstill.data.sequences import Items
 from potstill.token_scores import (
     at_words,
     entities,

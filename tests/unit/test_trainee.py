@@ -10,7 +10,7 @@ from tiny_labels import write_model
 from transformers import BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill.batches import Batch
+from potstill.data import Batch
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import (
     AttentionMse,

@@ -247,9 +247,8 @@ def test_the_unmasked_positions_never_reach_the_hard_loss(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """The logged hard loss of step 1 is transformers' own masked-LM loss on the same batch."""
-    from potstill.corpora import tokenize_corpus
-    from potstill.data import collate, epoch_batches
-    from potstill.masking import make_masker
+    from potstill.data import collate, make_masker, tokenize_corpus
+    from potstill.data.batches import epoch_batches
     from potstill.models import load_model
     from potstill.recipe import Masking
 

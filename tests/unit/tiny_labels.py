@@ -11,8 +11,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
-from potstill.heads import UNLABELLED
-from potstill.logit_objectives import IGNORED
+from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.recipe import VALUE_TASKS, Task
 
 LABELS = 3

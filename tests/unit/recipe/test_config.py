@@ -11,14 +11,14 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from conftest import tiny_tokenizer
-from potstill.corpora import tokenize_corpus
+from potstill.data import tokenize_corpus
+from potstill.data.sources import sources_fingerprint
 from potstill.pipeline import inputs_digest, stage_digest
 from potstill.recipe import Config, Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
 from potstill.recipe.config import ADDED_LATER, digested
 from potstill.suite_data import SuiteData
 from potstill.suite_trainings import Entrant, Trial
 from potstill.suites import SUITES
-from potstill.text import sources_fingerprint
 
 
 class LaterObjective(SoftTargets):

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from potstill.files import File, Row, brief, expand, file_rows, parquet_rows
+from potstill.data.files import File, Row, brief, expand, file_rows, parquet_rows
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
 from potstill.recipe.config import digested
 from potstill.storage.places import resolve_path

@@ -17,9 +17,9 @@ from tiny_text import byte_level, random_lines, wordpiece, write_corpus
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill import corpora
-from potstill.corpora import tokenize_corpus
-from potstill.data import TokenizedCorpus, Tokens
+from potstill.data import Tokens, tokenize_corpus
+from potstill.data import corpus as corpora
+from potstill.data.sequences import TokenizedCorpus
 from potstill.recipe import Corpus
 from potstill.storage import caches
 from potstill.storage.caches import key_of, read_meta

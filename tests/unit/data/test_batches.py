@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill.batches import Batch
-from potstill.data import Tokens, epoch_batches
-from potstill.micro_batches import MicroBatches
+from potstill.data import Batch, Tokens
+from potstill.data.batches import MicroBatches, epoch_batches
 
 SEED = 3
 

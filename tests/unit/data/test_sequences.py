@@ -12,9 +12,8 @@ import pytest
 import torch
 from tiny_text import random_lines, wordpiece, write_corpus
 
-from potstill.corpora import tokenize_corpus
-from potstill.data import collate, epoch_batches, plan_steps
-from potstill.masking import make_masker
+from potstill.data import collate, make_masker, tokenize_corpus
+from potstill.data.batches import epoch_batches, plan_steps
 from potstill.recipe import Corpus, Masking
 
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potstill.data import TokenizedCorpus, Tokens
+from potstill.data.sequences import TokenizedCorpus, Tokens
+from potstill.data.sources import Record, heldout_side, read_records, sources_fingerprint
+from potstill.data.tokenize import encode_whole
 from potstill.recipe import Corpus
 from potstill.recipe.config import digested
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
-from potstill.text import Record, heldout_side, read_records, sources_fingerprint
-from potstill.tokenizer_pieces import encode_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

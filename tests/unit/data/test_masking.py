@@ -10,8 +10,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill import masking
-from potstill.masking import IGNORED, Masker, make_masker
+from potstill.data import Masker, make_masker, masking
+from potstill.data.sequences import IGNORED
 from potstill.recipe import Masking
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

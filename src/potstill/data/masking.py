@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.data.sequences import IGNORED
 from potstill.recipe import Masking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
+# Masks of evaluation are those of an epoch that training never reaches.
+EVALUATION_EPOCH = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from potstill.data import read_records
+from potstill.data.sources import Record, heldout_side, sources_fingerprint
 from potstill.recipe import DatasetFolder, Files, HubDataset
-from potstill.text import Record, heldout_side, read_records, sources_fingerprint
 
 
 @pytest.fixture(autouse=True)

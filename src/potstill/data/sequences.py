@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from potstill.batches import Batch
-from potstill.masking import IGNORED, Masker
+UNLABELLED = -200
 
-_WINDOW = 50  # batches within which sequences are sorted by length
-_ORDER = (0, 1)  # makes the order's random stream another one than that of any example's mask
+IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,134 +197,3 @@ class TokenizedCorpus:
     heldout: Tokens
     counts: dict[str, int]
     warnings: list[str]
-
-
-def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The global batches of an epoch: every index once, as int64 [B].
-
-    A pure function of its arguments. Shuffled, sorted by length within windows of 50 batches so
-    that little is padded, cut, and the batches shuffled again. What is left over, drawn like the
-    rest, is the last batch.
-    """
-    rng = np.random.default_rng([seed, epoch, *_ORDER])
-    order = rng.permutation(len(lengths))
-    full = len(order) - len(order) % batch_size
-    window = _WINDOW * batch_size
-    rest = order[full:]
-    batches: list[np.ndarray] = []
-    for start in range(0, full, window):
-        part = order[start : min(start + window, full)]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches.extend(part.reshape(-1, batch_size))
-    shuffled = [batches[i] for i in rng.permutation(len(batches))]
-    return [*shuffled, rest] if len(rest) else shuffled
-
-
-def plan_steps(
-    lengths: np.ndarray,
-    batch_size: int,
-    seed: int,
-    *,
-    epochs: float | None = None,
-    max_steps: int | None = None,
-    max_tokens: int | None = None,
-) -> tuple[int, int]:
-    """Optimizer steps until the first of the limits is reached, and the real tokens in them.
-
-    A part of an epoch is rounded up to whole steps; the step that reaches `max_tokens` counts.
-    """
-    assert len(lengths) > 0, "no sequences"
-    assert any(limit is not None for limit in (epochs, max_steps, max_tokens)), "no limit"
-    per_epoch = math.ceil(len(lengths) / batch_size)
-    epoch_tokens = int(lengths.sum(dtype=np.int64))
-    step_limits = [] if max_steps is None else [max_steps]
-    if epochs is not None:
-        step_limits.append(max(1, math.ceil(round(epochs * per_epoch, 6))))
-    # Whole epochs by arithmetic, the batches only of the one within which the end is.
-    whole_epochs = [limit // per_epoch for limit in step_limits]
-    whole_epochs += [] if max_tokens is None else [max_tokens // epoch_tokens]
-    whole = min(whole_epochs)
-    steps, tokens = whole * per_epoch, whole * epoch_tokens
-
-    def ended() -> bool:
-        return any(steps >= limit for limit in step_limits) or (
-            max_tokens is not None and tokens >= max_tokens
-        )
-
-    for batch in epoch_batches(lengths, batch_size, seed, whole):
-        if ended():
-            break
-        steps, tokens = steps + 1, tokens + int(lengths[batch].sum())
-    return steps, tokens
-
-
-def collate(
-    tokens: Tokens | Examples,
-    indices: np.ndarray,
-    pad_id: int,
-    masker: Masker | None,
-    seed: int,
-    epoch: int,
-) -> Batch:
-    """A batch of sequences, masked by each one's own random stream and padded on the right."""
-    if isinstance(tokens, Examples):
-        assert masker is None
-        return _collate_examples(tokens, indices, pad_id)
-    longest = int(tokens.lengths[indices].max())
-    ids_BL = np.full((len(indices), longest), pad_id, dtype=np.int64)
-    gold_BL = np.full((len(indices), longest), IGNORED, dtype=np.int64)
-    for row, index in enumerate(indices.tolist()):
-        ids = tokens[index]
-        if masker is None:
-            ids_BL[row, : len(ids)] = ids
-        else:
-            masked = masker(ids, seed, epoch, index)
-            ids_BL[row, : len(ids)], gold_BL[row, : len(ids)] = masked
-    real_BL = np.arange(longest) < tokens.lengths[indices][:, None]
-    return Batch(
-        input_ids_BL=torch.from_numpy(ids_BL),
-        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
-        gold_BL=torch.from_numpy(gold_BL),
-    )
-
-
-def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> Batch:
-    if examples.second_at is not None:
-        texts = examples.apart(indices)
-        batch = _collate_examples(texts, np.arange(len(texts)), pad_id)
-        numbers_P = torch.from_numpy(indices.astype(np.int64) + examples.numbered_from)
-        return replace(batch, gold_BL=batch.gold_BL[: len(indices)], numbers_B=numbers_P)
-    ids_BL = _padded(examples, examples.ids, indices, pad_id)
-    types, gold = examples.types, examples.gold
-    real_BL = np.arange(ids_BL.shape[1]) < examples.lengths[indices][:, None]
-    return Batch(
-        input_ids_BL=torch.from_numpy(ids_BL),
-        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
-        gold_BL=torch.from_numpy(
-            _padded(examples, gold, indices, IGNORED) if examples.by_token else gold[indices]
-        ),
-        token_type_ids_BL=(
-            None if types is None else torch.from_numpy(_padded(examples, types, indices, 0))
-        ),
-        numbers_B=torch.from_numpy(indices.astype(np.int64) + examples.numbered_from),
-        answerable_BL=_answerable(examples, indices),
-    )
-
-
-def _answerable(examples: Examples, indices: np.ndarray) -> torch.Tensor | None:
-    """The context's tokens, and the first of all, which stands for no answer: bool [B x L]."""
-    if examples.places is None or examples.by_token:
-        return None
-    start_BL = _padded(examples, examples.places[:, 0], indices, -1)
-    start_BL[:, 0] = 0
-    return torch.from_numpy(start_BL >= 0)
-
-
-def _padded(examples: Examples, flat: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
-    """Per-token values of some examples: int64 [B x L]."""
-    longest = int(examples.lengths[indices].max())
-    rows_BL = np.full((len(indices), longest), fill, dtype=np.int64)
-    for row, index in enumerate(indices.tolist()):
-        start, end = examples.offsets[index], examples.offsets[index + 1]
-        rows_BL[row, : end - start] = flat[start:end]
-    return rows_BL

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from potstill.data import read_records
 from potstill.recipe import Files
 from potstill.storage.places import resolve_path
-from potstill.text import read_records
 
 
 @pytest.fixture(autouse=True)

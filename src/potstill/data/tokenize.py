@@ -1,0 +1,76 @@
+"""A fast tokenizer, called in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+from potstill.data.sequences import Examples
+
+
+@dataclass
+class Sequences:
+    """Token sequences as a tokenizer gives them, one entry each, and which of them it cut."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    types: list[np.ndarray] = field(default_factory=list)
+    is_cut: list[bool] = field(default_factory=list)
+
+    @property
+    def cut(self) -> int:
+        return sum(self.is_cut)
+
+    def add(self, encoded: BatchEncoding) -> None:
+        self.ids += [np.array(one, dtype=np.int32) for one in encoded["input_ids"]]
+        self.types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
+        self.is_cut += [bool(one.overflowing) for one in encoded.encodings or []]
+
+    def examples(self, **others: Any) -> Examples:
+        """The sequences end to end, with what else Examples has."""
+        lengths = np.array([len(one) for one in self.ids], dtype=np.int32)
+        types_T = np.concatenate(self.types)
+        return Examples(
+            ids=np.concatenate(self.ids),
+            offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+            lengths=lengths,
+            types=types_T if types_T.any() else None,
+            **others,
+        )
+
+
+# How texts are tokenised, beside where they are cut.
+TOKENIZING = {
+    "return_attention_mask": False,
+    "return_token_type_ids": True,
+    "split_special_tokens": True,  # "[SEP]" in a text is five characters
+}
+
+
+def encode_whole(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    special: bool = False,
+    offsets: bool = False,
+) -> Any:
+    """Ids of whole texts, whatever truncation and padding tokenizer.json asks for.
+
+    Args:
+        special: add the special tokens that a text has around it.
+        offsets: give `offset_mapping`, too.
+    """
+    return tokenizer(
+        list(texts),
+        add_special_tokens=special,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=offsets,
+        split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
+        verbose=False,  # "longer than the maximum": what becomes of it is the caller's part
+    )
