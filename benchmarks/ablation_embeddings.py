@@ -25,9 +25,9 @@ import torch
 from potstill import metrics
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
+from potstill.models import Runtime
 from potstill.pipeline import run
 from potstill.recipe import Recipe, load_recipe
-from potstill.runtime import Runtime
 from potstill.storage.places import resolve_path
 
 TOKENS = 100_000

@@ -28,11 +28,11 @@ from ablation_embeddings import questions, reciprocal_ranks
 from potstill import metrics
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
+from potstill.models import Runtime
 from potstill.pipeline import run
 from potstill.recipe import load_recipe
 from potstill.results import read_results
 from potstill.run_models import models_of_run
-from potstill.runtime import Runtime
 from potstill.storage import environment
 from potstill.storage.files import read_json
 

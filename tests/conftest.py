@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
 from potstill import make_student
-from potstill.models import load_model, save_model, with_model
+from potstill.models import load_model, save_model
+from potstill.models.loading import with_model
 from potstill.recipe import Task
 
 # fmt: off
@@ -104,7 +105,7 @@ def _float32() -> Iterator[None]:
     mistake, and where a CPU has it, whether it is taken depends on a measurement.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("potstill.precision.cpu_has_bf16", lambda: False)
+        patch.setattr("potstill.models.devices.cpu_has_bf16", lambda: False)
         yield
 
 

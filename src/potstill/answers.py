@@ -14,9 +14,9 @@ from torch import Tensor
 from potstill.answer_scores import best_answers
 from potstill.distributions import CANDIDATES, Distribution
 from potstill.head_predictions import Asked, ask, tagged_words
-from potstill.models import label_names
+from potstill.models import Runtime
+from potstill.models.config import label_names
 from potstill.recipe import TaskData
-from potstill.runtime import Runtime
 from potstill.token_scores import entities
 
 SHOWN = 5  # choices of an answer

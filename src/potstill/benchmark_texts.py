@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 
 from potstill.data import read_records
 from potstill.data.sources import describe
-from potstill.hub import one_sentence, quiet
-from potstill.models import check_vocabulary, load_config
+from potstill.models import load_config
+from potstill.models.hub import one_sentence, quiet
+from potstill.models.loading import check_vocabulary
 from potstill.recipe import TextPass
 
 LONGEST = 128  # tokens, where neither the settings nor a model asks for fewer

@@ -25,8 +25,9 @@ from potstill.benchmark_numbers import (
 from potstill.benchmark_process import Child
 from potstill.benchmark_rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
 from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
+from potstill.models.finite import check_stored, refuse_not_finite
 from potstill.recipe import measuring
-from potstill.storage.model_folders import check_folder, check_stored, refuse_not_finite
+from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import (
     ONNX,
     count_parameters,

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from potstill.captures import NOTHING, Wanted
 from potstill.data import Batch, Examples, collate
 from potstill.heads import identity, labelled_signals, row_counts
-from potstill.models import LoadedModel
+from potstill.models import LoadedModel, Signals
+from potstill.models.captures import NOTHING, Wanted
+from potstill.models.signals import Readout
 from potstill.recipe import (
     CACHED_TASKS,
     VALUE_TASKS,
@@ -32,7 +33,6 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
-from potstill.signals import Readout, Signals
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.storage.manifest import manifest_digest, model_manifest
 

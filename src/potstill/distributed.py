@@ -34,13 +34,6 @@ def make_accelerator(settings: Training, folder: Path) -> Accelerator:
     )
 
 
-def own_device() -> torch.device:
-    """Where models are asked outside the training loop, which places them itself."""
-    if torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    return torch.device("cpu")
-
-
 def check_processes(settings: Training, world: int, group: int | None) -> None:
     """Refuse more processes than a batch has micro-batches: some would have nothing to train on.
 

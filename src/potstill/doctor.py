@@ -142,7 +142,7 @@ def check_cpu(model: str, flags: frozenset[str], machine: str) -> list[Check]:
 
 def check_bf16() -> Check:
     """bfloat16 on this CPU: measured, for less than a second, only where it has units for it."""
-    from potstill.precision import bf16_speedup, cpu_has_bf16
+    from potstill.models.devices import bf16_speedup, cpu_has_bf16
 
     fp32 = "training.precision=auto computes in fp32"
     if not cpu_has_bf16():

@@ -17,9 +17,9 @@ import torch
 from potstill.cached_teachers import why_live
 from potstill.data.corpus import cut_texts
 from potstill.data.sources import Part, Record, source_parts
-from potstill.families import layer_prefix
 from potstill.importance import BATCH
 from potstill.models import LoadedModel
+from potstill.models.families import layer_prefix
 from potstill.pairing import projection_shapes
 from potstill.recipe import (
     AttentionMse,

@@ -13,9 +13,9 @@ import torch
 
 from potstill import metrics
 from potstill.data.sources import Record
-from potstill.onnx_models import OnnxModel
+from potstill.models import Runtime
+from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
-from potstill.runtime import Runtime
 
 SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
 HIDDEN_TEXTS = 96  # texts whose token vectors are compared with the baseline's

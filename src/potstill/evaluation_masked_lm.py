@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from potstill import metrics
 from potstill.data import Batch, Masker, Tokens, collate
 from potstill.data.masking import EVALUATION_EPOCH
-from potstill.models import LoadedModel, load_model, masked_lm_signals
-from potstill.onnx_models import OnnxModel
+from potstill.heads import masked_lm_signals
+from potstill.models import LoadedModel, load_model
+from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
 
 BATCH = 32

@@ -12,8 +12,8 @@ import numpy as np
 
 from potstill import metrics, task_metrics
 from potstill.examples import read_task
+from potstill.models import Runtime
 from potstill.recipe import TASKS, ScoredPairs, TaskData
-from potstill.runtime import Runtime
 from potstill.sequence_scores import tfidf_cosines
 from potstill.task_metrics import Scored
 

@@ -20,7 +20,8 @@ from potstill.answer_scores import (
 from potstill.data import Examples
 from potstill.head_predictions import head_outputs
 from potstill.metrics import not_beaten
-from potstill.models import LoadedModel, is_unnamed, label_names, load_model
+from potstill.models import LoadedModel, load_model
+from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Evaluate, Task, TaskRow, row_of
 from potstill.sequence_scores import (
     confusion,

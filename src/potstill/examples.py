@@ -26,7 +26,7 @@ from potstill.example_rows import (
     some,
     usable,
 )
-from potstill.models import has_head, is_unnamed, label_names
+from potstill.models.config import has_head, is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Source, Task, TaskData, TaskRow, row_of
 from potstill.sequence_examples import read_texts
 from potstill.token_examples import check_tag_names, read_sentence, sorted_tags, tag_numbers

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from potstill.context import Context
-from potstill.importance import measuring_device, sampled_batches, task_loss
+from potstill.importance import sampled_batches, task_loss
 from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
 from potstill.narrowing import head_groups, widths_of
 from potstill.nonuniform import (
     Kept,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -18,13 +19,18 @@ from potstill.data import Batch, Examples, collate
 from potstill.data.sequences import UNLABELLED
 from potstill.example_rows import Labelled
 from potstill.heads import model_inputs, similarity_signals
-from potstill.models import LoadedModel, label_names
-from potstill.recipe import TaskData, TaskRow, row_of
+from potstill.models import LoadedModel, Runtime, load_model
+from potstill.models.config import label_names
+from potstill.models.runtime import Filled
+from potstill.recipe import Task, TaskData, TaskRow, row_of
 from potstill.sequence_examples import tokenize_apart, tokenize_texts
 from potstill.token_examples import tokenize_sentences
 
 BATCH = 32
 Texts = tuple[str, ...]
+
+
+Text = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -224,3 +230,46 @@ def _row_of(loaded: LoadedModel) -> TaskRow:
     row = row_of(loaded.task)
     assert row is not None
     return row
+
+
+def predict(
+    model: str | os.PathLike[str], texts: Sequence[Text], task: Task, **options: Any
+) -> np.ndarray | list[list[Filled]] | Prediction:
+    """What a saved model says of texts, through PyTorch or onnxruntime; at T = 1.
+
+    | task | a text is | what is given |
+    |---|---|---|
+    | sentence_embedding | a text | embeddings [N x D] |
+    | masked_lm | a text with masks | the tokens at each mask (`Filled`) |
+    | classification, multi_label | a text, or two | its labels (`Chosen`) |
+    | regression, sentence_similarity | a text, or two; two | its value |
+    | token_classification | a text, or its words | its words' tags (`Tagged`) |
+    | question_answering | a question and its context | the answer (`Given`) |
+
+    Args:
+        model: a model folder, or FOLDER/onnx/NAME.onnx.
+        options: of `Runtime.embed` or `Runtime.fill_mask`; of tasks with a head those of
+            `head_predictions.cutting`, and `may_lack`: a question may have no answer.
+
+    Raises:
+        ValueError: as `models.load_model`, `Runtime.fill_mask` and `head_predictions.ask`.
+    """
+    if task == "sentence_embedding" or task == "masked_lm":
+        runtime, plain = Runtime.open(model, task), [str(text) for text in texts]
+        if task == "masked_lm":
+            return runtime.fill_mask(plain, **options)
+        return runtime.embed(plain, **options)
+    loaded = load_model(model, task)
+    may_lack = bool(options.pop("may_lack", False))
+    given = [_as_texts(text, task) for text in texts]
+    return decide(ask(loaded, given, cutting(**options), may_lack=may_lack), loaded)
+
+
+def _as_texts(text: Text, task: Task) -> Texts:
+    """What an example is made of: a sentence's words, a question and its context, a text or two."""
+    if task == "token_classification":
+        return tuple(text.split() if isinstance(text, str) else text)
+    found = (text,) if isinstance(text, str) else tuple(text)
+    if task in ("question_answering", "sentence_similarity") and len(found) != 2:
+        raise ValueError(f"{task} takes two texts for each example, not {len(found)}: {found!r}")
+    return found

@@ -27,11 +27,12 @@ from transformers import PreTrainedModel
 
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.families import last_linear, takes_token_types
 from potstill.logit_objectives import Rows
-from potstill.models import LoadedModel, pool
+from potstill.models import LoadedModel, Signals
+from potstill.models.families import last_linear, lm_features, lm_readout, takes_token_types
+from potstill.models.sentence_modules import Pooling, pool
+from potstill.models.signals import EXCLUDED, Readout, wide
 from potstill.recipe import VALUE_TASKS, Task
-from potstill.signals import EXCLUDED, Readout, Signals, wide
 
 
 def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
@@ -175,3 +176,41 @@ def _span_signals(hidden_BLD: Tensor, output: Any, batch: Batch) -> Signals:
 def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
     """A readout for features that are logits already."""
     return Readout(torch.eye(size, dtype=like.dtype, device=like.device), exact=exact)
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def masked_lm_signals(
+    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, rows_BL: Tensor
+) -> Signals:
+    """Hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
+    hidden_BLD = model.base_model(
+        input_ids=input_ids_BL, attention_mask=attention_mask_BL
+    ).last_hidden_state
+    return Signals(hidden_BLD, lm_features(model, hidden_BLD[rows_BL]), lm_readout(model))
+
+
+def embedding_signals(
+    model: PreTrainedModel,
+    pooling: Pooling,
+    input_ids_BL: Tensor,
+    attention_mask_BL: Tensor,
+    *,
+    scale: float,
+    group: int,
+) -> Signals:
+    """Hidden states, and each text's distribution over the others of its group of `group` texts.
+
+    Logits are scale * cosine similarity of the pooled embeddings; the text itself is left out.
+    """
+    hidden_BLD = model.base_model(
+        input_ids=input_ids_BL, attention_mask=attention_mask_BL
+    ).last_hidden_state
+    unit_BD = F.normalize(pool(hidden_BLD.float(), attention_mask_BL, pooling), dim=-1)
+    number_B = torch.arange(len(unit_BD), device=unit_BD.device)
+    same_BB = number_B[:, None] // group == number_B // group
+    same_BB &= number_B[:, None] != number_B
+    excluded_BB = torch.where(same_BB, 0.0, EXCLUDED).to(unit_BD.dtype)
+    readout = Readout(unit_BD * scale, excluded_BB, exact=True)
+    return Signals(hidden_BLD, unit_BD, readout, vectors_BD=unit_BD)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill.models import Signals
+from potstill.models.signals import EMBEDDINGS, check_same_shape, wide
 from potstill.recipe import (
     AttentionMse,
     HiddenCosine,
@@ -25,7 +27,6 @@ from potstill.recipe import (
     Relations,
     VectorMse,
 )
-from potstill.signals import EMBEDDINGS, Signals, check_same_shape, wide
 
 
 def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tensor:

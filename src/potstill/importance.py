@@ -18,12 +18,11 @@ from torch import Tensor
 from potstill.context import Context
 from potstill.data import Batch, Examples, Tokens, collate
 from potstill.data.sequences import IGNORED
-from potstill.distributed import own_device
 from potstill.logit_objectives import Rows
-from potstill.models import LoadedModel
+from potstill.models import LoadedModel, Signals
+from potstill.models.devices import measuring_device
 from potstill.objectives import objective_sums
 from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
-from potstill.signals import Signals
 from potstill.teachers import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
@@ -45,12 +44,6 @@ def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
             total += float(_sum(loaded, reading, batch))
             count += sum(reading.counts(batch).values())
     return total / count if count else math.nan
-
-
-def measuring_device() -> torch.device:
-    """This process's device; the CPU where that has no float64, which scores are summed in."""
-    found = own_device()
-    return torch.device("cpu") if found.type == "mps" else found
 
 
 def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from potstill import families
+from potstill.models import families
 from potstill.recipe import LayerRule
 
 

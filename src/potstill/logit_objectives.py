@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill.data.sequences import IGNORED
+from potstill.models import Signals
+from potstill.models.signals import Readout, check_same_shape, wide
 from potstill.recipe import GoldMse, HardTargets, LogitObjective, LogitsMse, SoftTargets
-from potstill.signals import Readout, Signals, check_same_shape, wide
 
 Divergence = Literal["kl", "cross_entropy"]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.families import FAMILIES, Family, family_of, layer_prefix, position_limit
+from potstill.models.families import FAMILIES, Family, family_of, layer_prefix, position_limit
 
 TEXTS = 64  # whose hidden states are looked at
 TOKENS = 64  # of each where they are random

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.families import keep_heads
+from potstill.models.families import keep_heads, layers_of
 from potstill.narrowing import head_channels, head_groups, head_weights, widths_of
-from potstill.pruning import argument, cut, keep_units, layers_of, own_family, slopes
+from potstill.pruning import argument, cut, keep_units, own_family, slopes
 
 Kept = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from potstill.hidden_objectives import Taught, hidden_sum
 from potstill.logit_objectives import Rows, logit_sums
+from potstill.models import Signals
 from potstill.recipe import LogitObjective, Objective
-from potstill.signals import Signals
 
 
 def objective_sums(

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from potstill.errors import NotFinite
-from potstill.families import takes_token_types
-from potstill.models import LoadedModel, pool
+from potstill.models import LoadedModel
+from potstill.models.families import takes_token_types
+from potstill.models.finite import some_not_finite
+from potstill.models.sentence_modules import pool
 from potstill.recipe import Task, row_of
 from potstill.recipe.tasks import is_encoder
 from potstill.storage.machine import is_out_of_memory
-from potstill.storage.model_folders import some_not_finite
 from potstill.storage.onnx_files import DATA, GRAPH, MAX_LENGTH, not_finite_in, require_onnx
 
 Exporter = Literal["torchscript", "dynamo"]

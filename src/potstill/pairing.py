@@ -9,10 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from potstill.captures import Wanted, qkv_widths
-from potstill.families import family_of
 from potstill.hidden_objectives import EMBEDDINGS_PROJECTION, Pairing
-from potstill.models import LoadedModel, label_names
+from potstill.models import LoadedModel
+from potstill.models.captures import Wanted, qkv_widths
+from potstill.models.config import label_names
+from potstill.models.families import family_of
+from potstill.models.signals import EMBEDDINGS
 from potstill.recipe import (
     VALUE_TASKS,
     AttentionMse,
@@ -27,7 +29,6 @@ from potstill.recipe import (
     VectorMse,
     row_of,
 )
-from potstill.signals import EMBEDDINGS
 
 
 def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:

@@ -28,6 +28,7 @@ from potstill.examples import read_for
 from potstill.former import begun_as
 from potstill.inputs import check_inputs, given_folders
 from potstill.models import LoadedModel, load_config
+from potstill.models.devices import autocast_dtype
 from potstill.pipeline import (
     given_digests,
     is_current,
@@ -35,7 +36,6 @@ from potstill.pipeline import (
     stage_fingerprints,
     written_digests,
 )
-from potstill.precision import autocast_dtype
 from potstill.recipe import (
     Distill,
     Export,

@@ -16,10 +16,10 @@ import torch
 from potstill.answers import Answer, Answerer
 from potstill.benchmark_numbers import judge_noise
 from potstill.distributions import TEMPERATURES, soften
-from potstill.models import is_unnamed, label_names
+from potstill.models import Runtime
+from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import Distill, Recipe, SoftTargets
 from potstill.run_models import RunModel, RunModels
-from potstill.runtime import Runtime
 
 PASSES = 5  # timed, of each model, after one that is not
 MOST_OTHERS = 32  # texts that one is compared with

@@ -19,9 +19,8 @@ from potstill.answer_scores import answer_scores, best_answers, trivial_answers
 from potstill.data import Examples, collate
 from potstill.head_predictions import head_outputs
 from potstill.heads import labelled_signals
-from potstill.models import LoadedModel
+from potstill.models import LoadedModel, Signals
 from potstill.recipe import VALUE_TASKS, row_of
-from potstill.signals import Signals
 
 EXAMPLES = 500  # held-out ones that a teacher is asked about
 TEXTS = 50  # of which tokens and hidden states are compared

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import Family, family_of, layer_prefix
+from potstill.models.families import Family, family_of, layers_of
 from potstill.narrowing import unit_weights, widths_of
 
 Importance = Literal["taylor", "magnitude"]
@@ -206,10 +206,6 @@ def ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
 
 def own_family(model: PreTrainedModel) -> Family:
     return family_of(model.config, model.config.model_type)
-
-
-def layers_of(model: PreTrainedModel) -> Any:
-    return model.get_submodule(layer_prefix(model).removesuffix("."))
 
 
 def cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:

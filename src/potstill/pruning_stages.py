@@ -15,10 +15,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.context import Context
 from potstill.data import Batch
-from potstill.families import family_of
+from potstill.heads import embedding_signals
 from potstill.hidden_pruning import chosen_width
-from potstill.importance import BATCH, mean_loss, measuring_device, sampled_batches, task_loss
-from potstill.models import LoadedModel, embedding_signals, save_model, with_model
+from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
+from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
+from potstill.models.families import family_of
+from potstill.models.loading import with_model
 from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
 from potstill.pruning import (
     layer_taylor_scores,

@@ -21,10 +21,10 @@ from typing import Any, assert_never
 import numpy as np
 
 from potstill.errors import NotFinite
+from potstill.models.finite import refuse_not_finite, some_not_finite
 from potstill.onnx_layers import Layer, drop_unused, layers_of, normalised, quiet
 from potstill.recipe import Quantize
 from potstill.storage.machine import is_out_of_memory, read_cpu
-from potstill.storage.model_folders import refuse_not_finite, some_not_finite
 from potstill.storage.onnx_files import not_finite_in, require_onnx
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})

@@ -16,12 +16,13 @@ from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
 from potstill.evaluation_stages import run_evaluate
+from potstill.models.finite import check_stored
 from potstill.parity import check_parity, likeness
 from potstill.quantization import Source
 from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
 from potstill.storage.files import whole_or_gone
-from potstill.storage.model_folders import check_folder, check_stored
+from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import (
     ONNX,
     QUANTIZED,

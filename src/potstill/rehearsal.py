@@ -22,9 +22,11 @@ from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
 from potstill.examples import TaskRows, read_for
 from potstill.export_stages import ALONE, check_shares
-from potstill.families import position_limit
 from potstill.figures import require_matplotlib
-from potstill.models import LoadedModel, load_config, load_model, with_model
+from potstill.models import LoadedModel, load_config, load_model
+from potstill.models.families import position_limit
+from potstill.models.finite import check_stored
+from potstill.models.loading import with_model
 from potstill.pairing import check_labels, check_pair
 from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
@@ -45,7 +47,6 @@ from potstill.recipe import (
     scoring,
     stage_writes,
 )
-from potstill.storage.model_folders import check_stored
 from potstill.storage.onnx_files import require_onnx
 from potstill.students import build_student, student_shape
 from potstill.training_log import check_trackers

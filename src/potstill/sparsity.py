@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from potstill.families import layer_prefix
-from potstill.pruning import layers_of
+from potstill.models.families import layer_prefix, layers_of
 from potstill.recipe import Sparsity
 
 

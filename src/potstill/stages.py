@@ -10,13 +10,13 @@ from typing import Any, assert_never
 
 from torch import manual_seed
 
-from potstill import models as model_folders
 from potstill import narrowing
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
 from potstill.context import Context
 from potstill.evaluation_stages import chosen_models, run_evaluate
 from potstill.export_stages import run_export
+from potstill.models import loading as model_folders
 from potstill.models import save_model
 from potstill.narrowing import widths_of
 from potstill.pruning_stages import run_prune

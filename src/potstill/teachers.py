@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from potstill.captures import NOTHING, Wanted, listening
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED
-from potstill.heads import head_rows, labelled_signals
+from potstill.heads import embedding_signals, head_rows, labelled_signals, masked_lm_signals
 from potstill.logit_objectives import Rows
-from potstill.models import LoadedModel, embedding_signals, masked_lm_signals
+from potstill.models import LoadedModel, Signals
+from potstill.models.captures import NOTHING, Wanted, listening
 from potstill.recipe import (
     GoldMse,
     HardTargets,
@@ -26,7 +26,6 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
-from potstill.signals import Signals
 
 
 @dataclass(frozen=True)

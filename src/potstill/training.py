@@ -29,9 +29,9 @@ from potstill.distributed import check_processes, largest_of_all, make_accelerat
 from potstill.errors import Interrupted, TrainingFailed
 from potstill.interruption import stop_signals
 from potstill.logit_objectives import temperature_at
-from potstill.precision import autocast_dtype
+from potstill.models.devices import autocast_dtype
+from potstill.models.finite import not_finite, some_not_finite
 from potstill.recipe import SoftTargets, Training
-from potstill.storage.model_folders import not_finite, some_not_finite
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog
 

@@ -22,10 +22,11 @@ from potstill.cached_teachers import (
 from potstill.context import Context
 from potstill.data import Examples, Masker, Tokens
 from potstill.data.batches import plan_steps
-from potstill.distributed import own_device, wait_for_all
+from potstill.distributed import wait_for_all
 from potstill.evaluation_tasks import task_score
-from potstill.families import is_task_head, lm_head_parameters, position_limit
 from potstill.models import LoadedModel, save_model
+from potstill.models.devices import own_device
+from potstill.models.families import is_task_head, lm_head_parameters, position_limit
 from potstill.pairing import check_labels, check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (

@@ -10,9 +10,9 @@ import torch
 
 from family_teachers import save_teacher
 from potstill.models import load_model
+from potstill.models.onnx_models import OnnxModel
 from potstill.nonuniform import reshaped
 from potstill.onnx_graphs import write_graph
-from potstill.onnx_models import OnnxModel
 from potstill.parity import check_parity
 from potstill.recipe import Task
 from potstill.storage.onnx_files import ONNX, count_parameters

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.families import FAMILIES
 from potstill.layer_maps import chosen_layers
+from potstill.models.families import FAMILIES
 from potstill.students import make_student
 from tiny_families import HEADS, MISSING, NAMES, family_model
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from potstill.answers import Answer, Answerer
 from potstill.head_predictions import Asked, cutting
+from potstill.models import Runtime
 from potstill.recipe import Task
-from potstill.runtime import Runtime
 from tiny_runs import LABELS, TAGS, tiny_teacher
 
 

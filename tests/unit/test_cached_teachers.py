@@ -21,7 +21,8 @@ from potstill.cached_teachers import (
     why_live,
 )
 from potstill.data import Batch, Examples, collate
-from potstill.models import LoadedModel, load_model
+from potstill.models import LoadedModel, Signals, load_model
+from potstill.models.signals import Readout
 from potstill.recipe import (
     VALUE_TASKS,
     Distill,
@@ -37,7 +38,6 @@ from potstill.recipe import (
     Training,
     VectorMse,
 )
-from potstill.signals import Readout, Signals
 from potstill.teachers import LiveTeacher, Reading
 from potstill.trainee import Trainee
 

@@ -105,15 +105,15 @@ def test_bf16_is_measured_only_where_the_cpu_has_units(monkeypatch: pytest.Monke
     def never() -> float:
         raise AssertionError("measured without units")
 
-    monkeypatch.setattr("potstill.precision.cpu_has_bf16", lambda: False)
-    monkeypatch.setattr("potstill.precision.bf16_speedup", never)
+    monkeypatch.setattr("potstill.models.devices.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("potstill.models.devices.bf16_speedup", never)
     none = doctor.check_bf16()
     assert (none.value, none.status) == ("no units", "slow")
     assert "fp32" in (none.advice or "")
-    monkeypatch.setattr("potstill.precision.cpu_has_bf16", lambda: True)
-    monkeypatch.setattr("potstill.precision.bf16_speedup", lambda: 3.14)
+    monkeypatch.setattr("potstill.models.devices.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("potstill.models.devices.bf16_speedup", lambda: 3.14)
     assert doctor.check_bf16() == doctor.Check("bf16 on the CPU", "3.1 times fp32's speed")
-    monkeypatch.setattr("potstill.precision.bf16_speedup", lambda: 0.3)
+    monkeypatch.setattr("potstill.models.devices.bf16_speedup", lambda: 0.3)
     assert doctor.check_bf16().status == "slow"
 
 

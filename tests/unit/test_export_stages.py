@@ -19,11 +19,11 @@ from tiny_recipes import of_encoder, stage_result, written
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
 from potstill.errors import ParityFailed
+from potstill.head_predictions import predict
 from potstill.models import load_model, save_model
 from potstill.pipeline import rebuild, run
 from potstill.planning import plan_run
 from potstill.recipe import GraphPruning, Recipe
-from potstill.runtime import predict
 from potstill.storage.onnx_files import count_parameters
 from tiny_graphs import moved
 

@@ -14,8 +14,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.heads import blank_gold, head_rows, head_signals, similarity_signals
 from potstill.logit_objectives import hard_targets, soft_targets
-from potstill.models import load_model
-from potstill.signals import Signals
+from potstill.models import Signals, load_model
 from tiny_families import MISSING, NAMES, family_model
 
 
@@ -153,7 +152,7 @@ def test_blank_gold(task: str, shape: tuple[int, ...]) -> None:
 
 
 def test_the_last_linear_map_of_every_head() -> None:
-    from potstill.families import is_task_head, last_linear
+    from potstill.models.families import is_task_head, last_linear
 
     for name in NAMES:
         model = family_model(name, "classification", layers=1)

@@ -20,6 +20,8 @@ from potstill.hidden_objectives import (
     relations,
     vector_mse,
 )
+from potstill.models import Signals
+from potstill.models.signals import EMBEDDINGS
 from potstill.recipe import (
     AttentionMse,
     HiddenCosine,
@@ -28,7 +30,6 @@ from potstill.recipe import (
     Relations,
     VectorMse,
 )
-from potstill.signals import EMBEDDINGS, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
 LENGTHS = (5, 2, 4)  # real tokens of three texts, padded to five

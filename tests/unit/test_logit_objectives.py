@@ -12,9 +12,10 @@ import torch
 from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught
 from potstill.logit_objectives import Rows, temperature_at
+from potstill.models import Signals
+from potstill.models.signals import EXCLUDED, Readout
 from potstill.objectives import objective_sums
 from potstill.recipe import GoldMse, HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
-from potstill.signals import EXCLUDED, Readout, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
 K, D, V = 6, 4, 5

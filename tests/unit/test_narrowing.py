@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from potstill.families import FAMILIES, layer_prefix
+from potstill.models.families import FAMILIES, layer_prefix
 from potstill.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
 from tiny_families import HEADS, MISSING, NAMES, family_model
 

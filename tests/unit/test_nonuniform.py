@@ -10,7 +10,7 @@ import torch
 from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 from transformers import PreTrainedModel
 
-from potstill.families import FAMILIES
+from potstill.models.families import FAMILIES
 from potstill.nonuniform import (
     head_magnitude_scores,
     head_taylor_scores,

@@ -10,9 +10,10 @@ from potstill import logit_objectives
 from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught, hidden_cosine
 from potstill.logit_objectives import Rows, hard_targets, logits_mse, soft_targets
+from potstill.models import Signals
+from potstill.models.signals import EXCLUDED, Readout
 from potstill.objectives import objective_sums
 from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, SoftTargets
-from potstill.signals import EXCLUDED, Readout, Signals
 
 GENERATOR = torch.Generator().manual_seed(0)
 

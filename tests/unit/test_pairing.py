@@ -10,10 +10,11 @@ import torch
 from transformers import BertForMaskedLM
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill.captures import Wanted
-from potstill.families import FAMILIES
 from potstill.hidden_objectives import Pairing
 from potstill.models import LoadedModel
+from potstill.models.captures import Wanted
+from potstill.models.families import FAMILIES
+from potstill.models.signals import EMBEDDINGS
 from potstill.pairing import check_pair, compared_layers, pair_up, projection_shapes, wanted_of
 from potstill.recipe import (
     AttentionMse,
@@ -25,7 +26,6 @@ from potstill.recipe import (
     SoftTargets,
     VectorMse,
 )
-from potstill.signals import EMBEDDINGS
 from potstill.students import make_student
 from tiny_families import family_model
 from tiny_tokenizers import family_tokenizer

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 
-from potstill.families import FAMILIES
+from potstill.models.families import FAMILIES
 from potstill.narrowing import widths_of
 from potstill.pruning import (
     layer_taylor_scores,

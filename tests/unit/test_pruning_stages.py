@@ -23,10 +23,10 @@ from transformers import (
 import potstill
 from conftest import sentences, tiny_tokenizer
 from potstill.models import load_config
+from potstill.models.families import layers_of
 from potstill.narrowing import widths_of
 from potstill.pipeline import run
 from potstill.planning import plan_run
-from potstill.pruning import layers_of
 from potstill.pruning_stages import most_important, shaped
 from potstill.recipe import Recipe, dump_recipe, parse_recipe
 from tiny_families import NAMES, family_model

@@ -14,7 +14,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED
 from potstill.hidden_objectives import Taught
 from potstill.logit_objectives import soft_targets
-from potstill.models import LoadedModel, load_model
+from potstill.models import LoadedModel, Signals, load_model
 from potstill.objectives import objective_sums
 from potstill.recipe import (
     HardTargets,
@@ -28,7 +28,6 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
-from potstill.signals import Signals
 from potstill.teachers import LiveTeacher, Reading
 
 TRIPLE = (SoftTargets(), HardTargets(target="teacher"), HiddenCosine())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from potstill.families import FAMILIES, layer_prefix
+from potstill.models.families import FAMILIES, layer_prefix
 from tiny_families import HEADS, MISSING, NAMES
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]

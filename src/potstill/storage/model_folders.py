@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError, safe_open
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Any
 
 MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}  # endings of what loading a model reads
 MODULES = "modules.json"
@@ -113,66 +106,3 @@ def _check_links(folder: Path, path: Path, inside: Iterable[Path]) -> None:
                 f"{folder}: {link} is a link to a file outside of the model folder, which is not "
                 "followed: put a copy of the file in its place"
             )
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity, of tied ones the first.
-
-    Tensors on the meta device hold nothing.
-    """
-    names, seen = [], set()
-    for name, tensor in tensors.items():
-        place = tensor.data_ptr(), tensor.shape
-        if place not in seen and not _is_finite(tensor):
-            names.append(name)
-        seen.add(place)
-    return names
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
-        return True
-    if tensor.element_size() == 1:  # float8, of which torch knows no smallest and largest
-        tensor = tensor.float()
-    # reads the numbers once, copies none, and hands a NaN on
-    smallest, largest = tensor.detach().aminmax()
-    return math.isfinite(smallest) and math.isfinite(largest)
-
-
-def some_not_finite(names: Sequence[str]) -> str:
-    """Start of a sentence about tensors that hold NaN or infinity."""
-    if len(names) == 1:
-        return f"{names[0]} holds NaN or infinity"
-    more = len(names) - 1
-    return f"{names[0]} and {more} more tensor{'s' if more > 1 else ''} hold NaN or infinity"
-
-
-def refuse_not_finite(model: str, names: Sequence[str]) -> None:
-    """Refuse a model that was given, if tensors of it hold NaN or infinity.
-
-    Args:
-        model: What messages call the model.
-        names: The tensors that do.
-
-    Raises:
-        ValueError: There are some; the message names the first.
-    """
-    if names:
-        raise ValueError(
-            f"{model}: {some_not_finite(names)}: take a model folder whose weights are whole"
-        )
-
-
-def check_stored(folder: Path) -> None:
-    """Refuse a model folder whose files hold NaN or infinity; one tensor at a time is in memory.
-
-    Raises:
-        ValueError: They do; the message names the first tensor.
-    """
-    names = []
-    for file in sorted(folder.glob("*.safetensors")):
-        # whoever loads the weights says that a file is damaged
-        with suppress(SafetensorError), safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - no mapping
-                names += not_finite({name: weights.get_tensor(name)})
-    refuse_not_finite(os.fspath(folder), names)

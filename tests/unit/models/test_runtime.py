@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from conftest import sentences
-from potstill.models import load_model
-from potstill.runtime import Runtime, predict
+from potstill.head_predictions import predict
+from potstill.models import Runtime, load_model
 
 TEXTS = [*sentences(9, seed=3), "heart", "the copper still", " ".join(sentences(8, seed=4))]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from potstill import precision
-from potstill.precision import autocast_dtype, bf16_speedup, cpu_has_bf16
+from potstill.models import devices
+from potstill.models.devices import autocast_dtype, bf16_speedup, cpu_has_bf16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -20,7 +20,7 @@ def hardware(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     def never() -> float:
         raise AssertionError("nothing should be measured here")
 
-    monkeypatch.setattr(precision, "bf16_speedup", never)
+    monkeypatch.setattr(devices, "bf16_speedup", never)
     return monkeypatch
 
 
@@ -65,13 +65,13 @@ def test_auto_on_a_cpu_wants_units_and_a_gain(
     expected: torch.dtype | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: units)
-    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: units)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: speedup)
     assert autocast_dtype("auto", CPU) is expected
 
 
 def test_a_cpu_without_units_is_not_measured(hardware: pytest.MonkeyPatch) -> None:
-    hardware.setattr(precision, "cpu_has_bf16", lambda: False)
+    hardware.setattr(devices, "cpu_has_bf16", lambda: False)
     assert autocast_dtype("auto", CPU) is None
 
 
@@ -88,7 +88,7 @@ def test_the_speedup_is_one_time_over_the_other(monkeypatch: pytest.MonkeyPatch)
     """Clock readings of four rounds a format; the first of each warms up and does not count."""
     fp32, bf16 = [9.0, 3.0, 2.0, 4.0], [0.1, 1.0, 0.5, 8.0]
     readings = iter([t for seconds in (*fp32, *bf16) for t in (100.0, 100.0 + seconds)])
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(readings))
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: next(readings))
     # the products themselves are slow on a CPU without the units
     monkeypatch.setattr(torch, "ones", lambda *_, dtype: torch.zeros(2, 2, dtype=dtype))
     assert bf16_speedup() == pytest.approx(2.0 / 0.5)

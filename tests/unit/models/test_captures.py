@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from conftest import tiny_config
-from potstill.captures import Wanted, listening, qkv_widths
-from potstill.families import FAMILIES
-from potstill.signals import EMBEDDINGS
+from potstill.models.captures import Wanted, listening, qkv_widths
+from potstill.models.families import FAMILIES
+from potstill.models.signals import EMBEDDINGS
 from tiny_families import NAMES, family_model
 
 IDS = torch.arange(2, 16).reshape(2, 7)

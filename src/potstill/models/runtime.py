@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill.head_predictions import Prediction, Texts, ask, cutting, decide
-from potstill.models import LoadedModel, load_model, pool
+from potstill.models.loading import LoadedModel, load_model
+from potstill.models.sentence_modules import pool
 from potstill.recipe import Task
 
 
@@ -135,49 +135,3 @@ class Runtime:
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
         return {name: value.to(self.device) for name, value in inputs.items()}
-
-
-Text = str | Sequence[str]
-
-
-def predict(
-    model: str | os.PathLike[str], texts: Sequence[Text], task: Task, **options: Any
-) -> np.ndarray | list[list[Filled]] | Prediction:
-    """What a saved model says of texts, through PyTorch or onnxruntime; at T = 1.
-
-    | task | a text is | what is given |
-    |---|---|---|
-    | sentence_embedding | a text | embeddings [N x D] |
-    | masked_lm | a text with masks | the tokens at each mask (`Filled`) |
-    | classification, multi_label | a text, or two | its labels (`Chosen`) |
-    | regression, sentence_similarity | a text, or two; two | its value |
-    | token_classification | a text, or its words | its words' tags (`Tagged`) |
-    | question_answering | a question and its context | the answer (`Given`) |
-
-    Args:
-        model: a model folder, or FOLDER/onnx/NAME.onnx.
-        options: of `Runtime.embed` or `Runtime.fill_mask`; of tasks with a head those of
-            `head_predictions.cutting`, and `may_lack`: a question may have no answer.
-
-    Raises:
-        ValueError: as `models.load_model`, `Runtime.fill_mask` and `head_predictions.ask`.
-    """
-    if task == "sentence_embedding" or task == "masked_lm":
-        runtime, plain = Runtime.open(model, task), [str(text) for text in texts]
-        if task == "masked_lm":
-            return runtime.fill_mask(plain, **options)
-        return runtime.embed(plain, **options)
-    loaded = load_model(model, task)
-    may_lack = bool(options.pop("may_lack", False))
-    given = [_as_texts(text, task) for text in texts]
-    return decide(ask(loaded, given, cutting(**options), may_lack=may_lack), loaded)
-
-
-def _as_texts(text: Text, task: Task) -> Texts:
-    """What an example is made of: a sentence's words, a question and its context, a text or two."""
-    if task == "token_classification":
-        return tuple(text.split() if isinstance(text, str) else text)
-    found = (text,) if isinstance(text, str) else tuple(text)
-    if task in ("question_answering", "sentence_similarity") and len(found) != 2:
-        raise ValueError(f"{task} takes two texts for each example, not {len(found)}: {found!r}")
-    return found

@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from potstill.hub import read_remote_json
+from torch import Tensor
+
+from potstill.models.hub import read_remote_json
 from potstill.storage.model_folders import MODULES, check_path
 
 Pooling = Literal["mean", "cls", "max"]
@@ -123,3 +125,13 @@ def _pooling(config: dict[str, Any], name: str) -> Pooling:
     if len(found) == 1 and found[0] in ("mean", "cls", "max"):
         return found[0]
     raise ValueError(f"{name}: pooling {', '.join(modes) or word} is not one of mean, cls, max")
+
+
+def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
+    """Sentence vectors [B x D]: mean or maximum over real tokens, or the first token's vector."""
+    if pooling == "cls":
+        return hidden_BLD[:, 0]
+    mask_BL1 = attention_mask_BL.bool().unsqueeze(-1)
+    if pooling == "max":
+        return hidden_BLD.masked_fill(~mask_BL1, float("-inf")).amax(1)
+    return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1)

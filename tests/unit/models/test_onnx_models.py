@@ -13,11 +13,10 @@ import torch
 from tiny_labels import examples, write_model
 
 from conftest import sentences
-from potstill.head_predictions import head_outputs
-from potstill.models import load_model, save_model, task_of
-from potstill.onnx_models import OnnxModel
+from potstill.head_predictions import head_outputs, predict
+from potstill.models import Runtime, load_model, save_model, task_of
+from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Task
-from potstill.runtime import Runtime, predict
 from tiny_graphs import exported, moved
 
 

@@ -37,18 +37,12 @@ from transformers import (
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
 from potstill.errors import NotFinite
-from potstill.families import FAMILIES
-from potstill.models import (
-    LoadedModel,
-    UntrainedHead,
-    load_model,
-    pool,
-    save_model,
-    task_of,
-    with_model,
-)
+from potstill.head_predictions import predict
+from potstill.models import LoadedModel, load_model, save_model, task_of
+from potstill.models.families import FAMILIES
+from potstill.models.loading import UntrainedHead, with_model
+from potstill.models.sentence_modules import pool
 from potstill.recipe import Task
-from potstill.runtime import predict
 from potstill.students import make_student
 
 TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut
@@ -267,7 +261,7 @@ def test_weights_are_read_as_float32(tmp_path: Path) -> None:
                 )
             ),
             "FOLDER is of the family fnet, which Potstill does not know (it knows "
-            f"{', '.join(FAMILIES)}); families.py is where a row would be added",
+            f"{', '.join(FAMILIES)}); models/families.py is where a row would be added",
         ),
     ],
     ids=["decoder", "encoder-decoder", "unknown"],

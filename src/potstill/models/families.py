@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from potstill.signals import Readout
+from potstill.models.signals import Readout
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def family_of(config: PretrainedConfig, called: str) -> Family:
     if family is None:
         raise ValueError(
             f"{called} is of the family {model_type}, which Potstill does not know "
-            f"(it knows {', '.join(FAMILIES)}); families.py is where a row would be added"
+            f"(it knows {', '.join(FAMILIES)}); models/families.py is where a row would be added"
         )
     return family
 
@@ -377,3 +377,7 @@ def layer_prefix(model: PreTrainedModel) -> str:
 def _submodule(model: nn.Module, path: str) -> Any:
     # transformers keeps some activations as plain functions, which get_submodule would refuse
     return reduce(getattr, path.split("."), model)
+
+
+def layers_of(model: PreTrainedModel) -> Any:
+    return model.get_submodule(layer_prefix(model).removesuffix("."))

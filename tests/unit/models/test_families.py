@@ -19,7 +19,7 @@ from transformers import (
     T5Config,
 )
 
-from potstill.families import (
+from potstill.models.families import (
     FAMILIES,
     family_of,
     is_lm_head,
@@ -180,7 +180,7 @@ def test_albert_is_refused_with_the_reason() -> None:
         (
             FNetConfig(),
             "my-model is of the family fnet, which Potstill does not know (it knows "
-            f"{', '.join(FAMILIES)}); families.py is where a row would be added",
+            f"{', '.join(FAMILIES)}); models/families.py is where a row would be added",
         ),
     ],
     ids=lambda value: getattr(value, "model_type", ""),

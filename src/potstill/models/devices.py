@@ -51,3 +51,16 @@ def _seconds(dtype: torch.dtype) -> float:
             left @ right
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def own_device() -> torch.device:
+    """Where models are asked outside the training loop, which places them itself."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.device("cpu")
+
+
+def measuring_device() -> torch.device:
+    """This process's device; the CPU where that has no float64, which scores are summed in."""
+    found = own_device()
+    return torch.device("cpu") if found.type == "mps" else found

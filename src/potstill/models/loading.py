@@ -12,46 +12,34 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from potstill.errors import NotFinite
-from potstill.families import (
+from potstill.models.config import has_head, inputs_of, is_unnamed, load_config
+from potstill.models.families import (
     family_of,
     is_lm_head,
     is_task_head,
     last_linear,
-    lm_features,
-    lm_readout,
     position_limit,
-    takes_token_types,
 )
-from potstill.hub import one_sentence, quiet, read_remote_json
-from potstill.onnx_models import OnnxModel
-from potstill.recipe import ENDINGS, TASKS, Head, Task, row_of
+from potstill.models.finite import not_finite, refuse_not_finite, some_not_finite
+from potstill.models.hub import one_sentence, quiet
+from potstill.models.onnx_models import OnnxModel
+from potstill.models.sentence_modules import SentenceModules, resized, sentence_modules
+from potstill.recipe import Head, Task, row_of
 from potstill.recipe.tasks import is_encoder
-from potstill.sentence_modules import Pooling, SentenceModules, resized, sentence_modules
-from potstill.signals import EXCLUDED, Readout, Signals
 from potstill.storage.files import writing
-from potstill.storage.model_folders import (
-    MODULES,
-    check_folder,
-    not_finite,
-    refuse_not_finite,
-    some_not_finite,
-)
+from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
 from potstill.storage.places import place_of
 
@@ -171,7 +159,7 @@ def _with_tokenizer(
     config = model.config
     with quiet(), one_sentence(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, model_input_names=_inputs(config)
+            path, revision=revision, trust_remote_code=False, model_input_names=inputs_of(config)
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
@@ -190,67 +178,6 @@ def _with_tokenizer(
             int(tokenizer.model_max_length),
         )
     return LoadedModel(model, tokenizer, task, name, sentence)
-
-
-def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> PretrainedConfig:
-    """A model's config.json; `spec` as `load_model`'s.
-
-    Raises:
-        ValueError: no such model.
-    """
-    name = os.fspath(spec)
-    place = _folder_or_name(name)
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise ValueError(f"{name} is not a model folder (it has no config.json): give one that is")
-    with quiet(), one_sentence(name):
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            place, revision=revision, trust_remote_code=False
-        )
-    return config
-
-
-def task_of(spec: str | os.PathLike[str]) -> Task:
-    """The task that a model serves, by its head; sentence_embedding for one without.
-
-    Args:
-        spec: as `load_model`'s.
-
-    Raises:
-        ValueError: no such model, or one with the head of another task.
-    """
-    name = os.fspath(spec)
-    path = _folder_or_name(name)
-    if read_remote_json(path, MODULES, None, name) is not None:
-        return "sentence_embedding"
-    config = read_remote_json(path, "config.json", None, name)
-    if not isinstance(config, dict):
-        where = "it has no config.json" if Path(path).is_dir() else "it is no folder here"
-        also = "" if Path(path).is_dir() else ", and the hub has none or can't be reached"
-        raise ValueError(f"{name}: the model can't be loaded: {where}{also}")
-    classes = [str(found) for found in config.get("architectures") or []]
-    if any(found.endswith(("ForMaskedLM", "ForPreTraining")) for found in classes):
-        return "masked_lm"
-    if not classes or any("For" not in found for found in classes):
-        return "sentence_embedding"
-    for row in TASKS.values():
-        if any(found.endswith(ENDINGS.get(row.head, "-")) for found in classes):
-            return _sequence_task(config) if row.head == "sequence" else row.task
-    raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
-
-
-def _folder_or_name(name: str) -> str:
-    """Where config.json is looked for: of an .onnx file the model folder that it lies in."""
-    return place_of(os.fspath(folder_of(name)) if is_onnx(name) else name)
-
-
-def _sequence_task(config: dict[str, Any]) -> Task:
-    """Which task a sequence head does, as config.json says, or as transformers would guess."""
-    said = config.get("problem_type")
-    for row in TASKS.values():
-        if said is not None and row.problem_type == said:
-            return row.task
-    labels = config.get("id2label")
-    return "regression" if labels is not None and len(labels) == 1 else "classification"
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:
@@ -275,7 +202,7 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
 def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> LoadedModel:
     """The same tokenizer and sentence modules around another model; with its inputs."""
-    inputs = _inputs(model.config)
+    inputs = inputs_of(model.config)
     tokenizer: Any = loaded.tokenizer
     if list(tokenizer.model_input_names) != inputs:
         # Setting the attribute is not saved; passing it to from_pretrained is.
@@ -286,62 +213,6 @@ def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> Loaded
     if sentence is not None:
         sentence = resized(sentence, int(model.config.hidden_size))
     return replace(loaded, model=model, tokenizer=tokenizer, sentence=sentence, name=name)
-
-
-# --- signals --------------------------------------------------------------------------------------
-
-
-def masked_lm_signals(
-    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, rows_BL: Tensor
-) -> Signals:
-    """Hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
-    hidden_BLD = model.base_model(
-        input_ids=input_ids_BL, attention_mask=attention_mask_BL
-    ).last_hidden_state
-    return Signals(hidden_BLD, lm_features(model, hidden_BLD[rows_BL]), lm_readout(model))
-
-
-def embedding_signals(
-    model: PreTrainedModel,
-    pooling: Pooling,
-    input_ids_BL: Tensor,
-    attention_mask_BL: Tensor,
-    *,
-    scale: float,
-    group: int,
-) -> Signals:
-    """Hidden states, and each text's distribution over the others of its group of `group` texts.
-
-    Logits are scale * cosine similarity of the pooled embeddings; the text itself is left out.
-    """
-    hidden_BLD = model.base_model(
-        input_ids=input_ids_BL, attention_mask=attention_mask_BL
-    ).last_hidden_state
-    unit_BD = F.normalize(pool(hidden_BLD.float(), attention_mask_BL, pooling), dim=-1)
-    number_B = torch.arange(len(unit_BD), device=unit_BD.device)
-    same_BB = number_B[:, None] // group == number_B // group
-    same_BB &= number_B[:, None] != number_B
-    excluded_BB = torch.where(same_BB, 0.0, EXCLUDED).to(unit_BD.dtype)
-    readout = Readout(unit_BD * scale, excluded_BB, exact=True)
-    return Signals(hidden_BLD, unit_BD, readout, vectors_BD=unit_BD)
-
-
-def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """Sentence vectors [B x D]: mean or maximum over real tokens, or the first token's vector."""
-    if pooling == "cls":
-        return hidden_BLD[:, 0]
-    mask_BL1 = attention_mask_BL.bool().unsqueeze(-1)
-    if pooling == "max":
-        return hidden_BLD.masked_fill(~mask_BL1, float("-inf")).amax(1)
-    return (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1)
-
-
-# --- details --------------------------------------------------------------------------------------
-
-
-def _inputs(config: PretrainedConfig) -> list[str]:
-    types = ["token_type_ids"] if takes_token_types(config) else []
-    return ["input_ids", *types, "attention_mask"]
 
 
 def _class_for(
@@ -368,22 +239,6 @@ def _class_for(
     if row.problem_type is not None:
         told["problem_type"] = row.problem_type
     return auto, told
-
-
-def has_head(config: Any, head: Head) -> bool:
-    """Whether a checkpoint's config says that it has such a head."""
-    ending = ENDINGS.get(head)
-    return ending is not None and any(str(n).endswith(ending) for n in config.architectures or [])
-
-
-def label_names(config: Any) -> list[str]:
-    """The labels in the order of the head's outputs."""
-    return [str(config.id2label[number]) for number in sorted(config.id2label)]
-
-
-def is_unnamed(config: Any) -> bool:
-    """Whether the labels are transformers' own stopgaps, LABEL_0, LABEL_1 and so on."""
-    return label_names(config) == [f"LABEL_{number}" for number in range(config.num_labels)]
 
 
 def _check_loaded(

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.families import Family, family_of
-from potstill.signals import EMBEDDINGS
+from potstill.models.families import Family, family_of
+from potstill.models.signals import EMBEDDINGS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""What a model's config.json says: its task, its labels, its head."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from potstill.models.families import takes_token_types
+from potstill.models.hub import one_sentence, quiet, read_remote_json
+from potstill.recipe import ENDINGS, TASKS, Head, Task
+from potstill.storage.model_folders import MODULES
+from potstill.storage.onnx_files import folder_of, is_onnx
+from potstill.storage.places import place_of
+
+
+def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> PretrainedConfig:
+    """A model's config.json; `spec` as `load_model`'s.
+
+    Raises:
+        ValueError: no such model.
+    """
+    name = os.fspath(spec)
+    place = _folder_or_name(name)
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        raise ValueError(f"{name} is not a model folder (it has no config.json): give one that is")
+    with quiet(), one_sentence(name):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
+    return config
+
+
+def task_of(spec: str | os.PathLike[str]) -> Task:
+    """The task that a model serves, by its head; sentence_embedding for one without.
+
+    Args:
+        spec: as `load_model`'s.
+
+    Raises:
+        ValueError: no such model, or one with the head of another task.
+    """
+    name = os.fspath(spec)
+    path = _folder_or_name(name)
+    if read_remote_json(path, MODULES, None, name) is not None:
+        return "sentence_embedding"
+    config = read_remote_json(path, "config.json", None, name)
+    if not isinstance(config, dict):
+        where = "it has no config.json" if Path(path).is_dir() else "it is no folder here"
+        also = "" if Path(path).is_dir() else ", and the hub has none or can't be reached"
+        raise ValueError(f"{name}: the model can't be loaded: {where}{also}")
+    classes = [str(found) for found in config.get("architectures") or []]
+    if any(found.endswith(("ForMaskedLM", "ForPreTraining")) for found in classes):
+        return "masked_lm"
+    if not classes or any("For" not in found for found in classes):
+        return "sentence_embedding"
+    for row in TASKS.values():
+        if any(found.endswith(ENDINGS.get(row.head, "-")) for found in classes):
+            return _sequence_task(config) if row.head == "sequence" else row.task
+    raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
+
+
+def _folder_or_name(name: str) -> str:
+    """Where config.json is looked for: of an .onnx file the model folder that it lies in."""
+    return place_of(os.fspath(folder_of(name)) if is_onnx(name) else name)
+
+
+def _sequence_task(config: dict[str, Any]) -> Task:
+    """Which task a sequence head does, as config.json says, or as transformers would guess."""
+    said = config.get("problem_type")
+    for row in TASKS.values():
+        if said is not None and row.problem_type == said:
+            return row.task
+    labels = config.get("id2label")
+    return "regression" if labels is not None and len(labels) == 1 else "classification"
+
+
+# --- details --------------------------------------------------------------------------------------
+
+
+def inputs_of(config: PretrainedConfig) -> list[str]:
+    types = ["token_type_ids"] if takes_token_types(config) else []
+    return ["input_ids", *types, "attention_mask"]
+
+
+def has_head(config: Any, head: Head) -> bool:
+    """Whether a checkpoint's config says that it has such a head."""
+    ending = ENDINGS.get(head)
+    return ending is not None and any(str(n).endswith(ending) for n in config.architectures or [])
+
+
+def label_names(config: Any) -> list[str]:
+    """The labels in the order of the head's outputs."""
+    return [str(config.id2label[number]) for number in sorted(config.id2label)]
+
+
+def is_unnamed(config: Any) -> bool:
+    """Whether the labels are transformers' own stopgaps, LABEL_0, LABEL_1 and so on."""
+    return label_names(config) == [f"LABEL_{number}" for number in range(config.num_labels)]
