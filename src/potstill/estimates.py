@@ -20,7 +20,7 @@ from potstill.data.sources import Part, Record, source_parts
 from potstill.importance import BATCH
 from potstill.models import LoadedModel
 from potstill.models.families import layer_prefix
-from potstill.pairing import projection_shapes
+from potstill.objectives.pairing import projection_shapes
 from potstill.recipe import (
     AttentionMse,
     Corpus,

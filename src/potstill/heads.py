@@ -27,11 +27,11 @@ from transformers import PreTrainedModel
 
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel, Signals
 from potstill.models.families import last_linear, lm_features, lm_readout, takes_token_types
 from potstill.models.sentence_modules import Pooling, pool
 from potstill.models.signals import EXCLUDED, Readout, wide
+from potstill.objectives import Rows
 from potstill.recipe import VALUE_TASKS, Task
 
 

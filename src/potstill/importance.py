@@ -18,10 +18,9 @@ from torch import Tensor
 from potstill.context import Context
 from potstill.data import Batch, Examples, Tokens, collate
 from potstill.data.sequences import IGNORED
-from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel, Signals
 from potstill.models.devices import measuring_device
-from potstill.objectives import objective_sums
+from potstill.objectives import Rows, objective_sums
 from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
 from potstill.teachers import Reading
 

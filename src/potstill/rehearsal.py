@@ -27,7 +27,7 @@ from potstill.models import LoadedModel, load_config, load_model
 from potstill.models.families import position_limit
 from potstill.models.finite import check_stored
 from potstill.models.loading import with_model
-from potstill.pairing import check_labels, check_pair
+from potstill.objectives.pairing import check_labels, check_pair
 from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
     Benchmark,

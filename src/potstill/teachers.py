@@ -11,9 +11,9 @@ from torch import Tensor
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED
 from potstill.heads import embedding_signals, head_rows, labelled_signals, masked_lm_signals
-from potstill.logit_objectives import Rows
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted, listening
+from potstill.objectives import Rows
 from potstill.recipe import (
     GoldMse,
     HardTargets,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from potstill.cached_teachers import CachedTeacher
 from potstill.data import Batch
 from potstill.heads import blank_gold
-from potstill.hidden_objectives import Pairing, Taught
 from potstill.models import LoadedModel
 from potstill.models.captures import NOTHING, Wanted
 from potstill.objectives import objective_sums
-from potstill.pairing import pair_up, projection_shapes, wanted_of
+from potstill.objectives.hidden import Pairing, Taught
+from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
 from potstill.recipe import Objective, SoftTargets, Sparsity
 from potstill.sparsity import Sparsifier
 from potstill.teachers import LiveTeacher, Reading

@@ -28,9 +28,9 @@ from potstill.data.masking import EVALUATION_EPOCH
 from potstill.distributed import check_processes, largest_of_all, make_accelerator, sum_of_all
 from potstill.errors import Interrupted, TrainingFailed
 from potstill.interruption import stop_signals
-from potstill.logit_objectives import temperature_at
 from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
+from potstill.objectives import temperature_at
 from potstill.recipe import SoftTargets, Training
 from potstill.trainee import Trainee
 from potstill.training_log import TrainingLog

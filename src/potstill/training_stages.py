@@ -27,7 +27,7 @@ from potstill.evaluation_tasks import task_score
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import own_device
 from potstill.models.families import is_task_head, lm_head_parameters, position_limit
-from potstill.pairing import check_labels, check_pair
+from potstill.objectives.pairing import check_labels, check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (
     VALUE_TASKS,

@@ -18,7 +18,7 @@ from potstill.context import Context, Silent
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
 from potstill.models import LoadedModel, load_model
-from potstill.pairing import check_pair
+from potstill.objectives.pairing import check_pair
 from potstill.recipe import (
     Corpus,
     Distill,

@@ -12,10 +12,9 @@ from torch import Tensor
 from conftest import sentences
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED
-from potstill.hidden_objectives import Taught
-from potstill.logit_objectives import soft_targets
 from potstill.models import LoadedModel, Signals, load_model
-from potstill.objectives import objective_sums
+from potstill.objectives import objective_sums, soft_targets
+from potstill.objectives.hidden import Taught
 from potstill.recipe import (
     HardTargets,
     HiddenCosine,

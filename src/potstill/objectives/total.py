@@ -1,7 +1,6 @@
-"""The losses, as pure functions, and their weighted sum.
+"""The weighted sum of the losses over objectives and teachers.
 
-Those on logits are in logit_objectives.py, those on hidden states and attention in
-hidden_objectives.py; from here all can be imported.
+Those on logits are in logits.py and chunks.py, those on hidden states and attention in hidden.py.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from potstill.hidden_objectives import Taught, hidden_sum
-from potstill.logit_objectives import Rows, logit_sums
 from potstill.models import Signals
+from potstill.objectives.chunks import Rows, logit_sums
+from potstill.objectives.hidden import Taught, hidden_sum
 from potstill.recipe import LogitObjective, Objective
 
 

@@ -1,7 +1,7 @@
 """The losses on what is inside the encoders: hidden states, attention, sentence vectors.
 
 The public functions return means over rows (tokens or texts) of sums over layers, as the papers
-have them. Inside, every loss is a sum over rows, for the reason that logit_objectives gives.
+have them. Inside, every loss is a sum over rows, for the reason that chunks.py gives.
 """
 
 from __future__ import annotations

@@ -10,12 +10,18 @@ import torch
 from transformers import BertForMaskedLM
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill.hidden_objectives import Pairing
 from potstill.models import LoadedModel
 from potstill.models.captures import Wanted
 from potstill.models.families import FAMILIES
 from potstill.models.signals import EMBEDDINGS
-from potstill.pairing import check_pair, compared_layers, pair_up, projection_shapes, wanted_of
+from potstill.objectives.hidden import Pairing
+from potstill.objectives.pairing import (
+    check_pair,
+    compared_layers,
+    pair_up,
+    projection_shapes,
+    wanted_of,
+)
 from potstill.recipe import (
     AttentionMse,
     HiddenCosine,

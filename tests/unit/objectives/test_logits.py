@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from potstill.data.sequences import IGNORED
-from potstill.hidden_objectives import Taught
-from potstill.logit_objectives import Rows, temperature_at
 from potstill.models import Signals
 from potstill.models.signals import EXCLUDED, Readout
-from potstill.objectives import objective_sums
+from potstill.objectives import Rows, objective_sums, temperature_at
+from potstill.objectives.hidden import Taught
 from potstill.recipe import GoldMse, HardTargets, HiddenCosine, LogitsMse, Objective, SoftTargets
 
 GENERATOR = torch.Generator().manual_seed(0)

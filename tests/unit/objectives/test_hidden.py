@@ -10,18 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.hidden_objectives import (
-    Pairing,
-    Taught,
-    attention_mse,
-    hidden_mse,
-    hidden_sum,
-    patient_hidden,
-    relations,
-    vector_mse,
-)
 from potstill.models import Signals
 from potstill.models.signals import EMBEDDINGS
+from potstill.objectives import attention_mse, hidden_mse, patient_hidden, relations, vector_mse
+from potstill.objectives.hidden import Pairing, Taught, hidden_sum
 from potstill.recipe import (
     AttentionMse,
     HiddenCosine,

@@ -9,12 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from potstill.hidden_objectives import EMBEDDINGS_PROJECTION, Pairing
 from potstill.models import LoadedModel
 from potstill.models.captures import Wanted, qkv_widths
 from potstill.models.config import label_names
 from potstill.models.families import family_of
 from potstill.models.signals import EMBEDDINGS
+from potstill.objectives.hidden import EMBEDDINGS_PROJECTION, Pairing
 from potstill.recipe import (
     VALUE_TASKS,
     AttentionMse,

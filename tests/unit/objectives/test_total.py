@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from potstill import logit_objectives
 from potstill.data.sequences import IGNORED
-from potstill.hidden_objectives import Taught, hidden_cosine
-from potstill.logit_objectives import Rows, hard_targets, logits_mse, soft_targets
 from potstill.models import Signals
 from potstill.models.signals import EXCLUDED, Readout
-from potstill.objectives import objective_sums
+from potstill.objectives import (
+    Rows,
+    chunks,
+    hard_targets,
+    hidden_cosine,
+    logits_mse,
+    objective_sums,
+    soft_targets,
+)
+from potstill.objectives.hidden import Taught
 from potstill.recipe import HardTargets, HiddenCosine, LogitsMse, SoftTargets
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -195,7 +201,7 @@ def test_no_gradients_are_computed_where_none_are_wanted(monkeypatch: pytest.Mon
     scales = {o.kind: 0.1 for o in OBJECTIVES["triple"]}
     asked: list[list[bool]] = []
     monkeypatch.setattr(
-        logit_objectives,
+        chunks,
         "_add_gradients_",
         lambda grads, *_: asked.append([g is not None for g in grads]),
     )
