@@ -24,10 +24,10 @@ import torch
 from potstill.data import collate, make_masker, read_records, tokenize_corpus
 from potstill.data.masking import EVALUATION_EPOCH
 from potstill.data.sources import heldout_side
-from potstill.heads import masked_lm_signals
 from potstill.models import load_model
 from potstill.pipeline import run
 from potstill.recipe import Masking, Recipe, load_recipe
+from potstill.tasks.heads import masked_lm_signals
 
 TOKENS = 40_000
 ROUNDS = 7

@@ -23,12 +23,11 @@ from typing import Any
 import ablation
 import torch
 
-from potstill.examples import read_for
-from potstill.head_predictions import head_outputs
 from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from potstill.task_examples import tokenize_task
+from potstill.tasks import read_for, tokenize_task
+from potstill.tasks.predictions import head_outputs
 
 LABELLED, UNLABELLED, STEPS = 1000, 6000, 219
 

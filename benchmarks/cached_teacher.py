@@ -33,7 +33,8 @@ from potstill.models import LoadedModel
 from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Training
 from potstill.storage import environment
 from potstill.storage.files import write_text
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading
+from potstill.teachers import LiveTeacher
 from potstill.trainee import Trainee
 from potstill.training import Job, train
 

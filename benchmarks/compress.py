@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from ablation_embeddings import questions, reciprocal_ranks
 
-from potstill import metrics
+from potstill import metrics as rankings
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
 from potstill.models import Runtime
@@ -133,7 +133,7 @@ def squad_scores(models: Mapping[str, Path], squad: Path) -> dict[str, Any]:
         found[name] = {
             "mrr": float(np.mean(ranks_Q)),
             "kept": float(np.mean(ranks_Q) / np.mean(base_Q)),
-            "interval": metrics.retention_interval(ranks_Q, base_Q, 1),
+            "interval": rankings.retention_interval(ranks_Q, base_Q, 1),
         }
     return {"questions": len(asked), "paragraphs": len(paragraphs), "models": found}
 

@@ -467,7 +467,8 @@ def _potstill(
 ) -> tuple[Losses, torch.optim.Optimizer]:
     from potstill.models import LoadedModel
     from potstill.recipe import InBatch
-    from potstill.teachers import LiveTeacher, Reading
+    from potstill.tasks.heads import Reading
+    from potstill.teachers import LiveTeacher
     from potstill.trainee import Trainee
     from potstill.training import _optimizer
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from doc_tables import RESULTS, kept_share, load, machine, markdown
 
-from potstill.metrics import metric_name
 from potstill.suite_rows import shown_metrics
+from potstill.tasks.score_names import metric_name
 
 TASKS = {
     "sst2_few": "SST-2, 1,000 labels, accuracy",

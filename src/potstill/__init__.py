@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
-    from potstill.head_predictions import predict
     from potstill.pipeline import run
     from potstill.scoring import benchmark, evaluate
     from potstill.students import make_student
     from potstill.suite_runs import evaluate_suite
+    from potstill.tasks.predictions import predict
 
 _PLACES = {
     "make_student": "students",
-    "predict": "head_predictions",
+    "predict": "tasks.predictions",
     "run": "pipeline",
     "benchmark": "scoring",
     "distill": "api",

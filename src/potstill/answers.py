@@ -11,13 +11,13 @@ import numpy as np
 from scipy.special import expit, softmax
 from torch import Tensor
 
-from potstill.answer_scores import best_answers
 from potstill.distributions import CANDIDATES, Distribution
-from potstill.head_predictions import Asked, ask, tagged_words
 from potstill.models import Runtime
 from potstill.models.config import label_names
 from potstill.recipe import TaskData
-from potstill.token_scores import entities
+from potstill.tasks.predictions import Asked, ask, tagged_words
+from potstill.tasks.spans.scores import best_answers
+from potstill.tasks.tokens.scores import entities
 
 SHOWN = 5  # choices of an answer
 _SHOWN_LETTERS = 40  # of a word

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from potstill.data import Batch, Examples, collate
-from potstill.heads import identity, labelled_signals, row_counts
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted
 from potstill.models.signals import Readout
@@ -35,6 +34,7 @@ from potstill.recipe import (
 )
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.storage.manifest import manifest_digest, model_manifest
+from potstill.tasks.heads import identity, labelled_signals, row_counts
 
 _VERSION = 2  # of the cache's format
 _COUNTED = 1000  # examples whose rows are counted at a time

@@ -15,7 +15,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill.artifacts import steps_of
-from potstill.comparison import comparison_rows, flat_scores, label_of, verdict
+from potstill.comparison import comparison_rows, flat_scores, verdict
 from potstill.recipe import measuring
 from potstill.results import Results, StageResult, metrics_of, read_results
 from potstill.stage_notes import (
@@ -31,21 +31,9 @@ from potstill.stage_notes import (
 from potstill.storage.files import read_json, write_text
 from potstill.storage.onnx_files import ONNX
 from potstill.suite_rows import suite_rows
+from potstill.tasks.score_names import CARD_TASKS, label_of
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Scores that say something of the model itself, not of its likeness to the teacher.
-CARD_TASKS = {
-    "retrieval": "information-retrieval",
-    "sts": "sentence-similarity",
-    "topic_probe": "text-classification",
-    "masked_lm": "fill-mask",
-    "classification": "text-classification",
-    "multi_label": "text-classification",
-    "regression": "text-classification",
-    "sentence_similarity": "sentence-similarity",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-}
 
 
 def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Path:

@@ -8,70 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from potstill.results import Results, finite
-
-LABELS = {
-    "retrieval.mrr": "Retrieval MRR",
-    "retrieval.recall_at_1": "Retrieval recall@1",
-    "topic_probe.accuracy": "Topic accuracy, linear probe",
-    "sentence_similarity.spearman": "Likeness of pairs, Spearman",
-    "sentence_similarity.pearson": "Likeness of pairs, Pearson",
-    "sentence_similarity.mse": "Likeness of pairs, mean squared error",
-    "sts.spearman": "Likeness of pairs, Spearman",
-    "sts.pearson": "Likeness of pairs, Pearson",
-    "similarity.pearson": "Similarity matrix, correlation",
-    "hidden.cosine": "Hidden cosine",
-    "classification.accuracy": "Accuracy",
-    "classification.f1": "F1 of the second label",
-    "classification.macro_f1": "F1, mean over labels",
-    "classification.matthews": "Matthews' correlation",
-    "multi_label.micro_f1": "F1 over all labels",
-    "multi_label.macro_f1": "F1, mean over labels",
-    "multi_label.exact_match": "Exactly right",
-    "regression.pearson": "Pearson's correlation",
-    "regression.spearman": "Spearman's correlation",
-    "regression.mse": "Mean squared error",
-    "token_classification.f1": "F1 of entities",
-    "token_classification.precision": "Precision of entities",
-    "token_classification.recall": "Recall of entities",
-    "token_classification.accuracy": "Accuracy of words",
-    "question_answering.exact_match": "Exact match",
-    "question_answering.f1": "F1 of words",
-    "agreement.labels": "Agreement on labels",
-    "agreement.f1": "F1 against its answers",
-    "agreement.pearson": "Correlation with its predictions",
-    "masked_lm.loss": "Masked-LM loss",
-    "masked_lm.perplexity": "Masked-LM perplexity",
-    "masked_lm.top1": "Masked-LM top-1 accuracy",
-    "agreement.top1": "Agreement of top-1 predictions",
-    "agreement.kl": "KL divergence of predictions",
-    "loss": "Total: the weighted sum",
-    "soft_targets": "Soft targets",
-    "hard_targets": "Hard targets",
-    "logits_mse": "Squared difference of logits",
-    "gold_mse": "Squared difference from the value",
-    "hidden_cosine": "Hidden cosine",
-    "vector_mse": "Squared distance of sentence vectors",
-    "patient_hidden": "Patient hidden states",
-    "hidden_mse": "Squared difference of hidden states",
-    "attention_mse": "Squared difference of attention scores",
-    "relations": "Self-attention relations",
-}
-# What the verdict speaks of: the first of these that was scored, else the first retention there is.
-HEADLINES = {
-    "retrieval.mrr": "MRR",
-    "masked_lm.top1": "masked-LM top-1 accuracy",
-    "sts.spearman": "Spearman's correlation on pairs",
-    "topic_probe.accuracy": "topic accuracy",
-    "classification.accuracy": "accuracy",
-    "classification.matthews": "Matthews' correlation",
-}
-REFERENCES = {
-    "tfidf": "TF-IDF",
-    "unigram": "unigram",
-    "majority": "commonest answer",
-    "lexicon": "each word's commonest tag",
-    "sentence": "sentence with most words shared",
-}
+from potstill.tasks.score_names import HEADLINES, label_of
 
 
 def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = None) -> str:
@@ -344,11 +281,6 @@ def score_cell(value: float | None) -> Cell:
     if value is None:
         return Cell(None, "not finite")
     return Cell(value, f"{value:.3f}" if abs(value) < 10 else number(value))
-
-
-def label_of(key: str) -> str:
-    """What a score, a loss or a reference is called."""
-    return LABELS.get(key) or REFERENCES.get(key) or key.replace("_", " ").replace(".", ": ")
 
 
 def number(value: float) -> str:

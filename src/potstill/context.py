@@ -13,11 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from potstill.data import Examples, Masker, Tokens, make_masker, read_records, tokenize_corpus
 from potstill.data.sequences import TokenizedCorpus
 from potstill.data.sources import Record, heldout_side
-from potstill.examples import TaskRows, read_for
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.preflight import Findings
 from potstill.recipe import Corpus, Masking, Task, TaskData
-from potstill.task_examples import TaskExamples, tokenize_task
+from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
 
 
 class Reporter(Protocol):

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from potstill import figures
 from potstill.artifacts import artifacts, headline_score, pareto_front
-from potstill.comparison import label_of
 from potstill.pages import EXCERPT, excerpt
 from potstill.results import Results
 from potstill.suite_rows import suite_rows
+from potstill.tasks.score_names import label_of
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 

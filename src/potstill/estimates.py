@@ -36,7 +36,7 @@ from potstill.recipe import (
 )
 from potstill.rehearsal import Cast
 from potstill.sparsity import trained_linears
-from potstill.task_examples import TaskExamples
+from potstill.tasks import TaskExamples
 from potstill.training_stages import is_trained
 
 SAMPLE = 500  # records

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from potstill import metrics, task_metrics
-from potstill.examples import read_task
+from potstill import metrics as rankings
 from potstill.models import Runtime
 from potstill.recipe import TASKS, ScoredPairs, TaskData
-from potstill.sequence_scores import tfidf_cosines
-from potstill.task_metrics import Scored
+from potstill.tasks import metrics
+from potstill.tasks.metrics import Scored
+from potstill.tasks.reading import read_task
+from potstill.tasks.sequence.scores import tfidf_cosines
 
 FEWEST = 10
 # keys of `data` in what is said of a row, by which nobody has given pairs
@@ -100,7 +101,7 @@ def score_pairs(
     """
     runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
     guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
-    retention, intervals = task_metrics.retentions(runs, baseline, guesses, "sts", seed)
+    retention, intervals = metrics.retentions(runs, baseline, guesses, "sts", seed)
     references = {}
     if metrics.has_words([*pairs.first, *pairs.second]):
         tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
@@ -119,15 +120,15 @@ def _values(found: Mapping[str, Scored]) -> dict[str, float]:
 
 def _scores(cosine_N: np.ndarray, pairs: Pairs) -> dict[str, Scored]:
     return {
-        "spearman": task_metrics.spearman(pairs.gold_N, cosine_N),
-        "pearson": task_metrics.pearson(pairs.gold_N, cosine_N),
+        "spearman": metrics.spearman(pairs.gold_N, cosine_N),
+        "pearson": metrics.pearson(pairs.gold_N, cosine_N),
     }
 
 
 def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
     runtime = Runtime.open(folder, "sentence_embedding")
     first, second = (
-        metrics.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
+        rankings.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
         for texts in (pairs.first, pairs.second)
     )
     cosine_N: np.ndarray = (first * second).sum(axis=1)

@@ -9,32 +9,30 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from potstill import task_metrics
-from potstill.answer_scores import (
-    answer_agreement,
-    answer_examples,
-    answer_scores,
-    best_answers,
-    trivial_answers,
-)
 from potstill.data import Examples
-from potstill.head_predictions import head_outputs
 from potstill.metrics import not_beaten
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Evaluate, Task, TaskRow, row_of
-from potstill.sequence_scores import (
+from potstill.tasks import metrics
+from potstill.tasks.metrics import Runs, Scored, mean_resampled, mean_score, retentions
+from potstill.tasks.predictions import head_outputs
+from potstill.tasks.scoring import given_answers, scores_of
+from potstill.tasks.sequence.scores import (
     confusion,
     label_agreement,
     label_examples,
-    label_scores,
     softened,
     trivial_labels,
 )
-from potstill.task_metrics import Runs, Scored, mean_resampled, mean_score, retentions
-from potstill.token_scores import (
+from potstill.tasks.spans.scores import (
+    answer_agreement,
+    answer_examples,
+    answer_scores,
+    trivial_answers,
+)
+from potstill.tasks.tokens.scores import (
     at_words,
-    predicted_tags,
     tag_agreement,
     tag_examples,
     tag_scores,
@@ -42,43 +40,6 @@ from potstill.token_scores import (
 )
 
 SHOWN = 50  # examples that the report may choose from
-
-
-def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
-    """One score of a model, the higher the better."""
-    value = task_scores(loaded, examples, labels)[name].value
-    return -value if name == "mse" else value
-
-
-def task_scores(
-    loaded: LoadedModel,
-    examples: Examples,
-    labels: Sequence[str],
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, Scored]:
-    """Every metric of a model's task."""
-    row = row_of(loaded.task)
-    assert row is not None
-    given = _given(row, head_outputs(loaded, examples, progress), examples)
-    return _scores(row, given, examples, labels)
-
-
-def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> dict[str, float]:
-    """The most that the same answer for all examples scores, whichever it is, by metric.
-
-    Of labels the best of them by each metric, of answers none at all; a correlation is 0.
-    """
-    row = row_of(task)
-    assert row is not None
-    if row.head == "spans":
-        assert examples.items is not None
-        none = answer_scores([""] * len(examples.items), examples.items)
-        return {name: scored.value for name, scored in none.items()}
-    if task in VALUE_TASKS:
-        return {"pearson": 0.0, "spearman": 0.0}
-    always = [np.tile(one, (len(examples), 1)) for one in np.eye(len(labels))]
-    each = [_scores(row, outputs, examples, labels) for outputs in always]
-    return {name: max(scored[name].value for scored in each) for name in each[0]}
 
 
 @dataclass(frozen=True)
@@ -95,10 +56,10 @@ class _Case:
         """What a model is scored by, from its outputs for examples that are cut as it cuts them."""
         if self.row.head == "tokens" and examples is not self.test:
             return at_words(outputs, examples, self.test, self.labels.index("O"))
-        return _given(self.row, outputs, examples)
+        return given_answers(self.row, outputs, examples)
 
     def scores(self, given: Any) -> dict[str, Scored]:
-        return _scores(self.row, given, self.test, self.labels)
+        return scores_of(self.row, given, self.test, self.labels)
 
 
 def evaluate_task(
@@ -248,32 +209,6 @@ def _values(runs: Runs) -> dict[str, Any]:
     return {name: mean_score(runs, name) for name in runs[0]}
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
-def _given(row: TaskRow, outputs: np.ndarray, examples: Examples) -> Any:
-    """What a model's outputs are scored by: answers of questions; else the outputs themselves."""
-    return best_answers(outputs, examples) if row.head == "spans" else outputs
-
-
-def _scores(
-    row: TaskRow, given: Any, examples: Examples, labels: Sequence[str]
-) -> dict[str, Scored]:
-    """Every metric of a task."""
-    match row.head:
-        case "tokens":
-            assert examples.items is not None
-            tags = predicted_tags(given, examples, labels.index("O"))
-            return tag_scores(examples.items.truths, tags, labels)
-        case "spans":
-            assert examples.items is not None
-            return answer_scores([answer.text for answer in given], examples.items)
-        case "sequence" | "cosine":
-            return label_scores(row.task, given, examples.gold, len(labels))
-        case _:
-            assert_never(row.head)
-
-
 def _agreement(case: _Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
     each = [_alike(case.row, given, base, case.test) for given in runs]
@@ -306,7 +241,7 @@ def _differences(
         name: {
             "metric": case.metric,
             "difference": mine - mean_score(other, case.metric),
-            "interval": task_metrics.interval(drawn[0] - values_R),
+            "interval": metrics.interval(drawn[0] - values_R),
         }
         for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)
     }

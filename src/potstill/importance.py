@@ -22,7 +22,7 @@ from potstill.models import LoadedModel, Signals
 from potstill.models.devices import measuring_device
 from potstill.objectives import Rows, objective_sums
 from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
-from potstill.teachers import Reading
+from potstill.tasks.heads import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
 _CHUNK = 128  # rows of logits that exist at a time

@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-Array = NDArray[Any]
+from potstill.tasks.metrics import Array
+from potstill.tasks.score_names import metric_name
 
-# Of the distribution that the report shows softened.
-TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 RESAMPLES = 2000  # of the bootstrap
 BLOCK = 2_000_000  # scores of pairs of texts that exist at a time
 
@@ -83,12 +81,6 @@ def mean_reciprocal_rank(ranks_Q: Array) -> float:
 def recall_at_k(ranks_Q: Array, k: int) -> float:
     """Share of queries whose right passage is among the first k."""
     return float(np.mean(ranks_Q <= k))
-
-
-def has_words(texts: Sequence[str]) -> bool:
-    """Whether scikit-learn finds a word in any of them: two letters or digits at least."""
-    words = TfidfVectorizer().build_analyzer()
-    return any(words(text) for text in texts)
 
 
 def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:
@@ -188,15 +180,6 @@ def _cross_validated(probe: Any, inputs: Array, labels_N: Array, folds: int, see
     return correct
 
 
-# --- distributions --------------------------------------------------------------------------------
-
-
-def softmax(logits: ArrayLike, temperature: float) -> Array:
-    """softmax(logits / temperature) along the last axis."""
-    probabilities: Array = special.softmax(np.asarray(logits) / temperature, axis=-1)
-    return probabilities
-
-
 # --- retention ------------------------------------------------------------------------------------
 
 
@@ -284,25 +267,6 @@ def differences(
                 "interval": None if bounds is None else list(bounds),
             }
     return found
-
-
-_SAID = {
-    "mrr": "MRR",
-    "recall_at_1": "recall@1",
-    "top1": "top-1 accuracy",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "matthews": "Matthews' correlation",
-    "pearson": "Pearson's correlation",
-    "spearman": "Spearman's correlation",
-    "mse": "mean squared error",
-}
-
-
-def metric_name(metric: str) -> str:
-    """What a score is called in a sentence: macro F1 for macro_f1."""
-    return _SAID.get(metric, metric.replace("_", " "))
 
 
 def not_beaten(

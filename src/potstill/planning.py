@@ -24,7 +24,6 @@ from potstill.estimates import (
     sample_text,
     text_of_examples,
 )
-from potstill.examples import read_for
 from potstill.former import begun_as
 from potstill.inputs import check_inputs, given_folders
 from potstill.models import LoadedModel, load_config
@@ -52,7 +51,7 @@ from potstill.recipe import (
 from potstill.rehearsal import Cast, rehearse
 from potstill.stages import has_results
 from potstill.storage import RunFolder, cache_folder
-from potstill.task_examples import tokenize_task
+from potstill.tasks import read_for, tokenize_task
 
 LEARNING = (Finetune, Distill, Prune)  # the stages that read text for more than scores
 SHOWN_TEXTS, SHOWN_TOKENS = 4, 40

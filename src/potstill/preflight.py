@@ -15,12 +15,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from potstill.answer_scores import answer_scores, best_answers, trivial_answers
 from potstill.data import Examples, collate
-from potstill.head_predictions import head_outputs
-from potstill.heads import labelled_signals
 from potstill.models import LoadedModel, Signals
 from potstill.recipe import VALUE_TASKS, row_of
+from potstill.tasks.heads import labelled_signals
+from potstill.tasks.predictions import head_outputs
+from potstill.tasks.spans.scores import answer_scores, best_answers, trivial_answers
 
 EXAMPLES = 500  # held-out ones that a teacher is asked about
 TEXTS = 50  # of which tokens and hidden states are compared

@@ -15,7 +15,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.context import Context
 from potstill.data import Batch
-from potstill.heads import embedding_signals
 from potstill.hidden_pruning import chosen_width
 from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
 from potstill.models import LoadedModel, save_model
@@ -34,6 +33,7 @@ from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
 from potstill.shapes import Shape
 from potstill.stage_notes import pruning_note
 from potstill.students import build_student
+from potstill.tasks.heads import embedding_signals
 
 MEASURED = 256  # held-out texts that the effect is measured on
 

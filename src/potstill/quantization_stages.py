@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from potstill.benchmarking import benchmark
-from potstill.comparison import HEADLINES
 from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
@@ -32,6 +31,7 @@ from potstill.storage.onnx_files import (
     open_session,
     weight_bytes,
 )
+from potstill.tasks.score_names import HEADLINES
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,13 @@ from potstill.distributed import check_processes
 from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
-from potstill.examples import TaskRows, read_for
 from potstill.export_stages import ALONE, check_shares
 from potstill.figures import require_matplotlib
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.models.families import position_limit
 from potstill.models.finite import check_stored
 from potstill.models.loading import with_model
-from potstill.objectives.pairing import check_labels, check_pair
+from potstill.objectives.pairing import check_pair
 from potstill.pruning_stages import blank, kept_of
 from potstill.recipe import (
     Benchmark,
@@ -49,6 +48,8 @@ from potstill.recipe import (
 )
 from potstill.storage.onnx_files import require_onnx
 from potstill.students import build_student, student_shape
+from potstill.tasks import TaskRows, read_for
+from potstill.tasks.labels import check_labels
 from potstill.training_log import check_trackers
 from potstill.training_stages import check_length
 from potstill.vocabulary_stages import cut_to_text, text_parts

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from potstill import drawn, figures
 from potstill.artifacts import steps_of
-from potstill.comparison import Row, comparison_rows, label_of, verdict
+from potstill.comparison import Row, comparison_rows, verdict
 from potstill.pages import excerpt, flat, render
 from potstill.recipe import files as recipe_files
 from potstill.recipe import measuring
@@ -30,6 +30,7 @@ from potstill.stage_notes import (
     warnings_of,
 )
 from potstill.storage.files import write_json, write_text
+from potstill.tasks.score_names import label_of
 
 
 def write_report(run: Path, settings: measuring.Report) -> Path:

@@ -12,12 +12,13 @@ from typing import Any
 from markupsafe import Markup
 
 from potstill import figures
-from potstill.comparison import Cell, comparison_rows, label_of, verdict
+from potstill.comparison import Cell, comparison_rows, verdict
 from potstill.pages import flat, render
 from potstill.results import Results, finite, metrics_of, read_results
 from potstill.stage_notes import title_of
 from potstill.storage.files import write_text
 from potstill.suite_rows import side_by_side
+from potstill.tasks.score_names import label_of
 
 # Says nothing of what a run does.
 UNTOLD = ("description", "stages.report")

@@ -13,7 +13,6 @@ from potstill.evaluation_embeddings import evaluate_embeddings
 from potstill.evaluation_masked_lm import evaluate_masked_lm
 from potstill.evaluation_stages import with_pairs
 from potstill.evaluation_tasks import evaluate_task
-from potstill.examples import read_for
 from potstill.models import load_config, load_model, task_of
 from potstill.recipe import (
     Benchmark,
@@ -28,7 +27,8 @@ from potstill.recipe import (
 )
 from potstill.storage import cache_folder
 from potstill.storage.places import Folder
-from potstill.task_examples import tokenize_task, tokenize_test
+from potstill.tasks import read_for, tokenize_task
+from potstill.tasks.examples import tokenize_test
 
 Text = Corpus | TaskData | str | Sequence[str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from potstill.metrics import metric_name
+from potstill.tasks.score_names import metric_name
 
 _SUITES = {"glue": "GLUE", "imdb": "IMDb", "squad": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
 Row = tuple[str, list[tuple[str, str]]]  # label, and of each model the score and what is told of it

@@ -15,20 +15,19 @@ from potstill.api import finetune
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
 from potstill.data.sequences import UNLABELLED
-from potstill.evaluation_tasks import constant_scores, task_scores
-from potstill.example_rows import Labelled
-from potstill.examples import read_for
-from potstill.head_predictions import head_outputs
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
 from potstill.recipe.config import digested
-from potstill.sequence_examples import tokenize_texts
 from potstill.storage.caches import key_of
 from potstill.storage.files import read_json, write_json, write_text
 from potstill.suite_data import SuiteData
 from potstill.suites import SuiteTask
-from potstill.task_examples import tokenize_task
-from potstill.task_metrics import Scored, interval, resampled
+from potstill.tasks import read_for, task_scores, tokenize_task
+from potstill.tasks.metrics import Scored, interval, resampled
+from potstill.tasks.predictions import head_outputs
+from potstill.tasks.rows import Labelled
+from potstill.tasks.scoring import constant_scores
+from potstill.tasks.sequence.examples import tokenize_texts
 
 VERSION = 1  # raise it when the same training would give other scores
 SCORE = "score.json"

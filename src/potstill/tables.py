@@ -10,47 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from potstill.comparison import LABELS
-from potstill.metrics import metric_name
 from potstill.suite_rows import average_labels, shown_metrics
-
-# Shorter than the report's: six models have to fit into 80 columns.
-_NAMES = {
-    "classification.accuracy": "accuracy",
-    "classification.f1": "F1, second label",
-    "classification.macro_f1": "macro F1",
-    "classification.matthews": "Matthews",
-    "multi_label.micro_f1": "micro F1",
-    "multi_label.macro_f1": "macro F1",
-    "multi_label.exact_match": "exactly right",
-    "regression.pearson": "Pearson",
-    "regression.spearman": "Spearman",
-    "regression.mse": "squared error",
-    "token_classification.f1": "F1 of entities",
-    "token_classification.precision": "precision",
-    "token_classification.recall": "recall",
-    "token_classification.accuracy": "accuracy of words",
-    "question_answering.exact_match": "exact match",
-    "question_answering.f1": "F1 of words",
-    "sentence_similarity.spearman": "pairs, Spearman",
-    "sentence_similarity.pearson": "pairs, Pearson",
-    "sentence_similarity.mse": "pairs, squared error",
-    "sts.spearman": "pairs, Spearman",
-    "sts.pearson": "pairs, Pearson",
-    "agreement.labels": "agreement, labels",
-    "agreement.f1": "agreement, F1",
-    "agreement.pearson": "agreement, Pearson",
-    "retrieval.mrr": "retrieval MRR",
-    "retrieval.recall_at_1": "retrieval recall@1",
-    "topic_probe.accuracy": "topic accuracy",
-    "similarity.pearson": "similarity of spaces",
-    "hidden.cosine": "hidden cosine",
-    "masked_lm.loss": "masked-LM loss",
-    "masked_lm.perplexity": "masked-LM perplexity",
-    "masked_lm.top1": "masked-LM top-1",
-    "agreement.top1": "agreement, top-1",
-    "agreement.kl": "agreement, KL",
-}
+from potstill.tasks.score_names import LABELS, SHORT_NAMES, metric_name
 
 
 def metrics_table(path: Path) -> Table:
@@ -299,7 +260,7 @@ def _several(values: Sequence[float]) -> str:
 
 
 def _name(key: str) -> str:
-    return _NAMES.get(key) or LABELS.get(key) or key.replace(".", " ")
+    return SHORT_NAMES.get(key) or LABELS.get(key) or key.replace(".", " ")
 
 
 def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:

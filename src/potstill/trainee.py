@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from potstill.cached_teachers import CachedTeacher
 from potstill.data import Batch
-from potstill.heads import blank_gold
 from potstill.models import LoadedModel
 from potstill.models.captures import NOTHING, Wanted
 from potstill.objectives import objective_sums
@@ -19,7 +18,8 @@ from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
 from potstill.recipe import Objective, SoftTargets, Sparsity
 from potstill.sparsity import Sparsifier
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading, blank_gold
+from potstill.teachers import LiveTeacher
 
 Teacher = LiveTeacher | CachedTeacher
 

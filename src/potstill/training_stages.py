@@ -23,11 +23,10 @@ from potstill.context import Context
 from potstill.data import Examples, Masker, Tokens
 from potstill.data.batches import plan_steps
 from potstill.distributed import wait_for_all
-from potstill.evaluation_tasks import task_score
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import own_device
 from potstill.models.families import is_task_head, lm_head_parameters, position_limit
-from potstill.objectives.pairing import check_labels, check_pair
+from potstill.objectives.pairing import check_pair
 from potstill.preflight import Findings
 from potstill.recipe import (
     VALUE_TASKS,
@@ -49,7 +48,10 @@ from potstill.recipe.tasks import is_encoder
 from potstill.sparsity import Sparsifier, zeros_by_layer
 from potstill.storage.files import read_json, write_json
 from potstill.storage.run_folder import drop_checkpoints, sync_below
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading
+from potstill.tasks.labels import check_labels
+from potstill.tasks.scoring import task_score
+from potstill.teachers import LiveTeacher
 from potstill.trainee import Trainee
 from potstill.training import Job, Progress, train
 

@@ -15,10 +15,10 @@ import numpy as np
 from potstill.context import Context
 from potstill.data import read_records
 from potstill.data.sources import Record, describe, heldout_side
-from potstill.examples import TaskRows
 from potstill.models import LoadedModel, save_model
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.stage_notes import vocabulary_note
+from potstill.tasks import TaskRows
 from potstill.tokenizer_pieces import Pieces
 from potstill.vocabulary import choose_pieces, count_pieces, coverage_of, kept_anyway, trimmed
 

@@ -278,7 +278,7 @@ print(json.dumps({
     assert found["missing"] == found["unexpected"] == []
     assert found["logits"] == [1, 5, 87]
 
-    from potstill.head_predictions import predict
+    from potstill.tasks import predict
 
     ours = predict(published[1], ["malt and oak", "copper"], "sentence_embedding")
     torch.testing.assert_close(

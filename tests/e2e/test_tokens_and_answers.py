@@ -20,7 +20,7 @@ from family_teachers import save_teacher
 from potstill import evaluate
 from potstill.pipeline import run
 from potstill.recipe import Recipe
-from potstill.token_scores import entities
+from potstill.tasks.tokens.scores import entities
 from tiny_families import HEADS, MISSING, NAMES
 from tiny_tasks import questions, tagged_sentences, write_conll, write_squad
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from potstill.answers import Answer, Answerer
-from potstill.head_predictions import Asked, cutting
 from potstill.models import Runtime
 from potstill.recipe import Task
+from potstill.tasks.predictions import Asked, cutting
 from tiny_runs import LABELS, TAGS, tiny_teacher
 
 

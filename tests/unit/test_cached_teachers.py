@@ -38,7 +38,8 @@ from potstill.recipe import (
     Training,
     VectorMse,
 )
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading
+from potstill.teachers import LiveTeacher
 from potstill.trainee import Trainee
 
 LOSSES: dict[Task, list[Objective]] = {

@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from potstill import cards
 from potstill.recipe import Report
 from potstill.recipe import files as recipe_files
+from potstill.tasks import score_names
 
 
 def model_folder(run: Path) -> Path:
@@ -85,9 +86,9 @@ def test_the_hub_s_own_checks_accept_the_front_matter(tmp_path, monkeypatch):
     assert body == {"repoType": "model", "content": str(card)}
 
 
-@pytest.mark.parametrize("task", sorted(cards.CARD_TASKS))
+@pytest.mark.parametrize("task", sorted(score_names.CARD_TASKS))
 def test_pipelines_are_ones_that_the_hub_knows(task):
-    tag = cards.CARD_TASKS[task]
+    tag = score_names.CARD_TASKS[task]
     if tag != "information-retrieval":  # a task of scores alone, never the model's pipeline
         assert hasattr(InferenceClient, tag.replace("-", "_"))
 

@@ -19,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill import evaluation_embeddings, metrics
+from potstill import evaluation_embeddings
+from potstill import metrics as rankings
 from potstill.data.sources import Record
 from potstill.evaluation_embeddings import check_records, evaluate_embeddings
 from potstill.recipe import Evaluate
@@ -177,8 +178,8 @@ def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch
         seen.update(arguments[-1])
         return original(*arguments)
 
-    original = metrics.retentions
-    monkeypatch.setattr(metrics, "retentions", retentions)
+    original = rankings.retentions
+    monkeypatch.setattr(rankings, "retentions", retentions)
     models = {"teacher": Path(), "student": Path()}
     found = evaluate_embeddings(models, records, SETTINGS, seed=1)
     scores = found["models"]["teacher"]
@@ -206,7 +207,7 @@ class RandomVectors:
 
 def test_memory_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
-    monkeypatch.setattr(metrics, "BLOCK", 20_000)
+    monkeypatch.setattr(rankings, "BLOCK", 20_000)
     count = 2000
     records = [record(i, f"title {i}", f"body {i}") for i in range(count)]
     tracemalloc.start()
@@ -226,7 +227,7 @@ def test_blocks_change_nothing(
     student: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "BLOCK", 5 * COUNT)
+    monkeypatch.setattr(rankings, "BLOCK", 5 * COUNT)
     models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
     other = evaluate_embeddings(models, articles(), SETTINGS, seed=5)
     for name, tasks in result["models"].items():

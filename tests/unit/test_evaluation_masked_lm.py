@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill import evaluation_masked_lm, metrics
+from potstill import evaluation_masked_lm
+from potstill import metrics as rankings
 from potstill.data import Masker, Tokens, make_masker
 from potstill.data.masking import EVALUATION_EPOCH
 from potstill.evaluation_masked_lm import evaluate_masked_lm
@@ -198,7 +199,7 @@ def test_the_baseline_s_top1_is_compared_with_the_unigram_reference_s(
 ) -> None:
     """Both are shares of all masked positions, though the items are sequences of many."""
     seen: list[Any] = []
-    monkeypatch.setattr(metrics, "retentions", lambda *given: seen.append(given) or ({}, {}))
+    monkeypatch.setattr(rankings, "retentions", lambda *given: seen.append(given) or ({}, {}))
     found = evaluate(folders)
     [(items, baseline, _, chance)] = seen
     unigram = found["references"]["unigram"]["masked_lm"]

@@ -12,15 +12,16 @@ from sklearn.metrics import accuracy_score
 from transformers import BertForSequenceClassification
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import evaluation_tasks, task_metrics
+from potstill import evaluation_tasks
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.evaluation_tasks import constant_scores, evaluate_task, task_score
-from potstill.examples import read_task
-from potstill.head_predictions import head_outputs
+from potstill.evaluation_tasks import evaluate_task
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData, row_of
-from potstill.task_examples import TaskExamples, tokenize_task
+from potstill.tasks import TaskExamples, metrics, tokenize_task
+from potstill.tasks.predictions import head_outputs
+from potstill.tasks.reading import read_task
+from potstill.tasks.scoring import constant_scores, task_score
 from tiny_tasks import questions, write_squad
 
 
@@ -132,9 +133,7 @@ def test_retention_difference_and_findings(
     result = evaluated(folders, found, student="student", twin="plain")
     count = len(gold)
     assert result["retention"]["student"]["classification.accuracy"] == pytest.approx(1 - 4 / count)
-    drawn = task_metrics.resampled(
-        [task_metrics.accuracy(gold, answer) for answer in (wrong, bad)], seed=1
-    )
+    drawn = metrics.resampled([metrics.accuracy(gold, answer) for answer in (wrong, bad)], seed=1)
     told = result["differences"]["plain"]
     assert told["difference"] == pytest.approx((gold == wrong).mean() - (gold == bad).mean())
     assert told["interval"] == pytest.approx(np.percentile(drawn[0] - drawn[1], [2.5, 97.5]))

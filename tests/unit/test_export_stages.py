@@ -19,12 +19,12 @@ from tiny_recipes import of_encoder, stage_result, written
 from conftest import Finished, sentences
 from potstill import evaluate, export, export_stages
 from potstill.errors import ParityFailed
-from potstill.head_predictions import predict
 from potstill.models import load_model, save_model
 from potstill.pipeline import rebuild, run
 from potstill.planning import plan_run
 from potstill.recipe import GraphPruning, Recipe
 from potstill.storage.onnx_files import count_parameters
+from potstill.tasks import predict
 from tiny_graphs import moved
 
 MAKE = {"kind": "make_student", "writes": "student"}

@@ -16,11 +16,11 @@ from transformers import BertForSequenceClassification
 from conftest import tiny_config, tiny_tokenizer
 from potstill import preflight
 from potstill.data import Examples
-from potstill.examples import read_task
 from potstill.models import load_model
 from potstill.preflight import check_balance, check_start, check_teacher, check_tokens, sentence_of
 from potstill.recipe import Task, TaskData, row_of
-from potstill.task_examples import tokenize_task
+from potstill.tasks import tokenize_task
+from potstill.tasks.reading import read_task
 from tiny_tasks import questions, write_squad
 
 NAMES = ["bad", "fair", "good", "great"]

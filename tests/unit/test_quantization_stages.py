@@ -16,11 +16,11 @@ from tiny_recipes import of_encoder, stage_result
 from conftest import sentences
 from potstill import quantization, quantization_search, quantization_stages, quantize
 from potstill.errors import ParityFailed, QuantizationFailed
-from potstill.head_predictions import predict
 from potstill.pipeline import run
 from potstill.quantization_stages import headline
 from potstill.recipe import Corpus, Files, Quantize, Recipe
 from potstill.rehearsal import rehearse
+from potstill.tasks import predict
 
 EXPORT = {"kind": "export", "model": "teacher"}
 SPEED = {"lengths": [8], "rounds": 3}

@@ -19,7 +19,7 @@ from potstill.models import load_model
 from potstill.pipeline import run
 from potstill.recipe import HardTargets, InBatch, Sparsity, Training
 from potstill.sparsity import Sparsifier, highest, share_at, trained_linears, zeros_by_layer
-from potstill.teachers import Reading
+from potstill.tasks.heads import Reading
 from potstill.trainee import Trainee
 from tiny_families import NAMES, family_model
 

@@ -27,7 +27,8 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading
+from potstill.teachers import LiveTeacher
 
 TRIPLE = (SoftTargets(), HardTargets(target="teacher"), HiddenCosine())
 MASKED = (SoftTargets(positions="masked"), HardTargets(), HiddenCosine())

@@ -25,7 +25,8 @@ from potstill.recipe import (
     SoftTargets,
     VectorMse,
 )
-from potstill.teachers import LiveTeacher, Reading
+from potstill.tasks.heads import Reading
+from potstill.teachers import LiveTeacher
 from potstill.trainee import Trainee
 
 

@@ -27,7 +27,7 @@ def test_schedule_is_warmup_then_linear_decay() -> None:
 def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> None:
     from potstill.models import load_model
     from potstill.recipe import HardTargets, InBatch, Training
-    from potstill.teachers import Reading
+    from potstill.tasks.heads import Reading
     from potstill.trainee import Trainee
 
     loaded = load_model(masked_lm_teacher, "masked_lm")

@@ -11,12 +11,10 @@ from typing import assert_never
 
 from potstill.models import LoadedModel
 from potstill.models.captures import Wanted, qkv_widths
-from potstill.models.config import label_names
 from potstill.models.families import family_of
 from potstill.models.signals import EMBEDDINGS
 from potstill.objectives.hidden import EMBEDDINGS_PROJECTION, Pairing
 from potstill.recipe import (
-    VALUE_TASKS,
     AttentionMse,
     HiddenCosine,
     HiddenMse,
@@ -27,7 +25,6 @@ from potstill.recipe import (
     PatientHidden,
     Relations,
     VectorMse,
-    row_of,
 )
 
 
@@ -51,25 +48,6 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
             "distillation needs the same tokenizer for both"
         )
     pair_up(student, teacher, objectives)
-
-
-def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
-    """Refuse a head whose labels are not the run's, in the run's order: its outputs would be
-    trained as the run's labels, and called by its own.
-
-    Raises:
-        ValueError: other labels, or another order.
-    """
-    row = row_of(loaded.task)
-    if row is None or row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
-        return
-    own = label_names(loaded.model.config)
-    if own != list(labels):
-        raise ValueError(
-            f"{loaded.name}: the labels of its head are {', '.join(own)}, and the run's, in their "
-            f"order, {', '.join(labels)}: give a model of the same labels in the same order, or "
-            "one without a head"
-        )
 
 
 def _called(loaded: LoadedModel, role: str) -> str:

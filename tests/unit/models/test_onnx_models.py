@@ -13,10 +13,11 @@ import torch
 from tiny_labels import examples, write_model
 
 from conftest import sentences
-from potstill.head_predictions import head_outputs, predict
 from potstill.models import Runtime, load_model, save_model, task_of
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Task
+from potstill.tasks import predict
+from potstill.tasks.predictions import head_outputs
 from tiny_graphs import exported, moved
 
 

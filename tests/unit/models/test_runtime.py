@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from conftest import sentences
-from potstill.head_predictions import predict
 from potstill.models import Runtime, load_model
+from potstill.tasks import predict
 
 TEXTS = [*sentences(9, seed=3), "heart", "the copper still", " ".join(sentences(8, seed=4))]
 

@@ -9,12 +9,12 @@ from typing import assert_never
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.answer_examples import tokenize_questions
 from potstill.data import Examples
-from potstill.example_checks import class_warnings, seen_warnings
-from potstill.examples import TaskRows
-from potstill.sequence_examples import tokenize_apart, tokenize_texts
-from potstill.token_examples import tokenize_sentences
+from potstill.tasks.checks import class_warnings, seen_warnings
+from potstill.tasks.reading import TaskRows
+from potstill.tasks.sequence.examples import tokenize_apart, tokenize_texts
+from potstill.tasks.spans.examples import tokenize_questions
+from potstill.tasks.tokens.examples import tokenize_sentences
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from potstill import task_metrics
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.task_metrics import Scored
+from potstill.tasks import metrics
+from potstill.tasks.metrics import Scored
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -134,7 +134,7 @@ def answer_scores(given: Sequence[str], items: Items) -> dict[str, Scored]:
     pairs = list(zip(given, items.truths, strict=True))
     exact = np.array([exact_match(text, truths) for text, truths in pairs])
     overlap = np.array([answer_f1(text, truths) for text, truths in pairs])
-    return {"exact_match": task_metrics.mean(exact), "f1": task_metrics.mean(overlap)}
+    return {"exact_match": metrics.mean(exact), "f1": metrics.mean(overlap)}
 
 
 def trivial_answers(test: Items) -> dict[str, list[str]]:

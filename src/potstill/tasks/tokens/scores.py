@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from potstill import task_metrics
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.task_metrics import Scored
+from potstill.tasks import metrics
+from potstill.tasks.metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
 _SURE = 20.0  # logit above all others' of an answer that is given without a doubt
@@ -106,8 +106,8 @@ def tag_scores(
         right = sum(a == b for a, b in zip(gold, given, strict=True))
         words.append((right, len(gold)))
     return {
-        **task_metrics.overlap(np.array(counts)),
-        "accuracy": task_metrics.ratio(np.array(words)),
+        **metrics.overlap(np.array(counts)),
+        "accuracy": metrics.ratio(np.array(words)),
     }
 
 

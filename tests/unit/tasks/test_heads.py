@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.heads import blank_gold, head_rows, head_signals, similarity_signals
 from potstill.models import Signals, load_model
 from potstill.objectives import hard_targets, soft_targets
+from potstill.tasks.heads import blank_gold, head_rows, head_signals, similarity_signals
 from tiny_families import MISSING, NAMES, family_model
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from potstill.example_rows import Labelled, some
 from potstill.recipe import VALUE_TASKS, TaskData, TaskRow
-from potstill.token_examples import type_counts
+from potstill.tasks.rows import Labelled, some
+from potstill.tasks.tokens.examples import type_counts
 
 _RARE = 10  # examples below which a class is told of
 

@@ -15,10 +15,10 @@ from transformers import (
 )
 
 import potstill
-from potstill.answer_scores import Given
-from potstill.head_predictions import Chosen, Tagged, ask, cutting
 from potstill.models import load_model
 from potstill.recipe import Task
+from potstill.tasks.predictions import Chosen, Tagged, ask, cutting
+from potstill.tasks.spans.scores import Given
 from tiny_graphs import exported
 from tiny_runs import LABELS, TAGS, tiny_teacher
 

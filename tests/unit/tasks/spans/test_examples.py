@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from conftest import sentences, tiny_tokenizer
-from potstill.answer_examples import answer_tokens
 from potstill.data import Examples, collate
 from potstill.data.sequences import UNLABELLED
-from potstill.examples import TaskRows, read_task
 from potstill.recipe import TaskData, row_of
-from potstill.task_examples import tokenize_task
+from potstill.tasks import TaskRows, tokenize_task
+from potstill.tasks.reading import read_task
+from potstill.tasks.spans.examples import answer_tokens
 from tiny_families import MISSING, NAMES
 from tiny_tasks import questions, write_squad
 from tiny_tokenizers import family_tokenizer

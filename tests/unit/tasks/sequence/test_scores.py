@@ -12,7 +12,7 @@ from tiny_labels import examples
 
 from potstill.data import Examples
 from potstill.recipe import Task
-from potstill.sequence_scores import label_examples, trivial_labels
+from potstill.tasks.sequence.scores import label_examples, trivial_labels
 
 
 def given(task: Task, gold: np.ndarray) -> Examples:

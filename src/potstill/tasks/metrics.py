@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from numpy.typing import ArrayLike
+from scipy import special, stats
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 Array = np.ndarray
 RESAMPLES = 2000
 _BLOCK = 20_000_000  # weights that exist at a time
+
+# Of the distribution that the report shows softened.
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -242,3 +247,18 @@ def _ratio(above: Any, below: Any) -> Array:
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     found: Array = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
     return found
+
+
+def has_words(texts: Sequence[str]) -> bool:
+    """Whether scikit-learn finds a word in any of them: two letters or digits at least."""
+    words = TfidfVectorizer().build_analyzer()
+    return any(words(text) for text in texts)
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+def softmax(logits: ArrayLike, temperature: float) -> Array:
+    """softmax(logits / temperature) along the last axis."""
+    probabilities: Array = special.softmax(np.asarray(logits) / temperature, axis=-1)
+    return probabilities

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
-from potstill.answer_examples import tokenize_questions
-from potstill.answer_scores import Given, best_answers
 from potstill.data import Batch, Examples, collate
 from potstill.data.sequences import UNLABELLED
-from potstill.example_rows import Labelled
-from potstill.heads import model_inputs, similarity_signals
 from potstill.models import LoadedModel, Runtime, load_model
 from potstill.models.config import label_names
 from potstill.models.runtime import Filled
 from potstill.recipe import Task, TaskData, TaskRow, row_of
-from potstill.sequence_examples import tokenize_apart, tokenize_texts
-from potstill.token_examples import tokenize_sentences
+from potstill.tasks.heads import model_inputs, similarity_signals
+from potstill.tasks.rows import Labelled
+from potstill.tasks.sequence.examples import tokenize_apart, tokenize_texts
+from potstill.tasks.spans.examples import tokenize_questions
+from potstill.tasks.spans.scores import Given, best_answers
+from potstill.tasks.tokens.examples import tokenize_sentences
 
 BATCH = 32
 Texts = tuple[str, ...]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill.answer_scores import (
+from potstill.data import Examples
+from potstill.data.sequences import Items
+from potstill.tasks.spans.scores import (
     Given,
     answer_agreement,
     answer_examples,
@@ -17,8 +19,6 @@ from potstill.answer_scores import (
     normalized,
     trivial_answers,
 )
-from potstill.data import Examples
-from potstill.data.sequences import Items
 
 
 @pytest.mark.parametrize(

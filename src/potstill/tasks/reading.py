@@ -12,24 +12,16 @@ from typing import Any, assert_never
 import numpy as np
 from transformers import PretrainedConfig
 
-from potstill.answer_examples import LABELS, read_question
 from potstill.data.sequences import UNLABELLED
 from potstill.data.sources import Record, heldout_side, read_rows
-from potstill.example_checks import check_classes, check_columns, check_metric
-from potstill.example_rows import (
-    BadRow,
-    Labelled,
-    check_named,
-    column_of,
-    is_number_below,
-    label_number,
-    some,
-    usable,
-)
 from potstill.models.config import has_head, is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Source, Task, TaskData, TaskRow, row_of
-from potstill.sequence_examples import read_texts
-from potstill.token_examples import check_tag_names, read_sentence, sorted_tags, tag_numbers
+from potstill.tasks.checks import check_classes, check_columns, check_metric
+from potstill.tasks.labels import check_named, label_number, resolve_labels
+from potstill.tasks.rows import BadRow, Labelled, column_of, usable
+from potstill.tasks.sequence.examples import read_texts
+from potstill.tasks.spans.examples import LABELS, read_question
+from potstill.tasks.tokens.examples import check_tag_names, read_sentence, sorted_tags, tag_numbers
 
 
 @dataclass(frozen=True)
@@ -106,48 +98,6 @@ def _problem(parse: Callable[[], Any], origin: str) -> str:
     except BadRow as problem:
         return f"{problem.origin or origin}: {problem}"
     return ""
-
-
-# --- labels ---------------------------------------------------------------------------------------
-
-
-def resolve_labels(
-    found: set[str], given: Sequence[str] | None, teacher: Sequence[str] | None, unnamed: bool
-) -> list[str]:
-    """Names of the labels in the order of the head's outputs.
-
-    Args:
-        found: as they stand in the training data.
-        given: `data.labels`.
-        teacher: of a teacher with a trained head, in its order; None: no head is trained yet.
-        unnamed: the teacher's config has no names of its own.
-
-    Raises:
-        ValueError: names that can't be brought together with the teacher's.
-    """
-    if teacher is None:
-        return list(given) if given is not None else sorted(found, key=_natural)
-    names = list(teacher)
-    if given is not None:
-        if len(given) != len(names):
-            raise ValueError(
-                f"data.labels: {len(given)} names, but the teacher has {len(names)} labels "
-                f"({some(names)})"
-            )
-        if unnamed:
-            return list(given)
-        if set(given) != set(names):
-            raise ValueError(f"data.labels: {some(given)} are not the teacher's: {some(names)}")
-    if unnamed and not all(is_number_below(label, len(names)) for label in found):
-        raise ValueError(
-            f"data.labels: the teacher's labels have no names ({some(names)}) and the data's are "
-            f"{some(sorted(found))}: give data.labels in the order of the teacher's outputs"
-        )
-    return names
-
-
-def _natural(name: str) -> tuple[bool, int, str]:
-    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
 # --- all together ---------------------------------------------------------------------------------

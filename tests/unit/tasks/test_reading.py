@@ -14,9 +14,10 @@ import torch
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
 from potstill.data.sequences import UNLABELLED
-from potstill.examples import TaskRows, read_task, resolve_labels
 from potstill.recipe import Task, TaskData, row_of
-from potstill.task_examples import tokenize_task
+from potstill.tasks import TaskRows, tokenize_task
+from potstill.tasks.labels import resolve_labels
+from potstill.tasks.reading import read_task
 
 
 def file(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:

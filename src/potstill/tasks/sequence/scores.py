@@ -13,10 +13,10 @@ from sklearn.metrics import confusion_matrix
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from potstill import metrics, task_metrics
 from potstill.data import Examples
 from potstill.recipe import VALUE_TASKS, HeadTask
-from potstill.task_metrics import Scored
+from potstill.tasks import metrics
+from potstill.tasks.metrics import Scored
 
 
 def label_scores(
@@ -31,32 +31,32 @@ def label_scores(
     if task in VALUE_TASKS:
         predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
         return {
-            "pearson": task_metrics.pearson(wanted, predicted),
-            "spearman": task_metrics.spearman(wanted, predicted),
-            "mse": task_metrics.mse(wanted, predicted),
+            "pearson": metrics.pearson(wanted, predicted),
+            "spearman": metrics.spearman(wanted, predicted),
+            "mse": metrics.mse(wanted, predicted),
         }
     if task == "multi_label":
         wanted, predicted = gold == 1, outputs > 0
         return {
-            "micro_f1": task_metrics.micro_f1(wanted, predicted),
-            "macro_f1": task_metrics.multi_label_macro_f1(wanted, predicted),
-            "exact_match": task_metrics.exact_match(wanted, predicted),
+            "micro_f1": metrics.micro_f1(wanted, predicted),
+            "macro_f1": metrics.multi_label_macro_f1(wanted, predicted),
+            "exact_match": metrics.exact_match(wanted, predicted),
         }
     predicted = outputs.argmax(axis=1)
     found = {
-        "accuracy": task_metrics.accuracy(gold, predicted),
-        "macro_f1": task_metrics.macro_f1(gold, predicted, classes),
-        "matthews": task_metrics.matthews(gold, predicted, classes),
+        "accuracy": metrics.accuracy(gold, predicted),
+        "macro_f1": metrics.macro_f1(gold, predicted, classes),
+        "matthews": metrics.matthews(gold, predicted, classes),
     }
     if classes == 2:
-        found["f1"] = task_metrics.f1(gold, predicted)
+        found["f1"] = metrics.f1(gold, predicted)
     return found
 
 
 def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
     """How alike two models' answers are, right or wrong."""
     if task in VALUE_TASKS:
-        return {"pearson": task_metrics.pearson(base[:, 0], outputs[:, 0]).value}
+        return {"pearson": metrics.pearson(base[:, 0], outputs[:, 0]).value}
     if task == "multi_label":
         return {"labels": float(((outputs > 0) == (base > 0)).mean())}
     log_s, log_t = log_softmax(outputs, axis=1), log_softmax(base, axis=1)

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from potstill.data import Examples
 from potstill.data.sequences import UNLABELLED, Items
 from potstill.data.tokenize import TOKENIZING, Sequences
-from potstill.example_rows import BadRow, Labelled, column_of, text_of, usable
 from potstill.recipe import TaskData
+from potstill.tasks.rows import BadRow, Labelled, column_of, text_of, usable
 
 LABELS = ["start", "end"]
 _BATCH = 500  # questions that are tokenised at a time

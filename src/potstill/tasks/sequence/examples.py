@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
 from potstill.data.tokenize import TOKENIZING, Sequences
-from potstill.example_rows import BadRow, Labelled, column_of, is_missing, text_of
 from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
+from potstill.tasks.rows import BadRow, Labelled, column_of, is_missing, text_of
 
 _BATCH = 1000  # texts that are tokenised at a time
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from potstill import task_metrics
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.token_scores import (
+from potstill.tasks import metrics
+from potstill.tasks.tokens.scores import (
     at_words,
     entities,
     predicted_tags,
@@ -67,7 +67,7 @@ def test_a_resample_scores_what_its_sentences_score() -> None:
         weights = np.bincount(drawn, minlength=8) / 8
         value = float(scored.formula(weights @ scored.items_NS))
         assert value == pytest.approx(again[name].value)
-        assert np.isfinite(task_metrics.resampled([scored], 1)).all()
+        assert np.isfinite(metrics.resampled([scored], 1)).all()
 
 
 def examples() -> Examples:

@@ -11,10 +11,10 @@ import pytest
 
 from conftest import tiny_tokenizer
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.examples import TaskRows, read_task
 from potstill.recipe import TaskData, row_of
-from potstill.task_examples import tokenize_task
-from potstill.token_examples import first_pieces, sorted_tags
+from potstill.tasks import TaskRows, tokenize_task
+from potstill.tasks.reading import read_task
+from potstill.tasks.tokens.examples import first_pieces, sorted_tags
 from tiny_families import NAMES
 from tiny_tasks import tagged_sentences, write_conll
 from tiny_tokenizers import family_tokenizer

@@ -12,8 +12,9 @@ from potstill.data import Examples
 from potstill.data.files import Sentence
 from potstill.data.sequences import IGNORED, UNLABELLED, Items
 from potstill.data.tokenize import TOKENIZING, Sequences
-from potstill.example_rows import BadRow, Labelled, column_of, label_number
 from potstill.recipe import TaskData
+from potstill.tasks.labels import label_number
+from potstill.tasks.rows import BadRow, Labelled, column_of
 
 _BATCH = 1000  # sentences that are tokenised at a time
 

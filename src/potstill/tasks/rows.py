@@ -91,38 +91,3 @@ def some(names: Sequence[str]) -> str:
     """Names for a message: the first ten."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(str(name) for name in names[:_SHOWN]) + more
-
-
-def is_number_below(label: str, count: int) -> bool:
-    """Whether a label is the number of one of so many."""
-    return label.isdecimal() and int(label) < count
-
-
-def check_named(label: str, labels: Sequence[str]) -> None:
-    """Refuse the number of a label whose place only the alphabet gave it.
-
-    Raises:
-        BadRow: a number that is no name.
-    """
-    if label not in labels:
-        raise BadRow(
-            "unknown_label",
-            f"label '{label}' is a number, and train has names ({some(labels)}): write all labels "
-            "in one way, or give data.labels in the order of their numbers",
-        )
-
-
-def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None = None) -> int:
-    """A label's number: by its name, or, where no name is a number, by its number.
-
-    Args:
-        labels: in the order of the model's outputs.
-        given: the same names in the order that the data's numbers count in; None: that one.
-    """
-    if label in labels:
-        return labels.index(label)
-    if is_number_below(label, len(labels)) and not any(name.isdecimal() for name in labels):
-        return int(label) if given is None else labels.index(given[int(label)])
-    raise BadRow(
-        "unknown_label", f"label '{label}' is none of the model's: {some(labels)}; correct it"
-    )

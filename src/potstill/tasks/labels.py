@@ -1,0 +1,106 @@
+"""Names of labels: their order, their numbers, and whether two models share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from potstill.models import LoadedModel
+from potstill.models.config import label_names
+from potstill.recipe import VALUE_TASKS, row_of
+from potstill.tasks.rows import BadRow, some
+
+
+def is_number_below(label: str, count: int) -> bool:
+    """Whether a label is the number of one of so many."""
+    return label.isdecimal() and int(label) < count
+
+
+def check_named(label: str, labels: Sequence[str]) -> None:
+    """Refuse the number of a label whose place only the alphabet gave it.
+
+    Raises:
+        BadRow: a number that is no name.
+    """
+    if label not in labels:
+        raise BadRow(
+            "unknown_label",
+            f"label '{label}' is a number, and train has names ({some(labels)}): write all labels "
+            "in one way, or give data.labels in the order of their numbers",
+        )
+
+
+def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None = None) -> int:
+    """A label's number: by its name, or, where no name is a number, by its number.
+
+    Args:
+        labels: in the order of the model's outputs.
+        given: the same names in the order that the data's numbers count in; None: that one.
+    """
+    if label in labels:
+        return labels.index(label)
+    if is_number_below(label, len(labels)) and not any(name.isdecimal() for name in labels):
+        return int(label) if given is None else labels.index(given[int(label)])
+    raise BadRow(
+        "unknown_label", f"label '{label}' is none of the model's: {some(labels)}; correct it"
+    )
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def resolve_labels(
+    found: set[str], given: Sequence[str] | None, teacher: Sequence[str] | None, unnamed: bool
+) -> list[str]:
+    """Names of the labels in the order of the head's outputs.
+
+    Args:
+        found: as they stand in the training data.
+        given: `data.labels`.
+        teacher: of a teacher with a trained head, in its order; None: no head is trained yet.
+        unnamed: the teacher's config has no names of its own.
+
+    Raises:
+        ValueError: names that can't be brought together with the teacher's.
+    """
+    if teacher is None:
+        return list(given) if given is not None else sorted(found, key=_natural)
+    names = list(teacher)
+    if given is not None:
+        if len(given) != len(names):
+            raise ValueError(
+                f"data.labels: {len(given)} names, but the teacher has {len(names)} labels "
+                f"({some(names)})"
+            )
+        if unnamed:
+            return list(given)
+        if set(given) != set(names):
+            raise ValueError(f"data.labels: {some(given)} are not the teacher's: {some(names)}")
+    if unnamed and not all(is_number_below(label, len(names)) for label in found):
+        raise ValueError(
+            f"data.labels: the teacher's labels have no names ({some(names)}) and the data's are "
+            f"{some(sorted(found))}: give data.labels in the order of the teacher's outputs"
+        )
+    return names
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+
+def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
+    """Refuse a head whose labels are not the run's, in the run's order: its outputs would be
+    trained as the run's labels, and called by its own.
+
+    Raises:
+        ValueError: other labels, or another order.
+    """
+    row = row_of(loaded.task)
+    if row is None or row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
+        return
+    own = label_names(loaded.model.config)
+    if own != list(labels):
+        raise ValueError(
+            f"{loaded.name}: the labels of its head are {', '.join(own)}, and the run's, in their "
+            f"order, {', '.join(labels)}: give a model of the same labels in the same order, or "
+            "one without a head"
+        )

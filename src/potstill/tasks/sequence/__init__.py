@@ -1,0 +1,1 @@
+"""One or two texts with a label, several labels or a value."""
