@@ -27,16 +27,15 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from potstill.cached_teachers import Answers, CachedTeacher, teacher_answers
 from potstill.data import Examples
 from potstill.models import LoadedModel
 from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Training
 from potstill.storage import environment
 from potstill.storage.files import write_text
 from potstill.tasks.heads import Reading
-from potstill.teachers import LiveTeacher
-from potstill.trainee import Trainee
-from potstill.training import Job, train
+from potstill.training import Job, Trainee, train
+from potstill.training.teacher_cache import Answers, teacher_answers
+from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 WAYS = ("plain", "cached", "live")
 TARGET = 1.1

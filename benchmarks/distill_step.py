@@ -40,10 +40,9 @@ from potstill.storage.files import write_text
 
 if TYPE_CHECKING:
     import torch
+    from potstill.trainee import Trainee
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    from potstill.trainee import Trainee
 
 Positions = Literal["all", "masked"]
 # Weighted total (with gradient) and the components' unweighted means.
@@ -468,9 +467,9 @@ def _potstill(
     from potstill.models import LoadedModel
     from potstill.recipe import InBatch
     from potstill.tasks.heads import Reading
-    from potstill.teachers import LiveTeacher
-    from potstill.trainee import Trainee
-    from potstill.training import _optimizer
+    from potstill.training import Trainee
+    from potstill.training.optimizer import make_optimizer
+    from potstill.training.teachers import LiveTeacher
 
     objectives = (
         SoftTargets(weight=SOFT, temperature=TEMPERATURE, positions=positions),
@@ -482,7 +481,7 @@ def _potstill(
     live = LiveTeacher(LoadedModel(teacher, no_tokenizer, "masked_lm", "teacher"), reading)
     loaded = LoadedModel(student, no_tokenizer, "masked_lm", "student")
     trainee = Trainee(loaded, [live], reading, chunk_size)
-    return potstill_losses(trainee), _optimizer(trainee, SETTINGS)
+    return potstill_losses(trainee), make_optimizer(trainee, SETTINGS)
 
 
 def _answers(options: argparse.Namespace, lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -14,9 +14,9 @@ from potstill.data import Examples, Masker, Tokens, make_masker, read_records, t
 from potstill.data.sequences import TokenizedCorpus
 from potstill.data.sources import Record, heldout_side
 from potstill.models import LoadedModel, load_config, load_model
-from potstill.preflight import Findings
 from potstill.recipe import Corpus, Masking, Task, TaskData
 from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
+from potstill.training.preflight import Findings
 
 
 class Reporter(Protocol):

@@ -14,7 +14,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from potstill.cached_teachers import why_live
 from potstill.data.corpus import cut_texts
 from potstill.data.sources import Part, Record, source_parts
 from potstill.importance import BATCH
@@ -35,9 +34,10 @@ from potstill.recipe import (
     Training,
 )
 from potstill.rehearsal import Cast
-from potstill.sparsity import trained_linears
 from potstill.tasks import TaskExamples
-from potstill.training_stages import is_trained
+from potstill.training.sparsity import trained_linears
+from potstill.training.teacher_cache import why_live
+from potstill.training.trainee import is_trained
 
 SAMPLE = 500  # records
 LIBRARIES = 400e6  # bytes that Python, torch and transformers take before any model

@@ -13,7 +13,6 @@ from typing import Any
 
 from potstill.context import Context, Reporter, Silent
 from potstill.data.sources import sources_fingerprint
-from potstill.distributed import wait_for_all
 from potstill.evaluation_stages import check_heldout
 from potstill.former import published_problem, set_aside_results, set_aside_stages
 from potstill.inputs import check_inputs, given_folders, stage_sources
@@ -42,6 +41,7 @@ from potstill.storage import RunFolder, cache_folder, environment, open_run
 from potstill.storage.files import read_json, write_json, write_text
 from potstill.storage.manifest import manifest_digest, model_manifest, model_part
 from potstill.storage.run_folder import drop_checkpoints
+from potstill.training.distributed import wait_for_all
 from potstill.training_stages import check_teachers
 
 # Raise a stage's number when what it does changes: finished stages of older runs then run again.

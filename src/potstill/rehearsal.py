@@ -16,7 +16,6 @@ import torch
 from potstill.benchmark_texts import read_texts
 from potstill.data import make_masker, read_records
 from potstill.data.sources import heldout_side
-from potstill.distributed import check_processes
 from potstill.evaluation_masked_lm import check_vocabularies
 from potstill.evaluation_pairs import read_pairs
 from potstill.evaluation_stages import with_passage
@@ -50,7 +49,8 @@ from potstill.storage.onnx_files import require_onnx
 from potstill.students import build_student, student_shape
 from potstill.tasks import TaskRows, read_for
 from potstill.tasks.labels import check_labels
-from potstill.training_log import check_trackers
+from potstill.training.distributed import check_processes
+from potstill.training.log import check_trackers
 from potstill.training_stages import check_length
 from potstill.vocabulary_stages import cut_to_text, text_parts
 

@@ -11,23 +11,13 @@ from typing import Any
 from torch import manual_seed
 from torch.nn import Module
 
-from potstill import preflight
-from potstill.cached_teachers import (
-    Answers,
-    CachedTeacher,
-    reads_vectors,
-    teacher_answers,
-    why_live,
-)
 from potstill.context import Context
 from potstill.data import Examples, Masker, Tokens
 from potstill.data.batches import plan_steps
-from potstill.distributed import wait_for_all
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import own_device
-from potstill.models.families import is_task_head, lm_head_parameters, position_limit
+from potstill.models.families import position_limit
 from potstill.objectives.pairing import check_pair
-from potstill.preflight import Findings
 from potstill.recipe import (
     VALUE_TASKS,
     Corpus,
@@ -37,23 +27,25 @@ from potstill.recipe import (
     HardTargets,
     InBatch,
     InnerObjective,
-    LogitObjective,
     Objective,
     Stage,
     TaskData,
     row_of,
     stage_writes,
 )
-from potstill.recipe.tasks import is_encoder
-from potstill.sparsity import Sparsifier, zeros_by_layer
 from potstill.storage.files import read_json, write_json
 from potstill.storage.run_folder import drop_checkpoints, sync_below
 from potstill.tasks.heads import Reading
 from potstill.tasks.labels import check_labels
 from potstill.tasks.scoring import task_score
-from potstill.teachers import LiveTeacher
-from potstill.trainee import Trainee
-from potstill.training import Job, Progress, train
+from potstill.training import Job, Trainee, preflight, train
+from potstill.training.distributed import wait_for_all
+from potstill.training.job import Progress
+from potstill.training.preflight import Findings
+from potstill.training.sparsity import Sparsifier, zeros_by_layer
+from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answers, why_live
+from potstill.training.teachers import CachedTeacher, LiveTeacher
+from potstill.training.trainee import freeze
 
 
 def run_finetune(
@@ -64,7 +56,7 @@ def run_finetune(
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
         loaded = _opened(stage.model, context, untrained_head=True)
-        _freeze(stage, loaded)
+        freeze(stage, loaded)
         settings = [gold], InBatch(), stage
         return _train(loaded, [], *settings, masker, folder, seed, fingerprint, context)
 
@@ -100,7 +92,7 @@ def run_distill(
             check_pair(student, loaded, stage.objectives)
         if not known:
             known.update(_checked_start(student, teachers, context))
-        _freeze(stage, student)
+        freeze(stage, student)
         settings = stage.objectives, stage.in_batch, stage
         return _train(student, weighted, *settings, masker, folder, seed, fingerprint, context)
 
@@ -257,25 +249,6 @@ def _is_finished(repeat: Path, folder: Path) -> bool:
     # in this order: the first process may be moving it while another one looks
     here = (repeat / "model").is_dir()
     return here or (repeat.name == "repeat-1" and (folder / "model").is_dir())
-
-
-def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
-    """Whether a stage trains a parameter of its model."""
-    if is_encoder(loaded.task):
-        return True
-    if loaded.task != "masked_lm":
-        only_head = isinstance(stage, Finetune) and stage.train == "head"
-        return not only_head or is_task_head(parameter, loaded.model)
-    if isinstance(stage, Finetune):
-        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
-    # Parameters without a gradient would stall data-parallel training.
-    on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
-    return on_logits or parameter not in lm_head_parameters(loaded.model)
-
-
-def _freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
-    for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_(is_trained(stage, loaded, name))
 
 
 def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:

@@ -390,9 +390,9 @@ def test_a_stopped_run_goes_on_where_it_was(
     number: signal.Signals,
     code: int,
 ) -> None:
-    from potstill import training
+    from potstill.training import loop
 
-    step = training._Loop._step
+    step = loop._Loop._step
 
     def stop_at_6(loop: Any, done: int, batches: Any) -> None:
         step(loop, done, batches)
@@ -404,7 +404,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     Path("recipe.yaml").write_text(yaml.safe_dump({**tree, "stages": tree["stages"][:2]}))
     command = ("run", "recipe.yaml", "seed=2")
     with monkeypatch.context() as patched:
-        patched.setattr(training._Loop, "_step", stop_at_6)
+        patched.setattr(loop._Loop, "_step", stop_at_6)
         stopped = potstill(*command)
     assert stopped.code == code
     assert stopped.err == "stopped at step 6; the same command goes on from there\n"

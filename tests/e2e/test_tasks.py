@@ -156,9 +156,10 @@ def test_an_interrupted_repeat_goes_on(
     tree["stages"][0]["training"] = {"max_steps": 2, **TRAINING}
     tree["stages"][2]["training"] = {"max_steps": 2, **TRAINING}
     whole = run(Recipe.model_validate(tree), output=tmp_path / "whole")
-    from potstill import training, training_stages
+    from potstill import training_stages
+    from potstill.training import loop
 
-    real, calls = training.train, []
+    real, calls = loop.train, []
 
     def second_stops(job: Any) -> Any:
         calls.append(job.seed)
@@ -195,7 +196,8 @@ def test_repeats_of_a_stage_that_runs_again(
     """Of a finished stage whose model came out otherwise, all; of one that was stopped after its
     last training, before its end, none.
     """
-    from potstill import training, training_stages
+    from potstill import training_stages
+    from potstill.training import loop
 
     tree = recipe(sentence_teacher, "classification", data(tmp_path, half), repeats=2)
     tree["stages"] = [tree["stages"][0], tree["stages"][1], tree["stages"][3]]
@@ -210,7 +212,7 @@ def test_repeats_of_a_stage_that_runs_again(
         (stage / "DONE").write_text(json.dumps({**done, "reads": {"untrained": "another"}}))
     else:
         (stage / "DONE").unlink()
-    real, calls = training.train, []
+    real, calls = loop.train, []
     monkeypatch.setattr(
         training_stages, "train", lambda job: [calls.append(job.seed), real(job)][1]
     )

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from conftest import WORDS, sentences, tiny_config, tiny_tokenizer
-from potstill import cached_teachers, errors, training
+from potstill import errors
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from potstill.training import loop, teacher_cache
 from same_runs import LAUNCHERS, launched
 
 OBJECTIVES = [
@@ -103,22 +104,22 @@ def test_a_stopped_run_goes_on_without_asking(
     tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(Recipe.model_validate(tree), output=tmp_path / "whole")
-    step = training._Loop._step
+    step = loop._Loop._step
 
     def third(self: Any, number: int, *rest: Any) -> None:
         step(self, number, *rest)
         if number == 2:
             os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(training._Loop, "_step", third)
+    monkeypatch.setattr(loop._Loop, "_step", third)
 
     def again(*_: object) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(cached_teachers, "_build", again)
+    monkeypatch.setattr(teacher_cache, "_build", again)
     with pytest.raises(errors.Interrupted, match="stopped at step 3"):
         run(Recipe.model_validate(tree), output=tmp_path / "parts")
-    monkeypatch.setattr(training._Loop, "_step", step)
+    monkeypatch.setattr(loop._Loop, "_step", step)
     parts = run(Recipe.model_validate(tree), output=tmp_path / "parts")
     weights = [load_file(f / "model" / "model.safetensors") for f in (whole, parts)]
     for name, value in weights[0].items():

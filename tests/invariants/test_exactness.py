@@ -15,8 +15,9 @@ import yaml
 from accelerate.state import AcceleratorState
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from potstill import errors, training
+from potstill import errors
 from potstill.pipeline import run
+from potstill.training import loop
 from same_runs import LAUNCHERS, StopAt, assert_same_run, launched, losses, recipe, weights
 
 
@@ -136,14 +137,14 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     settings = {"max_steps": 50, "dropout": True, "checkpoint_steps": 10, "sparsity": sparsity}
     whole = run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "whole")
 
-    step = training._Loop._step
+    step = loop._Loop._step
 
-    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+    def stop(loop: loop._Loop, number: int, batches: Any) -> None:
         if number == 43:
             raise StopAt
         step(loop, number, batches)
 
-    monkeypatch.setattr(training._Loop, "_step", stop)
+    monkeypatch.setattr(loop._Loop, "_step", stop)
     with pytest.raises(StopAt):
         run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "parts")
     monkeypatch.undo()
@@ -190,14 +191,14 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(
 ) -> None:
     plan = recipe(masked_lm_teacher, text_file)
     whole = run(plan, output=tmp_path / "whole")
-    step = training._Loop._step
+    step = loop._Loop._step
 
-    def last(loop: training._Loop, number: int, batches: Any) -> None:
+    def last(loop: loop._Loop, number: int, batches: Any) -> None:
         step(loop, number, batches)
         if number == 5:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(training._Loop, "_step", last)
+    monkeypatch.setattr(loop._Loop, "_step", last)
     with pytest.raises(errors.Interrupted, match="stopped at step 6"):
         run(plan, output=tmp_path / "parts")
     parts = run(plan, output=tmp_path / "parts")  # takes no step any more

@@ -11,10 +11,10 @@ import yaml
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, BertModel
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill import training
-from potstill.checkpoint import load_checkpoint
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from potstill.training import loop
+from potstill.training.checkpoint import load_checkpoint
 from same_runs import LAUNCHERS, StopAt, assert_same_run, launched, losses, weights
 
 SOFT = {
@@ -173,14 +173,14 @@ def test_a_stopped_run_goes_on_with_its_projections_and_temperature(
     settings = {"max_steps": 12, "dropout": True, "checkpoint_steps": 5}
     plan = recipe(masked_lm_teacher, text_file, SEVERAL, BOTH, wide_teacher, **settings)
     whole = run(plan, output=tmp_path / "whole")
-    step = training._Loop._step
+    step = loop._Loop._step
 
-    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+    def stop(loop: loop._Loop, number: int, batches: Any) -> None:
         if number == 7:
             raise StopAt
         step(loop, number, batches)
 
-    monkeypatch.setattr(training._Loop, "_step", stop)
+    monkeypatch.setattr(loop._Loop, "_step", stop)
     with pytest.raises(StopAt):
         run(plan, output=tmp_path / "parts")
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences, student_of
-from potstill import api, training
+from potstill import api
 from potstill.api import distill, finetune, triple_loss
 from potstill.recipe import (
     TEXT_TASKS,
@@ -25,6 +25,7 @@ from potstill.recipe import (
 )
 from potstill.scoring import evaluate
 from potstill.storage import RunFolder, open_run
+from potstill.training import loop
 
 SHORT = Training(max_steps=2, batch_size=6, log_every=1, precision="fp32")
 
@@ -95,7 +96,7 @@ def test_a_training_killed_before_it_is_done_takes_no_step_again(
                 again()
         before = (tmp_path / "out/model/model.safetensors").read_bytes()
         assert list(tmp_path.glob("out/checkpoints/step-*"))
-        monkeypatch.setattr(training._Loop, "_step", fail)
+        monkeypatch.setattr(loop._Loop, "_step", fail)
     assert (again() / "model.safetensors").read_bytes() == before
     assert not list(tmp_path.glob("out/checkpoints*"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import sentences
-from potstill import pipeline, training, training_stages
+from potstill import pipeline, training_stages
 from potstill.errors import TrainingFailed
 from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
@@ -16,6 +16,7 @@ from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.recipe import files as recipe_files
 from potstill.results import read_results
 from potstill.storage import RunFolder, files, open_run, run_folder
+from potstill.training import loop
 from tiny_runs import LABELS, tiny_teacher
 
 MAKE = {"kind": "make_student", "writes": "untrained"}
@@ -417,7 +418,7 @@ def forbid_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*_: Any) -> None:
         raise AssertionError("a finished training is done again")
 
-    monkeypatch.setattr(training._Loop, "_step", trained)
+    monkeypatch.setattr(loop._Loop, "_step", trained)
 
 
 def events(stage: Path, kind: str) -> list[dict[str, Any]]:
@@ -443,7 +444,7 @@ def test_a_training_killed_before_its_stage_is_done_takes_no_step_again(
     losses = iter([2.0, 3.0, 4.0])
     if "patience" in ending["training"]:
         monkeypatch.setattr(
-            training._Loop, "evaluate", lambda _: {"loss": next(losses), "components": {}}
+            loop._Loop, "evaluate", lambda _: {"loss": next(losses), "components": {}}
         )
     chosen = {**DISTILL, **ending, "training": {"batch_size": 4, **ending["training"]}}
     settings, folder = recipe(masked_lm_teacher, text_file, MAKE, chosen), tmp_path / "run"
@@ -581,16 +582,16 @@ def killed_in_the_last_training(
     settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run, and stop before the third step of the last stage, which trains."""
-    kind, step = settings.stages[-1].kind, training._Loop._step
+    kind, step = settings.stages[-1].kind, loop._Loop._step
     last = folder / "stages" / f"{len(settings.stages):02d}-{kind}"
 
-    def stop(loop: training._Loop, number: int, batches: Any) -> None:
+    def stop(loop: loop._Loop, number: int, batches: Any) -> None:
         if loop.job.folder == last and number == 2:
             raise Killed
         step(loop, number, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Loop, "_step", stop)
+        patched.setattr(loop._Loop, "_step", stop)
         with pytest.raises(Killed):
             ran(settings, folder)
 

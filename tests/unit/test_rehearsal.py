@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from conftest import sentences, tiny_config
-from potstill import training_log
 from potstill.recipe import Recipe
 from potstill.rehearsal import Cast, rehearse
+from potstill.training import log
 from tiny_families import family_model
 from tiny_runs import tiny_teacher
 from tiny_tokenizers import family_tokenizer
@@ -137,7 +137,7 @@ def test_what_several_processes_need(
 def test_a_tracker_that_is_not_installed(
     masked_lm_teacher: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_log, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(log, "get_available_trackers", lambda: [])
     stage = {**DISTILL, "training": {"max_steps": 1, "trackers": ["mlflow"]}}
     with pytest.raises(ValueError, match="mlflow is not installed"):
         casts(masked_lm_teacher, text_file, MAKE, stage)

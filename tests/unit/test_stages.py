@@ -13,7 +13,7 @@ from tiny_labels import write_model
 from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import cached_teachers, training_stages
+from potstill import training_stages
 from potstill.context import Context, Silent
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
@@ -34,7 +34,9 @@ from potstill.recipe import (
 )
 from potstill.stages import run_stage
 from potstill.students import make_student
-from potstill.training_stages import check_length, is_trained
+from potstill.training import teacher_cache
+from potstill.training.trainee import is_trained
+from potstill.training_stages import check_length
 from tiny_runs import tiny_teacher
 
 
@@ -323,7 +325,7 @@ def test_other_processes_wait_until_the_first_has_asked(
     teacher = write_model("classification", tmp_path / "teacher")
     context = labelled(teacher, tmp_path, is_main=is_main)
     happened: list[str] = []
-    ask = cached_teachers.teacher_answers
+    ask = teacher_cache.teacher_answers
 
     def recorded(*arguments: Any, **more: Any) -> Any:
         happened.append("asks")

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill import evaluate_suite, suite_trainings, training
+from potstill import evaluate_suite, suite_trainings
 from potstill.context import Silent
 from potstill.errors import Interrupted
 from potstill.models import load_model
 from potstill.suite_runs import RESULT
 from potstill.suite_trainings import answer_names
 from potstill.suites import suite_tasks
+from potstill.training import loop
 from tiny_suites import TEST, write_glue, write_imdb, write_squads
 
 FAST: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-3}
@@ -110,7 +111,7 @@ def test_a_finished_training_is_not_done_again_where_its_score_was_not_written(
         patched.setattr(suite_trainings, "write_json", lambda *_: stop())
         with pytest.raises(KeyboardInterrupt):
             evaluate_suite([], sentence_teacher, output=tmp_path / "o", **given)
-    monkeypatch.setattr(training._Loop, "_step", lambda *_: pytest.fail("it is done again"))
+    monkeypatch.setattr(loop._Loop, "_step", lambda *_: pytest.fail("it is done again"))
     evaluate_suite([], sentence_teacher, output=tmp_path / "o", **given)
     assert len(list((tmp_path / "o").rglob("log.jsonl"))) == 1
     assert not list((tmp_path / "o").rglob("*.safetensors"))

@@ -32,7 +32,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from potstill.checkpoint import save_checkpoint
+from potstill.training.checkpoint import save_checkpoint
 from potstill.storage.files import writing
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from potstill import training_log
-from potstill.distributed import check_processes, largest_of_all, make_accelerator, sum_of_all
 from potstill.recipe import Distill, InBatch, SoftTargets, Training
+from potstill.training import log
+from potstill.training.distributed import (
+    check_processes,
+    largest_of_all,
+    make_accelerator,
+    sum_of_all,
+)
 
 
 class Alone:
@@ -106,7 +111,7 @@ def test_what_is_advised_is_a_recipe_that_works(group: int | None) -> None:
 def test_a_tracker_that_is_not_installed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_log, "get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr(log, "get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(ValueError, match="wandb is not installed"):
         make_accelerator(settings(8, trackers=["wandb"]), tmp_path)
 

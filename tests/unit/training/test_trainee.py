@@ -26,8 +26,8 @@ from potstill.recipe import (
     VectorMse,
 )
 from potstill.tasks.heads import Reading
-from potstill.teachers import LiveTeacher
-from potstill.trainee import Trainee
+from potstill.training import Trainee
+from potstill.training.teachers import LiveTeacher
 
 
 def test_the_teacher_is_asked_but_is_no_part_of_it(masked_lm_teacher: Path) -> None:

@@ -14,13 +14,19 @@ from tiny_trainings import events, finetune, recipe
 from torch import nn
 
 from conftest import Finished
-from potstill import training
 from potstill.models import load_model
 from potstill.pipeline import run
 from potstill.recipe import HardTargets, InBatch, Sparsity, Training
-from potstill.sparsity import Sparsifier, highest, share_at, trained_linears, zeros_by_layer
 from potstill.tasks.heads import Reading
-from potstill.trainee import Trainee
+from potstill.training import Trainee, loop
+from potstill.training import optimizer as optimizers
+from potstill.training.sparsity import (
+    Sparsifier,
+    highest,
+    share_at,
+    trained_linears,
+    zeros_by_layer,
+)
 from tiny_families import NAMES, family_model
 
 METHODS = ("magnitude", "movement")
@@ -149,7 +155,7 @@ def test_scores_are_neither_decayed_nor_clipped(masked_lm_teacher: Path) -> None
         for n, _ in loaded.model.named_parameters()
     }
     assert own == names
-    optimizer = training._optimizer(trainee, Training(epochs=1, weight_decay=0.1))
+    optimizer = optimizers.make_optimizer(trainee, Training(epochs=1, weight_decay=0.1))
     decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert {decay[scores] for scores in trainee.scores} == {0.0}
     assert (
@@ -212,11 +218,11 @@ def test_a_model_with_too_few_zeros_is_not_the_best(
 ) -> None:
     losses = iter([1.0, 1.0, 1.0, 3.0, 2.0, 4.0])
 
-    def evaluate(loop: training._Loop) -> dict[str, Any]:
+    def evaluate(loop: loop._Loop) -> dict[str, Any]:
         loop.job.trainee.set_step(loop.state.step, loop.steps)
         return {"loss": next(losses), "components": {}}
 
-    monkeypatch.setattr(training._Loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop._Loop, "evaluate", evaluate)
     settings = {"max_steps": 12, "evaluate_every": 2, "patience": 2, "keep": "best"}
     stage = {**finetune(**settings), "sparsity": {"final": 0.5, "start": 0.0, "end": 0.6}}
     folder = run(recipe(masked_lm_teacher, text_file, stage), output=tmp_path / "run")

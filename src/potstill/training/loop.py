@@ -11,84 +11,36 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from potstill.data import Batch, Examples, Masker, Tokens
+from potstill.data import Batch
 from potstill.data.batches import MicroBatches, plan_steps
 from potstill.data.masking import EVALUATION_EPOCH
-from potstill.distributed import check_processes, largest_of_all, make_accelerator, sum_of_all
 from potstill.errors import Interrupted, TrainingFailed
-from potstill.interruption import stop_signals
 from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
 from potstill.objectives import temperature_at
-from potstill.recipe import SoftTargets, Training
-from potstill.trainee import Trainee
-from potstill.training_log import TrainingLog
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One state of training, for bars: tokens, because batches differ in length."""
-
-    step: int
-    steps: int
-    tokens: int
-    total_tokens: int
-    loss: float | None
-
-
-@dataclass
-class Result:
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    final: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
-    stopped_early: bool = False
-    resumed_from: int | None = None
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds beside weights and optimizer."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_loss: float | None = None  # of a task: minus the score
-    best_step: int = 0
-    worse: int = 0  # evaluations since the best
-    precision: str = ""  # what was computed in
-    last: dict[str, Any] | None = field(default=None)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: what, on which text, how, and where it writes."""
-
-    trainee: Trainee
-    train: Tokens | Examples
-    heldout: Tokens | Examples
-    masker: Masker | None
-    pad_id: int
-    settings: Training
-    seed: int
-    folder: Path
-    fingerprint: str  # a checkpoint of another one is not resumed
-    # Of a task: the metric that a checkpoint is chosen by, the higher the better; None: the loss.
-    score: Callable[[], float] | None = None
-    progress: Callable[[Progress], None] = lambda _: None
-    say: Callable[[str], None] = lambda _: None
+from potstill.recipe import SoftTargets
+from potstill.training.checkpoint import load_checkpoint, save_checkpoint
+from potstill.training.distributed import (
+    check_processes,
+    largest_of_all,
+    make_accelerator,
+    sum_of_all,
+)
+from potstill.training.interruption import stop_signals
+from potstill.training.job import Job, Progress, Result, State
+from potstill.training.log import TrainingLog
+from potstill.training.optimizer import make_optimizer, pack_optimizer, schedule, unpack_optimizer
+from potstill.training.trainee import Trainee
 
 
 def train(job: Job) -> Result:
@@ -122,7 +74,7 @@ class _Loop:
         self.batches_per_epoch = -(-len(job.train) // self.settings.batch_size)
         self.evaluate_every = self.settings.evaluate_every or max(self.steps // 10, 1)
         self.weights: dict[str, float] = {o.kind: o.weight for o in job.trainee.reading.objectives}
-        self.state = _State()
+        self.state = State()
         self.resumed_from: int | None = None
         self.saved: int | None = None  # the step of the newest checkpoint
         self.log = TrainingLog(
@@ -158,7 +110,7 @@ class _Loop:
                 trainee.model.gradient_checkpointing_enable()
         if settings.compile:
             trainee.model.base_model.compile(dynamic=True)
-        self.optimizer = _optimizer(trainee, settings)
+        self.optimizer = make_optimizer(trainee, settings)
         loaded = load_checkpoint(self.checkpoints, warn=self.job.say)
         if loaded is not None:
             self._restore(*loaded)
@@ -188,7 +140,7 @@ class _Loop:
             return
         self.job.trainee.load_state_dict(tensors["model"], strict=False)
         unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
-        self.state = _State(**state["loop"])
+        self.state = State(**state["loop"])
         self.resumed_from = self.saved = step
         self.job.say(f"resuming at step {step} of {self.steps}")
 
@@ -277,7 +229,7 @@ class _Loop:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise self._failed(f"the {what} is not finite at step {step + 1}")
-        rate = self.settings.learning_rate * _schedule(step, self.steps, self.settings.warmup)
+        rate = self.settings.learning_rate * schedule(step, self.steps, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -448,28 +400,6 @@ class _Loop:
             },
             step,
         )
-
-
-def _optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimizer:
-    """AdamW; weight decay leaves out biases and layer norms, as usual."""
-    trained = [p for p in trainee.parameters() if p.requires_grad]
-    decayed = {p for p in trained if p.dim() > 1} - trainee.scores
-    groups = [
-        {"params": [p for p in trained if p in decayed], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True
-    )
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up to 1 over the warm-up, then linear down to 0."""
-    warm = math.ceil(warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    return (steps - step) / max(steps - warm, 1)
 
 
 def _own_state(trainee: Trainee) -> dict[str, Tensor]:

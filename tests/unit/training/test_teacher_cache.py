@@ -12,14 +12,6 @@ import pytest
 import torch
 from tiny_labels import LABELS, examples, write_model
 
-from potstill import cached_teachers
-from potstill.cached_teachers import (
-    Answers,
-    CachedTeacher,
-    reads_vectors,
-    teacher_answers,
-    why_live,
-)
 from potstill.data import Batch, Examples, collate
 from potstill.models import LoadedModel, Signals, load_model
 from potstill.models.signals import Readout
@@ -39,8 +31,9 @@ from potstill.recipe import (
     VectorMse,
 )
 from potstill.tasks.heads import Reading
-from potstill.teachers import LiveTeacher
-from potstill.trainee import Trainee
+from potstill.training import Trainee, teacher_cache
+from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answers, why_live
+from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 LOSSES: dict[Task, list[Objective]] = {
     "classification": [
@@ -186,7 +179,7 @@ def test_what_is_kept_is_not_asked_again(
     kept: tuple[Path, list[Examples], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, parts, cache = kept
-    monkeypatch.setattr(cached_teachers, "_build", fail)
+    monkeypatch.setattr(teacher_cache, "_build", fail)
     answers = asked(folder, "classification", parts, cache)
     assert isinstance(answers.logits_RC, np.memmap)
     assert answers.logits_RC.dtype == np.float16

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from potstill.training.checkpoint import load_checkpoint, save_checkpoint
+from potstill.training.optimizer import pack_optimizer, unpack_optimizer
 
 STATE = {"fingerprint": "f", "loop": {"tokens": 123, "loss": 0.1 + 0.2, "best": None}}
 
@@ -174,7 +175,7 @@ def test_a_save_that_fails_leaves_the_older_ones_alone(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("potstill.checkpoint.save_file", full)
+    monkeypatch.setattr("potstill.training.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 20, keep=1)
     assert names(tmp_path) == ["step-00000010"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from potstill import training_log
-from potstill.training_log import TrainingLog, check_trackers
+from potstill.training import log
+from potstill.training.log import TrainingLog, check_trackers
 
 
 class Process:
@@ -127,7 +127,7 @@ def test_without_trackers_nothing_is_tracked(path: Path) -> None:
 def test_trackers_that_are_not_installed(
     monkeypatch: pytest.MonkeyPatch, names: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(training_log, "get_available_trackers", lambda: ["trackio"])
+    monkeypatch.setattr(log, "get_available_trackers", lambda: ["trackio"])
     with pytest.raises(ValueError, match=f"^{message}"):
         check_trackers(names)
 

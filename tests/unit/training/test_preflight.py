@@ -14,13 +14,19 @@ from tiny_labels import examples, write_model
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill import preflight
 from potstill.data import Examples
 from potstill.models import load_model
-from potstill.preflight import check_balance, check_start, check_teacher, check_tokens, sentence_of
 from potstill.recipe import Task, TaskData, row_of
 from potstill.tasks import tokenize_task
 from potstill.tasks.reading import read_task
+from potstill.training import preflight
+from potstill.training.preflight import (
+    check_balance,
+    check_start,
+    check_teacher,
+    check_tokens,
+    sentence_of,
+)
 from tiny_tasks import questions, write_squad
 
 NAMES = ["bad", "fair", "good", "great"]

@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.data import Batch, Examples, collate
-from potstill.models import LoadedModel, Signals
-from potstill.models.captures import NOTHING, Wanted
-from potstill.models.signals import Readout
+from potstill.models import LoadedModel
 from potstill.recipe import (
     CACHED_TASKS,
     VALUE_TASKS,
@@ -34,7 +32,7 @@ from potstill.recipe import (
 )
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.storage.manifest import manifest_digest, model_manifest
-from potstill.tasks.heads import identity, labelled_signals, row_counts
+from potstill.tasks.heads import labelled_signals, row_counts
 
 _VERSION = 2  # of the cache's format
 _COUNTED = 1000  # examples whose rows are counted at a time
@@ -63,9 +61,9 @@ class Answers:
         """Logits of some examples, in their order: float32 [K x C]."""
         first, last = self.starts[numbers], self.starts[numbers + 1]
         if (last - first == 1).all():  # of tags, a sentence without a token has none
-            return _floats(self.logits_RC[first])
+            return as_floats(self.logits_RC[first])
         spans = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
-        return _floats(self.logits_RC[np.concatenate(spans)])
+        return as_floats(self.logits_RC[np.concatenate(spans)])
 
 
 def why_live(stage: Distill, task: Task, epochs: float) -> str | None:
@@ -135,49 +133,7 @@ def teacher_answers(
     return kept(cache / key_of(parts), build, lambda path: _opened(path, parts), what, say)
 
 
-class CachedTeacher:
-    """A teacher that has been asked; `weight` is among several of them.
-
-    Its own weights are given up: what is left of the model are shapes.
-    """
-
-    def __init__(self, loaded: LoadedModel, answers: Answers, weight: float = 1.0) -> None:
-        self.loaded = loaded
-        self.answers = answers
-        self.weight = weight
-        nn.Module.to(loaded.model, "meta")
-        self.readout = identity(answers.logits_RC.shape[1], torch.empty(0), exact=True)
-
-    def to(self, device: torch.device) -> None:
-        weight = self.readout.weight_VD.to(device)
-        self.readout = Readout(weight, exact=True)
-
-    def signals(self, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
-        """The answers to a batch's examples; zeros for a batch that is of none."""
-        assert wanted == NOTHING, "layers are not kept"
-        answers, device = self.answers, batch.input_ids_BL.device
-        vectors_BD = None
-        if batch.numbers_B is None:
-            count = int(row_counts(self.loaded.task, batch).sum())
-            logits_KC = torch.zeros(count, answers.logits_RC.shape[1])
-            if answers.vectors_ND is not None:
-                vectors_BD = torch.zeros(count, answers.vectors_ND.shape[1])
-        else:
-            numbers = batch.numbers_B.cpu().numpy()
-            logits_KC = answers.rows(numbers)
-            if answers.vectors_ND is not None:
-                vectors_BD = _floats(answers.vectors_ND[numbers])
-        if vectors_BD is not None and self.loaded.task == "sentence_similarity":
-            vectors_BD = torch.cat(vectors_BD.chunk(2, dim=1))
-        return Signals(
-            hidden_BLD=torch.zeros(*batch.input_ids_BL.shape, 0, device=device),
-            features_KD=logits_KC.to(device),
-            readout=self.readout,
-            vectors_BD=None if vectors_BD is None else vectors_BD.to(device),
-        )
-
-
-def _floats(values: np.ndarray) -> Tensor:
+def as_floats(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from potstill.cached_teachers import CachedTeacher
 from potstill.data import Batch
 from potstill.models import LoadedModel
 from potstill.models.captures import NOTHING, Wanted
+from potstill.models.families import is_task_head, lm_head_parameters
 from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
-from potstill.recipe import Objective, SoftTargets, Sparsity
-from potstill.sparsity import Sparsifier
+from potstill.recipe import Distill, Finetune, LogitObjective, Objective, SoftTargets, Sparsity
+from potstill.recipe.tasks import is_encoder
 from potstill.tasks.heads import Reading, blank_gold
-from potstill.teachers import LiveTeacher
+from potstill.training.sparsity import Sparsifier
+from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 Teacher = LiveTeacher | CachedTeacher
 
@@ -157,3 +158,22 @@ def _at(objective: Objective, temperature: float | None) -> Objective:
         return objective
     chosen = objective.final_temperature if temperature is None else temperature
     return objective.model_copy(update={"temperature": chosen})
+
+
+def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
+    """Whether a stage trains a parameter of its model."""
+    if is_encoder(loaded.task):
+        return True
+    if loaded.task != "masked_lm":
+        only_head = isinstance(stage, Finetune) and stage.train == "head"
+        return not only_head or is_task_head(parameter, loaded.model)
+    if isinstance(stage, Finetune):
+        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
+    # Parameters without a gradient would stall data-parallel training.
+    on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
+    return on_logits or parameter not in lm_head_parameters(loaded.model)
+
+
+def freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(is_trained(stage, loaded, name))

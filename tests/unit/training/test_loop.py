@@ -12,28 +12,30 @@ import torch
 from safetensors.torch import load_file
 from tiny_trainings import events, finetune, recipe
 
-from potstill import errors, training
+from potstill import errors
 from potstill.pipeline import run
 from potstill.recipe import Recipe
+from potstill.training import loop
+from potstill.training import optimizer as optimizers
 
 
 def test_schedule_is_warmup_then_linear_decay() -> None:
-    factors = [training._schedule(step, steps=20, warmup=0.2) for step in range(20)]
+    factors = [optimizers.schedule(step, steps=20, warmup=0.2) for step in range(20)]
     assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert factors[4:] == pytest.approx([(20 - step) / 16 for step in range(4, 20)])
-    assert training._schedule(0, steps=10, warmup=0.0) == 1.0
+    assert optimizers.schedule(0, steps=10, warmup=0.0) == 1.0
 
 
 def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> None:
     from potstill.models import load_model
     from potstill.recipe import HardTargets, InBatch, Training
     from potstill.tasks.heads import Reading
-    from potstill.trainee import Trainee
+    from potstill.training import Trainee
 
     loaded = load_model(masked_lm_teacher, "masked_lm")
     reading = Reading.of("masked_lm", [HardTargets()], InBatch(), 8)
     settings = Training(epochs=1, weight_decay=0.1)
-    optimizer = training._optimizer(Trainee(loaded, [], reading, 8), settings)
+    optimizer = optimizers.make_optimizer(Trainee(loaded, [], reading, 8), settings)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in loaded.model.named_parameters():
         plain = "bias" in name or "LayerNorm" in name
@@ -72,11 +74,11 @@ def test_early_stop_keeps_the_best_weights(
     losses = iter([3.0, 2.0, 2.5, 2.6, 1.0])
     evaluated: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(loop: training._Loop) -> dict[str, Any]:
+    def evaluate(loop: loop._Loop) -> dict[str, Any]:
         evaluated.append({k: v.clone() for k, v in loop.job.trainee.model.state_dict().items()})
         return {"loss": next(losses), "components": {}}
 
-    monkeypatch.setattr(training._Loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop._Loop, "evaluate", evaluate)
     settings = {"max_steps": 50, "evaluate_every": 2, "patience": 2, "keep": "best"}
     folder = run(
         recipe(masked_lm_teacher, text_file, finetune(**settings)), output=tmp_path / "run"
@@ -150,16 +152,16 @@ def test_a_weight_that_no_loss_sees(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A checkpoint that is good is not replaced by one that isn't."""
-    step = training._Loop._step
+    step = loop._Loop._step
 
-    def broken(self: training._Loop, number: int, *rest: Any) -> None:
+    def broken(self: loop._Loop, number: int, *rest: Any) -> None:
         step(self, number, *rest)
         table = self.job.trainee.model.get_parameter("bert.embeddings.position_embeddings.weight")
         if number == 2:
             with torch.no_grad():
                 table[-1, 0] = float("nan")  # no text is so long
 
-    monkeypatch.setattr(training._Loop, "_step", broken)
+    monkeypatch.setattr(loop._Loop, "_step", broken)
     settings = {"max_steps": 4, "evaluate_every": 1, "checkpoint_steps": 1}
     plan = recipe(masked_lm_teacher, text_file, finetune(**settings), heldout=heldout)
     said = (
@@ -216,7 +218,7 @@ def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         num_processes, process_index, is_main_process = 2, 0, True
         device = torch.device("cpu")
 
-    monkeypatch.setattr(training, "make_accelerator", lambda *_: Two())
+    monkeypatch.setattr(loop, "make_accelerator", lambda *_: Two())
 
 
 @pytest.mark.usefixtures("_two_processes")

@@ -93,55 +93,6 @@ def load_checkpoint(
     return None
 
 
-def pack_optimizer(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as flat tensors, named "<parameter number>.<key>", and JSON values.
-
-    The tensors are the optimizer's own, not copies: save them before the next step.
-    """
-    packed = optimizer.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    values: dict[str, dict[str, Any]] = {}
-    for index, entries in packed["state"].items():
-        values[str(index)] = {}
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                values[str(index)][key] = value
-    groups = [
-        {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
-        for group in packed["param_groups"]
-    ]
-    return tensors, {"values": values, "param_groups": groups}
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, torch.Tensor],
-    state: Mapping[str, Any],
-) -> None:
-    """Put what `pack_optimizer` gave back, exactly; the optimizer then owns the tensors.
-
-    Raises:
-        ValueError: (from torch) the optimizer has other parameter groups.
-    """
-    entries: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in state["values"].items()
-    }
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        entries[int(index)][key] = tensor
-    current = optimizer.state_dict()["param_groups"]
-    groups = [
-        # JSON has no tuples; what the optimizer holds as one (AdamW's betas) becomes one again
-        {key: tuple(v) if isinstance(own.get(key), tuple) else v for key, v in group.items()}
-        for own, group in zip(current, state["param_groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": entries, "param_groups": groups})
-
-
 def _separate(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous CPU tensors of which no two share memory: a safetensors file has no ties."""
     seen: set[int] = set()

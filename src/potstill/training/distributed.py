@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
 from potstill.recipe import Training
-from potstill.training_log import check_trackers
+from potstill.training.log import check_trackers
 
 # The others wait while the first one evaluates or benchmarks: the usual ten minutes would end them.
 _PATIENCE = timedelta(hours=24)

@@ -28,7 +28,7 @@ from potstill.recipe import (
     VectorMse,
 )
 from potstill.tasks.heads import Reading
-from potstill.teachers import LiveTeacher
+from potstill.training.teachers import LiveTeacher
 
 TRIPLE = (SoftTargets(), HardTargets(target="teacher"), HiddenCosine())
 MASKED = (SoftTargets(positions="masked"), HardTargets(), HiddenCosine())

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from potstill.errors import Interrupted
-from potstill.interruption import stop_signals
+from potstill.training.interruption import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
