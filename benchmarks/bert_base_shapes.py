@@ -22,9 +22,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import potstill
+from potstill.compression.pruning import magnitude_scores, prune_ffn, units_to_keep
 from potstill.models import load_model, save_model
 from potstill.models.loading import with_model
-from potstill.pruning import magnitude_scores, prune_ffn, units_to_keep
 from potstill.recipe import Benchmark, Corpus, Files, Quantize
 from potstill.storage import environment
 from potstill.storage.files import write_text

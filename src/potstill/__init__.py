@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
+    from potstill.compression.students import make_student
     from potstill.pipeline import run
     from potstill.scoring import benchmark, evaluate
-    from potstill.students import make_student
     from potstill.suite_runs import evaluate_suite
     from potstill.tasks.predictions import predict
 
 _PLACES = {
-    "make_student": "students",
+    "make_student": "compression.students",
     "predict": "tasks.predictions",
     "run": "pipeline",
     "benchmark": "scoring",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import Examples, Masker, Tokens, make_masker, read_records, tokenize_corpus
+from potstill.compression.importance import BATCH
+from potstill.data import (
+    Batch,
+    Examples,
+    Masker,
+    Tokens,
+    collate,
+    make_masker,
+    read_records,
+    tokenize_corpus,
+)
 from potstill.data.sequences import TokenizedCorpus
 from potstill.data.sources import Record, heldout_side
 from potstill.models import LoadedModel, load_config, load_model
+from potstill.models.devices import measuring_device
 from potstill.recipe import Corpus, Masking, Task, TaskData
 from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
 from potstill.training.preflight import Findings
@@ -160,3 +172,15 @@ class Context:
             for record in read_records(corpus.sources, corpus.columns)
             if heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, self.seed)
         ]
+
+
+def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:
+    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
+    `measuring_device`; those of masked LM with tokens masked.
+    """
+    masker = context.masker(Masking()) if context.task == "masked_lm" else None
+    pad = int(context.tokenizer.pad_token_id or 0)
+    chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
+    for start in range(0, len(chosen), BATCH):
+        part = chosen[start : start + BATCH]
+        yield collate(side, part, pad, masker, context.seed, 0).to(measuring_device())

@@ -14,9 +14,9 @@ from itertools import islice
 import numpy as np
 import torch
 
+from potstill.compression.importance import BATCH
 from potstill.data.corpus import cut_texts
 from potstill.data.sources import Part, Record, source_parts
-from potstill.importance import BATCH
 from potstill.models import LoadedModel
 from potstill.models.families import layer_prefix
 from potstill.objectives.pairing import projection_shapes

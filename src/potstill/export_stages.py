@@ -11,13 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.context import Context
-from potstill.importance import sampled_batches, task_loss
-from potstill.models import LoadedModel, save_model
-from potstill.models.devices import measuring_device
-from potstill.narrowing import head_groups, widths_of
-from potstill.nonuniform import (
-    Kept,
+from potstill.compression.graph_pruning import (
+    KeptParts,
     head_magnitude_scores,
     head_taylor_scores,
     kept_number,
@@ -25,9 +20,14 @@ from potstill.nonuniform import (
     relative,
     reshaped,
 )
+from potstill.compression.importance import task_loss
+from potstill.compression.narrowing import head_groups, widths_of
+from potstill.compression.pruning import magnitude_scores, taylor_scores
+from potstill.context import Context, sampled_batches
+from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
 from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
 from potstill.parity import check_parity, likeness
-from potstill.pruning import magnitude_scores, taylor_scores
 from potstill.recipe import Export, GraphPruning
 from potstill.storage.files import whole_or_gone
 from potstill.storage.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
@@ -123,9 +123,9 @@ def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
 
 def _chosen(
     stage: Export, prune: GraphPruning, source: LoadedModel, context: Context
-) -> dict[str, Kept | None]:
+) -> dict[str, KeptParts | None]:
     """What stays of each layer, told before anything is written."""
-    say, found = context.reporter.say, dict[str, Kept | None](heads=None, ffn=None)
+    say, found = context.reporter.say, dict[str, KeptParts | None](heads=None, ffn=None)
     counts = check_shares(prune, source)
     say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
     context = context.cut_as(stage.model)
@@ -148,7 +148,9 @@ def _chosen(
     return found
 
 
-def _told(kept: dict[str, Kept | None], source: LoadedModel) -> dict[str, tuple[list[int], int]]:
+def _told(
+    kept: dict[str, KeptParts | None], source: LoadedModel
+) -> dict[str, tuple[list[int], int]]:
     """What is pruned, in words -> how many of each layer stay, and of how many."""
     config = source.model.config
     widths, groups = widths_of(config), head_groups(config)
@@ -167,7 +169,7 @@ def _judged(
     prune: GraphPruning,
     source: LoadedModel,
     graph: Path,
-    kept: dict[str, Kept | None],
+    kept: dict[str, KeptParts | None],
     context: Context,
 ) -> dict[str, Any]:
     """The pruned graph beside the whole model on held-out text, for the result.

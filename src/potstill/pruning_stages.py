@@ -13,26 +13,26 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from potstill.context import Context
-from potstill.data import Batch
-from potstill.hidden_pruning import chosen_width
-from potstill.importance import BATCH, mean_loss, sampled_batches, task_loss
-from potstill.models import LoadedModel, save_model
-from potstill.models.devices import measuring_device
-from potstill.models.families import family_of
-from potstill.models.loading import with_model
-from potstill.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
-from potstill.pruning import (
+from potstill.compression import build_student
+from potstill.compression.importance import BATCH, mean_loss, task_loss
+from potstill.compression.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
+from potstill.compression.pruning import (
     layer_taylor_scores,
     magnitude_scores,
     prune_ffn,
     taylor_scores,
     units_to_keep,
 )
+from potstill.compression.shapes import Shape
+from potstill.compression.width_pruning import chosen_width
+from potstill.context import Context, sampled_batches
+from potstill.data import Batch
+from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
+from potstill.models.families import family_of
+from potstill.models.loading import with_model
 from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
-from potstill.shapes import Shape
 from potstill.stage_notes import pruning_note
-from potstill.students import build_student
 from potstill.tasks.heads import embedding_signals
 
 MEASURED = 256  # held-out texts that the effect is measured on

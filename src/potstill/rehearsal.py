@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from potstill.benchmark_texts import read_texts
+from potstill.compression import build_student
+from potstill.compression.students import student_shape
 from potstill.data import make_masker, read_records
 from potstill.data.sources import heldout_side
 from potstill.evaluation_masked_lm import check_vocabularies
@@ -46,7 +48,6 @@ from potstill.recipe import (
     stage_writes,
 )
 from potstill.storage.onnx_files import require_onnx
-from potstill.students import build_student, student_shape
 from potstill.tasks import TaskRows, read_for
 from potstill.tasks.labels import check_labels
 from potstill.training.distributed import check_processes

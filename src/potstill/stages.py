@@ -10,15 +10,16 @@ from typing import Any, assert_never
 
 from torch import manual_seed
 
-from potstill import narrowing
 from potstill.benchmarking import benchmark
 from potstill.cards import write_card
+from potstill.compression import build_student, narrowing
+from potstill.compression.narrowing import widths_of
+from potstill.compression.students import student_shape
 from potstill.context import Context
 from potstill.evaluation_stages import chosen_models, run_evaluate
 from potstill.export_stages import run_export
 from potstill.models import loading as model_folders
 from potstill.models import save_model
-from potstill.narrowing import widths_of
 from potstill.pruning_stages import run_prune
 from potstill.quantization_stages import run_quantize
 from potstill.recipe import (
@@ -36,7 +37,6 @@ from potstill.recipe import (
 )
 from potstill.report import write_report
 from potstill.storage.files import write_json
-from potstill.students import build_student, student_shape
 from potstill.training_stages import run_distill, run_finetune
 from potstill.vocabulary_stages import run_trim_vocabulary
 

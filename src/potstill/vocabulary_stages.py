@@ -12,6 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from potstill.compression.pieces import Pieces
+from potstill.compression.vocabulary import (
+    choose_pieces,
+    count_pieces,
+    coverage_of,
+    kept_anyway,
+    trimmed,
+)
 from potstill.context import Context
 from potstill.data import read_records
 from potstill.data.sources import Record, describe, heldout_side
@@ -19,8 +27,6 @@ from potstill.models import LoadedModel, save_model
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.stage_notes import vocabulary_note
 from potstill.tasks import TaskRows
-from potstill.tokenizer_pieces import Pieces
-from potstill.vocabulary import choose_pieces, count_pieces, coverage_of, kept_anyway, trimmed
 
 HELDOUT = 0.05  # of sources that the stage has of its own
 TEXTS = 5_000  # held-out ones of a source that the coverage is measured on, chosen by a hash

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from family_teachers import save_teacher
+from potstill.compression.graph_pruning import reshaped
 from potstill.models import load_model
 from potstill.models.onnx_models import OnnxModel
-from potstill.nonuniform import reshaped
 from potstill.onnx_graphs import write_graph
 from potstill.parity import check_parity
 from potstill.recipe import Task

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.layer_maps import chosen_layers
+from potstill.compression import make_student
+from potstill.compression.layer_maps import chosen_layers
 from potstill.models.families import FAMILIES
-from potstill.students import make_student
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 ALL, UNEVEN = list(range(6)), [0, 1, 5]

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from conftest import sentences, tiny_config, tiny_tokenizer
+from potstill.compression import make_student
 from potstill.data import tokenize_corpus
 from potstill.estimates import (
     EFFICIENCY,
@@ -27,7 +28,6 @@ from potstill.estimates import (
 from potstill.models import LoadedModel, load_model
 from potstill.recipe import Corpus, Distill, Finetune, Recipe, Training
 from potstill.rehearsal import Cast, rehearse
-from potstill.students import make_student
 
 # A layer of the tiny models: width 32, inner width 48; weights and biases, and two layer norms.
 LAYER = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32

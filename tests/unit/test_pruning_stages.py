@@ -22,9 +22,9 @@ from transformers import (
 
 import potstill
 from conftest import sentences, tiny_tokenizer
+from potstill.compression.narrowing import widths_of
 from potstill.models import load_config
 from potstill.models.families import layers_of
-from potstill.narrowing import widths_of
 from potstill.pipeline import run
 from potstill.planning import plan_run
 from potstill.pruning_stages import most_important, shaped

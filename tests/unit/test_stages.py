@@ -14,6 +14,7 @@ from transformers import BertForMaskedLM
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill import training_stages
+from potstill.compression import make_student
 from potstill.context import Context, Silent
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
@@ -33,7 +34,6 @@ from potstill.recipe import (
     Training,
 )
 from potstill.stages import run_stage
-from potstill.students import make_student
 from potstill.training import teacher_cache
 from potstill.training.trainee import is_trained
 from potstill.training_stages import check_length

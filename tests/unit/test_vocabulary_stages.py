@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import potstill
 from conftest import sentences
 from potstill import stages as stage_functions
-from potstill import students
+from potstill.compression import students
 from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.planning import plan_run

@@ -36,13 +36,13 @@ from transformers import (
 )
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
+from potstill.compression import make_student
 from potstill.errors import NotFinite
 from potstill.models import LoadedModel, load_model, save_model, task_of
 from potstill.models.families import FAMILIES
 from potstill.models.loading import UntrainedHead, with_model
 from potstill.models.sentence_modules import pool
 from potstill.recipe import Task
-from potstill.students import make_student
 from potstill.tasks import predict
 
 TEXTS = [*sentences(7, seed=4), "heart", " ".join(sentences(9, seed=5))]  # the last is cut

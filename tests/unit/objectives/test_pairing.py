@@ -10,6 +10,7 @@ import torch
 from transformers import BertForMaskedLM
 
 from conftest import tiny_config, tiny_tokenizer
+from potstill.compression import make_student
 from potstill.models import LoadedModel
 from potstill.models.captures import Wanted
 from potstill.models.families import FAMILIES
@@ -32,7 +33,6 @@ from potstill.recipe import (
     SoftTargets,
     VectorMse,
 )
-from potstill.students import make_student
 from tiny_families import family_model
 from tiny_tokenizers import family_tokenizer
 

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from potstill.hidden_pruning import channel_magnitude_scores, chosen_width, direction_taylor_scores
+from potstill.compression.narrowing import Widths, narrowed
+from potstill.compression.width_pruning import (
+    channel_magnitude_scores,
+    chosen_width,
+    direction_taylor_scores,
+)
 from potstill.models.families import layers_of
-from potstill.narrowing import Widths, narrowed
 from tiny_families import NAMES, family_model
 
 KEPT, GONE = slice(0, 12), slice(12, 24)  # of 24 channels, which are 2 of 4 heads

@@ -12,10 +12,16 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from conftest import WORDS, sentences
+from potstill.compression.pieces import Pieces
+from potstill.compression.vocabulary import (
+    choose_pieces,
+    count_pieces,
+    coverage_of,
+    kept_anyway,
+    trimmed,
+)
 from potstill.models import LoadedModel, load_model, save_model
 from potstill.recipe import Task
-from potstill.tokenizer_pieces import Pieces
-from potstill.vocabulary import choose_pieces, count_pieces, coverage_of, kept_anyway, trimmed
 from tiny_families import HEADS, MISSING, NAMES, family_model
 from tiny_tokenizers import family_tokenizer
 

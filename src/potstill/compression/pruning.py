@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from potstill.compression.narrowing import unit_weights, widths_of
 from potstill.models.families import Family, family_of, layers_of
-from potstill.narrowing import unit_weights, widths_of
 
 Importance = Literal["taylor", "magnitude"]
 # Of a module's arguments and output: what would leave, and what it is part of.

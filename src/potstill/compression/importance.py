@@ -8,20 +8,17 @@ most alike. (Of a loss against all its answers the gradient would be 0.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.context import Context
-from potstill.data import Batch, Examples, Tokens, collate
+from potstill.data import Batch
 from potstill.data.sequences import IGNORED
 from potstill.models import LoadedModel, Signals
-from potstill.models.devices import measuring_device
 from potstill.objectives import Rows, objective_sums
-from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Masking, Objective
+from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Objective
 from potstill.tasks.heads import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
@@ -43,18 +40,6 @@ def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
             total += float(_sum(loaded, reading, batch))
             count += sum(reading.counts(batch).values())
     return total / count if count else math.nan
-
-
-def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:
-    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
-    `measuring_device`; those of masked LM with tokens masked.
-    """
-    masker = context.masker(Masking()) if context.task == "masked_lm" else None
-    pad = int(context.tokenizer.pad_token_id or 0)
-    chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
-    for start in range(0, len(chosen), BATCH):
-        part = chosen[start : start + BATCH]
-        yield collate(side, part, pad, masker, context.seed, 0).to(measuring_device())
 
 
 def _reading(loaded: LoadedModel) -> Reading:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.compression.graph_pruning import head_magnitude_scores, head_taylor_scores
+from potstill.compression.narrowing import Choice, hidden_moments, turn_at_random
+from potstill.compression.pruning import Importance, argument, own_family, result, slopes
 from potstill.models.families import layers_of
-from potstill.narrowing import Choice, hidden_moments, turn_at_random
-from potstill.nonuniform import head_magnitude_scores, head_taylor_scores
-from potstill.pruning import Importance, argument, own_family, result, slopes
 
 Directions = Literal["channels", "components"]
 Loss = Callable[[Any], Tensor]

@@ -11,11 +11,11 @@ import torch
 from tiny_labels import examples, write_model
 from torch.nn import functional as F
 
-from potstill.context import Context, Silent
+from potstill.compression.importance import mean_loss, task_loss
+from potstill.compression.pruning import taylor_scores
+from potstill.context import Context, Silent, sampled_batches
 from potstill.data import Batch, collate
-from potstill.importance import mean_loss, sampled_batches, task_loss
 from potstill.models import load_model
-from potstill.pruning import taylor_scores
 from potstill.recipe import Task, TaskData
 
 

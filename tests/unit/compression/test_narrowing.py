@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from potstill.compression.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
 from potstill.models.families import FAMILIES, layer_prefix
-from potstill.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.compression.narrowing import head_channels, head_groups, head_weights, widths_of
+from potstill.compression.pruning import argument, cut, keep_units, own_family, slopes
 from potstill.models.families import keep_heads, layers_of
-from potstill.narrowing import head_channels, head_groups, head_weights, widths_of
-from potstill.pruning import argument, cut, keep_units, own_family, slopes
 
-Kept = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
+KeptParts = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
 
 
 def head_magnitude_scores(model: PreTrainedModel) -> Tensor:
@@ -86,7 +86,7 @@ def relative(scores: Tensor) -> Tensor:
     return scores / torch.where(norms > 0, norms, 1)
 
 
-def ranked(scores: Tensor, count: int) -> Kept:
+def ranked(scores: Tensor, count: int) -> KeptParts:
     """What stays of each layer where `count` of all stay, and the best of each layer in any case.
 
     Args:
@@ -104,7 +104,7 @@ def ranked(scores: Tensor, count: int) -> Kept:
 
 @torch.no_grad()
 def reshaped(
-    model: PreTrainedModel, heads: Kept | None = None, units: Kept | None = None
+    model: PreTrainedModel, heads: KeptParts | None = None, units: KeptParts | None = None
 ) -> PreTrainedModel:
     """A copy of the model, physically smaller, whose layers have those heads and units alone.
 

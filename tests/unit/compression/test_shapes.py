@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
-from potstill.narrowing import Widths, widths_of
+from potstill.compression import make_student
+from potstill.compression.narrowing import Widths, widths_of
+from potstill.compression.shapes import number_of
+from potstill.compression.students import student_shape
 from potstill.recipe import Student
-from potstill.shapes import number_of
-from potstill.students import make_student, student_shape
 from tiny_families import NAMES, family_model
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from potstill.layer_maps import chosen_layers
-from potstill.narrowing import Widths, narrow_config, widths_of
+from potstill.compression.layer_maps import chosen_layers
+from potstill.compression.narrowing import Widths, narrow_config, widths_of
 from potstill.recipe import Student
 
 # A budget takes depth before width until so few of the teacher's layers are left: what a layer

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 
 from conftest import WORDS, sentences
-from potstill.tokenizer_pieces import Pieces
+from potstill.compression.pieces import Pieces
 
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 

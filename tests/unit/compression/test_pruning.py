@@ -10,15 +10,15 @@ import pytest
 import torch
 from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 
-from potstill.models.families import FAMILIES
-from potstill.narrowing import widths_of
-from potstill.pruning import (
+from potstill.compression.narrowing import widths_of
+from potstill.compression.pruning import (
     layer_taylor_scores,
     magnitude_scores,
     prune_ffn,
     taylor_scores,
     units_to_keep,
 )
+from potstill.models.families import FAMILIES
 from tiny_families import NAMES, family_model
 
 

@@ -10,8 +10,7 @@ import torch
 from tiny_pruning import PAIRS, inputs, layers_of, reader_of, summed_loss
 from transformers import PreTrainedModel
 
-from potstill.models.families import FAMILIES
-from potstill.nonuniform import (
+from potstill.compression.graph_pruning import (
     head_magnitude_scores,
     head_taylor_scores,
     kept_number,
@@ -19,7 +18,8 @@ from potstill.nonuniform import (
     relative,
     reshaped,
 )
-from potstill.pruning import cut
+from potstill.compression.pruning import cut
+from potstill.models.families import FAMILIES
 from tiny_families import NAMES, family_model
 
 WIDTH = 6  # of one head of the tiny models: 24 channels, 4 heads

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from potstill.compression.pieces import Pieces
 from potstill.data.tokenize import encode_whole
 from potstill.models import LoadedModel
 from potstill.models.families import family_of, lm_readout
 from potstill.models.hub import quiet
-from potstill.tokenizer_pieces import Pieces
 
 # Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
 # word as two tokens, of which one says that a word begins.

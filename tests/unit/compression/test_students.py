@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from potstill.layer_maps import layer_map, typed_layer_map
-from potstill.students import make_student
+from potstill.compression import make_student
+from potstill.compression.layer_maps import layer_map, typed_layer_map
 from tiny_families import family_model
 
 

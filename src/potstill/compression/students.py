@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.compression.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
+from potstill.compression.shapes import Shape, choose_shape
 from potstill.models import families
 from potstill.models.finite import not_finite, refuse_not_finite
-from potstill.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
 from potstill.recipe import LayerRule, Student, StudentFamily, checked
-from potstill.shapes import Shape, choose_shape
 
 
 def make_student(
