@@ -10,8 +10,8 @@ import torch
 
 from conftest import sentences
 from potstill.data import Tokens
+from potstill.graphs import write_graph
 from potstill.models import LoadedModel, load_model
-from potstill.onnx_graphs import write_graph
 from potstill.recipe import Task
 from potstill.storage.onnx_files import ONNX
 

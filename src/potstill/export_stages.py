@@ -24,10 +24,11 @@ from potstill.compression.importance import task_loss
 from potstill.compression.narrowing import head_groups, widths_of
 from potstill.compression.pruning import magnitude_scores, taylor_scores
 from potstill.context import Context, sampled_batches
+from potstill.graphs import check_parity, write_graph
+from potstill.graphs.graph import OPSET, input_names, output_names
+from potstill.graphs.parity import likeness
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
-from potstill.onnx_graphs import OPSET, input_names, output_names, write_graph
-from potstill.parity import check_parity, likeness
 from potstill.recipe import Export, GraphPruning
 from potstill.storage.files import whole_or_gone
 from potstill.storage.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes

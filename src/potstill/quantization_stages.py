@@ -15,10 +15,11 @@ from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
 from potstill.evaluation_stages import run_evaluate
+from potstill.graphs import check_parity
+from potstill.graphs.parity import likeness
+from potstill.graphs.quantization import FloatGraph
+from potstill.graphs.sensitivity import Found, Sensitivity, sensitivities, smallest_set
 from potstill.models.finite import check_stored
-from potstill.parity import check_parity, likeness
-from potstill.quantization import Source
-from potstill.quantization_search import Found, Sensitivity, sensitivities, smallest_set
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
 from potstill.storage.files import whole_or_gone
 from potstill.storage.model_folders import check_folder
@@ -78,7 +79,7 @@ def run_quantize(
 class _Quantizing:
     def __init__(self, stage: Quantize, graph: Path, target: Path, context: Context) -> None:
         self.stage, self.graph, self.target, self.context = stage, graph, target, context
-        self.source = Source(graph, stage)
+        self.source = FloatGraph(graph, stage)
         if stage.method != "fp16" and len(self.source.fixed) == len(self.source.layers):
             raise ValueError(
                 f"float_layers: all {len(self.source.layers)} layers that could be quantised stay "

@@ -10,10 +10,9 @@ import torch
 
 from family_teachers import save_teacher
 from potstill.compression.graph_pruning import reshaped
+from potstill.graphs import check_parity, write_graph
 from potstill.models import load_model
 from potstill.models.onnx_models import OnnxModel
-from potstill.onnx_graphs import write_graph
-from potstill.parity import check_parity
 from potstill.recipe import Task
 from potstill.storage.onnx_files import ONNX, count_parameters
 from tiny_families import MISSING, NAMES

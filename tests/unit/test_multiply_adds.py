@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.graphs.quantization import FloatGraph
 from potstill.models import load_model
 from potstill.multiply_adds import GraphCounter, of_model
-from potstill.quantization import Source
 from potstill.recipe import Quantize
 from tiny_families import family_model
 from tiny_graphs import exported
@@ -74,7 +74,7 @@ def test_of_a_graph_as_of_its_model_and_of_smaller_numbers(
     for method in ("dynamic", "static", "4bit", "fp16"):
         path = folder / "onnx" / f"{method}.onnx"
         samples = [graph_inputs(counter, 1, LENGTH)]
-        Source(graph, Quantize(method=method)).write(path, [], samples)
+        FloatGraph(graph, Quantize(method=method)).write(path, [], samples)
         counter = GraphCounter(path)
         assert counter.count(graph_inputs(counter, 1, LENGTH)) == expected, method
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_recipes import of_encoder, stage_result
 
 from conftest import sentences
-from potstill import quantization, quantization_search, quantization_stages, quantize
+from potstill import quantization_stages, quantize
 from potstill.errors import ParityFailed, QuantizationFailed
+from potstill.graphs import quantization, sensitivity
 from potstill.pipeline import run
 from potstill.quantization_stages import headline
 from potstill.recipe import Corpus, Files, Quantize, Recipe
@@ -167,10 +168,10 @@ def test_a_budget_keeps_the_layers_that_hurt_in_float(
         quantize(graph, str(text_file), tmp_path / "none", settings=wanted)
     assert not (tmp_path / "none/model").exists()
 
-    source = quantization.Source(graph, wanted)
+    source = quantization.FloatGraph(graph, wanted)
     ids = np.arange(5, 12)[None]
     samples = [{"input_ids": ids, "attention_mask": np.ones_like(ids)}]
-    ranked = quantization_search.sensitivities(source, samples)
+    ranked = sensitivity.sensitivities(source, samples)
     needed.append(ranked[1].layer)
     quantize(graph, str(text_file), tmp_path / "some", settings=wanted)
     told = json.loads((tmp_path / "some/result.json").read_text())

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from potstill.errors import NotFinite
-from potstill.quantization import Source, quantised_rows, weight_range
-from potstill.quantization_search import divergence
+from potstill.graphs.lookups import quantised_rows
+from potstill.graphs.quantization import FloatGraph, weight_range
+from potstill.graphs.sensitivity import divergence
 from potstill.recipe import Quantize
 from small_graphs import IDS, D, V, answer, arrays_of, graph, kinds_of, weights
 
 
 def quantised(source: Path, target: str = "q.onnx", floats: Any = (), **settings: Any) -> Path:
     path = source.with_name(target)
-    made = Source(source, Quantize(**{"reduce_range": True, **settings}))
+    made = FloatGraph(source, Quantize(**{"reduce_range": True, **settings}))
     made.write(path, floats, [{"input_ids": IDS}])
     return path
 
@@ -196,11 +197,11 @@ def test_what_can_not_be_quantised_is_told_in_a_sentence(tmp_path: Path) -> None
         if broken.name == "no.onnx":
             broken.write_bytes(b"this is no graph")
         with pytest.raises(ValueError, match=says):
-            Source(broken, Quantize())
+            FloatGraph(broken, Quantize())
     with pytest.raises(ValueError, match=r"no layer of float\.onnx is called 'nobody'"):
-        Source(source, Quantize(float_layers=["nobody"]))
+        FloatGraph(source, Quantize(float_layers=["nobody"]))
     with pytest.raises(ValueError, match="needs text to calibrate on"):
-        Source(source, Quantize(method="static")).write(tmp_path / "s.onnx")
+        FloatGraph(source, Quantize(method="static")).write(tmp_path / "s.onnx")
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "s.onnx").exists()
 
@@ -210,14 +211,14 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     arrays["up"][0, 0] = np.nan
     source = graph(tmp_path / "m.onnx", arrays)
     with pytest.raises(ValueError, match=r"m\.onnx: up holds NaN or infinity: "):
-        Source(source, Quantize())
+        FloatGraph(source, Quantize())
 
 
 def test_a_graph_that_becomes_no_numbers_is_not_written(tmp_path: Path) -> None:
     """The step between 4-bit numbers of such a block is no float32 any more."""
     arrays = weights()
     arrays["up"][0, 0], arrays["up"][1, 0] = 3e38, -3e38
-    source = Source(graph(tmp_path / "m.onnx", arrays), Quantize(method="4bit", block=32))
+    source = FloatGraph(graph(tmp_path / "m.onnx", arrays), Quantize(method="4bit", block=32))
     with pytest.raises(NotFinite, match=r"q\.onnx: .* NaN or infinity, so nothing is written"):
         source.write(tmp_path / "q.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

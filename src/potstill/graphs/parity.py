@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from potstill.data import Examples, Tokens, collate
 from potstill.errors import ParityFailed
+from potstill.graphs.graph import answers, input_names
 from potstill.models import LoadedModel
 from potstill.models.loading import open_graph
-from potstill.onnx_graphs import answers, input_names
 from potstill.recipe import Task
 from potstill.tasks.heads import model_inputs
 

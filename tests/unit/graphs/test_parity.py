@@ -14,8 +14,9 @@ import torch
 from onnx import numpy_helper
 
 from potstill.errors import ParityFailed
+from potstill.graphs import check_parity
+from potstill.graphs.parity import _alike, _corners, _explained
 from potstill.models import LoadedModel, load_model, save_model
-from potstill.parity import _alike, _corners, _explained, check_parity
 from potstill.recipe import Task
 from tiny_graphs import exported, tokens_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potstill.quantization import Source
-from potstill.quantization_search import divergence, sensitivities, smallest_set
+from potstill.graphs.quantization import FloatGraph
+from potstill.graphs.sensitivity import divergence, sensitivities, smallest_set
 from potstill.recipe import Quantize
 from small_graphs import IDS, graph, weights
 
@@ -30,7 +30,7 @@ def test_the_layer_that_was_made_to_hurt_is_found(tmp_path: Path) -> None:
     arrays["up"][:, 0] = -100 * np.abs(arrays["up"][:, 0])
     arrays["table"] = np.abs(arrays["table"])
     arrays["down"][0] = 500.0
-    source = Source(graph(tmp_path / "float.onnx", arrays, "none"), Quantize())
+    source = FloatGraph(graph(tmp_path / "float.onnx", arrays, "none"), Quantize())
     found = sensitivities(source, [{"input_ids": IDS}, {"input_ids": IDS[:1]}])
     assert found[0].layer == "down"
     assert found[0].divergence > 20 * found[1].divergence
@@ -39,7 +39,7 @@ def test_the_layer_that_was_made_to_hurt_is_found(tmp_path: Path) -> None:
 
 def test_layers_that_stay_in_float_anyway_are_not_looked_at(tmp_path: Path) -> None:
     path = graph(tmp_path / "float.onnx", weights(), "none")
-    source = Source(path, Quantize(float_layers=["up"]))
+    source = FloatGraph(path, Quantize(float_layers=["up"]))
     assert {one.layer for one in sensitivities(source, [{"input_ids": IDS}])} == {"lookup", "down"}
 
 

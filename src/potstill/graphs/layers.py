@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 LEAST = 1024  # numbers in a weight, below which its scales would cost what its bytes save
+QUANTIZED_VALUES, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
 
 
 @dataclass(frozen=True)

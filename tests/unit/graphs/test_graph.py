@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from conftest import sentences, tiny_tokenizer
-from potstill import onnx_graphs
+from potstill.graphs import graph, write_graph
+from potstill.graphs.graph import OPSET, Exporter
 from potstill.models import load_model, save_model
-from potstill.onnx_graphs import OPSET, Exporter, write_graph
 from potstill.storage.onnx_files import count_parameters, graph_files, open_session
 from tiny_graphs import exported, moved
 
@@ -94,7 +94,7 @@ def test_weights_that_one_file_can_t_hold_lie_beside_it(
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one = write_graph(source, tmp_path / "one")
-    monkeypatch.setattr(onnx_graphs, "LARGEST", 1000)
+    monkeypatch.setattr(graph, "LARGEST", 1000)
     two = write_graph(source, tmp_path / "two")
     assert [path.name for path in graph_files(one)] == ["model.onnx"]
     assert sorted(path.name for path in two.parent.iterdir()) == ["model.onnx", "model.onnx_data"]

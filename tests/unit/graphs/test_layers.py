@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potstill.onnx_layers import LEAST, layers_of, normalised, quiet
+from potstill.graphs.layers import LEAST, layers_of, normalised, quiet
 from small_graphs import D, F, V, answer, graph, weights
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.quantization import Source
+from potstill.graphs.quantization import FloatGraph
 from potstill.storage.onnx_files import open_session
 
 # What a user of a graph reads, of all it may give.
@@ -74,7 +74,7 @@ def answers(graph: Path, samples: Sequence[Inputs], threads: int) -> list[np.nda
 
 
 def sensitivities(
-    source: Source,
+    source: FloatGraph,
     samples: Sequence[Inputs],
     threads: int = 1,
     progress: Callable[[float], None] = lambda _: None,
