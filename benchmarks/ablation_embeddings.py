@@ -22,9 +22,9 @@ import ablation
 import numpy as np
 import torch
 
-from potstill import metrics as rankings
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
+from potstill.evaluation import retrieval
 from potstill.models import Runtime
 from potstill.pipeline import run
 from potstill.recipe import Recipe, load_recipe
@@ -117,8 +117,8 @@ def questions(squad: Path) -> tuple[list[str], list[str], list[int]]:
 
 def reciprocal_ranks(runtime: Runtime, queries: list[str], texts: list[str], own: list[int]) -> Any:
     queries_QD, texts_PD = runtime.embed(queries), runtime.embed(texts)
-    blocks = rankings.cosine_blocks(queries_QD.astype(np.float64), texts_PD)
-    ranks = [rankings.target_ranks(scores, np.array(own)[rows]) for rows, scores in blocks]
+    blocks = retrieval.cosine_blocks(queries_QD.astype(np.float64), texts_PD)
+    ranks = [retrieval.target_ranks(scores, np.array(own)[rows]) for rows, scores in blocks]
     return 1 / np.concatenate(ranks)
 
 

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from ablation_embeddings import questions, reciprocal_ranks
 
-from potstill import metrics as rankings
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
+from potstill.evaluation import retention
 from potstill.models import Runtime
 from potstill.pipeline import run
 from potstill.recipe import load_recipe
@@ -133,7 +133,7 @@ def squad_scores(models: Mapping[str, Path], squad: Path) -> dict[str, Any]:
         found[name] = {
             "mrr": float(np.mean(ranks_Q)),
             "kept": float(np.mean(ranks_Q) / np.mean(base_Q)),
-            "interval": rankings.retention_interval(ranks_Q, base_Q, 1),
+            "interval": retention.retention_interval(ranks_Q, base_Q, 1),
         }
     return {"questions": len(asked), "paragraphs": len(paragraphs), "models": found}
 

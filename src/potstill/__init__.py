@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
+    from potstill.benchmarking import benchmark
     from potstill.compression.students import make_student
+    from potstill.evaluation.scoring import evaluate
     from potstill.pipeline import run
-    from potstill.scoring import benchmark, evaluate
     from potstill.suite_runs import evaluate_suite
     from potstill.tasks.predictions import predict
 
@@ -20,9 +21,9 @@ _PLACES = {
     "make_student": "compression.students",
     "predict": "tasks.predictions",
     "run": "pipeline",
-    "benchmark": "scoring",
+    "benchmark": "benchmarking",
     "distill": "api",
-    "evaluate": "scoring",
+    "evaluate": "evaluation.scoring",
     "evaluate_suite": "suite_runs",
     "export": "api",
     "finetune": "api",

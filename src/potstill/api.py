@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from potstill.context import Context, Reporter, Silent
+from potstill.evaluation.scoring import Text, corpus_of, task_for
 from potstill.models import task_of
 from potstill.pipeline import inputs_digest, rebuild, stage_digest
 from potstill.recipe import (
@@ -35,7 +36,6 @@ from potstill.recipe import (
     checked,
     unfit,
 )
-from potstill.scoring import Text, corpus_of, task_for
 from potstill.stages import run_stage
 from potstill.storage import RunFolder, cache_folder
 from potstill.storage.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx

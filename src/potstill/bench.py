@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmark_files import check_targets, write_benchmark
-from potstill.benchmarking import benchmark
+from potstill.benchmarking import measure
 from potstill.recipe import Benchmark, Files, Source, TextPass
 from potstill.storage import environment
 
@@ -59,7 +59,7 @@ def bench(
         pass_over=_pass_over(data, columns, max_texts),
     ).model_copy(update={"baseline": paths[0]})  # a path, which no name in a recipe is
     folders = {path: Path(path) for path in paths}
-    result = benchmark(folders, settings, progress, fit=lengths is None)
+    result = measure(folders, settings, progress, fit=lengths is None)
     result = {**result, "environment": environment()}
     write_benchmark(result, json_file, csv_file)
     return result

@@ -7,6 +7,7 @@ a line, so nothing computes while a child is being timed.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from potstill.benchmark_process import Child
 from potstill.benchmark_rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
 from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.models.finite import check_stored, refuse_not_finite
-from potstill.recipe import measuring
+from potstill.recipe import Benchmark, measuring
 from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import (
     ONNX,
@@ -39,9 +40,10 @@ from potstill.storage.onnx_files import (
     require_onnx,
     weight_bytes,
 )
+from potstill.storage.places import Folder
 
 
-def benchmark(
+def measure(
     models: Mapping[str, Path],
     settings: measuring.Benchmark,
     progress: Callable[[float], None] | None = None,
@@ -334,3 +336,28 @@ def _sizes(folder: Path) -> dict[str, int]:
         files = [p for p in files if p.suffix != ".safetensors" and p.parent.name != ONNX]
     shipped = sum(path.stat().st_size for path in files) + (weights if graph else 0)
     return {"weight_bytes": weights, "folder_bytes": shipped}
+
+
+def benchmark(
+    models: Sequence[Folder] | Mapping[str, Folder],
+    settings: Benchmark | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Measure size and speed of model folders, interleaved; ratios are to the first.
+
+    Args:
+        models: folders or .onnx files in them; a mapping gives them names.
+        settings: see recipe.Benchmark, whose `baseline` is not read; None: its defaults.
+        progress: called with the share that is done, 0 to 1.
+
+    Returns:
+        See `benchmarking.benchmark`, and docs/benchmark.md for what each number is.
+
+    Raises:
+        ValueError: a folder without a model, or a length that a model can't take.
+        BenchmarkFailed: a measuring process died.
+    """
+    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
+    folders = {name: Path(folder) for name, folder in named.items()}
+    chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
+    return measure(folders, chosen, progress)

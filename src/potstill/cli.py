@@ -170,7 +170,7 @@ def evaluate(
     if not text or given:
         more = "".join(f" (--{key.replace('_', '-')} is a suite's)" for key in list(given)[:1])
         raise ValueError(f"give --text FILES to score on, or --suite NAME{more}")
-    from potstill.scoring import evaluate as score
+    from potstill.evaluation import evaluate as score
     from potstill.tables import evaluation_table
 
     reporter = Reporter()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.context import Context
 from potstill.data import Examples
-from potstill.evaluation_embeddings import check_records, evaluate_embeddings
-from potstill.evaluation_masked_lm import check_heldout as check_sequences
-from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.evaluation_pairs import read_pairs, score_pairs
-from potstill.evaluation_tasks import evaluate_task
+from potstill.evaluation import evaluate_embeddings, evaluate_masked_lm, evaluate_task
+from potstill.evaluation.embeddings import check_records
+from potstill.evaluation.masked_lm import check_heldout as check_sequences
+from potstill.evaluation.pairs import with_pairs
 from potstill.recipe import Corpus, Evaluate, TaskData
 
 
@@ -78,22 +77,6 @@ def _own_tests(names: Iterable[str], context: Context) -> dict[str, Examples]:
     """The test examples as models cut them whose vocabulary is not the teacher's any more."""
     cut = {name: context.cut_as(name) for name in names}
     return {name: own.examples.test for name, own in cut.items() if own is not context}
-
-
-def with_pairs(
-    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
-) -> dict[str, Any]:
-    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
-    if stage.pairs is None:
-        return result
-    pairs = read_pairs(stage.pairs)
-    found = score_pairs(models, pairs, stage.baseline, seed, stage.max_length)
-    for part, by_model in found.items():
-        for name, scores in by_model.items():
-            result[part][name] = result[part].get(name, {}) | scores
-    if pairs.left_out:
-        result["warnings"] = [*result.get("warnings", []), pairs.left_out]
-    return result
 
 
 def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.benchmarking import benchmark
+from potstill.benchmarking import measure
 from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
@@ -95,7 +95,7 @@ class _Quantizing:
         self.source.write(self.target, samples=self.samples)
         kept = self._budget() if stage.max_drop is not None else None
         parity = self._parity()
-        timed = benchmark(
+        timed = measure(
             {stage.model: self.graph, stage.writes: self.target},
             Benchmark(
                 baseline=stage.model,

@@ -18,8 +18,8 @@ from potstill.compression import build_student
 from potstill.compression.students import student_shape
 from potstill.data import make_masker, read_records
 from potstill.data.sources import heldout_side
-from potstill.evaluation_masked_lm import check_vocabularies
-from potstill.evaluation_pairs import read_pairs
+from potstill.evaluation.masked_lm import check_vocabularies
+from potstill.evaluation.pairs import read_pairs
 from potstill.evaluation_stages import with_passage
 from potstill.export_stages import ALONE, check_shares
 from potstill.figures import require_matplotlib

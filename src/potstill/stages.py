@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from torch import manual_seed
 
-from potstill.benchmarking import benchmark
+from potstill.benchmarking import measure
 from potstill.cards import write_card
 from potstill.compression import build_student, narrowing
 from potstill.compression.narrowing import widths_of
@@ -66,7 +66,7 @@ def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) ->
             result, writes = run_evaluate(stage, context), {}
         case Benchmark():
             chosen = chosen_models(stage.models, stage.baseline, context)
-            result, writes = benchmark(chosen, stage, context.reporter.progress), {}
+            result, writes = measure(chosen, stage, context.reporter.progress), {}
         case Report():
             result, writes = _report(stage, context), {}
         case _:

@@ -15,6 +15,7 @@ from potstill.api import finetune
 from potstill.context import Reporter, Silent
 from potstill.data import Examples
 from potstill.data.sequences import UNLABELLED
+from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.recipe import Training
 from potstill.recipe.config import digested
@@ -23,7 +24,7 @@ from potstill.storage.files import read_json, write_json, write_text
 from potstill.suite_data import SuiteData
 from potstill.suites import SuiteTask
 from potstill.tasks import read_for, task_scores, tokenize_task
-from potstill.tasks.metrics import Scored, interval, resampled
+from potstill.tasks.metrics import Scored
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.rows import Labelled
 from potstill.tasks.scoring import constant_scores

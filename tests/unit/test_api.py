@@ -12,6 +12,7 @@ import pytest
 from conftest import sentences, student_of
 from potstill import api
 from potstill.api import distill, finetune, triple_loss
+from potstill.evaluation import evaluate
 from potstill.recipe import (
     TEXT_TASKS,
     Distill,
@@ -23,7 +24,6 @@ from potstill.recipe import (
     Training,
     load_recipe,
 )
-from potstill.scoring import evaluate
 from potstill.storage import RunFolder, open_run
 from potstill.training import loop
 

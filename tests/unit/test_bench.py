@@ -21,7 +21,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((models, settings, fit))
         return {"models": {}}
 
-    monkeypatch.setattr(command, "benchmark", benchmark)
+    monkeypatch.setattr(command, "measure", benchmark)
     return seen
 
 

@@ -120,7 +120,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Speeds:
             lengths = {str(length): one for length in settings.lengths}
             return {"ratios": {name: {"speedup": lengths}}, "noise": {"message": None}}
 
-        monkeypatch.setattr(quantization_stages, "benchmark", timed)
+        monkeypatch.setattr(quantization_stages, "measure", timed)
 
     set_to(1.5)
     return set_to

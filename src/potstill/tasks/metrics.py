@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,6 @@ from scipy import special, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 Array = np.ndarray
-RESAMPLES = 2000
-_BLOCK = 20_000_000  # weights that exist at a time
 
 # Of the distribution that the report shows softened.
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -39,79 +37,6 @@ class Scored:
     @property
     def value(self) -> float:
         return float(self.formula(self.items_NS.mean(axis=0)))
-
-
-def resampled(scored: Sequence[Scored], seed: int) -> Array:
-    """Scores [len(scored) x RESAMPLES] of resamples of the items, the same ones for all.
-
-    The bootstrap of Efron 1979: a resample draws as many items as there are, with replacement.
-    """
-    count = len(scored[0].items_NS)
-    assert all(len(one.items_NS) == count for one in scored), "the same items"
-    rng = np.random.default_rng(seed)
-    found: list[list[Array]] = [[] for _ in scored]
-    block = max(1, min(RESAMPLES, _BLOCK // count))
-    for start in range(0, RESAMPLES, block):
-        rows = min(block, RESAMPLES - start)
-        weights_RN = rng.multinomial(count, np.full(count, 1 / count), size=rows) / count
-        for values, one in zip(found, scored, strict=True):
-            values.append(one.formula(weights_RN @ one.items_NS))
-    return np.array([np.concatenate(values) for values in found])
-
-
-def interval(values_R: Array) -> list[float] | None:
-    """The middle 95% of resamples; None where one of them has no value."""
-    if not np.isfinite(values_R).all():
-        return None
-    low, high = np.percentile(values_R, [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-Runs = Sequence[Mapping[str, Scored]]  # of one model, a mapping of scores for each training
-
-
-def mean_score(runs: Runs, metric: str) -> float:
-    """The mean of a model's trainings."""
-    return float(np.mean([found[metric].value for found in runs]))
-
-
-def mean_resampled(models: Sequence[Runs], metric: str, seed: int) -> list[Array]:
-    """Of each model, the mean score of its trainings in each resample of the items."""
-    flat = [found[metric] for runs in models for found in runs]
-    drawn = iter(resampled(flat, seed))
-    return [np.mean([next(drawn) for _ in runs], axis=0) for runs in models]
-
-
-def retentions(
-    scored: Mapping[str, Runs], baseline: str, guesses: Mapping[str, float], prefix: str, seed: int
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
-    """model -> score -> share of the baseline's, and its 95% interval.
-
-    Of scores where the baseline is above guessing beyond doubt: the lower end of its own interval
-    is above 0 and above what guessing scores.
-
-    Args:
-        guesses: metric -> what guessing scores, of the metrics that are wanted, in order.
-        prefix: of a score's name, before the metric's.
-    """
-    others = [name for name in scored if name != baseline]
-    ratios: dict[str, dict[str, float]] = {name: {} for name in others}
-    intervals: dict[str, dict[str, list[float]]] = {}
-    for metric, guess in guesses.items():
-        drawn = mean_resampled([scored[name] for name in (baseline, *others)], metric, seed)
-        sure = interval(drawn[0])
-        if sure is None or sure[0] <= max(guess, 0.0):
-            continue
-        for name, values_R in zip(others, drawn[1:], strict=True):
-            key = f"{prefix}.{metric}"
-            ratios[name][key] = mean_score(scored[name], metric) / mean_score(
-                scored[baseline], metric
-            )
-            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may score 0
-                found = interval(values_R / drawn[0])
-            if found is not None:
-                intervals.setdefault(name, {})[key] = found
-    return ratios, intervals
 
 
 # --- labels ---------------------------------------------------------------------------------------

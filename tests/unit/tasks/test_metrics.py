@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from potstill.evaluation import retention
+from potstill.evaluation.retention import RESAMPLES, interval, resampled
 from potstill.tasks import metrics
-from potstill.tasks.metrics import RESAMPLES, Scored, interval, resampled
+from potstill.tasks.metrics import Scored
 
 RNG = np.random.default_rng(0)
 GOLD = RNG.integers(0, 3, 60)
@@ -116,7 +118,7 @@ def test_models_are_resampled_in_pairs() -> None:
 def test_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = [metrics.accuracy(GOLD, PREDICTED)]
     whole = resampled(scored, seed=1)
-    monkeypatch.setattr(metrics, "_BLOCK", 60 * 7)
+    monkeypatch.setattr(retention, "_BLOCK", 60 * 7)
     assert resampled(scored, seed=1) == pytest.approx(whole)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.tasks import metrics
+from potstill.evaluation import retention
 from potstill.tasks.tokens.scores import (
     at_words,
     entities,
@@ -67,7 +67,7 @@ def test_a_resample_scores_what_its_sentences_score() -> None:
         weights = np.bincount(drawn, minlength=8) / 8
         value = float(scored.formula(weights @ scored.items_NS))
         assert value == pytest.approx(again[name].value)
-        assert np.isfinite(metrics.resampled([scored], 1)).all()
+        assert np.isfinite(retention.resampled([scored], 1)).all()
 
 
 def examples() -> Examples:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.benchmarking import benchmark as measure_models
 from potstill.data import make_masker, read_records, tokenize_corpus
-from potstill.evaluation_embeddings import evaluate_embeddings
-from potstill.evaluation_masked_lm import evaluate_masked_lm
-from potstill.evaluation_stages import with_pairs
-from potstill.evaluation_tasks import evaluate_task
+from potstill.evaluation.embeddings import evaluate_embeddings
+from potstill.evaluation.masked_lm import evaluate_masked_lm
+from potstill.evaluation.pairs import with_pairs
+from potstill.evaluation.tasks import evaluate_task
 from potstill.models import load_config, load_model, task_of
-from potstill.recipe import (
-    Benchmark,
-    Corpus,
-    Evaluate,
-    Masking,
-    ScoredPairs,
-    Task,
-    TaskData,
-    TaskRow,
-    row_of,
-)
+from potstill.recipe import Corpus, Evaluate, Masking, ScoredPairs, Task, TaskData, TaskRow, row_of
 from potstill.storage import cache_folder
 from potstill.storage.places import Folder
 from potstill.tasks import read_for, tokenize_task
@@ -159,31 +148,6 @@ def _evaluate_task(
         tests=tests,
     )
     return {**scored, "warnings": warnings}
-
-
-def benchmark(
-    models: Sequence[Folder] | Mapping[str, Folder],
-    settings: Benchmark | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """Measure size and speed of model folders, interleaved; ratios are to the first.
-
-    Args:
-        models: folders or .onnx files in them; a mapping gives them names.
-        settings: see recipe.Benchmark, whose `baseline` is not read; None: its defaults.
-        progress: called with the share that is done, 0 to 1.
-
-    Returns:
-        See `benchmarking.benchmark`, and docs/benchmark.md for what each number is.
-
-    Raises:
-        ValueError: a folder without a model, or a length that a model can't take.
-        BenchmarkFailed: a measuring process died.
-    """
-    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
-    folders = {name: Path(folder) for name, folder in named.items()}
-    chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
-    return measure_models(folders, chosen, progress)
 
 
 def task_for(model: Folder, text: Text) -> Task:

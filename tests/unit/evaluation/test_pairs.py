@@ -11,7 +11,7 @@ from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
 from conftest import sentences, student_of
-from potstill.evaluation_pairs import read_pairs, score_pairs
+from potstill.evaluation.pairs import read_pairs, score_pairs
 from potstill.recipe import ScoredPairs
 
 FIRST, SECOND = sentences(30), sentences(30, seed=4)

@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill import evaluation_embeddings
-from potstill import metrics as rankings
 from potstill.data.sources import Record
-from potstill.evaluation_embeddings import check_records, evaluate_embeddings
+from potstill.evaluation import embeddings, evaluate_embeddings, retrieval
+from potstill.evaluation import retention as bootstrap
+from potstill.evaluation.embeddings import check_records
 from potstill.recipe import Evaluate
 
 COUNT = 24
@@ -169,8 +169,8 @@ def test_retention_is_the_score_over_the_baselines(result: dict[str, Any]) -> No
 
 def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are at their chance levels: H(P) / P, 1 / P, and 3/4 of the items have one label."""
-    monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
-    monkeypatch.setattr(evaluation_embeddings, "_hidden_cosines", lambda *_: {})
+    monkeypatch.setattr(embeddings, "Runtime", RandomVectors)
+    monkeypatch.setattr(embeddings, "_hidden_cosines", lambda *_: {})
     records = [record(i, f"title {i}", f"body {i}", "aaab"[i % 4]) for i in range(400)]
     seen: dict[str, float] = {}
 
@@ -178,8 +178,8 @@ def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch
         seen.update(arguments[-1])
         return original(*arguments)
 
-    original = rankings.retentions
-    monkeypatch.setattr(rankings, "retentions", retentions)
+    original = bootstrap.rank_retentions
+    monkeypatch.setattr(bootstrap, "rank_retentions", retentions)
     models = {"teacher": Path(), "student": Path()}
     found = evaluate_embeddings(models, records, SETTINGS, seed=1)
     scores = found["models"]["teacher"]
@@ -206,8 +206,8 @@ class RandomVectors:
 
 
 def test_memory_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_embeddings, "Runtime", RandomVectors)
-    monkeypatch.setattr(rankings, "BLOCK", 20_000)
+    monkeypatch.setattr(embeddings, "Runtime", RandomVectors)
+    monkeypatch.setattr(retrieval, "BLOCK", 20_000)
     count = 2000
     records = [record(i, f"title {i}", f"body {i}") for i in range(count)]
     tracemalloc.start()
@@ -227,7 +227,7 @@ def test_blocks_change_nothing(
     student: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rankings, "BLOCK", 5 * COUNT)
+    monkeypatch.setattr(retrieval, "BLOCK", 5 * COUNT)
     models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
     other = evaluate_embeddings(models, articles(), SETTINGS, seed=5)
     for name, tasks in result["models"].items():

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from potstill import metrics as rankings
 from potstill.data.sources import Record
+from potstill.evaluation import retention as bootstrap
+from potstill.evaluation import retrieval
 from potstill.models import Runtime
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
@@ -36,7 +37,7 @@ class _Found:
     def cosines_P(self, query: int) -> np.ndarray:
         """Similarities of all passages to one query, float64."""
         query_1D = self.queries_QD[query : query + 1].astype(np.float64)
-        [(_, scores_1P)] = rankings.cosine_blocks(query_1D, self.passages_PD)
+        [(_, scores_1P)] = retrieval.cosine_blocks(query_1D, self.passages_PD)
         cosines: np.ndarray = scores_1P[0]
         return cosines
 
@@ -89,7 +90,7 @@ def evaluate_embeddings(
         if topics is not None:
             correct[name] = topics
     items = _per_item(found, correct)
-    retention, intervals = rankings.retentions(items, settings.baseline, seed, _chance(text))
+    retention, intervals = bootstrap.rank_retentions(items, settings.baseline, seed, _chance(text))
     tfidf, plainly = _tfidf(text, seed)
     differences = (
         {} if student == settings.baseline else _differences(items, plainly, student, twin, seed)
@@ -104,7 +105,7 @@ def evaluate_embeddings(
         "intervals": intervals,
         "twin": twin,
         "differences": differences,
-        "findings": rankings.not_beaten(differences, student, {"tfidf": "TF-IDF"}),
+        "findings": bootstrap.not_beaten(differences, student, {"tfidf": "TF-IDF"}),
         "softened": _softened(found, text, settings.baseline, student),
         "examples": _examples(found, text, settings.baseline, student),
     }
@@ -141,7 +142,7 @@ class _Texts:
         if labels is not None and len(set(labels)) < 2:
             labels = None
         if labels is not None:
-            rankings.check_labels(np.array(labels))
+            retrieval.check_labels(np.array(labels))
         return _Texts(passages, queries, labels)
 
 
@@ -177,7 +178,7 @@ def _answers(
         nobody = np.zeros(0, dtype=np.int64)
         return _Found(passages_PD, passages_PD[:0], nobody, nobody)
     queries_QD = runtime.embed(text.queries, max_length=max_length, progress=advance)
-    ranks_Q, tops_Q = rankings.own_ranks(rankings.cosine_blocks(queries_QD, passages_PD))
+    ranks_Q, tops_Q = retrieval.own_ranks(retrieval.cosine_blocks(queries_QD, passages_PD))
     return _Found(passages_PD, queries_QD, ranks_Q, tops_Q)
 
 
@@ -187,15 +188,15 @@ def _embedding_scores(
     scores: Scores = {}
     if text.queries is not None:
         scores["retrieval"] = {
-            "mrr": rankings.mean_reciprocal_rank(found.ranks_Q),
-            "recall_at_1": rankings.recall_at_k(found.ranks_Q, 1),
+            "mrr": retrieval.mean_reciprocal_rank(found.ranks_Q),
+            "recall_at_1": retrieval.recall_at_k(found.ranks_Q, 1),
         }
     scores["similarity"] = {
-        "pearson": rankings.similarity_correlation(found.passages_PD, base.passages_PD)
+        "pearson": retrieval.similarity_correlation(found.passages_PD, base.passages_PD)
     }
     correct = None
     if text.labels is not None:
-        correct = rankings.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
+        correct = retrieval.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
     return scores, correct
 
@@ -207,14 +208,14 @@ def _tfidf(text: _Texts, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
     if not metrics.has_words(text.passages):
         return scores, items
     if text.queries is not None:
-        ranks, _ = rankings.own_ranks(rankings.tfidf_retrieval(text.queries, text.passages))
+        ranks, _ = retrieval.own_ranks(retrieval.tfidf_retrieval(text.queries, text.passages))
         scores["retrieval"] = {
-            "mrr": rankings.mean_reciprocal_rank(ranks),
-            "recall_at_1": rankings.recall_at_k(ranks, 1),
+            "mrr": retrieval.mean_reciprocal_rank(ranks),
+            "recall_at_1": retrieval.recall_at_k(ranks, 1),
         }
         items["retrieval.mrr"] = 1 / ranks
     if text.labels is not None:
-        correct = rankings.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
+        correct = retrieval.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
         scores["topic_probe"] = {"accuracy": float(correct.mean())}
         items["topic_probe.accuracy"] = correct.astype(float)
     return scores, items
@@ -233,7 +234,7 @@ def _differences(
         return {}
     names = [student] if twin in (None, student) else [student, str(twin)]
     values = {name: items[score][name] for name in names}
-    return rankings.differences(score, values | {"tfidf": tfidf[score]}, student, seed)
+    return bootstrap.differences(score, values | {"tfidf": tfidf[score]}, student, seed)
 
 
 def _per_item(
@@ -310,7 +311,7 @@ def _softened(
     certainty_Q = np.concatenate(
         [
             metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1)
-            for _, scores_BP in rankings.cosine_blocks(base.queries_QD, base.passages_PD)
+            for _, scores_BP in retrieval.cosine_blocks(base.queries_QD, base.passages_PD)
         ]
     )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))

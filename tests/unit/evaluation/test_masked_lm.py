@@ -15,11 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedTokenizerFast
 
 from conftest import sentences, student_of, tiny_config, tiny_tokenizer
-from potstill import evaluation_masked_lm
-from potstill import metrics as rankings
 from potstill.data import Masker, Tokens, make_masker
 from potstill.data.masking import EVALUATION_EPOCH
-from potstill.evaluation_masked_lm import evaluate_masked_lm
+from potstill.evaluation import evaluate_masked_lm, masked_lm
+from potstill.evaluation import retention as bootstrap
 from potstill.models import load_model, save_model
 from potstill.recipe import Evaluate, Masking
 
@@ -74,7 +73,7 @@ def folders(teacher: Path, student: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def result(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(evaluation_masked_lm, "CHUNK", 7)  # chunks end within sequences
+    monkeypatch.setattr(masked_lm, "CHUNK", 7)  # chunks end within sequences
     return evaluate(folders)
 
 
@@ -199,7 +198,7 @@ def test_the_baseline_s_top1_is_compared_with_the_unigram_reference_s(
 ) -> None:
     """Both are shares of all masked positions, though the items are sequences of many."""
     seen: list[Any] = []
-    monkeypatch.setattr(rankings, "retentions", lambda *given: seen.append(given) or ({}, {}))
+    monkeypatch.setattr(bootstrap, "rank_retentions", lambda *given: seen.append(given) or ({}, {}))
     found = evaluate(folders)
     [(items, baseline, _, chance)] = seen
     unigram = found["references"]["unigram"]["masked_lm"]
@@ -230,8 +229,8 @@ def test_the_unigram_reference_is_add_one_smoothed_without_special_tokens(
 def test_batches_and_chunks_change_nothing(
     folders: dict[str, Path], result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_masked_lm, "CHUNK", 1000)
-    monkeypatch.setattr(evaluation_masked_lm, "BATCH", 9)
+    monkeypatch.setattr(masked_lm, "CHUNK", 1000)
+    monkeypatch.setattr(masked_lm, "BATCH", 9)
     other = evaluate(folders)
     for name, tasks in result["models"].items():
         for task, scores in tasks.items():
@@ -289,8 +288,8 @@ def test_the_surest_of_all_positions_come_first(
     student_seen: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation_masked_lm, "SHOWN", 5)
-    monkeypatch.setattr(evaluation_masked_lm, "CHUNK", 7)
+    monkeypatch.setattr(masked_lm, "SHOWN", 5)
+    monkeypatch.setattr(masked_lm, "CHUNK", 7)
     found = evaluate({name: folders[name] for name in ("teacher", "student")})["examples"]
     sure = [
         min(float(one.log_V.exp().max()) for one in pair)

@@ -8,7 +8,7 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill.scoring import evaluate
+from potstill.evaluation import evaluate
 from potstill.storage import cache_folder
 
 

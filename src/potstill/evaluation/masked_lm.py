@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill import metrics as rankings
 from potstill.data import Batch, Masker, Tokens, collate
 from potstill.data.masking import EVALUATION_EPOCH
+from potstill.evaluation import retention as bootstrap
 from potstill.models import LoadedModel, load_model
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
@@ -93,11 +93,11 @@ def evaluate_masked_lm(
     rates = {name: np.array(t.right_S) / np.mean(masked_S) for name, t in tallies.items()}
     unigram = _unigram(train_counts, masker.special_V, np.concatenate(gold_all))
     chance = {"masked_lm.top1": unigram["masked_lm"]["top1"]}
-    retention, intervals = rankings.retentions(
+    retention, intervals = bootstrap.rank_retentions(
         {"masked_lm.top1": rates}, settings.baseline, seed, chance
     )
     names = dict.fromkeys([student, *([twin] if twin is not None else [])])
-    differences = rankings.differences(
+    differences = bootstrap.differences(
         "masked_lm.top1",
         {name: rates[name] for name in names}
         | {"unigram": _unigram_rates(train_counts, masker.special_V, gold_all, masked_S)},
@@ -119,7 +119,7 @@ def evaluate_masked_lm(
         "intervals": intervals,
         "twin": twin,
         "differences": differences,
-        "findings": rankings.not_beaten(differences, student, said),
+        "findings": bootstrap.not_beaten(differences, student, said),
         "softened": example.softened,
         "examples": example.surest(),
     }

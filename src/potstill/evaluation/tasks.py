@@ -10,12 +10,12 @@ from typing import Any, assert_never
 import numpy as np
 
 from potstill.data import Examples
-from potstill.metrics import not_beaten
+from potstill.evaluation import retention as bootstrap
+from potstill.evaluation.retention import Runs, mean_resampled, mean_score, not_beaten, retentions
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import VALUE_TASKS, Evaluate, Task, TaskRow, row_of
-from potstill.tasks import metrics
-from potstill.tasks.metrics import Runs, Scored, mean_resampled, mean_score, retentions
+from potstill.tasks.metrics import Scored
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.scoring import given_answers, scores_of
 from potstill.tasks.sequence.scores import (
@@ -241,7 +241,7 @@ def _differences(
         name: {
             "metric": case.metric,
             "difference": mine - mean_score(other, case.metric),
-            "interval": metrics.interval(drawn[0] - values_R),
+            "interval": bootstrap.interval(drawn[0] - values_R),
         }
         for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)
     }

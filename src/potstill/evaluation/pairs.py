@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from potstill import metrics as rankings
+from potstill.evaluation import retention as bootstrap
+from potstill.evaluation import retrieval
 from potstill.models import Runtime
-from potstill.recipe import TASKS, ScoredPairs, TaskData
+from potstill.recipe import TASKS, Evaluate, ScoredPairs, TaskData
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 from potstill.tasks.reading import read_task
@@ -101,7 +102,7 @@ def score_pairs(
     """
     runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
     guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
-    retention, intervals = metrics.retentions(runs, baseline, guesses, "sts", seed)
+    retention, intervals = bootstrap.retentions(runs, baseline, guesses, "sts", seed)
     references = {}
     if metrics.has_words([*pairs.first, *pairs.second]):
         tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
@@ -128,8 +129,24 @@ def _scores(cosine_N: np.ndarray, pairs: Pairs) -> dict[str, Scored]:
 def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
     runtime = Runtime.open(folder, "sentence_embedding")
     first, second = (
-        rankings.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
+        retrieval.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
         for texts in (pairs.first, pairs.second)
     )
     cosine_N: np.ndarray = (first * second).sum(axis=1)
     return cosine_N
+
+
+def with_pairs(
+    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
+) -> dict[str, Any]:
+    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
+    if stage.pairs is None:
+        return result
+    pairs = read_pairs(stage.pairs)
+    found = score_pairs(models, pairs, stage.baseline, seed, stage.max_length)
+    for part, by_model in found.items():
+        for name, scores in by_model.items():
+            result[part][name] = result[part].get(name, {}) | scores
+    if pairs.left_out:
+        result["warnings"] = [*result.get("warnings", []), pairs.left_out]
+    return result

@@ -9,7 +9,8 @@ from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from potstill import metrics as rankings
+from potstill.evaluation import retention as bootstrap
+from potstill.evaluation import retrieval
 from potstill.tasks import metrics
 
 
@@ -35,28 +36,30 @@ def test_target_ranks_count_ties_and_nan_against_the_model() -> None:
             [nan, 0.1, 0.2],  # a target of NaN is last
         ]
     )
-    ranks_Q = rankings.target_ranks(scores_QP, np.array([0, 2, 1, 1, 2, 0]))
+    ranks_Q = retrieval.target_ranks(scores_QP, np.array([0, 2, 1, 1, 2, 0]))
     assert ranks_Q.tolist() == [1, 2, 2, 3, 2, 3]
 
 
 def test_mean_reciprocal_rank_and_recall() -> None:
     ranks_Q = np.array([1, 2, 4, 10])
-    assert rankings.mean_reciprocal_rank(ranks_Q) == pytest.approx((1 + 1 / 2 + 1 / 4 + 1 / 10) / 4)
-    assert rankings.recall_at_k(ranks_Q, 1) == 0.25
-    assert rankings.recall_at_k(ranks_Q, 4) == 0.75
-    assert rankings.recall_at_k(ranks_Q, 3) == 0.5
+    assert retrieval.mean_reciprocal_rank(ranks_Q) == pytest.approx(
+        (1 + 1 / 2 + 1 / 4 + 1 / 10) / 4
+    )
+    assert retrieval.recall_at_k(ranks_Q, 1) == 0.25
+    assert retrieval.recall_at_k(ranks_Q, 4) == 0.75
+    assert retrieval.recall_at_k(ranks_Q, 3) == 0.5
 
 
 @pytest.mark.parametrize("block", [1, 20, 33, 10_000])  # less than a row, two rows, three, all
 def test_own_ranks_in_blocks_are_those_of_the_whole_matrix(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(rankings, "BLOCK", block)
+    monkeypatch.setattr(retrieval, "BLOCK", block)
     generator = np.random.default_rng(0)
     passages_PD = generator.normal(size=(10, 4))
     passages_PD[7] = passages_PD[2]  # a tie
     queries_QD = passages_PD + generator.normal(size=(10, 4))
-    blocks = list(rankings.cosine_blocks(queries_QD, passages_PD))
+    blocks = list(retrieval.cosine_blocks(queries_QD, passages_PD))
     heights = [rows.stop - rows.start for rows, _ in blocks]
     assert max(heights) == max(1, min(10, block // 10))
     assert sum(heights) == 10
@@ -67,7 +70,7 @@ def test_own_ranks_in_blocks_are_those_of_the_whole_matrix(
         ]
     )
     np.testing.assert_allclose(np.concatenate([scores for _, scores in blocks]), scores_QP)
-    ranks_Q, tops_Q = rankings.own_ranks(iter(blocks))
+    ranks_Q, tops_Q = retrieval.own_ranks(iter(blocks))
     at_least_as_high = [int((row >= row[i] - 1e-12).sum()) for i, row in enumerate(scores_QP)]
     assert ranks_Q.tolist() == at_least_as_high
     assert ranks_Q[2] > 1  # the tie
@@ -76,22 +79,22 @@ def test_own_ranks_in_blocks_are_those_of_the_whole_matrix(
 
 
 def test_zero_vectors_have_cosine_zero() -> None:
-    [(_, scores_QP)] = rankings.cosine_blocks(np.array([[0.0, 0.0], [3.0, 4.0]]), np.eye(2))
+    [(_, scores_QP)] = retrieval.cosine_blocks(np.array([[0.0, 0.0], [3.0, 4.0]]), np.eye(2))
     assert scores_QP.tolist() == [[0, 0], [0.6, 0.8]]
 
 
 def test_tfidf_retrieval_in_blocks_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     passages = ["apple banana", "banana cherry", "cherry cherry date", "date apple"]
-    [(_, whole_QP)] = rankings.tfidf_retrieval(passages[::-1], passages)
-    monkeypatch.setattr(rankings, "BLOCK", 12)
-    blocks = list(rankings.tfidf_retrieval(passages[::-1], passages))
+    [(_, whole_QP)] = retrieval.tfidf_retrieval(passages[::-1], passages)
+    monkeypatch.setattr(retrieval, "BLOCK", 12)
+    blocks = list(retrieval.tfidf_retrieval(passages[::-1], passages))
     assert [(rows.start, rows.stop) for rows, _ in blocks] == [(0, 3), (3, 4)]
     assert np.concatenate([scores for _, scores in blocks]).tolist() == whole_QP.tolist()
 
 
 def test_tfidf_retrieval_equals_the_formula() -> None:
     passages = ["apple apple banana", "banana cherry", "cherry cherry date"]
-    [(rows, scores_QP)] = rankings.tfidf_retrieval(["apple cherry", "nothing known"], passages)
+    [(rows, scores_QP)] = retrieval.tfidf_retrieval(["apple cherry", "nothing known"], passages)
     words = ["apple", "banana", "cherry", "date"]
     count = np.array([[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 2, 1]])
     # scikit-learn's documented weights: (1 + log tf) * (log((1 + n) / (1 + df)) + 1), unit length
@@ -117,14 +120,14 @@ def test_similarity_correlation_equals_scipy_on_torch_cosines() -> None:
     ]
     pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
     a, b = ([c[i, j] for i, j in pairs] for c in cosines)
-    assert rankings.similarity_correlation(a_ND, b_ND) == pytest.approx(pearsonr(a, b).statistic)
+    assert retrieval.similarity_correlation(a_ND, b_ND) == pytest.approx(pearsonr(a, b).statistic)
 
 
 @pytest.mark.parametrize("block", [1, 85, 97 * 11, 97 * 97])
 def test_similarity_correlation_in_blocks_is_that_of_whole_matrices(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(rankings, "BLOCK", block)
+    monkeypatch.setattr(retrieval, "BLOCK", block)
     generator = np.random.default_rng(4)
     # off centre, as real embeddings are: nearly all similarities are alike
     a_ND = (generator.normal(size=(97, 12)) + 5).astype(np.float32)
@@ -135,23 +138,25 @@ def test_similarity_correlation_in_blocks_is_that_of_whole_matrices(
         unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
         similarities.append((unit_ND @ unit_ND.T)[upper])
     expected = np.corrcoef(*similarities)[0, 1]
-    assert rankings.similarity_correlation(a_ND, b_ND) == pytest.approx(expected, rel=1e-11)
+    assert retrieval.similarity_correlation(a_ND, b_ND) == pytest.approx(expected, rel=1e-11)
 
 
 def test_similarity_correlation_does_not_hold_a_matrix_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rankings, "BLOCK", 20_000)
+    monkeypatch.setattr(retrieval, "BLOCK", 20_000)
     a_ND = np.random.default_rng(0).normal(size=(1500, 4))
-    assert peak_bytes(lambda: rankings.similarity_correlation(a_ND, a_ND)) < 1500**2
+    assert peak_bytes(lambda: retrieval.similarity_correlation(a_ND, a_ND)) < 1500**2
 
 
 def test_tfidf_retrieval_does_not_hold_a_matrix_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rankings, "BLOCK", 20_000)
+    monkeypatch.setattr(retrieval, "BLOCK", 20_000)
     texts = [f"word{i} both" for i in range(1500)]
-    assert peak_bytes(lambda: rankings.own_ranks(rankings.tfidf_retrieval(texts, texts))) < 1500**2
+    assert (
+        peak_bytes(lambda: retrieval.own_ranks(retrieval.tfidf_retrieval(texts, texts))) < 1500**2
+    )
 
 
 def test_similarity_correlation_sees_relations_not_coordinates() -> None:
@@ -159,16 +164,16 @@ def test_similarity_correlation_sees_relations_not_coordinates() -> None:
     a_ND = generator.normal(size=(20, 6))
     rotation, _ = np.linalg.qr(generator.normal(size=(6, 6)))
     scale_N1 = generator.uniform(0.1, 9, size=(20, 1))
-    assert rankings.similarity_correlation(a_ND, a_ND @ rotation * scale_N1) == pytest.approx(1)
+    assert retrieval.similarity_correlation(a_ND, a_ND @ rotation * scale_N1) == pytest.approx(1)
     other_ND = generator.normal(size=(20, 6))
-    assert abs(rankings.similarity_correlation(a_ND, other_ND)) < 0.5
+    assert abs(retrieval.similarity_correlation(a_ND, other_ND)) < 0.5
 
 
 @pytest.mark.parametrize("collapsed", [np.ones((5, 3)), np.zeros((5, 3))])
 def test_similarity_correlation_of_a_collapsed_space_is_zero(collapsed: np.ndarray) -> None:
     a_ND = np.random.default_rng(0).normal(size=(5, 3))
-    assert rankings.similarity_correlation(a_ND, collapsed) == 0
-    assert rankings.similarity_correlation(collapsed, a_ND) == 0
+    assert retrieval.similarity_correlation(a_ND, collapsed) == 0
+    assert retrieval.similarity_correlation(collapsed, a_ND) == 0
 
 
 # --- probes ---------------------------------------------------------------------------------------
@@ -184,17 +189,17 @@ def clusters(spread: float) -> tuple[np.ndarray, np.ndarray]:
 
 def test_probe_separates_clusters_and_not_noise() -> None:
     features_ND, labels_N = clusters(spread=0.5)
-    correct_N = rankings.probe_correct(features_ND, labels_N, seed=0)
+    correct_N = retrieval.probe_correct(features_ND, labels_N, seed=0)
     assert correct_N.dtype == bool
     assert correct_N.all()
     noise_ND = np.random.default_rng(1).normal(size=features_ND.shape)
-    assert rankings.probe_correct(noise_ND, labels_N, seed=0).mean() < 0.7
+    assert retrieval.probe_correct(noise_ND, labels_N, seed=0).mean() < 0.7
 
 
 def test_probe_equals_a_loop_over_its_folds() -> None:
     features_ND, labels_N = clusters(spread=8.0)
-    correct_N = rankings.probe_correct(features_ND, labels_N, folds=10, seed=3)
-    again_N = rankings.probe_correct(features_ND, labels_N, folds=10, seed=3)
+    correct_N = retrieval.probe_correct(features_ND, labels_N, folds=10, seed=3)
+    again_N = retrieval.probe_correct(features_ND, labels_N, folds=10, seed=3)
     assert (correct_N == again_N).all()
 
     expected_N = np.zeros(30, dtype=bool)
@@ -213,12 +218,12 @@ def test_tfidf_probe_fits_inside_the_folds() -> None:
     topics = {"sport": "ball goal match", "tech": "chip code data"}
     texts = [f"{words} unique{i}" for i in range(10) for words in topics.values()]
     labels_N = np.array(list(topics) * 10)
-    assert rankings.tfidf_probe(texts, labels_N, seed=0).all()
+    assert retrieval.tfidf_probe(texts, labels_N, seed=0).all()
 
     # each text's only word occurs nowhere else, so whatever is held out is unknown to an honest
     # probe: it can but guess one label for a whole fold, right for half of it
     alone = [f"word{i}" for i in range(20)]
-    assert rankings.tfidf_probe(alone, labels_N, seed=0).sum() == 10
+    assert retrieval.tfidf_probe(alone, labels_N, seed=0).sum() == 10
 
 
 @pytest.mark.parametrize("labels", ["aaaaaabbc", "aaaabbbbb", "aaaaaaabb"])
@@ -226,14 +231,14 @@ def test_probe_accepts_rare_labels_in_silence(labels: str) -> None:
     features_ND = np.random.default_rng(0).normal(size=(9, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(rankings.probe_correct(features_ND, np.array(list(labels)), seed=0)) == 9
+        assert len(retrieval.probe_correct(features_ND, np.array(list(labels)), seed=0)) == 9
 
 
 @pytest.mark.parametrize("labels", ["aaaaaaaaa", "aaaaaaaab", "aaaabbbb", "abcdefghi"])
 def test_probe_refuses_too_few_of_a_label(labels: str) -> None:
     features_ND = np.random.default_rng(0).normal(size=(len(labels), 2))
     with pytest.raises(ValueError, match="in 5 folds needs 5 records of one label and 2"):
-        rankings.probe_correct(features_ND, np.array(list(labels)), seed=0)
+        retrieval.probe_correct(features_ND, np.array(list(labels)), seed=0)
 
 
 # --- distributions --------------------------------------------------------------------------------
@@ -264,7 +269,7 @@ def test_retentions_by_hand() -> None:
         "probe.accuracy": {"teacher": np.zeros(4), "student": np.ones(4), "plain": np.ones(4)},
     }
     chance = {"retrieval.mrr": 0.4, "probe.accuracy": 0.0}
-    retention, intervals = rankings.retentions(items, "teacher", 0, chance)
+    retention, intervals = bootstrap.rank_retentions(items, "teacher", 0, chance)
     assert retention == {"student": {"retrieval.mrr": 0.75}, "plain": {"retrieval.mrr": 0.5}}
     # each item of the plain one is half the teacher's, so that every resample's ratio is 0.5
     assert intervals["plain"] == {"retrieval.mrr": [0.5, 0.5]}
@@ -277,37 +282,37 @@ def test_a_baseline_near_chance_has_no_retention() -> None:
     items = {"top1": {"student": np.ones(100), "teacher": np.arange(100) < 60}}
 
     def kept(chance: float) -> tuple[dict[str, dict[str, float]], set[str]]:
-        retention, intervals = rankings.retentions(items, "teacher", 0, {"top1": chance})
+        retention, intervals = bootstrap.rank_retentions(items, "teacher", 0, {"top1": chance})
         return retention, set(intervals)
 
     assert kept(0.53) == ({"student": {}}, set())
     assert kept(0.47) == ({"student": {"top1": pytest.approx(1 / 0.6)}}, {"student"})
     alone = {"top1": {"teacher": np.ones(100)}}
-    assert rankings.retentions(alone, "teacher", 0, {"top1": 0.0}) == ({}, {})
+    assert bootstrap.rank_retentions(alone, "teacher", 0, {"top1": 0.0}) == ({}, {})
 
 
 def test_a_single_item_has_no_retention() -> None:
     items = {"top1": {"teacher": np.ones(1), "student": np.ones(1)}}
-    assert rankings.retentions(items, "teacher", 0, {"top1": 0.0}) == ({"student": {}}, {})
+    assert bootstrap.rank_retentions(items, "teacher", 0, {"top1": 0.0}) == ({"student": {}}, {})
 
 
 def test_mean_interval_is_the_normal_one_and_of_the_same_resamples() -> None:
     values_N = np.random.default_rng(0).normal(3, 2, size=2000)
-    interval = rankings.mean_interval(values_N, seed=1)
+    interval = bootstrap.mean_interval(values_N, seed=1)
     half = 1.96 * values_N.std() / np.sqrt(2000)
     assert interval is not None
     assert interval[0] == pytest.approx(values_N.mean() - half, abs=0.15 * half)
     assert interval[1] == pytest.approx(values_N.mean() + half, abs=0.15 * half)
     # the ratio to a score that is always 1 is the score itself
-    assert interval == rankings.retention_interval(values_N, np.ones(2000), seed=1)
+    assert interval == bootstrap.retention_interval(values_N, np.ones(2000), seed=1)
 
 
 def test_retention_interval_agrees_with_the_delta_method() -> None:
     generator = np.random.default_rng(0)
     teacher_N = generator.uniform(0.5, 1, size=2000)
     student_N = 0.9 * teacher_N + generator.normal(0, 0.1, size=2000)
-    interval = rankings.retention_interval(student_N, teacher_N, seed=1)
-    assert interval == rankings.retention_interval(student_N, teacher_N, seed=1)
+    interval = bootstrap.retention_interval(student_N, teacher_N, seed=1)
+    assert interval == bootstrap.retention_interval(student_N, teacher_N, seed=1)
     ratio = student_N.mean() / teacher_N.mean()
     # the ratio's error is that of the residuals student - ratio * teacher (delta method); were
     # the items not resampled in pairs, the interval would be about twice as wide
@@ -321,10 +326,10 @@ def test_retention_interval_is_none_where_the_teacher_may_have_nothing() -> None
     teacher_N = np.array([1.0, 0, 0, 0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the None says it: nothing more on the user's terminal
-        assert rankings.retention_interval(np.ones(4), teacher_N, seed=0) is None
+        assert bootstrap.retention_interval(np.ones(4), teacher_N, seed=0) is None
     # above chance as a whole, yet a few of 2000 resamples hold the one failure four times
     teacher_N = np.array([1.0, 1, 1, 0])
-    retention, intervals = rankings.retentions(
+    retention, intervals = bootstrap.rank_retentions(
         {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", 0, {"top1": 0.0}
     )
     assert retention == {"student": {"top1": pytest.approx(4 / 3)}}

@@ -12,10 +12,9 @@ from sklearn.metrics import accuracy_score
 from transformers import BertForSequenceClassification
 
 from conftest import sentences, tiny_config, tiny_tokenizer
-from potstill import evaluation_tasks
 from potstill.data import Examples
 from potstill.data.sequences import Items
-from potstill.evaluation_tasks import evaluate_task
+from potstill.evaluation import evaluate_task, retention, tasks
 from potstill.models import load_model
 from potstill.recipe import Evaluate, Task, TaskData, row_of
 from potstill.tasks import TaskExamples, metrics, tokenize_task
@@ -111,8 +110,8 @@ def test_what_guessing_scores(found: TaskExamples, tmp_path: Path) -> None:
 
 def fake(monkeypatch: pytest.MonkeyPatch, outputs: dict[str, np.ndarray]) -> None:
     """Models whose folders' names say what they answer."""
-    monkeypatch.setattr(evaluation_tasks, "load_model", lambda folder, *_, **__: folder.name)
-    monkeypatch.setattr(evaluation_tasks, "_in_order", lambda name, *_: outputs[name])
+    monkeypatch.setattr(tasks, "load_model", lambda folder, *_, **__: folder.name)
+    monkeypatch.setattr(tasks, "_in_order", lambda name, *_: outputs[name])
 
 
 def sure(labels: np.ndarray) -> np.ndarray:
@@ -133,7 +132,7 @@ def test_retention_difference_and_findings(
     result = evaluated(folders, found, student="student", twin="plain")
     count = len(gold)
     assert result["retention"]["student"]["classification.accuracy"] == pytest.approx(1 - 4 / count)
-    drawn = metrics.resampled([metrics.accuracy(gold, answer) for answer in (wrong, bad)], seed=1)
+    drawn = retention.resampled([metrics.accuracy(gold, answer) for answer in (wrong, bad)], seed=1)
     told = result["differences"]["plain"]
     assert told["difference"] == pytest.approx((gold == wrong).mean() - (gold == bad).mean())
     assert told["interval"] == pytest.approx(np.percentile(drawn[0] - drawn[1], [2.5, 97.5]))

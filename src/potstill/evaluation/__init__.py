@@ -1,0 +1,35 @@
+"""Models compared with a baseline.
+
+On labelled examples (`tasks.py`), as sentence encoders (`embeddings.py`, `pairs.py`), as masked
+LMs (`masked_lm.py`); `retention.py` says what was kept and how sure that is. `scoring.py` does all
+of it on files of one"s own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from potstill._lazy import lazily
+
+if TYPE_CHECKING:
+    from potstill.evaluation.embeddings import evaluate_embeddings
+    from potstill.evaluation.masked_lm import evaluate_masked_lm
+    from potstill.evaluation.scoring import evaluate
+    from potstill.evaluation.tasks import evaluate_task
+
+__all__ = [
+    "evaluate",
+    "evaluate_embeddings",
+    "evaluate_masked_lm",
+    "evaluate_task",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "embeddings": ("evaluate_embeddings",),
+        "masked_lm": ("evaluate_masked_lm",),
+        "scoring": ("evaluate",),
+        "tasks": ("evaluate_task",),
+    },
+)
