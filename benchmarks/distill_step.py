@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psutil
 
-from potstill.benchmark_worker import peak_memory_bytes
+from potstill.benchmarking.worker import peak_memory_bytes
 from potstill.recipe import HardTargets, HiddenCosine, SoftTargets, Training
 from potstill.storage import environment
 from potstill.storage.files import write_text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
-    from potstill.benchmarking import benchmark
+    from potstill.benchmarking.session import benchmark
     from potstill.compression.students import make_student
     from potstill.evaluation.scoring import evaluate
     from potstill.pipeline import run
@@ -21,7 +21,7 @@ _PLACES = {
     "make_student": "compression.students",
     "predict": "tasks.predictions",
     "run": "pipeline",
-    "benchmark": "benchmarking",
+    "benchmark": "benchmarking.session",
     "distill": "api",
     "evaluate": "evaluation.scoring",
     "evaluate_suite": "suite_runs",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.benchmark_files import check_targets, write_benchmark
-from potstill.benchmarking import measure
+from potstill.benchmarking.files import check_targets, write_benchmark
+from potstill.benchmarking.session import measure
 from potstill.recipe import Benchmark, Files, Source, TextPass
 from potstill.storage import environment
 

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 import torch
 
 from potstill.answers import Answer, Answerer
-from potstill.benchmark_numbers import judge_noise
+from potstill.benchmarking.statistics import judge_noise
 from potstill.distributions import TEMPERATURES, soften
 from potstill.models import Runtime
 from potstill.models.config import is_unnamed, label_names

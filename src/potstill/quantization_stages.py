@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.benchmarking import measure
+from potstill.benchmarking.session import measure
 from potstill.context import Context
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed

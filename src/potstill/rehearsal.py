@@ -13,7 +13,7 @@ from typing import assert_never
 import numpy as np
 import torch
 
-from potstill.benchmark_texts import read_texts
+from potstill.benchmarking.texts import read_texts
 from potstill.compression import build_student
 from potstill.compression.students import student_shape
 from potstill.data import make_masker, read_records

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from torch import manual_seed
 
-from potstill.benchmarking import measure
+from potstill.benchmarking.session import measure
 from potstill.cards import write_card
 from potstill.compression import build_student, narrowing
 from potstill.compression.narrowing import widths_of

@@ -77,7 +77,7 @@ def test_a_folder_that_can_t_be_written_to(
         raise PermissionError(13, "Permission denied")
 
     # the tests may run as root, whom no permission stops
-    monkeypatch.setattr("potstill.benchmark_files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("potstill.benchmarking.files.tempfile.TemporaryFile", refuse)
     with pytest.raises(ValueError, match=r"r\.json can't be written \(Permission denied\): name"):
         command.bench(["a"], json_file=tmp_path / "r.json")
     assert asked == []

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from potstill.benchmark_files import COLUMNS, benchmark_rows, write_benchmark
+from potstill.benchmarking.files import COLUMNS, benchmark_rows, write_benchmark
 
 
 def result() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from potstill.benchmark_numbers import PERCENTILES
+from potstill.benchmarking.statistics import PERCENTILES
 from potstill.storage.files import write_json, write_text
 
 _MODEL = (

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from potstill.benchmark_numbers import (
+from potstill.benchmarking.process import Child
+from potstill.benchmarking.rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
+from potstill.benchmarking.statistics import (
     judge_noise,
     latency_intervals,
     latency_percentiles,
@@ -23,9 +25,7 @@ from potstill.benchmark_numbers import (
     verdict,
     wall_over_cpu,
 )
-from potstill.benchmark_process import Child
-from potstill.benchmark_rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
-from potstill.benchmark_texts import Texts, describe_texts, read_texts, text_length, write_tokens
+from potstill.benchmarking.texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.models.finite import check_stored, refuse_not_finite
 from potstill.recipe import Benchmark, measuring
 from potstill.storage.model_folders import check_folder

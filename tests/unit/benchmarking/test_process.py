@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_bert import write_folders
 
-from potstill.benchmark_process import Child
+from potstill.benchmarking.process import Child
 from potstill.errors import BenchmarkFailed
 
 

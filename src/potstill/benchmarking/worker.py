@@ -1,8 +1,8 @@
-"""The process in which one model is timed: `python -m potstill.benchmark_worker MODEL`.
+"""The process in which one model is timed: `python -m potstill.benchmarking.worker MODEL`.
 
 MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
 
-It reads one JSON command a line and answers with one JSON line; see `potstill.benchmark_process`.
+It reads one JSON command per line and answers with one JSON line; `process.py` starts it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill import multiply_adds
+from potstill.benchmarking import multiply_adds
 from potstill.storage.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _timed(
 
 
 def _child(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m potstill.benchmark_worker")
+    parser = argparse.ArgumentParser(prog="python -m potstill.benchmarking.worker")
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

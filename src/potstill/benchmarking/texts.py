@@ -23,7 +23,7 @@ Texts = list[tuple[str, ...]]  # one string a text, two a pair
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutText:
     """Texts as tokens.
 
     Attributes:
@@ -75,7 +75,7 @@ def describe_texts(settings: TextPass) -> str:
     return ", ".join(describe(source) for source in settings.sources)
 
 
-def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> Cut:
+def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> CutText:
     """Write texts as a model reads them: an .npz of ids, types and lengths.
 
     Args:
@@ -102,4 +102,4 @@ def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> Cut:
         lengths=np.array(lengths),
     )
     cut = sum(len(tokenizer(*text)["input_ids"]) > length for text in texts)
-    return Cut(lengths, cut, seconds)
+    return CutText(lengths, cut, seconds)

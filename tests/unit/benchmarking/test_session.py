@@ -11,8 +11,8 @@ import pytest
 from tiny_bert import FFN, D, V, bert_parameters, write_folders
 
 from conftest import student_of
-from potstill import benchmarking
-from potstill.benchmark_numbers import verdict
+from potstill.benchmarking import session
+from potstill.benchmarking.statistics import verdict
 from potstill.models import load_model, save_model
 from potstill.recipe import Benchmark, TextPass
 from tiny_graphs import exported, moved
@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def measured(folders: dict[str, Path]) -> tuple[dict[str, object], list[float]]:
     shares: list[float] = []
     settings = Benchmark(lengths=[8, 40], rounds=3, repeats=2, throughput_batch=4, batches=[2])
-    return benchmarking.measure(folders, settings, shares.append), shares
+    return session.measure(folders, settings, shares.append), shares
 
 
 def test_structure_is_complete(measured):
@@ -127,14 +127,14 @@ def test_summary_follows_from_the_raw_samples(measured):
 def test_errors_name_the_thing(folders, tmp_path):
     settings = Benchmark(lengths=[8], rounds=3)
     with pytest.raises(ValueError, match=r"no model 'teacher'; there are: student"):
-        benchmarking.measure({"student": folders["student"]}, settings)
+        session.measure({"student": folders["student"]}, settings)
     with pytest.raises(ValueError, match=r"none \(model 'student'\) is not there: give a model"):
-        benchmarking.measure({**folders, "student": tmp_path / "none"}, settings)
+        session.measure({**folders, "student": tmp_path / "none"}, settings)
     with pytest.raises(ValueError, match=r"\(model 'student'\) holds no config\.json"):
-        benchmarking.measure({**folders, "student": tmp_path}, settings)
+        session.measure({**folders, "student": tmp_path}, settings)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"\(model 'student'\) holds no \*\.safetensors"):
-        benchmarking.measure({**folders, "student": tmp_path}, settings)
+        session.measure({**folders, "student": tmp_path}, settings)
 
 
 def multiply_adds(layers: int, length: int) -> int:
@@ -194,24 +194,24 @@ def test_length_beyond_the_positions(settings, key, longest):
         r"\(max_position_emb"
     )
     with pytest.raises(ValueError, match=message):
-        benchmarking._fitting(Benchmark(**settings), children, fit=False)
+        session._fitting(Benchmark(**settings), children, fit=False)
 
 
 def test_lengths_are_cut_to_what_all_models_take():
     children = {"teacher": Told(None), "student": Told(40), "other": Told(64)}
     asked = Benchmark(lengths=[16, 128, 512], throughput_length=128)
-    settings, notes = benchmarking._fitting(asked, children, fit=True)
+    settings, notes = session._fitting(asked, children, fit=True)
     assert (settings.lengths, settings.throughput_length) == ([16, 40], 40)
     assert notes == ["512 tokens are cut to 40: the model 'student' takes no more"]
     for fit in (False, True):  # what fits, and what has no positions to count, stays
-        fitting = benchmarking._fitting(asked, {"teacher": Told(None)}, fit=fit)
+        fitting = session._fitting(asked, {"teacher": Told(None)}, fit=fit)
         assert fitting == (asked, [])
 
 
 def test_texts_are_cut_where_the_shortest_model_ends():
     timed = TextPass(sources=["a.txt"])
     children = {"teacher": Told(64), "student": Told(40)}
-    settings, _ = benchmarking._fitting(Benchmark(lengths=[8], pass_over=timed), children, False)
+    settings, _ = session._fitting(Benchmark(lengths=[8], pass_over=timed), children, False)
     assert settings.pass_over is not None
     assert settings.pass_over.max_length == 40
 
@@ -221,7 +221,7 @@ def test_child_that_cannot_load_shows_its_last_line(folders, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match=r"model 'teacher' .* can't be measured: .*[Ss]afetensor"):
-        benchmarking.measure({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
+        session.measure({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
 
 
 # --- ONNX files -----------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def graph(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_an_onnx_file_is_timed_in_onnxruntime(graph: Path) -> None:
     folder = graph.parent.parent
     settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=2)
-    result = benchmarking.measure({"teacher": folder, "onnx": graph}, settings)
+    result = session.measure({"teacher": folder, "onnx": graph}, settings)
     teacher, onnx = result["models"]["teacher"], result["models"]["onnx"]
     assert onnx.keys() == teacher.keys()
     assert onnx["parameters"] == teacher["parameters"]
@@ -257,7 +257,7 @@ def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
     table.write_text(f"a\tb\nstill\tpot still\n{long}\toak\n")
     timed = TextPass(sources=[str(table)], columns=["a", "b"], max_length=12)
     settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=1, pass_over=timed)
-    result = benchmarking.measure({"teacher": masked_lm_teacher, "s": student}, settings)["pass"]
+    result = session.measure({"teacher": masked_lm_teacher, "s": student}, settings)["pass"]
     assert (result["texts"], result["max_length"], result["rounds"]) == (2, 12, 3)
     assert (result["over"], result["columns"]) == (str(table), ["a", "b"])
     for name, found in result["models"].items():
@@ -273,7 +273,7 @@ def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
 
 def test_an_onnx_file_that_can_t_be_timed(graph: Path) -> None:
     with pytest.raises(ValueError, match=r"other\.onnx: no such file$"):
-        benchmarking.measure({"teacher": graph.with_name("other.onnx")}, Benchmark())
+        session.measure({"teacher": graph.with_name("other.onnx")}, Benchmark())
     settings = Benchmark(rounds=3, lengths=[65])
     with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
-        benchmarking.measure({"teacher": graph}, settings)
+        session.measure({"teacher": graph}, settings)

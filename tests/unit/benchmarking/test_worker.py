@@ -22,8 +22,8 @@ from transformers import (
     RobertaModel,
 )
 
-from potstill import benchmark_worker
-from potstill.benchmark_process import child_environment
+from potstill.benchmarking import worker
+from potstill.benchmarking.process import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_peak_memory_is_not_inherited_from_the_parent():
     # A parent that has touched 600 MB starts the child; ru_maxrss would say 600 MB.
-    ask = "from potstill import benchmark_worker as b; print(b.peak_memory_bytes())"
+    ask = "from potstill.benchmarking import worker as b; print(b.peak_memory_bytes())"
     parent = (
         "import subprocess, sys; big = b'x' * 600_000_000; "
         f"print(subprocess.check_output([sys.executable, '-c', {ask!r}], text=True))"
@@ -54,24 +54,24 @@ def test_positions_of_each_kind_of_table():
         pad_token_id=1,
     )
     # rows 0 and 1 (padding) are never a position
-    assert benchmark_worker._positions(RobertaModel(roberta)) == POSITIONS - 2
+    assert worker._positions(RobertaModel(roberta)) == POSITIONS - 2
     distilbert = DistilBertConfig(
         vocab_size=V, dim=D, n_layers=1, n_heads=2, hidden_dim=FFN, max_position_embeddings=24
     )
-    assert benchmark_worker._positions(DistilBertModel(distilbert)) == 24
+    assert worker._positions(DistilBertModel(distilbert)) == 24
 
 
 def test_random_ids_cover_the_vocabulary_without_padding():
-    ids_BL = benchmark_worker._random_ids(V, 4, 200, 30, seed=3)
+    ids_BL = worker._random_ids(V, 4, 200, 30, seed=3)
     assert ids_BL.shape == (200, 30)
     assert set(ids_BL.flatten().tolist()) == set(range(V)) - {4}
-    assert np.array_equal(ids_BL, benchmark_worker._random_ids(V, 4, 200, 30, seed=3))
-    every = benchmark_worker._random_ids(V, None, 200, 30, seed=3)
+    assert np.array_equal(ids_BL, worker._random_ids(V, 4, 200, 30, seed=3))
+    every = worker._random_ids(V, None, 200, 30, seed=3)
     assert set(every.flatten().tolist()) == set(range(V))
 
 
 def opened(folder: Path) -> Any:
-    return benchmark_worker._load(folder, *benchmark_worker._class_of(folder))
+    return worker._load(folder, *worker._class_of(folder))
 
 
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):
@@ -93,7 +93,7 @@ def test_a_pooler_is_timed_where_the_folder_has_one_and_no_other_is_made(
 
 def answers(folder: Path, *commands: dict[str, Any]) -> list[dict[str, Any]]:
     lines = iter(json.dumps(command) for command in commands)
-    return list(benchmark_worker._answers(folder, 1, lines))
+    return list(worker._answers(folder, 1, lines))
 
 
 def test_texts_are_run_one_at_a_time_in_their_order(
@@ -111,7 +111,7 @@ def test_texts_are_run_one_at_a_time_in_their_order(
 
     noted.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     monkeypatch.setattr(BertForMaskedLM, "forward", noted)
-    monkeypatch.setattr(benchmark_worker, "WARM_UP_TEXTS", 1)
+    monkeypatch.setattr(worker, "WARM_UP_TEXTS", 1)
     _, loaded, timed = answers(
         folders["teacher"], {"command": "texts", "file": str(file)}, {"command": "pass"}
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potstill.benchmark_texts import read_texts, text_length, write_tokens
+from potstill.benchmarking.texts import read_texts, text_length, write_tokens
 from potstill.recipe import TextPass
 
 

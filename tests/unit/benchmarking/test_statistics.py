@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from potstill import benchmark_numbers
+from potstill.benchmarking import statistics
 
 
 def test_percentiles_pool_all_rounds():
     rounds = [[4.0, 1.0], [3.0], [2.0, 5.0]]
     # sorted 1..5: the middle is 3; 0.95 of 4 gaps is 3.8, so 4 + 0.8; 0.99 of them is 3.96
     expected = {"p50": 3.0, "p95": 4.8, "p99": 4.96}
-    assert benchmark_numbers.latency_percentiles(rounds) == expected
+    assert statistics.latency_percentiles(rounds) == expected
 
 
 def test_intervals_of_percentiles_draw_whole_rounds():
@@ -29,10 +29,10 @@ def test_intervals_of_percentiles_draw_whole_rounds():
         for name, rank in (("p50", 50), ("p95", 95), ("p99", 99))
     }
     assert set(exact["p50"]) == {1.0, 2.0, 6.0}
-    found = benchmark_numbers.latency_intervals(rounds)
+    found = statistics.latency_intervals(rounds)
     # the outermost value of each has a probability above 2.5% (at least 1 in 27), so it is the end
     assert found == {name: [values[0], values[-1]] for name, values in exact.items()}
-    assert benchmark_numbers.latency_intervals(rounds) == found
+    assert statistics.latency_intervals(rounds) == found
 
 
 FASTER, SLOWER, UNCLEAR = (1.01, 1.3), (0.7, 0.99), (0.99, 1.3)
@@ -58,18 +58,18 @@ def test_verdict(wall, over_cpu, cpu, expected):
     ratio, cpu_time = (
         None if ends is None else {"low": ends[0], "high": ends[1]} for ends in (wall, cpu)
     )
-    assert benchmark_numbers.verdict(ratio, over_cpu, cpu_time) == expected
+    assert statistics.verdict(ratio, over_cpu, cpu_time) == expected
 
 
 def test_wall_over_cpu_says_nothing_of_several_threads():
-    assert benchmark_numbers.wall_over_cpu(3.0, 2.0, 1) == 1.5
-    assert benchmark_numbers.wall_over_cpu(3.0, 2.0, 2) is None
+    assert statistics.wall_over_cpu(3.0, 2.0, 1) == 1.5
+    assert statistics.wall_over_cpu(3.0, 2.0, 2) is None
 
 
 def test_interval_of_three_rounds_is_their_range():
     # The median of 3 draws is the smallest value with probability 7/27 > 2.5%, so the interval
     # spans all three values whatever the draws are.
-    assert benchmark_numbers.ratio_with_interval([2.0, 1.5, 1.8]) == {
+    assert statistics.ratio_with_interval([2.0, 1.5, 1.8]) == {
         "median": 1.8,
         "low": 1.5,
         "high": 2.0,
@@ -79,12 +79,12 @@ def test_interval_of_three_rounds_is_their_range():
 def test_interval_matches_the_exact_distribution_of_the_bootstrap_median():
     ratios = [1.0, 1.1, 1.3, 1.6, 2.0]
     medians = sorted(np.median(drawn) for drawn in itertools.product(ratios, repeat=5))
-    shown = benchmark_numbers.ratio_with_interval(ratios)
+    shown = statistics.ratio_with_interval(ratios)
     # P(median = 1.0) = P(at least 3 of 5 draws are it) = 5.8%: above 2.5%, by symmetry above too
     assert medians.count(1.0) / len(medians) == pytest.approx(181 / 3125)
     assert (shown["low"], shown["median"], shown["high"]) == (1.0, 1.3, 2.0)
     # Seven values: the ends (at least 4 of 7 draws: 1.0%) fall outside the interval.
-    narrower = benchmark_numbers.ratio_with_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6])
+    narrower = statistics.ratio_with_interval([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6])
     assert (narrower["low"], narrower["median"], narrower["high"]) == (1.1, 1.3, 1.5)
 
 
@@ -104,14 +104,14 @@ def speed(low: float, high: float) -> dict[str, dict[str, dict[str, dict[str, fl
     ],
 )
 def test_noise(wall_s, cpu_s, threads, low, high, noisy):
-    noise = benchmark_numbers.judge_noise(wall_s, cpu_s, threads, speed(low, high))
+    noise = statistics.judge_noise(wall_s, cpu_s, threads, speed(low, high))
     assert noise["noisy"] is noisy
     assert noise["wall_over_cpu"] == (round(wall_s / cpu_s, 4) if threads == 1 else None)
     assert (noise["message"] is not None) is noisy
 
 
 def test_noise_message_names_what_was_seen():
-    message = benchmark_numbers.judge_noise(25.0, 20.0, 1, speed(0.9, 1.5))["message"]
+    message = statistics.judge_noise(25.0, 20.0, 1, speed(0.9, 1.5))["message"]
     assert message == (
         "Noisy machine: the timed passes took 1.25 times their CPU time, so other work was using "
         "the processor; the speedup of student at 16 tokens lies anywhere between 0.90 and 1.50. "

@@ -1,6 +1,6 @@
 """A model in a process of its own, which answers one command a line.
 
-The child is `python -m potstill.benchmark_worker MODEL`.
+The child is `python -m potstill.benchmarking.worker MODEL`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Child:
     def __enter__(self) -> Child:
         # A file, not a pipe: nobody reads it while the child runs, and a full pipe would block it.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "potstill.benchmark_worker", str(self.folder.resolve())]
+        command = [sys.executable, "-m", "potstill.benchmarking.worker", str(self.folder.resolve())]
         self._process = subprocess.Popen(
             [*command, "--threads", str(self.threads)],
             stdin=subprocess.PIPE,
@@ -62,7 +62,7 @@ class Child:
         return self.ask("run", **shape, repeats=repeats)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """What it answers to a command of `potstill.benchmark_worker`.
+        """What it answers to a command of `potstill.benchmarking.worker`.
 
         Raises:
             ValueError: a model that does not load. BenchmarkFailed: the process died.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from potstill.benchmark_process import Child
-from potstill.benchmark_texts import Cut
+from potstill.benchmarking.process import Child
+from potstill.benchmarking.texts import CutText
 from potstill.recipe import Benchmark
 
 WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
@@ -18,7 +18,7 @@ WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
 Samples = dict[str, dict[str, list[list[float]]]]
 
 
-class Shape(NamedTuple):
+class Workload(NamedTuple):
     """What a model runs in a round: timed passes over a batch of texts of a length."""
 
     length: int
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 class CutTexts:
     """Texts as a model's tokenizer cuts them, and the file that they are in."""
 
-    cut: Cut
+    cut: CutText
     file: Path
 
 
@@ -88,9 +88,9 @@ def time_rounds(
     """Warm-up and all rounds, then peak memory, then the passes over texts, if there are any."""
     names = list(children)
     timings = Timings(names, settings)
-    latency = [Shape(length, 1, settings.repeats) for length in dict.fromkeys(settings.lengths)]
+    latency = [Workload(length, 1, settings.repeats) for length in dict.fromkeys(settings.lengths)]
     batched = throughput_length(settings)
-    throughput = [Shape(batched, batch, 1) for batch in batch_sizes(settings)]
+    throughput = [Workload(batched, batch, 1) for batch in batch_sizes(settings)]
     advance = _counted(_all_work(latency + throughput, settings, texts, len(names)), progress)
     for shape, name in itertools.product(latency + throughput, names):
         children[name].run(*shape._replace(repeats=min(shape.repeats, WARM_UP_PASSES)), seed=0)
@@ -138,7 +138,7 @@ def _pass_order(names: Sequence[str], settings: Benchmark) -> Iterator[str]:
 
 
 def _all_work(
-    shapes: Sequence[Shape], settings: Benchmark, texts: Mapping[str, CutTexts], models: int
+    shapes: Sequence[Workload], settings: Benchmark, texts: Mapping[str, CutTexts], models: int
 ) -> int:
     """Tokens of everything that is run."""
     passes = settings.pass_over.rounds if settings.pass_over is not None else 0

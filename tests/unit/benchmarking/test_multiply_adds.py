@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.benchmarking.multiply_adds import GraphCounter, of_model
 from potstill.graphs.quantization import FloatGraph
 from potstill.models import load_model
-from potstill.multiply_adds import GraphCounter, of_model
 from potstill.recipe import Quantize
 from tiny_families import family_model
 from tiny_graphs import exported

@@ -1,0 +1,26 @@
+"""Size and speed: a process a model, timed in turns.
+
+`session.py` starts a child a model (`process.py`, `worker.py`), times them in interleaved rounds
+(`rounds.py`) and tells ratios with their intervals (`statistics.py`). Products are counted as they
+run (`multiply_adds.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from potstill._lazy import lazily
+
+if TYPE_CHECKING:
+    from potstill.benchmarking.session import benchmark
+
+__all__ = [
+    "benchmark",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "session": ("benchmark",),
+    },
+)
