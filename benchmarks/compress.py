@@ -31,7 +31,7 @@ from potstill.evaluation import retention
 from potstill.models import Runtime
 from potstill.pipeline import run
 from potstill.recipe import load_recipe
-from potstill.results import read_results
+from potstill.reporting.results import read_results
 from potstill.run_models import models_of_run
 from potstill.storage import environment
 from potstill.storage.files import read_json

@@ -6,7 +6,7 @@ from typing import Any
 
 from doc_tables import RESULTS, kept_share, load, machine, markdown
 
-from potstill.suite_rows import shown_metrics
+from potstill.reporting.suites import shown_metrics
 from potstill.tasks.score_names import metric_name
 
 TASKS = {

@@ -312,7 +312,7 @@ def compare(
     ] = False,
 ) -> None:
     """Set runs of one task side by side, and say what of them can be compared."""
-    from potstill.run_comparison import compare_runs, write_comparison
+    from potstill.reporting import compare_runs, write_comparison
     from potstill.tables import runs_table
 
     found = compare_runs(runs)

@@ -19,9 +19,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.pages import filled
+import jinja2
+
 from potstill.playground import Playground, describe, open_playground
-from potstill.results import read_results
+from potstill.reporting.pages import filled
+from potstill.reporting.results import read_results
 from potstill.run_models import models_of_run
 
 if TYPE_CHECKING:
@@ -210,7 +212,8 @@ async def _typed(request: Request, fields: int) -> list[str]:
 
 def render(playground: Playground) -> str:
     """The page; whatever comes from the run is escaped."""
-    return filled("playground.html.j2", describe(playground))
+    loader = jinja2.PackageLoader("potstill")
+    return filled("playground.html.j2", describe(playground), loader)
 
 
 def _template(name: str) -> str:

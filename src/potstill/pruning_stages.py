@@ -32,7 +32,7 @@ from potstill.models.devices import measuring_device
 from potstill.models.families import family_of
 from potstill.models.loading import with_model
 from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
-from potstill.stage_notes import pruning_note
+from potstill.reporting.phrases import pruning_note
 from potstill.tasks.heads import embedding_signals
 
 MEASURED = 256  # held-out texts that the effect is measured on

@@ -22,7 +22,6 @@ from potstill.evaluation.masked_lm import check_vocabularies
 from potstill.evaluation.pairs import read_pairs
 from potstill.evaluation_stages import with_passage
 from potstill.export_stages import ALONE, check_shares
-from potstill.figures import require_matplotlib
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.models.families import position_limit
 from potstill.models.finite import check_stored
@@ -47,6 +46,7 @@ from potstill.recipe import (
     scoring,
     stage_writes,
 )
+from potstill.reporting.figures import require_matplotlib
 from potstill.storage.onnx_files import require_onnx
 from potstill.tasks import TaskRows, read_for
 from potstill.tasks.labels import check_labels

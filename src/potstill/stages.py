@@ -11,7 +11,6 @@ from typing import Any, assert_never
 from torch import manual_seed
 
 from potstill.benchmarking.session import measure
-from potstill.cards import write_card
 from potstill.compression import build_student, narrowing
 from potstill.compression.narrowing import widths_of
 from potstill.compression.students import student_shape
@@ -35,7 +34,7 @@ from potstill.recipe import (
     Stage,
     TrimVocabulary,
 )
-from potstill.report import write_report
+from potstill.reporting import write_card, write_report
 from potstill.storage.files import write_json
 from potstill.training_stages import run_distill, run_finetune
 from potstill.vocabulary_stages import run_trim_vocabulary

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from potstill.suite_rows import average_labels, shown_metrics
+from potstill.reporting.suites import average_labels, shown_metrics
 from potstill.tasks.score_names import LABELS, SHORT_NAMES, metric_name
 
 

@@ -25,7 +25,7 @@ from potstill.data import read_records
 from potstill.data.sources import Record, describe, heldout_side
 from potstill.models import LoadedModel, save_model
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
-from potstill.stage_notes import vocabulary_note
+from potstill.reporting.phrases import vocabulary_note
 from potstill.tasks import TaskRows
 
 HELDOUT = 0.05  # of sources that the stage has of its own

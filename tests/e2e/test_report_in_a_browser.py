@@ -17,8 +17,7 @@ from fake_run import fake_run, stage
 
 from browser import Browser, Page, open_browser
 from potstill.recipe import Report
-from potstill.report import write_report
-from potstill.run_comparison import compare_runs, write_comparison
+from potstill.reporting import compare_runs, write_comparison, write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT, DARK = (255, 255, 255), (21, 23, 27)  # --page of the style sheet

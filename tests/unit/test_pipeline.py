@@ -14,7 +14,7 @@ from potstill.inputs import check_inputs
 from potstill.pipeline import rebuild, run, stage_digest, stage_fingerprints
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.recipe import files as recipe_files
-from potstill.results import read_results
+from potstill.reporting.results import read_results
 from potstill.storage import RunFolder, files, open_run, run_folder
 from potstill.training import loop
 from tiny_runs import LABELS, tiny_teacher

@@ -7,8 +7,9 @@ import json
 import pytest
 from fake_run import fake_run, fake_suite
 
-from potstill import drawn
-from potstill.results import metrics_of, read_results
+from potstill.reporting import panels
+from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.results import read_results
 
 
 def read(run):
@@ -21,7 +22,7 @@ def descriptions(svg: str) -> str:
 
 
 def test_every_model_that_was_timed_and_scored_is_in_the_plots(tmp_path):
-    found = drawn.pareto(*read(fake_run(tmp_path)))
+    found = panels.pareto(*read(fake_run(tmp_path)))
     assert [panel["title"] for panel in found["panels"]] == [
         "ms for one text of 16 tokens",
         "ms for one text of 128 tokens",
@@ -38,11 +39,11 @@ def test_every_model_that_was_timed_and_scored_is_in_the_plots(tmp_path):
 def test_without_a_benchmark_there_is_no_plot(tmp_path):
     run = fake_run(tmp_path)
     (run / "stages/04-benchmark/result.json").unlink()
-    assert drawn.pareto(*read(run)) is None
+    assert panels.pareto(*read(run)) is None
 
 
 def test_kept_scores_have_their_intervals(tmp_path):
-    told = descriptions(drawn.kept(*read(fake_run(tmp_path))))
+    told = descriptions(panels.kept(*read(fake_run(tmp_path))))
     assert told == (
         "Retrieval MRR: student 98.1%, untrained 84.0%; Retrieval recall@1: student 97.1%, "
         "untrained 78.6%; Topic accuracy, linear probe: student 99.6%, untrained 98.2%."
@@ -51,10 +52,10 @@ def test_kept_scores_have_their_intervals(tmp_path):
 
 def test_a_suite_in_the_run_folder_is_shown(tmp_path):
     run = fake_run(tmp_path)
-    assert drawn.suite(read_results(run)) is None
+    assert panels.suite(read_results(run)) is None
     (run / "suite.json").write_text(json.dumps(fake_suite()))
     results, metrics = read(run)
-    found = drawn.suite(results)
+    found = panels.suite(results)
     assert found["partial"] == ["2 of 9 tasks", "3 seeds instead of 5"]
     # of WNLI, where the baseline guesses, nothing is kept
     assert descriptions(found["figure"]) == "CoLA: small 90.0%."
@@ -79,7 +80,7 @@ def test_a_suite_in_the_run_folder_is_shown(tmp_path):
 def test_a_whole_suite_is_not_marked(tmp_path):
     run = fake_run(tmp_path)
     (run / "suite.json").write_text(json.dumps(fake_suite(partial=False)))
-    assert drawn.suite(read_results(run))["partial"] == []
+    assert panels.suite(read_results(run))["partial"] == []
 
 
 @pytest.mark.parametrize("text", ["[]", '{"suite": "glue"}'])

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from potstill import figures
+from potstill.reporting import figures
 
 
 def parse(svg: str) -> ElementTree.Element:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fake_run import fake_run, fake_suite
 
-from potstill.run_comparison import compare_runs, write_comparison
+from potstill.reporting import compare_runs, write_comparison
 
 EVALUATION, BENCHMARK = "stages/03-evaluate/result.json", "stages/04-benchmark/result.json"
 EVIL = '<script>alert("x")</script>'

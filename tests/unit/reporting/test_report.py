@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from fake_run import distill_result, fake_run, make_student_result, stage, write_log
 
-from potstill import report, results
 from potstill.recipe import Report
 from potstill.recipe import files as recipe_files
-from potstill.results import read_results
+from potstill.reporting import metrics_json
+from potstill.reporting import report as report_page
+from potstill.reporting.results import read_results
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "base"}
@@ -64,7 +65,7 @@ class Page(HTMLParser):
 
 
 def write(run: Path, **settings: Any) -> Page:
-    path = report.write_report(run, Report(**settings))
+    path = report_page.write_report(run, Report(**settings))
     assert path == run / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
@@ -164,7 +165,7 @@ def test_all_figures_are_there_with_titles(page):
 
 def test_numbers_shown_are_those_of_metrics_json(page, run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics == results.build_metrics(run)
+    assert metrics == metrics_json.build_metrics(run)
     shown = [(float(e["attrs"]["value"]), e["text"]) for e in page.all("data")]
     expected = {}
     for model in metrics["models"].values():
@@ -336,7 +337,7 @@ def test_command_names_a_shipped_recipe_only_if_nothing_was_changed(tmp_path, pa
     def command(*overrides: str) -> str:
         text = recipe_files.dump_recipe(recipe_files.load_recipe(name, overrides))
         (run / "recipe.yaml").write_text(text)
-        return report._command(read_results(run))
+        return report_page._command(read_results(run))
 
     run, name = fake_run(tmp_path), "distilbert"
     assert command() == f"potstill run {name}"
@@ -350,7 +351,7 @@ def test_missing_matplotlib_is_one_sentence_and_writes_nothing(tmp_path, monkeyp
     run = fake_run(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"potstill\[report\]"):
-        report.write_report(run, Report())
+        report_page.write_report(run, Report())
     assert not (run / "metrics.json").exists()
 
 

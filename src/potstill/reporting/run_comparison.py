@@ -11,13 +11,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill import figures
-from potstill.comparison import Cell, comparison_rows, verdict
-from potstill.pages import flat, render
-from potstill.results import Results, finite, metrics_of, read_results
-from potstill.stage_notes import title_of
+from potstill.reporting import figures
+from potstill.reporting.metrics_json import finite, metrics_of
+from potstill.reporting.pages import flat, render
+from potstill.reporting.phrases import title_of
+from potstill.reporting.results import Results, read_results
+from potstill.reporting.suites import side_by_side
+from potstill.reporting.table import Cell, comparison_rows
+from potstill.reporting.verdict import verdict
 from potstill.storage.files import write_text
-from potstill.suite_rows import side_by_side
 from potstill.tasks.score_names import label_of
 
 # Says nothing of what a run does.
@@ -27,7 +29,7 @@ NEAR = 2e-3  # and on two machines: a tie may fall to the other side
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ComparedRun:
     label: str
     results: Results
     metrics: Mapping[str, Any]
@@ -120,11 +122,11 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read(folder: Path, label: str) -> _Run:
+def _read(folder: Path, label: str) -> _ComparedRun:
     results = read_results(folder)
     metrics = metrics_of(results)
     rows = {(_group(row.group), row.label): row.cells for row in comparison_rows(results, metrics)}
-    return _Run(label, results, metrics, rows)
+    return _ComparedRun(label, results, metrics, rows)
 
 
 def _group(group: str) -> str:
@@ -143,11 +145,11 @@ def _labels(places: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _task(run: _Run) -> str:
+def _task(run: _ComparedRun) -> str:
     return str(run.metrics["settings"].get("task"))
 
 
-def _told(run: _Run) -> dict[str, Any]:
+def _told(run: _ComparedRun) -> dict[str, Any]:
     results = run.results
     return {
         "name": run.label,
@@ -195,7 +197,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _environments(runs: Sequence[_Run]) -> dict[str, list[Any]]:
+def _environments(runs: Sequence[_ComparedRun]) -> dict[str, list[Any]]:
     """What the machines and versions differ in."""
     leaves = [dict(flat(run.results.environment)) for run in runs]
     found = {key: [each.get(key) for each in leaves] for each in leaves for key in each}
@@ -211,7 +213,7 @@ def _shown(value: Any) -> str:
 # --- what can be compared -------------------------------------------------------------------------
 
 
-def _comparable(runs: Sequence[_Run]) -> dict[str, Any]:
+def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
     """What can be compared, with warnings and notes in sentences."""
     warnings: list[str] = []
     notes: list[str] = []
@@ -243,7 +245,7 @@ def _comparable(runs: Sequence[_Run]) -> dict[str, Any]:
     return {"comparable": known, "warnings": warnings, "notes": notes}
 
 
-def _same_texts(runs: Sequence[_Run], one_teacher: bool) -> tuple[bool, list[str]]:
+def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, list[str]]:
     """Whether the runs were scored on the same texts: by their settings, and by what one teacher
     scores in each.
     """
@@ -295,7 +297,7 @@ def _scored_on(results: Results) -> dict[str, Any]:
     return found | {"corpus": {key: corpus.get(key) for key in keys}}
 
 
-def _apart(runs: Sequence[_Run]) -> float | None:
+def _apart(runs: Sequence[_ComparedRun]) -> float | None:
     """The largest difference of what the runs' baselines score; None: they share no score."""
     scored = []
     for run in runs:
@@ -312,7 +314,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _same_machine(runs: Sequence[_Run]) -> tuple[bool, list[str]]:
+def _same_machine(runs: Sequence[_ComparedRun]) -> tuple[bool, list[str]]:
     timed = [run for run in runs if run.results.benchmark]
     if len(timed) < 2:
         return False, []
@@ -336,7 +338,7 @@ def _all_same(values: Iterable[Any]) -> bool:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _tables(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _tables(runs: Sequence[_ComparedRun]) -> list[dict[str, Any]]:
     """Of the students, of what was made of them last, and of the baselines."""
     roles: list[tuple[str, list[str | None]]] = [
         ("The student", [run.results.student for run in runs]),
@@ -350,7 +352,7 @@ def _tables(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(runs: Sequence[_Run], names: Sequence[str | None]) -> list[dict[str, Any]]:
+def _rows(runs: Sequence[_ComparedRun], names: Sequence[str | None]) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for run in runs for key in run.rows)
     order = list(dict.fromkeys(group for group, _ in keys))
     found = []
@@ -365,7 +367,7 @@ def _rows(runs: Sequence[_Run], names: Sequence[str | None]) -> list[dict[str, A
     return found
 
 
-def _kept(runs: Sequence[_Run]) -> dict[str, list[dict[str, Any]]]:
+def _kept(runs: Sequence[_ComparedRun]) -> dict[str, list[dict[str, Any]]]:
     """Score -> what each run's student keeps of it, and its last artifact."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

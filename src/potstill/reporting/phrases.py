@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from potstill.comparison import number, score_cell
-from potstill.results import Results
+from potstill.reporting.results import Results
+from potstill.reporting.table import number, score_cell
 
 
 def objective_note(objective: Mapping[str, Any]) -> str:

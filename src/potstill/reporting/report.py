@@ -12,14 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill import drawn, figures
-from potstill.artifacts import steps_of
-from potstill.comparison import Row, comparison_rows, verdict
-from potstill.pages import excerpt, flat, render
 from potstill.recipe import files as recipe_files
 from potstill.recipe import measuring
-from potstill.results import Results, loss_curves, metrics_of, read_results
-from potstill.stage_notes import (
+from potstill.reporting import figures, panels
+from potstill.reporting.losses import loss_curves
+from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.pages import excerpt, flat, render
+from potstill.reporting.phrases import (
     effort,
     findings_of,
     objective_note,
@@ -29,6 +28,10 @@ from potstill.stage_notes import (
     vocabulary_note,
     warnings_of,
 )
+from potstill.reporting.results import Results, read_results
+from potstill.reporting.steps import steps_of
+from potstill.reporting.table import Row, comparison_rows
+from potstill.reporting.verdict import verdict
 from potstill.storage.files import write_json, write_text
 from potstill.tasks.score_names import label_of
 
@@ -67,19 +70,19 @@ def _page(
         "student": results.student,
         **_table(results, metrics),
         "steps": steps_of(results, metrics),
-        "kept": drawn.kept(results, metrics),
-        "whose": drawn.possessive(results.baseline),
-        "suite": drawn.suite(results),
-        "pareto": drawn.pareto(results, metrics),
-        "seeds": drawn.seeds(results, metrics),
+        "kept": panels.kept(results, metrics),
+        "whose": panels.possessive(results.baseline),
+        "suite": panels.suite(results),
+        "pareto": panels.pareto(results, metrics),
+        "seeds": panels.seeds(results, metrics),
         "exported": results.exported,
         "pruned": [_pruned(stage.writes, stage.result) for stage in results.pruned],
         "vocabularies": _vocabularies(results),
         "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
-        "softened": drawn.softened(results.evaluation.get("softened")),
-        "confusions": drawn.confusions(results),
+        "softened": panels.softened(results.evaluation.get("softened")),
+        "confusions": panels.confusions(results),
         "examples": _examples(results, settings.examples),
         "counts": _counts(results),
         "warnings": warnings_of(results),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fake_run import fake_suite
 
-from potstill.suite_rows import side_by_side, suite_rows
+from potstill.reporting.suites import side_by_side, suite_rows
 
 
 def test_a_whole_suite_and_a_part_of_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2 import UndefinedError
 
-from potstill.pages import excerpt, flat, render
+from potstill.reporting.pages import excerpt, flat, render
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from fake_run import fake_run, make_student_result, stage
 
-from potstill import comparison
-from potstill.results import metrics_of, read_results
+from potstill.reporting import table, verdict
+from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.results import read_results
 
 
 def change(run, name, edit):
@@ -21,7 +22,7 @@ def change(run, name, edit):
 
 def say(run) -> str:
     results = read_results(run)
-    return comparison.verdict(results, metrics_of(results))
+    return verdict.verdict(results, metrics_of(results))
 
 
 def test_verdict(tmp_path):
@@ -107,7 +108,7 @@ def test_verdict_falls_back_to_another_score(tmp_path):
 
 def test_rows_in_order_with_their_numbers(tmp_path):
     results = read_results(fake_run(tmp_path))
-    rows = comparison.comparison_rows(results, metrics_of(results))
+    rows = table.comparison_rows(results, metrics_of(results))
     shown = [(row.label, {n: (c.text, c.note) for n, c in row.cells.items()}) for row in rows]
     assert [label for label, _ in shown] == [
         "Parameters (millions)",
@@ -174,7 +175,7 @@ def test_what_could_not_be_told_apart_is_said(tmp_path):
         "and runs 0.98 times as fast at 128 tokens (faster or slower can't be told)."
     )
     results = read_results(run)
-    rows = comparison.comparison_rows(results, metrics_of(results))
+    rows = table.comparison_rows(results, metrics_of(results))
     notes = {row.label: row.cells["student"].note for row in rows if "student" in row.cells}
     dash = "\N{EN DASH}"
     assert notes["Speedup at 128 tokens"] == f"0.90{dash}1.10, can't tell"
@@ -196,7 +197,7 @@ def test_a_pass_over_real_text_has_its_seconds_and_ratios(tmp_path):
 
     change(run, "04-benchmark", passes)
     results = read_results(run)
-    rows = comparison.comparison_rows(results, metrics_of(results))
+    rows = table.comparison_rows(results, metrics_of(results))
     cells = {row.label: {n: (c.text, c.note) for n, c in row.cells.items()} for row in rows}
     dash, times = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
     assert cells["A pass over 1,500 texts, one at a time (s)"] == {
@@ -223,18 +224,18 @@ def test_a_pass_over_real_text_has_its_seconds_and_ratios(tmp_path):
     ],
 )
 def test_number(value, text):
-    assert comparison.number(value) == text
+    assert table.number(value) == text
 
 
 def test_scores_of_single_seeds_are_no_rows():
     scores = {"retrieval": {"mrr": 0.5, "seeds": [0.4, 0.6]}}
-    assert comparison.flat_scores(scores) == {"retrieval.mrr": 0.5}
+    assert table.flat_scores(scores) == {"retrieval.mrr": 0.5}
 
 
 def test_a_score_that_is_not_finite_is_said():
-    assert comparison.score_cell(None).text == "not finite"
-    assert comparison.score_cell(23.456).text == "23.5"
-    assert comparison.score_cell(0.98765).text == "0.988"
+    assert table.score_cell(None).text == "not finite"
+    assert table.score_cell(23.456).text == "23.5"
+    assert table.score_cell(0.98765).text == "0.988"
 
 
 def test_a_sentence_encoder_s_difference_is_named_by_the_score_it_is_of(tmp_path):
@@ -242,7 +243,7 @@ def test_a_sentence_encoder_s_difference_is_named_by_the_score_it_is_of(tmp_path
     told = {"metric": "mrr", "difference": 0.014, "interval": [-0.014, 0.044]}
     change(run, "03-evaluate", lambda found: found.update(differences={"tfidf": told}))
     results = read_results(run)
-    rows = comparison.comparison_rows(results, metrics_of(results))
+    rows = table.comparison_rows(results, metrics_of(results))
     [row] = [row for row in rows if row.group == "The student, less each other"]
     assert row.label == "Retrieval MRR"
     assert row.cells["tfidf"].note == "-0.014 to +0.044"

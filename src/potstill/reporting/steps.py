@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.comparison import flat_scores, headline_retention, number
-from potstill.results import Results, StageResult
-from potstill.stage_notes import kept_note, vocabulary_note
+from potstill.reporting.phrases import kept_note, vocabulary_note
+from potstill.reporting.results import Results, StageResult
+from potstill.reporting.table import flat_scores, number
+from potstill.reporting.verdict import headline_retention
 from potstill.tasks.score_names import HEADLINES, label_of
 
 

@@ -12,9 +12,9 @@ from huggingface_hub import InferenceClient, ModelCard, metadata_load, metadata_
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id
 
-from potstill import cards
 from potstill.recipe import Report
 from potstill.recipe import files as recipe_files
+from potstill.reporting import model_card
 from potstill.tasks import score_names
 
 
@@ -31,7 +31,7 @@ def model_folder(run: Path) -> Path:
 
 def test_front_matter(tmp_path):
     folder = model_folder(fake_run(tmp_path))
-    path = cards.write_card(tmp_path, folder, Report(language="en", license="apache-2.0"))
+    path = model_card.write_card(tmp_path, folder, Report(language="en", license="apache-2.0"))
     assert path == folder / "README.md"
     data = ModelCard.load(path).data
     assert data.base_model == "example-org/all-MiniLM-L6-v2"
@@ -56,7 +56,9 @@ def test_front_matter(tmp_path):
 def test_the_hub_s_own_checks_accept_the_front_matter(tmp_path, monkeypatch):
     """What huggingface_hub checks itself, and what it would send to the hub to be checked there."""
     run = fake_run(tmp_path)
-    path = cards.write_card(run, model_folder(run), Report(language="en", license="apache-2.0"))
+    path = model_card.write_card(
+        run, model_folder(run), Report(language="en", license="apache-2.0")
+    )
     card = ModelCard.load(path)  # refuses a model-index that is not one
     front = metadata_load(path)
     name, results = model_index_to_eval_results(front["model-index"])
@@ -95,7 +97,7 @@ def test_pipelines_are_ones_that_the_hub_knows(task):
 
 def test_steps_stand_in_the_card(tmp_path):
     run = fake_run(tmp_path)
-    lines = cards.write_card(run, model_folder(run), Report()).read_text().splitlines()
+    lines = model_card.write_card(run, model_folder(run), Report()).read_text().splitlines()
     start = lines.index("## Step by step") + 2
     assert lines[start].count("|") == lines[start + 1].count("|") == 7
     # 17.24 of 22.71 million parameters; 84.0% kept, never timed
@@ -107,9 +109,9 @@ def test_steps_stand_in_the_card(tmp_path):
 def test_a_suites_scores_stand_in_the_card(tmp_path):
     run = fake_run(tmp_path)
     folder = model_folder(run)
-    assert "GLUE" not in cards.write_card(run, folder, Report()).read_text()
+    assert "GLUE" not in model_card.write_card(run, folder, Report()).read_text()
     (run / "suite.json").write_text(json.dumps(fake_suite()))
-    lines = cards.write_card(run, folder, Report()).read_text().splitlines()
+    lines = model_card.write_card(run, folder, Report()).read_text().splitlines()
     start = lines.index("## GLUE, a part of it")
     assert lines[start + 2] == ("A quick look, not the suite: 2 of 9 tasks; 3 seeds instead of 5.")
     dash = "\N{EN DASH}"
@@ -132,13 +134,13 @@ def test_several_teachers_are_named(tmp_path):
     config = json.loads(path.read_text())
     config["stage"]["teacher"] = [{"model": "large", "weight": 2.0}, {"model": "teacher"}]
     path.write_text(json.dumps(config))
-    text = ModelCard.load(cards.write_card(run, model_folder(run), Report())).text
+    text = ModelCard.load(model_card.write_card(run, model_folder(run), Report())).text
     assert "distilled with Potstill from example-org/all-MiniLM-L6-v2 and org/large." in text
 
 
 def test_body(tmp_path):
     folder = model_folder(fake_run(tmp_path))
-    text = ModelCard.load(cards.write_card(tmp_path, folder, Report())).text
+    text = ModelCard.load(model_card.write_card(tmp_path, folder, Report())).text
     assert "\n# fake-news\n" in text
     assert "The student keeps 98.1% of the teacher's MRR" in text
     assert (
@@ -174,7 +176,7 @@ def test_body(tmp_path):
 def test_plain_example_pools_as_the_model_does(tmp_path, config, pooling):
     folder = model_folder(fake_run(tmp_path))
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    text = cards.write_card(tmp_path, folder, Report()).read_text()
+    text = model_card.write_card(tmp_path, folder, Report()).read_text()
     assert ("mask.sum(1)" in text) is (pooling == "mean")
     assert ("hidden[:, 0]" in text) is (pooling == "cls")
     for block in text.split("```python\n")[1:]:
@@ -184,7 +186,7 @@ def test_plain_example_pools_as_the_model_does(tmp_path, config, pooling):
 def test_masked_lm_folder(tmp_path):
     folder = fake_run(tmp_path) / "model"
     folder.mkdir()
-    card = ModelCard.load(cards.write_card(tmp_path, folder, Report()))
+    card = ModelCard.load(model_card.write_card(tmp_path, folder, Report()))
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "fill-mask")
     assert 'pipeline("fill-mask"' in card.text
     assert "SentenceTransformer" not in card.text
@@ -207,7 +209,7 @@ def test_hub_data_sets_are_named_and_paths_are_not(tmp_path):
     (run / "recipe.yaml").write_text(
         recipe_files.dump_recipe(recipe_files.parse_recipe(tree, "test"))
     )
-    card = ModelCard.load(cards.write_card(run, model_folder(run), Report()))
+    card = ModelCard.load(model_card.write_card(run, model_folder(run), Report()))
     assert card.data.base_model is None
     assert "base_model_relation" not in card.data.to_dict()
     assert card.data.datasets == ["example-org/words"]
@@ -226,7 +228,7 @@ def test_names_with_markup_stay_text(tmp_path):
     for number in ("03-evaluate", "04-benchmark"):
         path = run / "stages" / number / "result.json"
         path.write_text(path.read_text().replace('"student"', json.dumps(evil)))
-    card = ModelCard.load(cards.write_card(run, model_folder(run), Report(title=evil)))
+    card = ModelCard.load(model_card.write_card(run, model_folder(run), Report(title=evil)))
     assert "<img" not in card.text
     assert "`a`" not in card.text
     assert "[b](c)" not in card.text
@@ -240,15 +242,15 @@ def test_names_with_markup_stay_text(tmp_path):
 
 
 def test_escape_markdown():
-    assert cards.escape_markdown("a_b*c & <d>") == "a\\_b\\*c &amp; &lt;d&gt;"
-    assert cards.escape_markdown("one\ntwo|") == "one two\\|"
-    assert cards.escape_markdown(3) == "3"
+    assert model_card.escape_markdown("a_b*c & <d>") == "a\\_b\\*c &amp; &lt;d&gt;"
+    assert model_card.escape_markdown("one\ntwo|") == "one two\\|"
+    assert model_card.escape_markdown(3) == "3"
 
 
 def test_missing_folder(tmp_path):
     run = fake_run(tmp_path)
     with pytest.raises(ValueError, match=r"nowhere is not a model folder"):
-        cards.write_card(run, tmp_path / "nowhere", Report())
+        model_card.write_card(run, tmp_path / "nowhere", Report())
 
 
 def test_the_start_is_that_of_the_published_student(tmp_path):
@@ -258,7 +260,7 @@ def test_the_start_is_that_of_the_published_student(tmp_path):
     stage(run, "05-make_student", {"teacher": "teacher", "writes": "other"}, other)
     folder = run / "model"
     folder.mkdir(exist_ok=True)
-    text = cards.write_card(run, folder, Report()).read_text()
+    text = model_card.write_card(run, folder, Report()).read_text()
     assert "Layers: 0, 2, 5, counted from 0; bert to distilbert." in text
 
 
@@ -279,7 +281,7 @@ def test_the_card_is_of_the_weights_beside_it(tmp_path):
     found["models"]["trimmed"] = {"retrieval": {"mrr": 0.8601}}
     found["retention"]["trimmed"] = {"retrieval.mrr": 0.8601 / 0.8812}
     path.write_text(json.dumps(found))
-    card = ModelCard.load(cards.write_card(run, model_folder(run), Report()))
+    card = ModelCard.load(model_card.write_card(run, model_folder(run), Report()))
     assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("mrr", 0.8601)]
     assert "The student keeps 97.6% of the teacher's MRR" in card.text
     assert "| | teacher | trimmed |" in card.text

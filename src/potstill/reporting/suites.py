@@ -8,7 +8,9 @@ from typing import Any
 from potstill.tasks.score_names import metric_name
 
 _SUITES = {"glue": "GLUE", "imdb": "IMDb", "squad": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
-Row = tuple[str, list[tuple[str, str]]]  # label, and of each model the score and what is told of it
+ScoreRow = tuple[
+    str, list[tuple[str, str]]
+]  # label, and of each model the score and what is told of it
 
 
 def suite_rows(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def suite_rows(found: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `title`, `partial` (the reasons, none for a whole suite), `notes`, `models`, `rows`.
     """
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for task, told in found["tasks"].items():
         small = ", a small set" if told["small"] else ""
         for metric in shown_metrics(told):
@@ -120,7 +122,7 @@ def _cell(found: Mapping[str, Any], name: str, task: str, metric: str) -> tuple[
     return f"{100 * score['median']:.1f}", ", ".join(notes)
 
 
-def _averages(found: Mapping[str, Any]) -> list[Row]:
+def _averages(found: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for key, label in average_labels(found).items():
         cells = []

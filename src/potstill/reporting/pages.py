@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from potstill.comparison import number
+from potstill.reporting.table import number
 
 EXCERPT = 160  # characters of a text in a table
 
@@ -26,7 +26,11 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     Args:
         values: for the template, all of which it escapes but for figures (`Markup`).
     """
-    style = resources.files("potstill").joinpath("templates/page.css").read_text(encoding="utf-8")
+    style = (
+        resources.files("potstill.reporting")
+        .joinpath("templates/page.css")
+        .read_text(encoding="utf-8")
+    )
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     # the style sheet is ours, as the template is
@@ -34,10 +38,16 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return filled(template, page)
 
 
-def filled(template: str, values: Mapping[str, Any]) -> str:
-    """One of the templates with its values, all of which it escapes but for `Markup`."""
+def filled(
+    template: str, values: Mapping[str, Any], loader: jinja2.BaseLoader | None = None
+) -> str:
+    """A template with its values, all of which it escapes but for `Markup`.
+
+    Args:
+        loader: finds the template; None: among those of this package.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill"),
+        loader=loader or jinja2.PackageLoader("potstill.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

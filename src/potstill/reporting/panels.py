@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from potstill import figures
-from potstill.artifacts import artifacts, headline_score, pareto_front
-from potstill.pages import EXCERPT, excerpt
-from potstill.results import Results
-from potstill.suite_rows import suite_rows
+from potstill.reporting import figures
+from potstill.reporting.pages import EXCERPT, excerpt
+from potstill.reporting.results import Results
+from potstill.reporting.steps import artifacts, headline_score, pareto_front
+from potstill.reporting.suites import suite_rows
 from potstill.tasks.score_names import label_of
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar

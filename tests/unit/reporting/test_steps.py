@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fake_run import fake_run, stage
 
-from potstill.artifacts import artifacts, headline_score, pareto_front, steps_of
-from potstill.results import metrics_of, read_results
+from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.results import read_results
+from potstill.reporting.steps import artifacts, headline_score, pareto_front, steps_of
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 

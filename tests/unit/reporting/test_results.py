@@ -8,7 +8,9 @@ import math
 import pytest
 from fake_run import benchmark_result, evaluate_result, fake_run, stage
 
-from potstill.results import build_metrics, loss_curves, read_results
+from potstill.reporting.losses import loss_curves
+from potstill.reporting.metrics_json import build_metrics
+from potstill.reporting.results import read_results
 
 
 def test_metrics_hold_what_the_stages_measured(tmp_path):

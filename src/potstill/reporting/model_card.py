@@ -14,11 +14,9 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from potstill.artifacts import steps_of
-from potstill.comparison import comparison_rows, flat_scores, verdict
 from potstill.recipe import measuring
-from potstill.results import Results, StageResult, metrics_of, read_results
-from potstill.stage_notes import (
+from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.phrases import (
     effort,
     findings_of,
     objective_note,
@@ -28,9 +26,13 @@ from potstill.stage_notes import (
     vocabulary_note,
     warnings_of,
 )
+from potstill.reporting.results import Results, StageResult, read_results
+from potstill.reporting.steps import steps_of
+from potstill.reporting.suites import suite_rows
+from potstill.reporting.table import comparison_rows, flat_scores
+from potstill.reporting.verdict import verdict
 from potstill.storage.files import read_json, write_text
 from potstill.storage.onnx_files import ONNX
-from potstill.suite_rows import suite_rows
 from potstill.tasks.score_names import CARD_TASKS, label_of
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -249,7 +251,7 @@ def _pooling(folder: Path) -> str | None:
 
 def _markdown() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill"),
+        loader=jinja2.PackageLoader("potstill.reporting"),
         autoescape=False,  # the escaping of HTML alone would let Markdown through
         finalize=escape_markdown,
         undefined=jinja2.StrictUndefined,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -298,7 +296,7 @@ def read_results(run: Path) -> Results:
             f"{run} holds no finished stage (stages/*/result.json): run the recipe first"
         )
     path, environment = run / "recipe.yaml", run / "environment.json"
-    text = _text(path)
+    text = text_of(path)
     recipe = parse_yaml(text, str(path)) if text else {}
     return Results(
         run, stages, recipe, text, _mapping(environment) if environment.is_file() else {}
@@ -314,140 +312,10 @@ def _without(result: Mapping[str, Any], names: Collection[str | None]) -> dict[s
     return found
 
 
-def build_metrics(run: Path) -> dict[str, Any]:
-    """metrics.json of a run: `models`, `comparisons` against the baseline, `settings`.
-
-    `references` are the scores of what takes no model, `differences` the student's score less that
-    of its twin and of each of those, with a paired 95% interval. The last evaluate and the last
-    benchmark stage count. What was not measured is left out; a number that is not finite is null.
-    Retention is that of the evaluate stage: none for losses.
-
-    Raises:
-        ValueError: as `read_results`.
-    """
-    return metrics_of(read_results(run))
-
-
-def metrics_of(results: Results) -> dict[str, Any]:
-    """`build_metrics` of results that have been read."""
-    evaluation, benchmark = results.evaluation, results.benchmark
-    models = {}
-    for name in results.names:
-        measured = benchmark.get("models", {}).get(name, {})
-        entry: dict[str, Any] = {}
-        if "parameters" in measured or name in results.counted:
-            entry["parameters"] = measured.get("parameters", results.counted.get(name))
-        keys = (
-            *("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes"),
-            *("folder_bytes", "load_s", "multiply_adds"),
-        )
-        graphs = results.exported | results.quantized
-        weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
-        entry |= weighed | {key: measured[key] for key in keys if key in measured}
-        if name in evaluation.get("models", {}):
-            scores = evaluation["models"][name]
-            entry["scores"] = {
-                task: _with_seeds(found, evaluation) for task, found in scores.items()
-            }
-        models[name] = entry
-    comparisons = {}
-    for name in results.names:
-        ratios = benchmark.get("ratios", {}).get(name, {})
-        entry = {}
-        if name in evaluation.get("retention", {}):
-            kept = evaluation["retention"][name]
-            entry["retention"] = {}
-            for key, share in kept.items():  # a task's first score is the one it is judged by
-                entry["retention"].setdefault(key.partition(".")[0], share)
-            entry["retention_by_score"] = kept
-            intervals = evaluation.get("intervals", {}).get(name)
-            entry |= {"retention_intervals": intervals} if intervals else {}
-        if ratios:
-            entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
-            entry["size_ratio"] = ratios["size_ratio"]
-        if entry and name != results.baseline:
-            comparisons[name] = entry
-    settings = {
-        "recipe": results.recipe.get("name"),
-        "task": evaluation.get("task") or results.recipe.get("task"),
-        "seed": results.recipe.get("seed"),
-        "baseline": results.baseline,
-        "records": evaluation.get("records"),
-        "metric": evaluation.get("metric"),
-        **{key: benchmark.get(key) for key in ("threads", "batch", "rounds", "repeats")},
-        **{key: benchmark.get(key) for key in ("throughput_batch", "throughput_length")},
-        "noisy": benchmark.get("noise", {}).get("noisy"),
-    }
-    known = {key: value for key, value in settings.items() if value is not None}
-    references = {k: v for k, v in evaluation.get("references", {}).items() if v}
-    found = {
-        "references": references,
-        "differences": evaluation.get("differences"),
-        "findings": results.findings,  # what a reader must not miss, in sentences
-    }
-    if results.suite is not None:
-        parts = ("suite", "partial", "partial_reasons", "baseline", "models", "retention")
-        found["suite"] = {key: results.suite[key] for key in parts}
-    cleaned: dict[str, Any] = finite(
-        {
-            **{"models": models, "comparisons": comparisons, "settings": known},
-            **{key: value for key, value in found.items() if value},
-        }
-    )
-    return cleaned
-
-
-def _with_seeds(scores: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    """A task's scores with `seeds`, the values of each training: of one training, one value.
-
-    They are of the metric that the evaluation names, or else of the task's first.
-    """
-    metric = evaluation.get("metric")
-    first = metric if metric in scores else next(iter(scores), None)
-    return scores if first is None or "seeds" in scores else scores | {"seeds": [scores[first]]}
-
-
-# --- training logs --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LossCurve:
-    """One component of a training's loss: (step, loss) while training and on held-out text."""
-
-    key: str
-    train: list[tuple[float, float]]
-    evaluated: list[tuple[float, float]]
-
-
-def loss_curves(stage: StageResult) -> list[LossCurve]:
-    """The weighted sum and each component from a stage's log.jsonl; empty if it logged nothing.
-
-    A resumed run logs some steps twice: the later line counts. A half-written last line is skipped.
-    """
-    path = stage.folder / "log.jsonl"
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for line in _text(path).splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event.get("event") not in ("train", "evaluate") or "step" not in event:
-            continue
-        for key, value in {"loss": event.get("loss"), **event.get("components", {})}.items():
-            kinds = found.setdefault(key, {"train": {}, "evaluate": {}})
-            kinds[event["event"]][event["step"]] = math.nan if value is None else float(value)
-    if len(found) == 2:  # one component: the sum says the same
-        del found["loss"]
-    return [
-        LossCurve(key, sorted(kinds["train"].items()), sorted(kinds["evaluate"].items()))
-        for key, kinds in found.items()
-    ]
-
-
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
@@ -466,12 +334,3 @@ def _mapping(path: Path) -> dict[str, Any]:
 def _number(folder: Path) -> tuple[int, str]:
     head = folder.name.partition("-")[0]
     return (int(head) if head.isdigit() else 0, folder.name)
-
-
-def finite(value: Any) -> Any:
-    """The same tree with null for what JSON can't say: NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
