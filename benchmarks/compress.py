@@ -30,9 +30,9 @@ from potstill.data.sources import heldout_side
 from potstill.evaluation import retention
 from potstill.models import Runtime
 from potstill.pipeline import run
+from potstill.pipeline.run_models import models_of_run
 from potstill.recipe import load_recipe
 from potstill.reporting.results import read_results
-from potstill.run_models import models_of_run
 from potstill.storage import environment
 from potstill.storage.files import read_json
 

@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from potstill.api import distill, export, finetune, prune, quantize, trim_vocabulary
     from potstill.benchmarking.session import benchmark
     from potstill.compression.students import make_student
     from potstill.evaluation.scoring import evaluate
-    from potstill.pipeline import run
+    from potstill.pipeline.api import distill, export, finetune, prune, quantize, trim_vocabulary
+    from potstill.pipeline.runner import run
     from potstill.suite_runs import evaluate_suite
     from potstill.tasks.predictions import predict
 
 _PLACES = {
     "make_student": "compression.students",
     "predict": "tasks.predictions",
-    "run": "pipeline",
+    "run": "pipeline.runner",
     "benchmark": "benchmarking.session",
-    "distill": "api",
+    "distill": "pipeline.api",
     "evaluate": "evaluation.scoring",
     "evaluate_suite": "suite_runs",
-    "export": "api",
-    "finetune": "api",
-    "prune": "api",
-    "quantize": "api",
-    "trim_vocabulary": "api",
+    "export": "pipeline.api",
+    "finetune": "pipeline.api",
+    "prune": "pipeline.api",
+    "quantize": "pipeline.api",
+    "trim_vocabulary": "pipeline.api",
 }
 
 __all__ = [

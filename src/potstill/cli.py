@@ -279,7 +279,7 @@ def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Write metrics.json, report.html and the model card of a run anew."""
-    from potstill.api import rebuild_report
+    from potstill.pipeline.api import rebuild_report
 
     print_line(f"wrote {rebuild_report(run_folder)}")
 
@@ -348,7 +348,7 @@ def doctor() -> None:
 
 
 def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> None:
-    from potstill.inputs import check_inputs
+    from potstill.pipeline.inputs import check_inputs
     from potstill.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -356,7 +356,7 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
     # before ten seconds of imports: most mistakes are mistyped paths
     check_inputs(loaded, folder)
     if plan:
-        from potstill.planning import plan_run
+        from potstill.pipeline.plan.plan import plan_run
 
         for line in plan_run(loaded, folder):
             print_line(line)

@@ -18,8 +18,8 @@ from potstill.benchmarking.statistics import judge_noise
 from potstill.distributions import TEMPERATURES, soften
 from potstill.models import Runtime
 from potstill.models.config import is_unnamed, label_names
+from potstill.pipeline.run_models import RunModel, RunModels
 from potstill.recipe import Distill, Recipe, SoftTargets
-from potstill.run_models import RunModel, RunModels
 
 PASSES = 5  # timed, of each model, after one that is not
 MOST_OTHERS = 32  # texts that one is compared with

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from potstill.pipeline.run_models import models_of_run
 from potstill.playground import Playground, describe, open_playground
 from potstill.reporting.pages import filled
 from potstill.reporting.results import read_results
-from potstill.run_models import models_of_run
 
 if TYPE_CHECKING:
     import uvicorn

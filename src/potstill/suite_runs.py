@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from potstill.context import Reporter, Silent
+from potstill.pipeline import Reporter, Silent
 from potstill.recipe import Training
 from potstill.storage import environment
 from potstill.storage.files import write_json, write_text

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from potstill.api import finetune
-from potstill.context import Reporter, Silent
 from potstill.data import Examples
 from potstill.data.sequences import UNLABELLED
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
+from potstill.pipeline import Reporter, Silent, finetune
 from potstill.recipe import Training
 from potstill.recipe.config import digested
 from potstill.storage.caches import key_of

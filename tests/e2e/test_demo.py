@@ -24,10 +24,10 @@ from transformers import (
 
 from browser import Page, open_browser
 from conftest import Finished
+from potstill.pipeline.run_models import models_of_run
 from potstill.playground import open_playground
 from potstill.playground_server import listen, server_of
 from potstill.recipe import Task
-from potstill.run_models import models_of_run
 from tiny_runs import LABELS, tiny_run
 
 Potstill = Callable[..., Finished]

@@ -156,7 +156,7 @@ def test_an_interrupted_repeat_goes_on(
     tree["stages"][0]["training"] = {"max_steps": 2, **TRAINING}
     tree["stages"][2]["training"] = {"max_steps": 2, **TRAINING}
     whole = run(Recipe.model_validate(tree), output=tmp_path / "whole")
-    from potstill import training_stages
+    from potstill.pipeline.stages import train as train_stage
     from potstill.training import loop
 
     real, calls = loop.train, []
@@ -167,7 +167,7 @@ def test_an_interrupted_repeat_goes_on(
             raise Interrupted(2, 1)
         return real(job)
 
-    monkeypatch.setattr(training_stages, "train", second_stops)
+    monkeypatch.setattr(train_stage, "train", second_stops)
     with pytest.raises(Interrupted):
         run(Recipe.model_validate(tree), output=tmp_path / "cut")
     cut = run(Recipe.model_validate(tree), output=tmp_path / "cut")
@@ -196,7 +196,7 @@ def test_repeats_of_a_stage_that_runs_again(
     """Of a finished stage whose model came out otherwise, all; of one that was stopped after its
     last training, before its end, none.
     """
-    from potstill import training_stages
+    from potstill.pipeline.stages import train as train_stage
     from potstill.training import loop
 
     tree = recipe(sentence_teacher, "classification", data(tmp_path, half), repeats=2)
@@ -213,9 +213,7 @@ def test_repeats_of_a_stage_that_runs_again(
     else:
         (stage / "DONE").unlink()
     real, calls = loop.train, []
-    monkeypatch.setattr(
-        training_stages, "train", lambda job: [calls.append(job.seed), real(job)][1]
-    )
+    monkeypatch.setattr(train_stage, "train", lambda job: [calls.append(job.seed), real(job)][1])
     run(Recipe.model_validate(tree), output=folder)
     assert calls == again
     assert [(stage / name).read_bytes() for name in names] == before

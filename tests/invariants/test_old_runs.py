@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from conftest import Finished
 from potstill.data.corpus import _key
-from potstill.pipeline import inputs_digest, stage_digest
+from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.recipe import Corpus, Stage, Training, load_recipe
 from potstill.suite_data import SuiteData
 from potstill.suite_trainings import Entrant, Trial

@@ -15,9 +15,10 @@ from fake_run import fake_run
 from rich.console import Console
 
 from conftest import Finished
-from potstill import cli, pipeline, terminal
+from potstill import cli, terminal
 from potstill.doctor import Check
 from potstill.errors import BenchmarkFailed, Interrupted, NotFinite, TrainingFailed
+from potstill.pipeline import runner
 from potstill.recipe import Files
 
 Potstill = Callable[..., Finished]
@@ -46,7 +47,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the pipeline do something else than run."""
 
     def replace(action: Callable[..., Any]) -> None:
-        monkeypatch.setattr(pipeline, "run", lambda *_, **named: action(**named))
+        monkeypatch.setattr(runner, "run", lambda *_, **named: action(**named))
 
     return replace
 
@@ -141,7 +142,7 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
     potstill: Potstill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = "a [bold]b[/bold] [/x] :smile: c[report]"
-    monkeypatch.setattr("potstill.api.rebuild_report", lambda run: Path(odd))
+    monkeypatch.setattr("potstill.pipeline.api.rebuild_report", lambda run: Path(odd))
     finished = potstill("report", "run")
     assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
 
@@ -172,7 +173,7 @@ def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPa
 
 def test_a_long_path_stays_in_one_line(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("/".join(["a folder"] * 40))
-    monkeypatch.setattr("potstill.api.rebuild_report", lambda run: path)
+    monkeypatch.setattr("potstill.pipeline.api.rebuild_report", lambda run: path)
     assert potstill("report", "run").out == f"wrote {path}\n"
 
 
@@ -188,7 +189,7 @@ def test_run_hands_recipe_overrides_and_output_on(
         seen.append((recipe.name, recipe.seed, recipe.stages[0].depth, output))
         return tmp_path
 
-    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(runner, "run", run)
     monkeypatch.setattr(cli, "STARTED", time.monotonic() - 90)  # imports count
     finished = potstill("run", recipe_file, "seed=7", "make_student.depth=2", "--output", "there")
     assert finished.code == 0
@@ -206,8 +207,8 @@ def test_quickstart_is_the_recipe_of_that_name(
         seen.append((recipe.name, recipe.teacher.model, named["output"]))
         return tmp_path
 
-    monkeypatch.setattr(pipeline, "run", run)
-    monkeypatch.setattr("potstill.inputs.check_inputs", lambda *_: None)
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr("potstill.pipeline.inputs.check_inputs", lambda *_: None)
     assert potstill("quickstart", "teacher=./mine").code == 0
     assert seen == [("quickstart", "./mine", Path("runs/quickstart"))]
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill import playground
 from potstill.answers import Answer
+from potstill.pipeline.run_models import models_of_run
 from potstill.playground import Playground, compare, describe, form_of, open_playground
 from potstill.recipe import Task, load_recipe
-from potstill.run_models import models_of_run
 from tiny_runs import LABELS, tiny_run
 
 TASKS: list[tuple[Task, int]] = [

@@ -17,9 +17,9 @@ from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
 from potstill import evaluate_suite, suite_trainings
-from potstill.context import Silent
 from potstill.errors import Interrupted
 from potstill.models import load_model
+from potstill.pipeline import Silent
 from potstill.suite_runs import RESULT
 from potstill.suite_trainings import answer_names
 from potstill.suites import suite_tasks

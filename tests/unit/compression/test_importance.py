@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from potstill.compression.importance import mean_loss, task_loss
 from potstill.compression.pruning import taylor_scores
-from potstill.context import Context, Silent, sampled_batches
 from potstill.data import Batch, collate
 from potstill.models import load_model
+from potstill.pipeline import Silent
+from potstill.pipeline.context import Context, sampled_batches
 from potstill.recipe import Task, TaskData
 
 

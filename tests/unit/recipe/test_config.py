@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from conftest import tiny_tokenizer
 from potstill.data import tokenize_corpus
 from potstill.data.sources import sources_fingerprint
-from potstill.pipeline import inputs_digest, stage_digest
+from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.recipe import Config, Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
 from potstill.recipe.config import ADDED_LATER, digested
 from potstill.suite_data import SuiteData

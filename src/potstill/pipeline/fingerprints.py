@@ -1,0 +1,85 @@
+"""What decides what a stage does, as a digest: its configuration, text, models and version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.data.sources import sources_fingerprint
+from potstill.pipeline.inputs import stage_sources
+from potstill.pipeline.stages.stage import STAGE_VERSIONS
+from potstill.recipe import Benchmark, Corpus, Evaluate, Recipe, Stage, Task, TaskData, stage_reads
+from potstill.recipe.config import digested
+from potstill.storage.manifest import manifest_digest, model_manifest, model_part
+
+# Likewise where it is what all stages of one task do.
+_TASK_VERSIONS = {"token_classification": 2}
+
+
+def stage_fingerprints(recipe: Recipe, given: Mapping[str, Path]) -> list[str]:
+    """One a stage, of all that decides what it does: given models, text, the stages up to it.
+
+    Raises:
+        ValueError: a source can't be found or read.
+    """
+    further = [given[name] for name in sorted(given.keys() - {"teacher"})]
+    models = [given["teacher"], *further]
+    found = [inputs_digest(recipe.task, recipe.seed, recipe.text, models)]
+    for stage in recipe.stages:
+        found.append(stage_digest(found[-1], stage))
+    return found[1:]
+
+
+def given_digests(given: Iterable[str]) -> dict[str, str]:
+    """Digests of the models that no stage writes: they are part of every fingerprint."""
+    return dict.fromkeys(given, "as fingerprinted")
+
+
+def inputs_digest(
+    task: Task, seed: int, settings: Corpus | TaskData, models: Iterable[Path]
+) -> str:
+    """Of all that decides what stages do, but for the stages: task, text and given models.
+
+    Raises:
+        ValueError: a source can't be found or read.
+    """
+    text = digested(settings), sources_fingerprint(settings.all_sources)
+    version = [_TASK_VERSIONS[task]] if task in _TASK_VERSIONS else []
+    return _digest(
+        task, *version, seed, *text, *(manifest_digest(model_manifest(m)) for m in models)
+    )
+
+
+def stage_digest(before: str, stage: Stage) -> str:
+    """Of a stage and what comes before it."""
+    parts = [before, STAGE_VERSIONS[stage.kind], digested(stage)]
+    own = stage_sources(stage)
+    if own:
+        parts.append(sources_fingerprint(own))
+    return _digest(*parts)
+
+
+def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, str]) -> bool:
+    """Whether a finished stage did what it would do now, with the models that there are now."""
+    return bool(done["fingerprint"] == fingerprint and done.get("reads") == reads)
+
+
+def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a model that a finished stage wrote -> the digest of what is in it."""
+    return {
+        name: manifest_digest(model_part(done["files"], folder))
+        for name, folder in done["writes"].items()
+    }
+
+
+def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
+    """Names of the models that a stage reads, of those there are."""
+    every = isinstance(stage, (Evaluate, Benchmark)) and stage.models is None
+    return list(known) if every else stage_reads(stage)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,378 @@
+"""What a run would do and cost, told before anything starts; nothing on disk is created or changed.
+
+Estimates come from a sample of the text, the teacher's config (no weights are read) and a matrix
+product timed here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from potstill.data import make_masker
+from potstill.models import LoadedModel, load_config
+from potstill.models.devices import autocast_dtype
+from potstill.pipeline.context import Outline
+from potstill.pipeline.fingerprints import (
+    given_digests,
+    is_current,
+    models_read,
+    stage_fingerprints,
+    written_digests,
+)
+from potstill.pipeline.inputs import check_inputs, given_folders
+from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops, pruning_cost
+from potstill.pipeline.plan.text import Text, sample_text, text_of_examples
+from potstill.pipeline.rehearsal import rehearse
+from potstill.pipeline.replaced import begun_as
+from potstill.pipeline.stages.report import has_results
+from potstill.recipe import (
+    Distill,
+    Export,
+    Finetune,
+    MakeStudent,
+    Prune,
+    Recipe,
+    Report,
+    Stage,
+    TrimVocabulary,
+    stage_reads,
+    stage_writes,
+)
+from potstill.storage import RunFolder, cache_folder
+from potstill.tasks import read_for, tokenize_task
+
+LEARNING = (Finetune, Distill, Prune)  # the stages that read text for more than scores
+SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
+
+
+def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
+    """The plan of a run, as lines of plain text: stages, cost of each training, one decoded batch.
+
+    Args:
+        output: the run folder; None: runs/<name of the recipe>.
+
+    Raises:
+        ValueError: as a run of the recipe would, and a hub teacher that is not in the cache.
+    """
+    folder = output if output is not None else Path("runs") / recipe.name
+    check_inputs(recipe, folder)
+    run = RunFolder(folder)
+    given = given_folders(recipe, fetch=False)
+    casts = rehearse(recipe, given)
+    tokenizer = _tokenizer(casts)
+    text = _text(recipe, tokenizer, given) if tokenizer else None
+    stages = f"{len(casts)} stage{'s' if len(casts) > 1 else ''}"
+    lines = [f"{recipe.name}: {stages} in {folder}", "", "Stages"]
+    states = _states(recipe, run, given)
+    lines += _stage_lines(recipe, states)
+    lines += ["", "Models", *_model_lines(casts)]
+    if text is not None and tokenizer is not None:
+        lines += ["", "Text", *_text_lines(text)]
+        lines += ["", "Training", *_training_lines(recipe, casts, states, text, folder)]
+        lines += ["", "One batch", *_batch_lines(recipe, casts, text)]
+    return lines
+
+
+def _text(recipe: Recipe, tokenizer: LoadedModel, given: Mapping[str, Path]) -> Text:
+    if recipe.corpus is not None:
+        return sample_text(recipe.corpus, tokenizer)
+    assert recipe.data is not None
+    teacher = load_config(given["teacher"])
+    rows = read_for(recipe.task, recipe.data, teacher, recipe.seed)
+    taught = any(isinstance(stage, Distill) for stage in recipe.stages)
+    return text_of_examples(tokenize_task(rows, tokenizer.tokenizer), taught)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def _stage_lines(recipe: Recipe, states: Sequence[str]) -> list[str]:
+    rows = [
+        (f"{number} {stage.kind}", _reads_and_writes(stage), state)
+        for number, (stage, state) in enumerate(zip(recipe.stages, states, strict=True), start=1)
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return [f"  {a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows]
+
+
+def _reads_and_writes(stage: Stage) -> str:
+    if isinstance(stage, Report):
+        return "all results -> report.html, metrics.json, model card"
+    everything = getattr(stage, "models", ()) is None
+    reads = "all models" if everything else ", ".join(dict.fromkeys(stage_reads(stage)))
+    writes = ", ".join(stage_writes(stage)) or "scores"
+    return f"{reads} -> {'timings' if stage.kind == 'benchmark' else writes}"
+
+
+_DONE = "done, will be skipped"
+
+
+def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[str]:
+    """What a run would find of each stage in the folder."""
+    folders = [run.stage_folder(n, stage.kind) for n, stage in enumerate(recipe.stages, start=1)]
+    if not any(folder.is_dir() for folder in folders):
+        return ["to do"] * len(folders)  # and no need to read all of the text for fingerprints
+    states, ran = [], False
+    digests = given_digests(given)
+    fingerprints = stage_fingerprints(recipe, given)
+    for stage, folder, fingerprint in zip(recipe.stages, folders, fingerprints, strict=True):
+        done = run.done(folder)
+        reads = {name: digests.get(name, "to be made") for name in models_read(stage, digests)}
+        if done is None:
+            state = _unfinished(run, folder, fingerprint)
+        elif done["fingerprint"] != fingerprint:
+            state = "to do again: the recipe, the text or the teacher changed"
+        elif not is_current(done, fingerprint, reads):
+            state = "to do again, unless the models it reads come out the same"
+        elif isinstance(stage, Report) and (ran or not has_results(run.path)):
+            state = "to do again: it tells of the stages before it"
+        else:
+            state = _DONE
+        ran = ran or state != _DONE
+        states.append(state)
+        made = written_digests(done) if done is not None else {}
+        digests |= dict.fromkeys(stage_writes(stage), "to be made") | made
+    return states
+
+
+def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
+    if folder in run.damage:
+        return f"to do again: {run.damage[folder]}"
+    if begun_as(folder) == fingerprint and any((folder / "checkpoints").glob("step-*")):
+        return "begun, goes on from its checkpoint"
+    return "to do"
+
+
+def _model_lines(casts: Sequence[Outline]) -> list[str]:
+    found: dict[str, str] = {}
+    for cast in casts:
+        names: list[str] = []
+        if isinstance(cast.stage, MakeStudent):
+            names = [cast.stage.teacher]
+        elif isinstance(cast.stage, (Prune, TrimVocabulary)):
+            names = [cast.stage.model]
+        elif isinstance(cast.stage, Distill):
+            names = [t.model for t in cast.stage.teachers]
+        for name, teacher in zip(names, cast.teachers, strict=True):
+            found.setdefault(name, _shape(teacher))
+        if cast.model is not None:
+            if isinstance(cast.stage, Finetune):
+                found.setdefault(cast.stage.model, _shape(cast.model))
+            family = cast.model.model.config.model_type
+            shape = f"{family}, {cast.why}" if cast.why else _shape(cast.model)
+            found |= dict.fromkeys(stage_writes(cast.stage), shape)
+    width = max((len(name) for name in found), default=0)
+    return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
+
+
+def _shape(loaded: LoadedModel) -> str:
+    config = loaded.model.config
+    return (
+        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"{_count(loaded.model.num_parameters())} parameters"
+    )
+
+
+def _tokenizer(casts: Sequence[Outline]) -> LoadedModel | None:
+    """The model whose tokens the text is told in; None where no stage learns from text."""
+    return next((cast.model for cast in casts if isinstance(cast.stage, LEARNING)), None)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _text_lines(text: Text) -> list[str]:
+    tokens = sum(len(ids) for ids in text.sequences)
+    about = "" if text.whole else "about "
+    source = "all" if text.whole else "from a sample of"
+    lines = []
+    if text.per_epoch is None:
+        lines.append(
+            f"  an epoch: not known, for {', '.join(text.unsized)} doesn't tell its size; "
+            f"sequences of about {text.mean:.0f} tokens (from a sample of {text.records} records)"
+        )
+    else:
+        lines.append(
+            f"  an epoch: {about}{_count(text.per_epoch)} sequences, "
+            f"{about}{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
+        )
+    if text.share is not None:
+        cached = tokens / text.share * 2
+        lines.append(
+            f"  tokenising, once: about {_duration(text.seconds / text.share)}, then "
+            f"{_bytes(cached)} in {cache_folder()}"
+        )
+    return lines
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def _training_lines(
+    recipe: Recipe, casts: Sequence[Outline], states: Sequence[str], text: Text, folder: Path
+) -> list[str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    lines, costs = [], []
+    for number, (cast, state) in enumerate(zip(casts, states, strict=True), start=1):
+        stage = cast.stage
+        if not isinstance(stage, LEARNING):
+            continue
+        if state == _DONE:
+            lines.append(f"  {number} {stage.kind}: done")
+            continue
+        if isinstance(stage, Prune):
+            if stage.importance == "magnitude":
+                lines.append(f"  {number} prune: by the size of weights, which takes a moment")
+                lines.append(f"    leaves  {cast.why}")
+                continue
+            cost = pruning_cost(stage, cast.teachers[0], text, matmul_flops(device, torch.float32))
+            costs.append(cost)
+            lines.append(f"  {number} prune: {_pruned_amount(stage, cost)}")
+            lines += [f"    leaves  {cast.why}", *_cost_lines(cost)[:2]]
+            continue
+        dtype = autocast_dtype(stage.training.precision, device) or torch.float32
+        cost = cost_of(cast, text, matmul_flops(device, dtype))
+        costs.append(cost)
+        lines += [f"  {number} {stage.kind}: {_amount(cost, text)}", *_cost_lines(cost)]
+    return lines + (_totals(casts, costs, folder, device) if costs else [])
+
+
+def _amount(cost: Cost, text: Text) -> str:
+    if cost.steps is None or cost.tokens is None:
+        return "steps not known (max_steps or max_tokens would bound them)"
+    most = "at most " if text.per_epoch is None else "" if text.whole else "about "
+    often = f"{cost.trainings} times " if cost.trainings > 1 else ""
+    return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
+
+
+def _pruned_amount(stage: Prune, cost: Cost) -> str:
+    assert cost.tokens is not None
+    return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
+
+
+def _cost_lines(cost: Cost) -> list[str]:
+    speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a matrix product timed just now"
+    took = "not known" if cost.seconds is None else f"about {_duration(cost.seconds)}"
+    if cost.asking:
+        speed += f"; {_duration(cost.asking)} of it asking the teacher, once for each example"
+    parts = ", ".join(f"{name} {_bytes(value)}" for name, value in cost.memory.items() if value)
+    return [
+        f"    time    {took} ({speed})",
+        f"    memory  about {_bytes(sum(cost.memory.values()))}: {parts}",
+        f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until it is done",
+    ]
+
+
+def _totals(
+    casts: Sequence[Outline], costs: Sequence[Cost], folder: Path, device: torch.device
+) -> list[str]:
+    written = [
+        # an export writes its source's weights, and the graph
+        4.0 * cast.model.model.num_parameters() * (2 if isinstance(cast.stage, Export) else 1)
+        for cast in casts
+        if cast.model is not None
+    ]
+    # each stage's model, the published copy, and a second one while that is renamed into place
+    disk = sum(written) + 2 * max(written) + max(cost.checkpoints for cost in costs)
+    memory = max(sum(cost.memory.values()) for cost in costs)
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    time_line = f"about {_duration(sum(known))} of training" if known else "not known"
+    if known and len(known) < len(costs):
+        time_line += ", and the stages whose steps are not known"
+    free_memory = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free_memory = torch.cuda.mem_get_info(device)[0]
+        time_line += " (a rough figure: the estimate was fitted to CPUs)"
+    base = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free_disk = shutil.disk_usage(base).free
+    return [
+        "  in all",
+        f"    time    {time_line}; tokenising, evaluation and benchmark come on top",
+        f"    memory  about {_bytes(memory)}; {_free(memory, free_memory)}",
+        f"    disk    about {_bytes(disk)}; {_free(disk, free_disk)}",
+    ]
+
+
+def _free(needed: float, free: float) -> str:
+    return f"{_bytes(free)} are free{'' if needed < free else ': NOT ENOUGH'}"
+
+
+# --- one batch ------------------------------------------------------------------------------------
+
+
+def _batch_lines(recipe: Recipe, casts: Sequence[Outline], text: Text) -> list[str]:
+    """The first texts of the sample as the first training would see them."""
+    cast = next((cast for cast in casts if isinstance(cast.stage, (Finetune, Distill))), None)
+    if cast is None:
+        return ["  none: nothing is trained"]
+    stage, loaded = cast.stage, cast.model
+    assert isinstance(stage, (Finetune, Distill))
+    assert loaded is not None
+    size = stage.training.micro_batch_size or stage.training.batch_size
+    rows = text.sequences[: min(SHOWN_TEXTS, size)]
+    lines = [f"  {len(rows)} of the {size} texts of a micro-batch, as tokens"]
+    for index, (ids, gold) in enumerate(_seen(recipe, stage, loaded, text, rows), start=1):
+        tokens = loaded.tokenizer.convert_ids_to_tokens(ids[:SHOWN_TOKENS].tolist())
+        more = f" … ({len(ids)} tokens)" if len(ids) > SHOWN_TOKENS else ""
+        lines.append(f"  {index}. {' '.join(tokens)}{more}")
+        hidden = gold[:SHOWN_TOKENS]
+        wanted = loaded.tokenizer.convert_ids_to_tokens(hidden[hidden >= 0].tolist())
+        if wanted:
+            lines.append(f"     to predict: {' '.join(wanted)}")
+    return lines
+
+
+def _seen(
+    recipe: Recipe,
+    stage: Finetune | Distill,
+    loaded: LoadedModel,
+    text: Text,
+    rows: Sequence[np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if recipe.task != "masked_lm":
+        yield from ((ids, np.full(len(ids), -1)) for ids in rows)
+        return
+    size = max(loaded.tokenizer.get_vocab().values()) + 1
+    counts = np.bincount(np.concatenate(text.sequences), minlength=size)
+    masker = make_masker(stage.masking, loaded.tokenizer, counts)
+    yield from (masker(ids, recipe.seed, 0, index) for index, ids in enumerate(rows))
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _count(number: float) -> str:
+    for factor, unit in ((1e9, " G"), (1e6, " M")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number:,.0f}"
+
+
+def _bytes(number: float) -> str:
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= factor:
+            return (
+                f"{number / factor:.2g} {unit}"
+                if number < 10 * factor
+                else f"{number / factor:,.0f} {unit}"
+            )
+    return f"{number / 1e3:,.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return (
+                f"{seconds / size:.2g} {unit}"
+                if seconds < 10 * size
+                else f"{seconds / size:,.0f} {unit}"
+            )
+    return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

@@ -1,0 +1,4 @@
+"""What each stage does: a file a kind, called as in the YAML.
+
+Each has what the stage checks without weights and what it does; `stage.py` chooses among them.
+"""

@@ -1,0 +1,125 @@
+"""The stage that scores models, whatever their task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from potstill.data import Examples, read_records
+from potstill.data.sources import heldout_side
+from potstill.evaluation import evaluate_embeddings, evaluate_masked_lm, evaluate_task
+from potstill.evaluation.embeddings import check_records
+from potstill.evaluation.masked_lm import check_heldout as check_sequences
+from potstill.evaluation.pairs import with_pairs
+from potstill.pipeline.context import Context, chosen_models
+from potstill.recipe import Corpus, Evaluate, Recipe, TaskData
+
+FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
+
+
+def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
+    chosen = chosen_models(stage.models, stage.baseline, context)
+    progress = context.reporter.progress
+    others = chosen.keys() - {stage.baseline}
+    student = context.student if context.student in others else None
+    twin = context.twin if context.twin in chosen else None
+    if isinstance(context.text_settings, TaskData):
+        data = context.text_settings
+        runs = {
+            name: [context.models[each] for each in context.repeats.get(name, [name])]
+            for name in chosen
+        }
+        return evaluate_task(
+            runs,
+            context.examples.test,
+            context.examples.train,
+            context.examples.labels,
+            context.task,
+            stage,
+            data.metric,
+            context.seed,
+            progress,
+            student=student,
+            twin=twin,
+            tests=_own_tests(chosen, context),
+        )
+    if context.task == "sentence_embedding":
+        stage = with_passage(stage, context.corpus_settings)
+        records = context.heldout_records
+        found = evaluate_embeddings(
+            chosen, records, stage, context.seed, progress, student=student, twin=twin
+        )
+        return with_pairs(found, chosen, stage, context.seed)
+    # which is the vocabulary of all of them, or they are refused
+    context = context.cut_as(stage.baseline)
+    corpus = context.corpus
+    masker = context.masker(stage.masking)
+    return evaluate_masked_lm(
+        chosen,
+        corpus.heldout,
+        corpus.train.token_counts,
+        masker,
+        stage,
+        context.seed,
+        progress,
+        student=student,
+        twin=twin,
+    )
+
+
+def _own_tests(names: Iterable[str], context: Context) -> dict[str, Examples]:
+    """The test examples as models cut them whose vocabulary is not the teacher's any more."""
+    cut = {name: context.cut_as(name) for name in names}
+    return {name: own.examples.test for name, own in cut.items() if own is not context}
+
+
+def with_passage(stage: Evaluate, corpus: Corpus) -> Evaluate:
+    """The column `text` is the passage where none is named; without it, the last text column."""
+    passage = stage.passage or ("text" if "text" in corpus.columns else corpus.columns[-1])
+    return stage.model_copy(update={"passage": passage})
+
+
+def check_heldout(stage: Evaluate, context: Context) -> None:
+    """Refuse too little held-out text before any time goes into training.
+
+    Raises:
+        ValueError: as the stage itself would.
+    """
+    if isinstance(context.text_settings, TaskData):
+        return  # was read before anything started
+    if context.task == "sentence_embedding":
+        check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
+    else:
+        check_sequences(context.corpus.heldout)
+
+
+def seen_columns(recipe: Recipe) -> list[str]:
+    """Columns of the first records; fails as reading the corpus would."""
+    corpus = recipe.corpus
+    assert corpus is not None
+    seen: dict[str, None] = {}
+    for sources in (corpus.sources, corpus.heldout_sources):
+        if sources is not None:
+            seen = {}  # scores are on the held-out sources where there are some
+            for record in islice(read_records(sources, corpus.columns), FIRST_RECORDS):
+                seen |= dict.fromkeys(record.columns)
+                if corpus.heldout_sources is None:  # complains of a record without group_by
+                    heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, 0)
+    return list(seen)
+
+
+def check_columns_of(where: str, stage: Evaluate, recipe: Recipe, columns: Sequence[str]) -> None:
+    assert recipe.corpus is not None
+    if recipe.corpus.heldout == 0 and recipe.corpus.heldout_sources is None:
+        raise ValueError(
+            f"{where}: no text is held out to evaluate on: raise corpus.heldout or give "
+            "corpus.heldout_sources"
+        )
+    if recipe.task == "masked_lm":
+        return
+    passage = with_passage(stage, recipe.corpus).passage
+    wanted = {"passage": passage, "query": stage.query, "label": stage.label}
+    for key, name in wanted.items():
+        if name is not None and name not in columns:
+            raise ValueError(f"{where}: {key}: no column '{name}'; there are: {', '.join(columns)}")

@@ -1,0 +1,218 @@
+"""The stage that writes a model as an ONNX graph, and refuses one that answers otherwise."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from potstill.compression.graph_pruning import (
+    KeptParts,
+    head_magnitude_scores,
+    head_taylor_scores,
+    kept_number,
+    ranked,
+    relative,
+    reshaped,
+)
+from potstill.compression.importance import task_loss
+from potstill.compression.narrowing import head_groups, widths_of
+from potstill.compression.pruning import magnitude_scores, taylor_scores
+from potstill.graphs import check_parity, write_graph
+from potstill.graphs.graph import OPSET, input_names, output_names
+from potstill.graphs.parity import likeness
+from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
+from potstill.pipeline.context import Context, Outline, sampled_batches
+from potstill.pipeline.stages.benchmark import check_lengths
+from potstill.recipe import Export, GraphPruning, Quantize
+from potstill.storage.files import whole_or_gone
+from potstill.storage.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
+
+_WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
+_JUDGED = 256  # held-out texts that a pruned graph is compared with its source on
+ALONE = (
+    "no config.json can say such a shape: it is the ONNX graph's alone, and the weights in the "
+    "folder around it stay whole"
+)
+
+
+def run_export(
+    stage: Export, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write `folder`/model, a whole model folder with onnx/model.onnx in it.
+
+    Returns:
+        The stage's result, and name -> path below the folder of the graph it wrote.
+
+    Raises:
+        ParityFailed: the graph answers otherwise than its source, or pruned too much so; nothing
+            is left of it.
+        ValueError: onnx is not installed, or can't say what the model does.
+        OSError: too little disk.
+    """
+    source = context.open(stage.model)
+    target, text = folder / "model", context.cut_as(stage.model).heldout_side
+    _check_disk(folder, source.model.num_parameters())
+    shaped, kept = source, None
+    if stage.prune is not None:
+        kept = _chosen(stage, stage.prune, source, context)
+        shaped = replace(source, model=reshaped(source.model, kept["heads"], kept["ffn"]))
+    pruned: dict[str, Any] = {}
+    with whole_or_gone(target):
+        context.reporter.say(f"writing {stage.writes} as an ONNX graph of opset {OPSET}")
+        save_model(source, target)
+        work = target / _WORK
+        work.mkdir()
+        graph = write_graph(shaped, work)
+        corners = check_parity(shaped, graph, text, tolerance=stage.tolerance)
+        if stage.prune is not None and kept is not None:
+            pruned = _judged(stage, stage.prune, source, graph, kept, context)
+        os.rename(work, target / ONNX)
+    graph = target / ONNX / GRAPH
+    result = {
+        "model": stage.model,
+        "opset": OPSET,
+        "inputs": input_names(source.model.config),
+        "outputs": output_names(source.task),
+        "files": [path.name for path in graph_files(graph)],
+        "weight_bytes": weight_bytes(graph),
+        "parameters": count_parameters(graph),
+        "tolerance": stage.tolerance,
+        "difference": max(max(corner.difference.values()) for corner in corners),
+        "corners": [asdict(corner) for corner in corners],
+        **pruned,
+    }
+    return result, {stage.writes: f"model/{ONNX}/{GRAPH}"}
+
+
+def _check_disk(folder: Path, parameters: int) -> None:
+    """The folder's own weights, the exporter's graph and the finished one, in float32."""
+    needed, free = 3 * 4 * parameters, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"too little disk: the export needs about {needed / 1e6:,.0f} MB and "
+            f"{free / 1e6:,.0f} MB are free",
+            os.fspath(folder),
+        )
+
+
+# --- shapes that only a graph can have ------------------------------------------------------------
+
+
+def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
+    """How many heads (groups of them) and inner units stay in all layers together.
+
+    Raises:
+        ValueError: nothing would leave.
+    """
+    config = loaded.model.config
+    layers = int(config.num_hidden_layers)
+    of = {"heads": head_groups(config), "ffn": widths_of(config).ffn}
+    shares = {"heads": prune.heads, "ffn": prune.ffn}
+    return {
+        key: kept_number(share, layers, of[key], f"prune.{key}")
+        for key, share in shares.items()
+        if share is not None
+    }
+
+
+def _chosen(
+    stage: Export, prune: GraphPruning, source: LoadedModel, context: Context
+) -> dict[str, KeptParts | None]:
+    """What stays of each layer, told before anything is written."""
+    say, found = context.reporter.say, dict[str, KeptParts | None](heads=None, ffn=None)
+    counts = check_shares(prune, source)
+    say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
+    context = context.cut_as(stage.model)
+
+    def scores(key: str) -> Tensor:
+        if prune.importance == "magnitude":
+            by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
+            return relative(by_size[key](source.model))
+        by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
+        batches = sampled_batches(context, context.training_side, prune.texts)
+        return by_loss[key](source.model, batches, task_loss(source))
+
+    nn.Module.to(source.model, measuring_device())
+    for key, count in counts.items():
+        found[key] = ranked(scores(key), count)
+    nn.Module.to(source.model, "cpu")
+    for name, (numbers, of) in _told(found, source).items():
+        layers = ", ".join(map(str, numbers))
+        say(f"{stage.writes} keeps {sum(numbers)} of {of * len(numbers)} {name}: {layers}")
+    return found
+
+
+def _told(
+    kept: dict[str, KeptParts | None], source: LoadedModel
+) -> dict[str, tuple[list[int], int]]:
+    """What is pruned, in words -> how many of each layer stay, and of how many."""
+    config = source.model.config
+    widths, groups = widths_of(config), head_groups(config)
+    heads, units = kept["heads"], kept["ffn"]
+    found = {}
+    if heads is not None:
+        each = widths.heads // groups
+        found["attention heads"] = [each * len(one) for one in heads], widths.heads
+    if units is not None:
+        found["inner FFN units"] = [len(one) for one in units], widths.ffn
+    return found
+
+
+def _judged(
+    stage: Export,
+    prune: GraphPruning,
+    source: LoadedModel,
+    graph: Path,
+    kept: dict[str, KeptParts | None],
+    context: Context,
+) -> dict[str, Any]:
+    """The pruned graph beside the whole model on held-out text, for the result.
+
+    Raises:
+        ParityFailed: it agrees less than it must.
+    """
+    context = context.cut_as(stage.model)
+    text = context.heldout_side
+    [real] = check_parity(
+        source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
+    )
+    told = _told(kept, source)
+    before, after = source.model.num_parameters(), count_parameters(graph)
+    parts = " and ".join(
+        f"{sum(numbers)} of {of * len(numbers)} {name}" for name, (numbers, of) in told.items()
+    )
+    finding = (
+        f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
+        f"{before / 1e6:.3g} million parameters); on {real.texts} {context.heldout_texts} "
+        f"{likeness(source, real)}"
+    )
+    context.reporter.say(f"note: {finding}")
+    layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
+    return {
+        "pruned": {
+            "importance": prune.importance,
+            "layers": layers,
+            "parameters": {"before": before, "after": after},
+            "agreement": real.agreement,
+            "texts": real.texts,
+            "difference": real.difference,
+        },
+        "findings": [finding],
+    }
+
+
+def outline_graph(stage: Export | Quantize, read: LoadedModel) -> Outline:
+    if isinstance(stage, Quantize):
+        check_lengths(stage, read)
+    elif stage.prune is not None:
+        check_shares(stage.prune, read)
+        return Outline(stage, read, why=f"{stage.model} pruned: {ALONE}")
+    return Outline(stage, read)

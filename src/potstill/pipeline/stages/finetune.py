@@ -1,0 +1,32 @@
+"""The stage that trains a model on a task without a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import manual_seed
+
+from potstill.pipeline.context import Context
+from potstill.pipeline.stages.train import opened, train_once, train_repeats
+from potstill.recipe import VALUE_TASKS, Finetune, GoldMse, HardTargets, InBatch, Objective
+from potstill.training.trainee import freeze
+
+
+def run_finetune(
+    stage: Finetune, folder: Path, context: Context, fingerprint: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    context = context.cut_as(stage.model)
+
+    def once(folder: Path, seed: int) -> dict[str, Any]:
+        manual_seed(seed)  # of a new head's weights
+        loaded = opened(stage.model, context, untrained_head=True)
+        freeze(stage, loaded)
+        settings = [gold], InBatch(), stage
+        return train_once(loaded, [], *settings, masker, folder, seed, fingerprint, context)
+
+    gold: Objective = (
+        GoldMse() if context.task in VALUE_TASKS else HardTargets(weight=1.0, target="gold")
+    )
+    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    return train_repeats(stage, folder, context, once)

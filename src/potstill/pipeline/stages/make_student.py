@@ -1,0 +1,66 @@
+"""The stage that makes a student out of its teacher's layers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import manual_seed
+
+from potstill.compression import build_student, narrowing
+from potstill.compression.narrowing import widths_of
+from potstill.compression.students import student_shape
+from potstill.models import LoadedModel, save_model
+from potstill.models import loading as model_folders
+from potstill.pipeline.context import Context, Outline
+from potstill.recipe import MakeStudent
+
+
+def outline_student(stage: MakeStudent, teacher: LoadedModel) -> Outline:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
+        shape = student_shape(teacher.model, stage)
+        student = build_student(teacher.model, stage, shape)
+    made = replace(teacher, model=student, name=stage.writes)
+    return Outline(stage, made, (teacher,), shape.why)
+
+
+def run_make_student(
+    stage: MakeStudent, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    teacher = context.open(stage.teacher)
+    manual_seed(context.seed)  # of a student that starts at random
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        shape = student_shape(teacher.model, stage)
+        sample = None
+        if shape.widths.hidden != teacher.model.config.hidden_size:
+            side = context.cut_as(stage.teacher).training_side
+            sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
+        student = build_student(teacher.model, stage, shape, sample)
+    context.reporter.say(f"{stage.writes}: {shape.why}")
+    notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    for note in notes:
+        context.reporter.say(f"note: {note}")
+    save_model(model_folders.with_model(teacher, student, stage.writes), folder / "model")
+    depth = teacher.model.config.num_hidden_layers
+    result = {
+        "teacher_layers": depth,
+        "layers": shape.layers,
+        "widths": asdict(shape.widths),
+        "teacher_widths": asdict(widths_of(teacher.model.config)),
+        "chosen": shape.why,
+        "initialise": stage.initialise,
+        "rule": stage.layers if isinstance(stage.layers, str) else "list",
+        "from_type": teacher.model.config.model_type,
+        "to_type": student.config.model_type,
+        "parameters": {
+            "teacher": teacher.model.num_parameters(),
+            "student": student.num_parameters(),
+        },
+        "warnings": notes,
+    }
+    return result, {stage.writes: "model"}

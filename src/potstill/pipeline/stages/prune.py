@@ -1,0 +1,294 @@
+"""The stage that prunes a model by importance, and tells what that did to it before recovery."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from potstill.compression import build_student
+from potstill.compression.importance import BATCH, mean_loss, task_loss
+from potstill.compression.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
+from potstill.compression.pruning import (
+    layer_taylor_scores,
+    magnitude_scores,
+    prune_ffn,
+    taylor_scores,
+    units_to_keep,
+)
+from potstill.compression.shapes import Shape
+from potstill.compression.width_pruning import chosen_width
+from potstill.data import Batch
+from potstill.models import LoadedModel, save_model
+from potstill.models.devices import measuring_device
+from potstill.models.families import family_of
+from potstill.models.loading import with_model
+from potstill.pipeline.context import Context, Outline, sampled_batches
+from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
+from potstill.reporting.phrases import pruning_note
+from potstill.tasks.heads import embedding_signals
+
+MEASURED = 256  # held-out texts that the effect is measured on
+
+
+@dataclass(frozen=True)
+class TargetShape:
+    """What stays of a model: as many layers, and their widths."""
+
+    layers: int
+    widths: Widths
+
+
+def kept_of(stage: Prune, config: PretrainedConfig) -> TargetShape:
+    """What a stage leaves of a model with this config.
+
+    Raises:
+        ValueError: more than there is, or nothing would be pruned.
+    """
+    old, depth = widths_of(config), int(config.num_hidden_layers)
+    ffn = old.ffn if stage.ffn is None else units_to_keep(stage.ffn, old.ffn)
+    layers = depth if stage.layers is None else stage.layers
+    if layers > depth:
+        raise ValueError(f"layers: {layers} is out of range: the model has {depth}")
+    if stage.layers == depth:
+        raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
+    widths = Widths(*_hidden(stage.width, old), ffn)
+    narrow_config(config, widths)  # complains of widths that can't be
+    return TargetShape(layers, widths)
+
+
+def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
+    """Hidden size and heads that stay."""
+    each = old.hidden // old.heads
+    if width is None:
+        return old.hidden, old.heads
+    if width > old.hidden:
+        raise ValueError(f"width: {width} is out of range: the model's is {old.hidden}")
+    if width == old.hidden:
+        raise ValueError(f"width: the model's is {width} already, so there is nothing to prune")
+    if width % each:
+        raise ValueError(
+            f"width: {width} holds no whole heads of {each}, the width of the model's: take a "
+            f"multiple of {each}"
+        )
+    return width, width // each
+
+
+def blank(model: PreTrainedModel, kept: TargetShape) -> PreTrainedModel:
+    """A model of the shape that is left, on the meta device, as `model` is."""
+    return shaped(model, list(range(kept.layers)), kept.widths)
+
+
+def run_prune(
+    stage: Prune, folder: Path, context: Context
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write `folder`/model, the pruned model.
+
+    Returns:
+        The stage's result, and name -> path below the folder of the model it wrote.
+
+    Raises:
+        ValueError: the model can't be pruned so, or there is no text for taylor.
+        OSError: the disk is full.
+    """
+    context = context.cut_as(stage.model)
+    loaded = context.open(stage.model)
+    name = stage.writes or stage.model
+    kept = kept_of(stage, loaded.model.config)
+    nn.Module.to(loaded.model, measuring_device())
+    pruning = _Pruning(stage, loaded, context)
+    model, told = pruning.run(kept)
+    nn.Module.to(model, measuring_device())
+    pruned = with_model(loaded, model, name)
+    result = {
+        "from": stage.model,
+        "to": name,
+        "importance": stage.importance,
+        "texts": pruning.read,
+        **told,
+        "parameters": _both(loaded.model, model, lambda m: int(m.num_parameters())),
+        "weight_bytes": _both(loaded.model, model, _weight_bytes),
+        "effect": _effect(loaded, pruned, context),
+    }
+    nn.Module.to(model, "cpu")
+    save_model(pruned, folder / "model")
+    context.reporter.say(f"{name}: {pruning_note(result)}")
+    context.reporter.say("train it again: a distill stage wins back much of what that cost")
+    return result, {name: "model"}
+
+
+class _Pruning:
+    def __init__(self, stage: Prune, loaded: LoadedModel, context: Context) -> None:
+        self.stage, self.loaded, self.context = stage, loaded, context
+        self.read = 0  # texts, by the last scores
+
+    def run(self, kept: TargetShape) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The pruned model, and what was cut, for result.json."""
+        model, told = self.loaded.model, dict[str, Any]()
+        depth = int(model.config.num_hidden_layers)
+        if kept.layers < depth:
+            scores = self._scores("layers", model, layer_taylor_scores)
+            layers = most_important(scores, kept.layers, model.config)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                model = shaped(model, layers, widths_of(model.config))
+            nn.Module.to(model, measuring_device())
+            told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
+            told["layers"]["importance"] = _shares(scores)
+            told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
+        width = widths_of(model.config).ffn
+        if kept.widths.ffn < width:
+            if self.stage.importance == "magnitude":
+                scores = magnitude_scores(model)
+            else:
+                scores = self._scores("inner units", model, taylor_scores)
+            model = prune_ffn(model, scores, kept.widths.ffn)
+            of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
+            told["ffn"] = {"before": width, "after": kept.widths.ffn}
+            told["ffn"]["importance_kept"] = of_kept.tolist()
+        if kept.widths.hidden < widths_of(model.config).hidden:
+            model, told["width"] = self._narrowed(model, kept.widths)
+        return model, told
+
+    def _narrowed(
+        self, model: PreTrainedModel, widths: Widths
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        old, side = widths_of(model.config), self.context.training_side
+        sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
+        chosen = self.stage.directions, self.stage.importance
+        texts = self._read("directions and heads", model)
+        choice = chosen_width(model, widths.hidden, *chosen, sample, *texts)
+        layers = list(range(int(model.config.num_hidden_layers)))
+        return shaped(model, layers, widths, choice), {
+            "before": old.hidden,
+            "after": widths.hidden,
+            "heads": {"before": old.heads, "after": widths.heads},
+            "directions": self.stage.directions,
+            "share_kept": choice.share,
+        }
+
+    def _scores(self, what: str, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
+        batches, loss = self._read(what, model)
+        return taylor(model, batches(), loss)
+
+    def _read(
+        self, what: str, model: PreTrainedModel
+    ) -> tuple[Callable[[], Iterator[Batch]], Callable[[Batch], Tensor]]:
+        """The training texts that importance reads, and a model's loss on them."""
+        side = self.context.training_side
+        if self.stage.importance == "taylor":
+            self.read = min(self.stage.texts, len(side))
+            self.context.reporter.say(
+                f"importance of {what}: gradients of {self.read:,} training texts"
+            )
+        return self._batches, task_loss(with_model(self.loaded, model, self.loaded.name))
+
+    def _batches(self) -> Iterator[Batch]:
+        side, done = self.context.training_side, 0
+        for batch in sampled_batches(self.context, side, self.read):
+            yield batch
+            done += BATCH
+            self.context.reporter.progress(min(done / self.read, 1.0))
+
+
+def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list[int]:
+    """The layers with the highest scores, in order; the first one stays where it is special."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    if family_of(config, config.model_type).first_layer_is_special:
+        order.remove(0)
+        order.insert(0, 0)
+    return sorted(order[:count])
+
+
+def shaped(
+    model: PreTrainedModel, layers: list[int], widths: Widths, choice: Choice | None = None
+) -> PreTrainedModel:
+    """The same class with some of its layers, or narrower."""
+    own: StudentFamily | None = None
+    if model.config.model_type == "bert":
+        own = "bert"  # and no DistilBERT
+    shape = Shape(layers, widths, "")
+    return build_student(model, Student(layers=layers, family=own), shape, choice=choice)
+
+
+def _shares(scores: Tensor) -> list[float]:
+    shares: list[float] = (scores / scores.sum().clamp(min=1e-30)).tolist()
+    return shares
+
+
+def _both(before: Any, after: Any, count: Callable[[Any], int]) -> dict[str, int]:
+    return {"before": count(before), "after": count(after)}
+
+
+def _weight_bytes(model: PreTrainedModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+# --- text, and what pruning did to it -------------------------------------------------------------
+
+
+def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
+    """What is lost before any training, on text that no model was trained on."""
+    side = context.heldout_side
+    texts = min(MEASURED, len(side))
+
+    def batches() -> Iterator[Batch]:
+        return sampled_batches(context, side, texts)
+
+    if context.task == "sentence_embedding":
+        alike = _correlation(before, after, batches())
+        name = "correlation of similarities"
+        return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
+    losses = [mean_loss(one, batches()) for one in (before, after)]
+    name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"
+    return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
+
+
+@torch.no_grad()
+def _correlation(before: LoadedModel, after: LoadedModel, batches: Iterator[Batch]) -> float | None:
+    """Pearson's, of the cosine similarities within batches; None where too few texts have any."""
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for batch in batches:
+        above = torch.ones(len(batch), len(batch), dtype=torch.bool).triu(1)
+        for loaded, similarities in zip((before, after), found, strict=True):
+            unit_BD = _vectors(loaded, batch)
+            similarities.append((unit_BD @ unit_BD.T).cpu()[above])
+    pair = [torch.cat(similarities).double().numpy() for similarities in found]
+    if len(pair[0]) < 2 or min(values.std() for values in pair) == 0:
+        return None
+    return float(np.corrcoef(pair[0], pair[1])[0, 1])
+
+
+def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
+    assert loaded.sentence is not None
+    signals = embedding_signals(
+        loaded.model,
+        loaded.sentence.pooling,
+        batch.input_ids_BL,
+        batch.attention_mask_BL,
+        scale=1.0,
+        group=BATCH,
+    )
+    assert signals.vectors_BD is not None
+    return signals.vectors_BD
+
+
+def outline_pruned(stage: Prune, loaded: LoadedModel) -> Outline:
+    kept = kept_of(stage, loaded.model.config)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = blank(loaded.model, kept)
+    widths = kept.widths
+    why = (
+        f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
+        f"{model.num_parameters() / 1e6:.3g} M parameters"
+    )
+    made = with_model(loaded, model, stage.writes or stage.model)
+    return Outline(stage, made, (loaded,), why)
