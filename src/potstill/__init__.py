@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from potstill.evaluation.scoring import evaluate
     from potstill.pipeline.api import distill, export, finetune, prune, quantize, trim_vocabulary
     from potstill.pipeline.runner import run
-    from potstill.suite_runs import evaluate_suite
+    from potstill.suites.runner import evaluate_suite
     from potstill.tasks.predictions import predict
 
 _PLACES = {
@@ -24,7 +24,7 @@ _PLACES = {
     "benchmark": "benchmarking.session",
     "distill": "pipeline.api",
     "evaluate": "evaluation.scoring",
-    "evaluate_suite": "suite_runs",
+    "evaluate_suite": "suites.runner",
     "export": "pipeline.api",
     "finetune": "pipeline.api",
     "prune": "pipeline.api",

@@ -193,7 +193,8 @@ def evaluate(
 
 
 def _suite(models: list[str], baseline: str, suite: str, given: dict[str, Any]) -> None:
-    from potstill.suite_runs import RESULT, evaluate_suite
+    from potstill.suites import evaluate_suite
+    from potstill.suites.runner import RESULT
     from potstill.tables import suite_table
 
     reporter = Reporter()

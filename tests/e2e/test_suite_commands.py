@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Finished
-from potstill.suites import SUITES
+from potstill.suites.catalog import SUITES
 from tiny_suites import TEST, write_glue
 
 

@@ -16,9 +16,9 @@ from conftest import Finished
 from potstill.data.corpus import _key
 from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.recipe import Corpus, Stage, Training, load_recipe
-from potstill.suite_data import SuiteData
-from potstill.suite_trainings import Entrant, Trial
-from potstill.suites import SUITES
+from potstill.suites.catalog import SUITES
+from potstill.suites.data import SuiteData
+from potstill.suites.trials import Entrant, Trial
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TABLE = json.loads((DATA / "digests_45d3975.json").read_text(encoding="utf-8"))

@@ -16,9 +16,9 @@ from potstill.data.sources import sources_fingerprint
 from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.recipe import Config, Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
 from potstill.recipe.config import ADDED_LATER, digested
-from potstill.suite_data import SuiteData
-from potstill.suite_trainings import Entrant, Trial
-from potstill.suites import SUITES
+from potstill.suites.catalog import SUITES
+from potstill.suites.data import SuiteData
+from potstill.suites.trials import Entrant, Trial
 
 
 class LaterObjective(SoftTargets):

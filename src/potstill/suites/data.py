@@ -16,7 +16,7 @@ from potstill.data.sources import read_rows, sources_fingerprint
 from potstill.recipe import Files, HubDataset, TaskData
 from potstill.storage import cache_folder
 from potstill.storage.caches import kept, key_of, read_meta, write_meta
-from potstill.suites import Split, SuiteTask
+from potstill.suites.catalog import Split, SuiteTask
 
 _VERSION = 2  # of what is written: raise it when the same files would give other examples
 _WATCHED = 256  # scored examples that training looks at when it ends

@@ -20,8 +20,8 @@ from potstill.recipe import Training
 from potstill.recipe.config import digested
 from potstill.storage.caches import key_of
 from potstill.storage.files import read_json, write_json, write_text
-from potstill.suite_data import SuiteData
-from potstill.suites import SuiteTask
+from potstill.suites.catalog import SuiteTask
+from potstill.suites.data import SuiteData
 from potstill.tasks import read_for, task_scores, tokenize_task
 from potstill.tasks.metrics import Scored
 from potstill.tasks.predictions import head_outputs

@@ -1,10 +1,10 @@
-"""What models of a suite are called; the rest of entrants is in test_suite_runs."""
+"""What models of a suite are called; the rest of entrants is in test_runner."""
 
 from __future__ import annotations
 
 import pytest
 
-from potstill.suite_entrants import name_and_place
+from potstill.suites.entrants import name_and_place
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from potstill.suite_scores import (
+from potstill.suites.catalog import suite_tasks
+from potstill.suites.scores import (
     averages,
     is_above_constant,
     model_result,
@@ -14,7 +15,6 @@ from potstill.suite_scores import (
     spread,
     task_result,
 )
-from potstill.suites import suite_tasks
 
 [MRPC] = suite_tasks("glue", ["mrpc"])
 [RTE] = suite_tasks("glue", ["rte"])

@@ -13,8 +13,8 @@ from potstill.recipe import TEXT_TASKS, Teacher
 from potstill.storage.manifest import manifest_digest, model_manifest
 from potstill.storage.onnx_files import is_onnx
 from potstill.storage.places import model_folder
-from potstill.suite_trainings import Entrant
-from potstill.suites import SuiteTask
+from potstill.suites.catalog import SuiteTask
+from potstill.suites.trials import Entrant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _GENERIC = {"model", "student", "teacher", "onnx"}  # folders' names that don't tell models apart

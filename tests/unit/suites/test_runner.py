@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification
 
 from conftest import tiny_config, tiny_tokenizer
-from potstill import evaluate_suite, suite_trainings
+from potstill import evaluate_suite
 from potstill.errors import Interrupted
 from potstill.models import load_model
 from potstill.pipeline import Silent
-from potstill.suite_runs import RESULT
-from potstill.suite_trainings import answer_names
-from potstill.suites import suite_tasks
+from potstill.suites import trials
+from potstill.suites.catalog import suite_tasks
+from potstill.suites.runner import RESULT
+from potstill.suites.trials import answer_names
 from potstill.training import loop
 from tiny_suites import TEST, write_glue, write_imdb, write_squads
 
@@ -108,7 +109,7 @@ def test_a_finished_training_is_not_done_again_where_its_score_was_not_written(
 ) -> None:
     given: dict[str, Any] = {"data_dir": data, "tasks": ["wnli"], "seeds": 1, **FAST}
     with monkeypatch.context() as patched:
-        patched.setattr(suite_trainings, "write_json", lambda *_: stop())
+        patched.setattr(trials, "write_json", lambda *_: stop())
         with pytest.raises(KeyboardInterrupt):
             evaluate_suite([], sentence_teacher, output=tmp_path / "o", **given)
     monkeypatch.setattr(loop._Loop, "_step", lambda *_: pytest.fail("it is done again"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.suites import SuiteTask
+from potstill.suites.catalog import SuiteTask
 
 Trials = Sequence[Mapping[str, Any]]  # of one model and task, a score.json for each seed
 _SCORE = "score"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from potstill.recipe import TASKS
-from potstill.suites import SUITES, SuiteTask, suite_tasks, training_of
+from potstill.suites.catalog import SUITES, SuiteTask, suite_tasks, training_of
 
 EVERY = [task for tasks in SUITES.values() for task in tasks]
 

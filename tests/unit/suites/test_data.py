@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from potstill.suite_data import check_files, read_suite_task
-from potstill.suites import SUITES, SuiteTask, suite_tasks
+from potstill.suites.catalog import SUITES, SuiteTask, suite_tasks
+from potstill.suites.data import check_files, read_suite_task
 from tiny_suites import SCORED, TEST, TRAIN, write_glue, write_imdb, write_squads
 
 TASKS = {task.name: task for tasks in SUITES.values() for task in tasks}

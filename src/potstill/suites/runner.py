@@ -14,11 +14,11 @@ from potstill.pipeline import Reporter, Silent
 from potstill.recipe import Training
 from potstill.storage import environment
 from potstill.storage.files import write_json, write_text
-from potstill.suite_data import SuiteData, check_files, read_suite_task
-from potstill.suite_entrants import Folder, max_lengths, named_models, open_entrants
-from potstill.suite_scores import is_above_constant, model_result, retention, task_result
-from potstill.suite_trainings import Entrant, Trial, run_trial
-from potstill.suites import SEEDS, SuiteTask, suite_tasks, training_of
+from potstill.suites.catalog import SEEDS, SuiteTask, suite_tasks, training_of
+from potstill.suites.data import SuiteData, check_files, read_suite_task
+from potstill.suites.entrants import Folder, max_lengths, named_models, open_entrants
+from potstill.suites.scores import is_above_constant, model_result, retention, task_result
+from potstill.suites.trials import Entrant, Trial, run_trial
 
 RESULT = "suite.json"
 WORK = "work"
