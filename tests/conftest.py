@@ -168,13 +168,13 @@ def potstill(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Finished]]:
     """The `potstill` command in this process: potstill("run", "recipe.yaml", ...)."""
-    from potstill import cli
+    from potstill.cli import entry
 
     def command(*arguments: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["potstill", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            entry.main()
         out, err = capfd.readouterr()
         code = stop.value.code
         assert isinstance(code, int)

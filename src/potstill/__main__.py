@@ -1,5 +1,5 @@
 """`python -m potstill`, for torchrun and accelerate launch."""
 
-from potstill.cli import main
+from potstill.cli.entry import main
 
 main()

@@ -424,8 +424,9 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 def test_help_is_quick(potstill: Potstill) -> None:
     code = (
-        "import sys, potstill.cli\nsys.argv = ['potstill', '--help']\n"
-        "try:\n    potstill.cli.main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "import sys, potstill.cli.entry\nsys.argv = ['potstill', '--help']\n"
+        "try:\n    potstill.cli.entry.main()\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
         "slow = {'torch', 'transformers', 'datasets', 'numpy', 'sklearn'} & set(sys.modules)\n"
         "assert not slow, slow"
     )

@@ -24,9 +24,9 @@ from transformers import (
 
 from browser import Page, open_browser
 from conftest import Finished
+from potstill.cli.demo.playground import open_playground
+from potstill.cli.demo.server import listen, server_of
 from potstill.pipeline.run_models import models_of_run
-from potstill.playground import open_playground
-from potstill.playground_server import listen, server_of
 from potstill.recipe import Task
 from tiny_runs import LABELS, tiny_run
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from potstill.answers import Answer, Answerer
+from potstill.cli.demo.answers import Answer, Answerer
 from potstill.models import Runtime
 from potstill.recipe import Task
 from potstill.tasks.predictions import Asked, cutting

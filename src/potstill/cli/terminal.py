@@ -15,7 +15,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-class Reporter:
+class TerminalReporter:
     """One line a stage: a bar in a terminal, a line now and then in a log."""
 
     def __init__(self) -> None:

@@ -1,10 +1,8 @@
-"""The `potstill` command: it reads arguments, calls, prints, and picks the exit code. No logic."""
+"""The commands: arguments in, the right function called, its result printed."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -14,9 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from potstill import terminal
-from potstill.storage.machine import is_out_of_memory
-from potstill.terminal import Reporter, fail_with, print_line
+from potstill.cli import terminal
+from potstill.cli.terminal import TerminalReporter, print_line
 
 app = typer.Typer(
     name="potstill",
@@ -46,24 +43,6 @@ class Unit(StrEnum):
     line = "line"
     paragraph = "paragraph"
     document = "document"
-
-
-def main() -> None:
-    """Exit codes: 0 done, 1 failed run, 2 bad usage or input, 130 or 143 stopped, work saved."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        code = app(standalone_mode=False)
-        if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
-            fail_with("stopped", code)
-    except KeyboardInterrupt:
-        code = fail_with("stopped", 128 + signal.SIGINT)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-        if code == 128 + signal.SIGTERM:
-            fail_with("stopped", code)
-    except Exception as error:
-        code = _explain(error)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 @app.command()
@@ -170,10 +149,10 @@ def evaluate(
     if not text or given:
         more = "".join(f" (--{key.replace('_', '-')} is a suite's)" for key in list(given)[:1])
         raise ValueError(f"give --text FILES to score on, or --suite NAME{more}")
+    from potstill.cli.tables import evaluation_table
     from potstill.evaluation import evaluate as score
-    from potstill.tables import evaluation_table
 
-    reporter = Reporter()
+    reporter = TerminalReporter()
     with reporter.live():
         reporter.stage(1, 1, "evaluate", False)
         result = score(
@@ -193,11 +172,11 @@ def evaluate(
 
 
 def _suite(models: list[str], baseline: str, suite: str, given: dict[str, Any]) -> None:
+    from potstill.cli.tables import suite_table
     from potstill.suites import evaluate_suite
     from potstill.suites.runner import RESULT
-    from potstill.tables import suite_table
 
-    reporter = Reporter()
+    reporter = TerminalReporter()
     with reporter.live():
         result = evaluate_suite(models, baseline, suite, **given, reporter=reporter)
     terminal.out.print(suite_table(result))
@@ -247,10 +226,10 @@ def bench(
     ] = None,
 ) -> None:
     """Measure size and speed of models, in interleaved rounds: docs/benchmark.md."""
-    from potstill.bench import bench as measure
-    from potstill.tables import benchmark_notes, benchmark_table
+    from potstill.cli.bench import bench as measure
+    from potstill.cli.tables import benchmark_notes, benchmark_table
 
-    reporter = Reporter()
+    reporter = TerminalReporter()
     with reporter.live():
         reporter.stage(1, 1, "benchmark", False)
         result = measure(
@@ -296,7 +275,7 @@ def demo(
     ] = False,
 ) -> None:
     """Try a run's models side by side, on a page of this machine alone; Ctrl-C ends it."""
-    from potstill.playground_server import serve
+    from potstill.cli.demo.server import serve
 
     serve(run_folder, port, open_browser=not no_browser, say=print_line)
 
@@ -313,8 +292,8 @@ def compare(
     ] = False,
 ) -> None:
     """Set runs of one task side by side, and say what of them can be compared."""
+    from potstill.cli.tables import runs_table
     from potstill.reporting import compare_runs, write_comparison
-    from potstill.tables import runs_table
 
     found = compare_runs(runs)
     path = output or (None if as_json else Path("compare.html"))
@@ -334,7 +313,7 @@ def compare(
 @app.command()
 def doctor() -> None:
     """Versions, CPU, memory, disk, GPU and offline state, and what would be slow here."""
-    from potstill.doctor import diagnose
+    from potstill.cli.doctor import diagnose
 
     colours = {"ok": "green", "slow": "yellow", "problem": "red"}
     table = _table("", "check", "found", "advice")
@@ -364,7 +343,7 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
         return
     from potstill.pipeline import run as run_recipe
 
-    reporter = Reporter()
+    reporter = TerminalReporter()
     with reporter.live():
         count = len(loaded.stages)
         reporter.say(f"{loaded.name}: {count} stage{'s' if count > 1 else ''}")
@@ -375,7 +354,7 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
 
 
 def _summary(folder: Path, seconds: float) -> None:
-    from potstill.tables import metrics_table
+    from potstill.cli.tables import metrics_table
 
     if (folder / "metrics.json").is_file():
         terminal.out.print(metrics_table(folder / "metrics.json"))
@@ -398,47 +377,3 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _terminate(number: int, _: Any) -> None:
-    raise SystemExit(128 + number)
-
-
-def _explain(error: Exception) -> int:
-    """Print one sentence; the exit code says whose fault it is."""
-    # typer carries its own click, under a private name: know its errors by what they can do
-    if hasattr(error, "show") and hasattr(error, "exit_code"):
-        error.show()
-        return int(error.exit_code)
-    if isinstance(error, typer.Abort):
-        return fail_with("stopped", 128 + signal.SIGINT)
-    name = type(error).__name__
-    if name == "Interrupted":
-        return fail_with(str(error), 128 + int(getattr(error, "signum")))  # noqa: B009 - torch is not imported for this
-    if name in (
-        "TrainingFailed",
-        "BenchmarkFailed",
-        "ParityFailed",
-        "QuantizationFailed",
-        "NotFinite",
-    ):
-        return fail_with(f"error: {error}", 1)
-    if is_out_of_memory(error):
-        advice = "lower training.micro_batch_size if this was training, and else free some"
-        return fail_with(f"error: memory ran out: {advice}", 1)
-    if isinstance(error, ValueError):
-        return fail_with(f"error: {error}", 2)
-    if isinstance(error, OSError) and error.strerror:  # a full disk names no file
-        where = f"{error.filename}: " if error.filename else ""
-        return fail_with(f"error: {where}{error.strerror}", 2 if _is_input(error) else 1)
-    raise error
-
-
-def _is_input(error: OSError) -> bool:
-    return isinstance(
-        error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    )
-
-
-if __name__ == "__main__":
-    main()

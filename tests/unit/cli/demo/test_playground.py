@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from potstill import playground
-from potstill.answers import Answer
+from potstill.cli.demo import playground
+from potstill.cli.demo.answers import Answer
+from potstill.cli.demo.playground import Playground, compare, describe, form_of, open_playground
 from potstill.pipeline.run_models import models_of_run
-from potstill.playground import Playground, compare, describe, form_of, open_playground
 from potstill.recipe import Task, load_recipe
 from tiny_runs import LABELS, tiny_run
 

@@ -1,5 +1,5 @@
 """The playground: a finished run's models, side by side, on what is typed. The page is served by
-playground_server; here is what it asks for and what it is told.
+server.py; here is what it asks for and what it is told.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, assert_never
 
 import torch
 
-from potstill.answers import Answer, Answerer
 from potstill.benchmarking.statistics import judge_noise
-from potstill.distributions import TEMPERATURES, soften
+from potstill.cli.demo.answers import Answer, Answerer
+from potstill.cli.demo.distributions import TEMPERATURES, soften
 from potstill.models import Runtime
 from potstill.models.config import is_unnamed, label_names
 from potstill.pipeline.run_models import RunModel, RunModels

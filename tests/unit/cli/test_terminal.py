@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from potstill import terminal
-from potstill.terminal import Reporter
+from potstill.cli import terminal
+from potstill.cli.terminal import TerminalReporter
 
 
 class Clock:
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def shown_in(
     monkeypatch: pytest.MonkeyPatch, is_terminal: bool = False
-) -> tuple[io.StringIO, Reporter]:
+) -> tuple[io.StringIO, TerminalReporter]:
     """A reporter, and what it prints."""
     stream = io.StringIO()
     monkeypatch.setattr(
@@ -33,7 +33,7 @@ def shown_in(
         "out",
         Console(file=stream, force_terminal=is_terminal, width=120, color_system=None),
     )
-    return stream, Reporter()
+    return stream, TerminalReporter()
 
 
 def test_a_log_has_a_line_a_stage_and_one_now_and_then(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from potstill.distributions import CANDIDATES, Distribution, soften
+from potstill.cli.demo.distributions import CANDIDATES, Distribution, soften
 
 HEATS = (0.5, 1.0, 4.0)
 

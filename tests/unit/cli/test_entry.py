@@ -15,8 +15,8 @@ from fake_run import fake_run
 from rich.console import Console
 
 from conftest import Finished
-from potstill import cli, terminal
-from potstill.doctor import Check
+from potstill.cli import commands, entry, terminal
+from potstill.cli.doctor import Check
 from potstill.errors import BenchmarkFailed, Interrupted, NotFinite, TrainingFailed
 from potstill.pipeline import runner
 from potstill.recipe import Files
@@ -124,7 +124,7 @@ def test_a_mistake_of_ours_is_not_hidden(
     run_as(fail)
     monkeypatch.setattr("sys.argv", ["potstill", "run", str(recipe_file)])
     with pytest.raises(type(error), match=str(error)):
-        cli.main()
+        entry.main()
 
 
 def test_square_brackets_in_a_message_are_no_markup(
@@ -147,13 +147,13 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
     assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
 
     result = {"noise": {"message": odd}, "models": {}, "ratios": {}, "notes": [odd]}
-    monkeypatch.setattr("potstill.bench.bench", lambda *_, **__: result)
-    monkeypatch.setattr("potstill.tables.benchmark_table", lambda _: "")
-    monkeypatch.setattr("potstill.tables.benchmark_notes", lambda _: [odd])
+    monkeypatch.setattr("potstill.cli.bench.bench", lambda *_, **__: result)
+    monkeypatch.setattr("potstill.cli.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [odd])
     finished = potstill("bench", "model")
     assert finished.out.endswith(f"{odd}\nnote: {odd}\nnote: {odd}\n")
 
-    monkeypatch.setattr("potstill.doctor.diagnose", lambda: [Check(odd, odd, "ok", odd)])
+    monkeypatch.setattr("potstill.cli.doctor.diagnose", lambda: [Check(odd, odd, "ok", odd)])
     finished = potstill("doctor")
     cells = " ".join(finished.out.split())
     assert cells.count("[bold]") == cells.count("[/bold]") == cells.count(":smile:") == 3
@@ -161,10 +161,10 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
 
 
 def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
-    from potstill.doctor import check_optional
+    from potstill.cli.doctor import check_optional
 
     found = check_optional(lambda _: None)
-    monkeypatch.setattr("potstill.doctor.diagnose", lambda: found)
+    monkeypatch.setattr("potstill.cli.doctor.diagnose", lambda: found)
     stream = io.StringIO()
     monkeypatch.setattr(terminal, "out", Console(file=stream, width=120))
     assert potstill("doctor").code == 0
@@ -190,7 +190,7 @@ def test_run_hands_recipe_overrides_and_output_on(
         return tmp_path
 
     monkeypatch.setattr(runner, "run", run)
-    monkeypatch.setattr(cli, "STARTED", time.monotonic() - 90)  # imports count
+    monkeypatch.setattr(commands, "STARTED", time.monotonic() - 90)  # imports count
     finished = potstill("run", recipe_file, "seed=7", "make_student.depth=2", "--output", "there")
     assert finished.code == 0
     assert seen == [("little", 7, 2, Path("there"))]
@@ -222,9 +222,9 @@ def test_bench_hands_its_options_on(potstill: Potstill, monkeypatch: pytest.Monk
         seen.append((models, named))
         return result
 
-    monkeypatch.setattr("potstill.bench.bench", bench)
-    monkeypatch.setattr("potstill.tables.benchmark_table", lambda _: "")
-    monkeypatch.setattr("potstill.tables.benchmark_notes", lambda _: [])
+    monkeypatch.setattr("potstill.cli.bench.bench", bench)
+    monkeypatch.setattr("potstill.cli.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [])
     assert potstill("bench", "m").code == 0
     defaults = {
         **{"threads": 1, "lengths": None, "batches": None, "rounds": 10, "repeats": 10},
@@ -309,7 +309,7 @@ def test_doctor_fails_on_a_problem(
     potstill: Potstill, monkeypatch: pytest.MonkeyPatch, status: Any, code: int
 ) -> None:
     check = Check("disk", "3 GB", status, "make room")
-    monkeypatch.setattr("potstill.doctor.diagnose", lambda: [check])
+    monkeypatch.setattr("potstill.cli.doctor.diagnose", lambda: [check])
     finished = potstill("doctor")
     assert finished.code == code
     assert finished.out.split() == [
@@ -326,7 +326,7 @@ def test_doctor_fails_on_a_problem(
 
 
 def test_units_are_those_of_files() -> None:
-    assert [unit.value for unit in cli.Unit] == list(
+    assert [unit.value for unit in commands.Unit] == list(
         get_args(Files.model_fields["unit"].annotation)
     )
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from potstill.cli.demo.playground import open_playground
+from potstill.cli.demo.server import create_app, listen, render, require_server, serve
 from potstill.pipeline.run_models import models_of_run
-from potstill.playground import open_playground
-from potstill.playground_server import create_app, listen, render, require_server, serve
 from tiny_runs import tiny_run
 
 HERE = "http://127.0.0.1:8765"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from potstill.cli.demo.playground import Playground, describe, open_playground
 from potstill.pipeline.run_models import models_of_run
-from potstill.playground import Playground, describe, open_playground
 from potstill.reporting.pages import filled
 from potstill.reporting.results import read_results
 
@@ -212,9 +212,9 @@ async def _typed(request: Request, fields: int) -> list[str]:
 
 def render(playground: Playground) -> str:
     """The page; whatever comes from the run is escaped."""
-    loader = jinja2.PackageLoader("potstill")
+    loader = jinja2.PackageLoader("potstill.cli.demo", "page")
     return filled("playground.html.j2", describe(playground), loader)
 
 
 def _template(name: str) -> str:
-    return resources.files("potstill").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("potstill.cli.demo").joinpath("page", name).read_text(encoding="utf-8")

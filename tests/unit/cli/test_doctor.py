@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from potstill import doctor
-from potstill.doctor import GIB
+from potstill.cli import doctor
+from potstill.cli.doctor import GIB
 
 VERSIONS = {"potstill": "0.1.0", "torch": "2.13.0+cpu", "transformers": "6.0.1", "rich": "12.0"}
 
@@ -31,7 +31,7 @@ def test_diagnose_tells_this_machine(tmp_path: Path) -> None:
 
 
 def test_importing_doctor_does_not_import_torch() -> None:
-    code = "import sys, potstill.doctor; print('torch' in sys.modules)"
+    code = "import sys, potstill.cli.doctor; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
 
@@ -160,7 +160,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, statu
     usage = type("Usage", (), {"free": int(gib * GIB)})
     asked = []
     monkeypatch.setattr(
-        "potstill.doctor.shutil.disk_usage", lambda path: asked.append(path) or usage
+        "potstill.cli.doctor.shutil.disk_usage", lambda path: asked.append(path) or usage
     )
     check = doctor.check_disk(tmp_path / "not" / "yet")
     assert asked == [tmp_path]  # the nearest folder there is

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from potstill.tables import (
+from potstill.cli.tables import (
     benchmark_notes,
     benchmark_table,
     evaluation_table,

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from torch import Tensor
 
-from potstill.distributions import CANDIDATES, Distribution
+from potstill.cli.demo.distributions import CANDIDATES, Distribution
 from potstill.models import Runtime
 from potstill.models.config import label_names
 from potstill.recipe import TaskData
@@ -25,7 +25,7 @@ NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True)
-class Row:
+class Bar:
     """A choice, what is told of it, and a share from 0 to 1 that is drawn; None: no bar."""
 
     name: str
@@ -51,7 +51,7 @@ class Answer:
     headline: str
     decided: tuple[str, ...] = ()
     value: float | None = None
-    groups: Sequence[tuple[str, Sequence[Row]]] = ()
+    groups: Sequence[tuple[str, Sequence[Bar]]] = ()
     words: Sequence[tuple[str, str, float]] = ()
     notes: Sequence[str] = ()
     distributions: Sequence[Distribution] = ()
@@ -156,7 +156,7 @@ class Answerer:
             value = float(cosines_P[0])
             return Answer(f"{value:.3f}", value=value, notes=notes)
         order = np.argsort(-cosines_P, kind="stable")
-        rows = [Row(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n]))) for n in order]
+        rows = [Bar(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n]))) for n in order]
         found = [Distribution("the text", list(others), self.scale * cosines_P)]
         if self.runtime.loaded.task == "sentence_similarity":
             found = []  # its training compares values: there is no distribution
@@ -232,7 +232,7 @@ def _cut_note(most: int) -> str:
     )
 
 
-def _likeliest(found: Distribution) -> list[Row]:
+def _likeliest(found: Distribution) -> list[Bar]:
     shares_C = softmax(found.logits_C)
     order = np.argsort(-found.logits_C, kind="stable")[:SHOWN]
     names = [found.shown.get(found.keys[n], str(found.keys[n])) for n in order]
@@ -245,8 +245,8 @@ def _readable(tokenizer: Any, tokens: Sequence[str]) -> dict[Any, str]:
     return {token: tokenizer.convert_tokens_to_string([token]).strip() or token for token in marked}
 
 
-def _share(name: str, share: float) -> Row:
-    return Row(name, f"{share:.1%}", share)
+def _share(name: str, share: float) -> Bar:
+    return Bar(name, f"{share:.1%}", share)
 
 
 # --- answers to questions -------------------------------------------------------------------------

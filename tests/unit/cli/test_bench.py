@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from potstill import bench as command
+from potstill.cli import bench as command
 from potstill.recipe import Benchmark, Files, TextPass
 
 
