@@ -5,32 +5,25 @@ Everything is imported on first use, so that `import potstill` and `potstill --h
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from potstill._lazy import lazily
 
 if TYPE_CHECKING:
-    from potstill.benchmarking.session import benchmark
-    from potstill.compression.students import make_student
-    from potstill.evaluation.scoring import evaluate
-    from potstill.pipeline.api import distill, export, finetune, prune, quantize, trim_vocabulary
-    from potstill.pipeline.runner import run
-    from potstill.suites.runner import evaluate_suite
-    from potstill.tasks.predictions import predict
-
-_PLACES = {
-    "make_student": "compression.students",
-    "predict": "tasks.predictions",
-    "run": "pipeline.runner",
-    "benchmark": "benchmarking.session",
-    "distill": "pipeline.api",
-    "evaluate": "evaluation.scoring",
-    "evaluate_suite": "suites.runner",
-    "export": "pipeline.api",
-    "finetune": "pipeline.api",
-    "prune": "pipeline.api",
-    "quantize": "pipeline.api",
-    "trim_vocabulary": "pipeline.api",
-}
+    from potstill.benchmarking import benchmark
+    from potstill.compression import make_student
+    from potstill.evaluation import evaluate
+    from potstill.pipeline import (
+        distill,
+        export,
+        finetune,
+        prune,
+        quantize,
+        run,
+        trim_vocabulary,
+    )
+    from potstill.suites import evaluate_suite
+    from potstill.tasks import predict
 
 __all__ = [
     "benchmark",
@@ -47,8 +40,22 @@ __all__ = [
     "trim_vocabulary",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'potstill' has no attribute '{name}'")
-    return getattr(import_module(f"potstill.{_PLACES[name]}"), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "benchmarking": ("benchmark",),
+        "compression": ("make_student",),
+        "evaluation": ("evaluate",),
+        "pipeline": (
+            "distill",
+            "export",
+            "finetune",
+            "prune",
+            "quantize",
+            "run",
+            "trim_vocabulary",
+        ),
+        "suites": ("evaluate_suite",),
+        "tasks": ("predict",),
+    },
+)
