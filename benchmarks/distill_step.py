@@ -40,9 +40,10 @@ from potstill.storage.files import write_text
 
 if TYPE_CHECKING:
     import torch
-    from potstill.trainee import Trainee
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from potstill.training import Trainee
 
 Positions = Literal["all", "masked"]
 # Weighted total (with gradient) and the components' unweighted means.
