@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from potstill.data.sources import Record, heldout_side
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.models.devices import measuring_device
 from potstill.models.families import position_limit
-from potstill.recipe import Corpus, Masking, Stage, Task, TaskData
+from potstill.recipe import Corpus, Masking, Recipe, Stage, Task, TaskData
 from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
 from potstill.training.preflight import Findings
 
@@ -203,6 +204,56 @@ class Outline:
     model: LoadedModel | None = None  # what it makes or trains
     teachers: tuple[LoadedModel, ...] = ()
     why: str = ""  # of a student's shape
+
+
+@dataclass
+class Outlook:
+    """What is known of a run before it starts: its models without weights, and the first text.
+
+    Attributes:
+        given: folders of the models that no stage writes, by name.
+        columns: of the first records of a corpus.
+        rows: a task's data as it was read.
+        where: the stage that is being checked, as messages call it.
+        written: models as stages up to it write them, by name.
+        opened: given models, by name and whether a head may be untrained.
+    """
+
+    recipe: Recipe
+    given: Mapping[str, Path]
+    columns: Sequence[str] = ()
+    rows: TaskRows | None = None
+    where: str = ""
+    written: dict[str, LoadedModel] = field(default_factory=dict)
+    opened: dict[tuple[str, bool], LoadedModel] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The labels of a task's data; None of a corpus."""
+        return self.rows.labels if self.rows is not None else None
+
+    def model(self, name: str, untrained_head: bool = False) -> LoadedModel:
+        """A model as it will be when the stage reads it, on the meta device."""
+        if name in self.written:
+            return self.written[name]
+        key = name, untrained_head
+        if key not in self.opened:
+            self.opened[key] = load_model(
+                self.given[name],
+                self.recipe.task,
+                untrained_head=untrained_head,
+                weights=False,
+                labels=self.labels,
+            )
+        return self.opened[key]
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Say which stage it is, in an error whose keys may stand elsewhere in the recipe, too."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
 
 
 def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from potstill.data.sources import sources_fingerprint
 from potstill.pipeline.inputs import stage_sources
-from potstill.pipeline.stages.stage import STAGE_VERSIONS
+from potstill.pipeline.stages.stage import file_of
 from potstill.recipe import Benchmark, Corpus, Evaluate, Recipe, Stage, Task, TaskData, stage_reads
 from potstill.recipe.config import digested
 from potstill.storage.manifest import manifest_digest, model_manifest, model_part
 
-# Likewise where it is what all stages of one task do.
+# As a stage's VERSION, of what all stages of one task do.
 _TASK_VERSIONS = {"token_classification": 2}
 
 
@@ -55,7 +55,7 @@ def inputs_digest(
 
 def stage_digest(before: str, stage: Stage) -> str:
     """Of a stage and what comes before it."""
-    parts = [before, STAGE_VERSIONS[stage.kind], digested(stage)]
+    parts = [before, file_of(stage).VERSION, digested(stage)]
     own = stage_sources(stage)
     if own:
         parts.append(sources_fingerprint(own))

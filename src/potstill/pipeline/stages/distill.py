@@ -15,8 +15,14 @@ from potstill.data.batches import plan_steps
 from potstill.models import LoadedModel
 from potstill.models.devices import own_device
 from potstill.objectives.pairing import check_pair
-from potstill.pipeline.context import Context, check_length, sides_of
-from potstill.pipeline.stages.train import opened, train_once, train_repeats
+from potstill.pipeline.context import Context, Outline, Outlook, check_length, sides_of
+from potstill.pipeline.stages.train import (
+    check_masking,
+    check_training,
+    opened,
+    train_once,
+    train_repeats,
+)
 from potstill.recipe import Distill, Stage, TaskData, row_of, stage_writes
 from potstill.training import preflight
 from potstill.training.distributed import wait_for_all
@@ -24,8 +30,25 @@ from potstill.training.preflight import Findings
 from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answers, why_live
 from potstill.training.trainee import freeze
 
+VERSION = 2
 
-def run_distill(
+
+def check(stage: Distill, outlook: Outlook) -> Outline:
+    recipe = outlook.recipe
+    teachers = tuple(outlook.model(teacher.model) for teacher in stage.teachers)
+    new_head = row_of(recipe.task) is not None
+    student = outlook.model(stage.model, untrained_head=new_head)
+    group = None
+    if recipe.task == "sentence_embedding":
+        group = stage.in_batch.group or stage.training.batch_size
+    check_training(stage.training, outlook, (*teachers, student), group)
+    for teacher in teachers:
+        check_pair(student, teacher, stage.objectives)
+    check_masking(stage.masking, outlook, student)
+    return Outline(stage, student, teachers)
+
+
+def run(
     stage: Distill, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     context = context.cut_as(stage.model)

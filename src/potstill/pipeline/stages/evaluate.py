@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from potstill.data import Examples, read_records
@@ -11,14 +12,43 @@ from potstill.data.sources import heldout_side
 from potstill.evaluation import evaluate_embeddings, evaluate_masked_lm, evaluate_task
 from potstill.evaluation.embeddings import check_records
 from potstill.evaluation.masked_lm import check_heldout as check_sequences
-from potstill.evaluation.pairs import with_pairs
-from potstill.pipeline.context import Context, chosen_models
+from potstill.evaluation.masked_lm import check_vocabularies
+from potstill.evaluation.pairs import read_pairs, with_pairs
+from potstill.pipeline.context import Context, Outline, Outlook, chosen_models
 from potstill.recipe import Corpus, Evaluate, Recipe, TaskData
 
+VERSION = 3
 FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
 
 
-def run_evaluate(stage: Evaluate, context: Context) -> dict[str, Any]:
+def check(stage: Evaluate, outlook: Outlook) -> Outline:
+    names = [*(stage.models or [*outlook.given, *outlook.written]), stage.baseline]
+    models = {name: outlook.model(name) for name in names}
+    if outlook.recipe.task == "masked_lm":
+        check_vocabularies(models, stage.baseline)
+    check_scored(stage, outlook)
+    return Outline(stage)
+
+
+def check_scored(stage: Evaluate, outlook: Outlook) -> None:
+    """Check the text that scores are on; a task's examples are read before any stage is checked.
+
+    Raises:
+        ValueError: pairs that can't be read, nothing is held out, or a column is not there.
+    """
+    if outlook.recipe.data is None:
+        if stage.pairs is not None:
+            read_pairs(stage.pairs)
+        check_columns_of(outlook.where, stage, outlook.recipe, outlook.columns)
+
+
+def run(
+    stage: Evaluate, folder: Path, context: Context, fingerprint: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    return score(stage, context), {}
+
+
+def score(stage: Evaluate, context: Context) -> dict[str, Any]:
     chosen = chosen_models(stage.models, stage.baseline, context)
     progress = context.reporter.progress
     others = chosen.keys() - {stage.baseline}

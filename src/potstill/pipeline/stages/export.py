@@ -28,12 +28,19 @@ from potstill.graphs.graph import OPSET, input_names, output_names
 from potstill.graphs.parity import likeness
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
-from potstill.pipeline.context import Context, Outline, sampled_batches
-from potstill.pipeline.stages.benchmark import check_lengths
-from potstill.recipe import Export, GraphPruning, Quantize
+from potstill.pipeline.context import Context, Outline, Outlook, sampled_batches
+from potstill.recipe import Export, GraphPruning
 from potstill.storage.files import whole_or_gone
-from potstill.storage.onnx_files import GRAPH, ONNX, count_parameters, graph_files, weight_bytes
+from potstill.storage.onnx_files import (
+    GRAPH,
+    ONNX,
+    count_parameters,
+    graph_files,
+    require_onnx,
+    weight_bytes,
+)
 
+VERSION = 1
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
 _JUDGED = 256  # held-out texts that a pruned graph is compared with its source on
 ALONE = (
@@ -42,8 +49,17 @@ ALONE = (
 )
 
 
-def run_export(
-    stage: Export, folder: Path, context: Context
+def check(stage: Export, outlook: Outlook) -> Outline:
+    read = outlook.model(stage.model)
+    require_onnx()
+    if stage.prune is None:
+        return Outline(stage, read)
+    check_shares(stage.prune, read)
+    return Outline(stage, read, why=f"{stage.model} pruned: {ALONE}")
+
+
+def run(
+    stage: Export, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write `folder`/model, a whole model folder with onnx/model.onnx in it.
 
@@ -207,12 +223,3 @@ def _judged(
         },
         "findings": [finding],
     }
-
-
-def outline_graph(stage: Export | Quantize, read: LoadedModel) -> Outline:
-    if isinstance(stage, Quantize):
-        check_lengths(stage, read)
-    elif stage.prune is not None:
-        check_shares(stage.prune, read)
-        return Outline(stage, read, why=f"{stage.model} pruned: {ALONE}")
-    return Outline(stage, read)

@@ -7,13 +7,28 @@ from typing import Any
 
 from torch import manual_seed
 
-from potstill.pipeline.context import Context
-from potstill.pipeline.stages.train import opened, train_once, train_repeats
+from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.pipeline.stages.train import (
+    check_masking,
+    check_training,
+    opened,
+    train_once,
+    train_repeats,
+)
 from potstill.recipe import VALUE_TASKS, Finetune, GoldMse, HardTargets, InBatch, Objective
 from potstill.training.trainee import freeze
 
+VERSION = 2
 
-def run_finetune(
+
+def check(stage: Finetune, outlook: Outlook) -> Outline:
+    loaded = outlook.model(stage.model, untrained_head=True)
+    check_training(stage.training, outlook, [loaded])
+    check_masking(stage.masking, outlook, loaded)
+    return Outline(stage, loaded)
+
+
+def run(
     stage: Finetune, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     context = context.cut_as(stage.model)

@@ -15,11 +15,18 @@ from potstill.compression.narrowing import widths_of
 from potstill.compression.students import student_shape
 from potstill.models import LoadedModel, save_model
 from potstill.models import loading as model_folders
-from potstill.pipeline.context import Context, Outline
+from potstill.pipeline.context import Context, Outline, Outlook
 from potstill.recipe import MakeStudent
 
+VERSION = 1
 
-def outline_student(stage: MakeStudent, teacher: LoadedModel) -> Outline:
+
+def check(stage: MakeStudent, outlook: Outlook) -> Outline:
+    with outlook.named():  # its keys may stand in a block at the top
+        return _outlined(stage, outlook.model(stage.teacher))
+
+
+def _outlined(stage: MakeStudent, teacher: LoadedModel) -> Outline:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
         shape = student_shape(teacher.model, stage)
@@ -28,8 +35,8 @@ def outline_student(stage: MakeStudent, teacher: LoadedModel) -> Outline:
     return Outline(stage, made, (teacher,), shape.why)
 
 
-def run_make_student(
-    stage: MakeStudent, folder: Path, context: Context
+def run(
+    stage: MakeStudent, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     teacher = context.open(stage.teacher)
     manual_seed(context.seed)  # of a student that starts at random

@@ -30,12 +30,34 @@ from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
 from potstill.models.families import family_of
 from potstill.models.loading import with_model
-from potstill.pipeline.context import Context, Outline, sampled_batches
+from potstill.pipeline.context import Context, Outline, Outlook, check_length, sampled_batches
 from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
 from potstill.reporting.phrases import pruning_note
 from potstill.tasks.heads import embedding_signals
 
+VERSION = 1
 MEASURED = 256  # held-out texts that the effect is measured on
+
+
+def check(stage: Prune, outlook: Outlook) -> Outline:
+    with outlook.named():
+        loaded = outlook.model(stage.model)
+        check_length(outlook.recipe.text, loaded)
+        return _outlined(stage, loaded)
+
+
+def _outlined(stage: Prune, loaded: LoadedModel) -> Outline:
+    kept = kept_of(stage, loaded.model.config)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = blank(loaded.model, kept)
+    widths = kept.widths
+    why = (
+        f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
+        f"{model.num_parameters() / 1e6:.3g} M parameters"
+    )
+    made = with_model(loaded, model, stage.writes or stage.model)
+    return Outline(stage, made, (loaded,), why)
 
 
 @dataclass(frozen=True)
@@ -86,8 +108,8 @@ def blank(model: PreTrainedModel, kept: TargetShape) -> PreTrainedModel:
     return shaped(model, list(range(kept.layers)), kept.widths)
 
 
-def run_prune(
-    stage: Prune, folder: Path, context: Context
+def run(
+    stage: Prune, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write `folder`/model, the pruned model.
 
@@ -278,17 +300,3 @@ def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
     )
     assert signals.vectors_BD is not None
     return signals.vectors_BD
-
-
-def outline_pruned(stage: Prune, loaded: LoadedModel) -> Outline:
-    kept = kept_of(stage, loaded.model.config)
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        model = blank(loaded.model, kept)
-    widths = kept.widths
-    why = (
-        f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
-        f"{model.num_parameters() / 1e6:.3g} M parameters"
-    )
-    made = with_model(loaded, model, stage.writes or stage.model)
-    return Outline(stage, made, (loaded,), why)

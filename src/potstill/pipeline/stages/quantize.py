@@ -18,8 +18,9 @@ from potstill.graphs.parity import likeness
 from potstill.graphs.quantization import FloatGraph
 from potstill.graphs.sensitivity import Found, Sensitivity, sensitivities, smallest_set
 from potstill.models.finite import check_stored
-from potstill.pipeline.context import Context
-from potstill.pipeline.stages.evaluate import run_evaluate
+from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.pipeline.stages.benchmark import check_lengths
+from potstill.pipeline.stages.evaluate import check_scored, score
 from potstill.recipe import Benchmark, Evaluate, Quantize, scoring
 from potstill.storage.files import whole_or_gone
 from potstill.storage.model_folders import check_folder
@@ -30,9 +31,21 @@ from potstill.storage.onnx_files import (
     folder_of,
     is_onnx,
     open_session,
+    require_onnx,
     weight_bytes,
 )
 from potstill.tasks.score_names import HEADLINES
+
+VERSION = 1
+
+
+def check(stage: Quantize, outlook: Outlook) -> Outline:
+    read = outlook.model(stage.model)
+    require_onnx()
+    check_lengths({"quantize.lengths": max(stage.lengths)}, read, "model")
+    if stage.max_drop is not None:
+        check_scored(scoring(stage, [stage.model]), outlook)
+    return Outline(stage, read)
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class _Kept:
     found: Found | None
 
 
-def run_quantize(
-    stage: Quantize, folder: Path, context: Context
+def run(
+    stage: Quantize, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write `folder`/model, a copy of the source's model folder with a quantised graph beside it.
 
@@ -185,7 +198,7 @@ class _Quantizing:
         try:
             context.models.update({name: graphs[name] for name in names})
             settings: Evaluate = scoring(stage, names)
-            result = run_evaluate(settings, context)
+            result = score(settings, context)
         finally:
             context.models.clear()
             context.models.update(others)

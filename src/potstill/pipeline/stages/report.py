@@ -6,13 +6,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Outline, Outlook
 from potstill.recipe import Report
 from potstill.reporting import write_card, write_report
+from potstill.reporting.figures import require_matplotlib
+
+VERSION = 1
 
 
-def run_report(stage: Report, context: Context) -> dict[str, Any]:
-    return {"report": os.path.relpath(write_results(context.run, stage), context.run)}
+def check(stage: Report, outlook: Outlook) -> Outline:
+    require_matplotlib()
+    return Outline(stage)
+
+
+def run(
+    stage: Report, folder: Path, context: Context, fingerprint: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    return {"report": os.path.relpath(write_results(context.run, stage), context.run)}, {}
 
 
 def has_results(run: Path) -> bool:

@@ -1,21 +1,23 @@
-"""What each stage does: models and text in, a model or a result out, in the stage's own folder."""
+"""Each kind of stage and its file: what it checks without weights, what it does, its version."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
-from potstill.benchmarking.session import measure
-from potstill.pipeline.context import Context, chosen_models
-from potstill.pipeline.stages.distill import run_distill
-from potstill.pipeline.stages.evaluate import run_evaluate
-from potstill.pipeline.stages.export import run_export
-from potstill.pipeline.stages.finetune import run_finetune
-from potstill.pipeline.stages.make_student import run_make_student
-from potstill.pipeline.stages.prune import run_prune
-from potstill.pipeline.stages.quantize import run_quantize
-from potstill.pipeline.stages.report import run_report
-from potstill.pipeline.stages.trim_vocabulary import run_trim_vocabulary
+from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.pipeline.stages import (
+    benchmark,
+    distill,
+    evaluate,
+    export,
+    finetune,
+    make_student,
+    prune,
+    quantize,
+    report,
+    trim_vocabulary,
+)
 from potstill.recipe import (
     Benchmark,
     Distill,
@@ -31,19 +33,58 @@ from potstill.recipe import (
 )
 from potstill.storage.files import write_json
 
-# Raise a stage's number when what it does changes: finished stages of older runs then run again.
-STAGE_VERSIONS = {
-    "finetune": 2,
-    "make_student": 1,
-    "distill": 2,
-    "prune": 1,
-    "export": 1,
-    "trim_vocabulary": 1,
-    "quantize": 1,
-    "evaluate": 3,
-    "benchmark": 2,
-    "report": 1,
-}
+
+class StageFile(Protocol):
+    """What the file of a stage has.
+
+    Attributes:
+        VERSION: raise it when what the stage does changes: finished stages of older runs then run
+            again.
+    """
+
+    VERSION: int
+
+    def check(self, stage: Any, outlook: Outlook) -> Outline:
+        """Find what would stop the stage, without weights; nothing is written.
+
+        Raises:
+            ValueError: what it would find wrong with its models, text or settings.
+        """
+
+    def run(
+        self, stage: Any, folder: Path, context: Context, fingerprint: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Do it; see `run_stage`.
+
+        Returns:
+            The result, and name -> path below the folder, of the models it wrote.
+        """
+
+
+def file_of(stage: Stage) -> StageFile:  # noqa: C901 - a table, a line a kind
+    match stage:
+        case Finetune():
+            return finetune
+        case MakeStudent():
+            return make_student
+        case Distill():
+            return distill
+        case Prune():
+            return prune
+        case TrimVocabulary():
+            return trim_vocabulary
+        case Export():
+            return export
+        case Quantize():
+            return quantize
+        case Evaluate():
+            return evaluate
+        case Benchmark():
+            return benchmark
+        case Report():
+            return report
+        case _:
+            assert_never(stage)
 
 
 def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) -> dict[str, str]:
@@ -58,43 +99,10 @@ def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) ->
     Returns:
         name -> path below the folder, of the model it wrote (empty if none).
     """
-    match stage:
-        case MakeStudent():
-            result, writes = run_make_student(stage, folder, context)
-        case Finetune():
-            result, writes = run_finetune(stage, folder, context, fingerprint)
-        case Distill():
-            result, writes = run_distill(stage, folder, context, fingerprint)
-        case Prune() | TrimVocabulary() | Export() | Quantize():
-            result, writes = _compress(stage, folder, context)
-        case Evaluate():
-            result, writes = run_evaluate(stage, context), {}
-        case Benchmark():
-            chosen = chosen_models(stage.models, stage.baseline, context)
-            result, writes = measure(chosen, stage, context.reporter.progress), {}
-        case Report():
-            result, writes = run_report(stage, context), {}
-        case _:
-            assert_never(stage)
+    result, writes = file_of(stage).run(stage, folder, context, fingerprint)
     if context.is_main:
         write_json(folder / "result.json", result)
     return writes
-
-
-def _compress(
-    stage: Prune | TrimVocabulary | Export | Quantize, folder: Path, context: Context
-) -> tuple[dict[str, Any], dict[str, str]]:
-    match stage:
-        case Prune():
-            return run_prune(stage, folder, context)
-        case TrimVocabulary():
-            return run_trim_vocabulary(stage, folder, context)
-        case Export():
-            return run_export(stage, folder, context)
-        case Quantize():
-            return run_quantize(stage, folder, context)
-        case _:
-            assert_never(stage)
 
 
 def trains(stage: Stage) -> bool:

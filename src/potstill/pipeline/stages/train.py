@@ -13,16 +13,16 @@ from torch.nn import Module
 
 from potstill.data import Masker, make_masker
 from potstill.models import LoadedModel, save_model
-from potstill.objectives.pairing import check_pair
-from potstill.pipeline.context import Context, Outline, check_length, sides_of
+from potstill.pipeline.context import Context, Outlook, check_length, sides_of
 from potstill.recipe import (
     Distill,
     Finetune,
     InBatch,
     InnerObjective,
+    Masking,
     Objective,
-    Recipe,
     TaskData,
+    Training,
     row_of,
     stage_writes,
 )
@@ -195,29 +195,38 @@ def _note(state: Progress) -> str:
 
 
 def check_training(
-    stage: Finetune | Distill, recipe: Recipe, cast: Outline, labels: Sequence[str] | None
+    training: Training, outlook: Outlook, models: Sequence[LoadedModel], group: int | None = None
 ) -> None:
-    assert cast.model is not None
-    if labels is not None:
-        for loaded in (*cast.teachers, cast.model):
-            check_labels(loaded, labels)
-    for teacher in cast.teachers:  # first, for its user knows it by name
-        check_length(recipe.text, teacher)
-    check_length(recipe.text, cast.model)
-    check_trackers(stage.training.trackers)
-    if stage.training.gradient_checkpointing:
-        _check_checkpointing(cast.model)
-    group = None
-    if isinstance(stage, Distill) and recipe.task == "sentence_embedding":
-        group = stage.in_batch.group or stage.training.batch_size
-    check_processes(stage.training, int(os.environ.get("WORLD_SIZE", "1")), group)
-    if isinstance(stage, Distill):
-        for teacher in cast.teachers:
-            check_pair(cast.model, teacher, stage.objectives)
-    if recipe.task == "masked_lm":
-        tokenizer = cast.model.tokenizer
-        any_counts = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
-        make_masker(stage.masking, tokenizer, any_counts)
+    """Check what a training asks for, without weights.
+
+    Args:
+        models: the teachers, and last what is trained: a teacher's user knows it by name.
+        group: texts that are compared with each other; None: they are not.
+
+    Raises:
+        ValueError: a model has other labels or too few positions, a tracker is not installed, the
+            layers can't be computed again, or the batch can't be split among the processes.
+    """
+    if outlook.labels is not None:
+        for loaded in models:
+            check_labels(loaded, outlook.labels)
+    for loaded in models:
+        check_length(outlook.recipe.text, loaded)
+    check_trackers(training.trackers)
+    if training.gradient_checkpointing:
+        _check_checkpointing(models[-1])
+    check_processes(training, int(os.environ.get("WORLD_SIZE", "1")), group)
+
+
+def check_masking(masking: Masking, outlook: Outlook, loaded: LoadedModel) -> None:
+    """Check that a model's tokens can be masked as a masked-LM training asks.
+
+    Raises:
+        ValueError: see `data.make_masker`.
+    """
+    if outlook.recipe.task == "masked_lm":
+        any_counts = np.ones(max(loaded.tokenizer.get_vocab().values()) + 1, dtype=np.int64)
+        make_masker(masking, loaded.tokenizer, any_counts)
 
 
 def _check_checkpointing(loaded: LoadedModel) -> None:

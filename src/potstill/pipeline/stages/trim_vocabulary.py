@@ -23,11 +23,13 @@ from potstill.compression.vocabulary import (
 from potstill.data import read_records
 from potstill.data.sources import Record, describe, heldout_side
 from potstill.models import LoadedModel, save_model
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.pipeline.stages.evaluate import FIRST_RECORDS
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.reporting.phrases import vocabulary_note
 from potstill.tasks import TaskRows
 
+VERSION = 1
 HELDOUT = 0.05  # of sources that the stage has of its own
 TEXTS = 5_000  # held-out ones of a source that the coverage is measured on, chosen by a hash
 _POOR = 0.95  # share of kept held-out tokens below which a warning is due
@@ -44,8 +46,20 @@ class Part:
     heldout: Texts | None
 
 
-def run_trim_vocabulary(
-    stage: TrimVocabulary, folder: Path, context: Context
+def check(stage: TrimVocabulary, outlook: Outlook) -> Outline:
+    """The first texts stand for all: which pieces are kept isn't known before all are read."""
+    loaded = outlook.model(stage.model)
+    parts = text_parts(stage, outlook.recipe.text, outlook.rows, outlook.recipe.seed)
+    name = stage.writes or stage.model
+    cut = cut_to_text(stage, loaded, parts, name, most=FIRST_RECORDS)
+    before = len(cut.pieces.names)
+    most = before if stage.size is None else min(stage.size, before)
+    why = f"the pieces that its text uses, {most:,} of {before:,} at most"
+    return Outline(stage, cut.model, (loaded,), why)
+
+
+def run(
+    stage: TrimVocabulary, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
