@@ -27,7 +27,7 @@ from potstill.benchmarking.statistics import (
 )
 from potstill.benchmarking.texts import Texts, describe_texts, read_texts, text_length, write_tokens
 from potstill.models.finite import check_stored, refuse_not_finite
-from potstill.recipe import Benchmark, measuring
+from potstill.recipe import Benchmark
 from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import (
     ONNX,
@@ -43,9 +43,9 @@ from potstill.storage.onnx_files import (
 from potstill.storage.places import Folder
 
 
-def measure(
-    models: Mapping[str, Path],
-    settings: measuring.Benchmark,
+def benchmark(
+    models: Sequence[Folder] | Mapping[str, Folder],
+    settings: Benchmark | None = None,
     progress: Callable[[float], None] | None = None,
     *,
     fit: bool = False,
@@ -55,39 +55,44 @@ def measure(
     Folders run in PyTorch, in float32; .onnx files in onnxruntime, as they are.
 
     Rounds are interleaved: in each round every model runs every shape, in an order that rotates, so
-    that a machine that slows down meets all models alike and ratios are taken within a round.
+    that a machine that slows down meets all models alike and ratios are taken within a round: they
+    are to the first model.
 
     Args:
-        models: name -> folder with config.json and *.safetensors, or FOLDER/onnx/NAME.onnx.
+        models: folders with config.json and *.safetensors, or FOLDER/onnx/NAME.onnx; a mapping
+            gives them names.
         settings: lengths in tokens, rounds, repeats, threads; its `models` selects and orders
-            names, null takes all of them.
+            names, null takes all of them, and its `baseline` is not read. None: its defaults.
         progress: called with the share that is done, 0 to 1.
         fit: cut lengths that a model has no positions for to what all of them have, which `notes`
             then says, instead of refusing them.
 
     Returns:
-        The stage's result: `models` (latency in ms at batch 1 and throughput in texts/s with 95%
-        bootstrap intervals, multiply-adds of a text, bytes), `ratios` against the baseline with
-        intervals and verdicts, `pass` where texts are given (seconds), `noise`, `notes`, and the
-        `raw` samples in ms.
+        See docs/benchmark.md for what each number is: `models` (latency in ms at batch 1 and
+        throughput in texts/s with 95% bootstrap intervals, multiply-adds of a text, bytes),
+        `ratios` against the first with intervals and verdicts, `pass` where texts are given
+        (seconds), `noise`, `notes`, and the `raw` samples in ms.
 
     Raises:
-        ValueError: no baseline, a folder without a model, one that does not load, a length beyond
-            a model's positions, or text that can't be read.
+        ValueError: no model, a folder without one, one that does not load, a length beyond a
+            model's positions, or text that can't be read.
         BenchmarkFailed: a child process died while it was being timed, or of a lack of memory.
     """
-    names = _chosen(models, settings)
+    folders = _folders(models)
+    settings = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
+    names = _chosen(folders, settings)
     for name in names:
-        _check_folder(name, models[name])
+        _check_folder(name, folders[name])
     texts = read_texts(settings.pass_over) if settings.pass_over else []
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # One after another, so that no model loads while another does.
         children = {
-            name: stack.enter_context(Child(name, models[name], settings.threads)) for name in names
+            name: stack.enter_context(Child(name, folders[name], settings.threads))
+            for name in names
         }
         settings, notes = _fitting(settings, children, fit)
-        cut = _cut(texts, settings, models, children, scratch)
+        cut = _cut(texts, settings, folders, children, scratch)
         timings = time_rounds(children, settings, cut, progress or (lambda share: None))
         counts = {
             name: {
@@ -98,9 +103,9 @@ def measure(
         }
     measured = {
         name: {
-            "parameters": _parameters(models[name], children[name]),
+            "parameters": _parameters(folders[name], children[name]),
             "multiply_adds": counts[name],
-            **_sizes(models[name]),
+            **_sizes(folders[name]),
             "load_s": round(children[name].ready["load_s"], 4),
             "peak_memory_bytes": timings.peak_memory[name],
             **_speeds(name, settings, timings),
@@ -114,7 +119,7 @@ def measure(
 
 
 def _result(
-    settings: measuring.Benchmark,
+    settings: Benchmark,
     measured: dict[str, dict[str, Any]],
     timings: Timings,
     notes: list[str],
@@ -146,7 +151,7 @@ def _result(
     }
 
 
-def _speeds(name: str, settings: measuring.Benchmark, timings: Timings) -> dict[str, Any]:
+def _speeds(name: str, settings: Benchmark, timings: Timings) -> dict[str, Any]:
     latency, throughput = timings.latency[name], timings.throughput[name]
     by_batch = {batch: float(np.median(rounds)) for batch, rounds in throughput.items()}
     return {
@@ -158,7 +163,7 @@ def _speeds(name: str, settings: measuring.Benchmark, timings: Timings) -> dict[
 
 
 def _against(
-    name: str, settings: measuring.Benchmark, measured: Mapping[str, Any], timings: Timings
+    name: str, settings: Benchmark, measured: Mapping[str, Any], timings: Timings
 ) -> dict[str, Any]:
     """A model's ratios to the baseline; of times and throughput, more is faster."""
     base = settings.baseline
@@ -200,7 +205,7 @@ def _against(
 
 
 def _ratio(
-    wall_R: Sequence[float], cpu_R: Sequence[float], settings: measuring.Benchmark, timings: Timings
+    wall_R: Sequence[float], cpu_R: Sequence[float], settings: Benchmark, timings: Timings
 ) -> dict[str, Any]:
     """Ratios of a round each, of wall and of CPU time; of several threads the latter is no time."""
     found = ratio_with_interval(wall_R)
@@ -210,9 +215,7 @@ def _ratio(
     return {**found, **own, "verdict": verdict(found, over_cpu, cpu_time)}
 
 
-def _pass(
-    settings: measuring.Benchmark, timings: Timings, texts: Mapping[str, CutTexts]
-) -> dict[str, Any]:
+def _pass(settings: Benchmark, timings: Timings, texts: Mapping[str, CutTexts]) -> dict[str, Any]:
     """The passes over texts, where there were any."""
     timed = settings.pass_over
     if timed is None:
@@ -250,12 +253,20 @@ def _pass(
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _chosen(models: Mapping[str, Path], settings: measuring.Benchmark) -> list[str]:
+def _folders(models: Sequence[Folder] | Mapping[str, Folder]) -> dict[str, Path]:
+    """Models by their names; in a list a path is its own name."""
+    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
+    if not named:
+        raise ValueError("benchmark: no model is given: name one at least")
+    return {name: Path(folder) for name, folder in named.items()}
+
+
+def _chosen(models: Mapping[str, Path], settings: Benchmark) -> list[str]:
     names = list(dict.fromkeys([settings.baseline, *(settings.models or models)]))
     for name in names:
         if name not in models:
-            known = ", ".join(models) or "none"
-            raise ValueError(f"benchmark: there is no model '{name}'; there are: {known}")
+            there = ", ".join(models)
+            raise ValueError(f"benchmark: there is no model '{name}'; there are: {there}")
     return names
 
 
@@ -278,8 +289,8 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _fitting(
-    settings: measuring.Benchmark, children: Mapping[str, Child], fit: bool
-) -> tuple[measuring.Benchmark, list[str]]:
+    settings: Benchmark, children: Mapping[str, Child], fit: bool
+) -> tuple[Benchmark, list[str]]:
     """Settings whose lengths all models have positions for, and what was cut, in sentences."""
     known = {n: c.ready["positions"] for n, c in children.items() if c.ready["positions"]}
     name = min(known, key=lambda one: known[one], default=None)
@@ -306,7 +317,7 @@ def _fitting(
 
 def _cut(
     texts: Texts,
-    settings: measuring.Benchmark,
+    settings: Benchmark,
     models: Mapping[str, Path],
     names: Iterable[str],
     scratch: Path,
@@ -336,28 +347,3 @@ def _sizes(folder: Path) -> dict[str, int]:
         files = [p for p in files if p.suffix != ".safetensors" and p.parent.name != ONNX]
     shipped = sum(path.stat().st_size for path in files) + (weights if graph else 0)
     return {"weight_bytes": weights, "folder_bytes": shipped}
-
-
-def benchmark(
-    models: Sequence[Folder] | Mapping[str, Folder],
-    settings: Benchmark | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """Measure size and speed of model folders, interleaved; ratios are to the first.
-
-    Args:
-        models: folders or .onnx files in them; a mapping gives them names.
-        settings: see recipe.Benchmark, whose `baseline` is not read; None: its defaults.
-        progress: called with the share that is done, 0 to 1.
-
-    Returns:
-        See `benchmarking.benchmark`, and docs/benchmark.md for what each number is.
-
-    Raises:
-        ValueError: a folder without a model, or a length that a model can't take.
-        BenchmarkFailed: a measuring process died.
-    """
-    named = dict(models) if isinstance(models, Mapping) else {os.fspath(m): m for m in models}
-    folders = {name: Path(folder) for name, folder in named.items()}
-    chosen = (settings or Benchmark()).model_copy(update={"baseline": next(iter(folders))})
-    return measure(folders, chosen, progress)

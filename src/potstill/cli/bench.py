@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.benchmarking.files import check_targets, write_benchmark
-from potstill.benchmarking.session import measure
+from potstill.benchmarking.session import benchmark
 from potstill.recipe import Benchmark, Files, Source, TextPass
 from potstill.storage import environment
 
@@ -57,9 +57,9 @@ def bench(
         batches=sizes[:-1],
         throughput_length=min(128, max(wanted)),
         pass_over=_pass_over(data, columns, max_texts),
-    ).model_copy(update={"baseline": paths[0]})  # a path, which no name in a recipe is
+    )
     folders = {path: Path(path) for path in paths}
-    result = measure(folders, settings, progress, fit=lengths is None)
+    result = benchmark(folders, settings, progress, fit=lengths is None)
     result = {**result, "environment": environment()}
     write_benchmark(result, json_file, csv_file)
     return result

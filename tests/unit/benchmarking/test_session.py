@@ -26,8 +26,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def measured(folders: dict[str, Path]) -> tuple[dict[str, object], list[float]]:
     shares: list[float] = []
-    settings = Benchmark(lengths=[8, 40], rounds=3, repeats=2, throughput_batch=4, batches=[2])
-    return session.measure(folders, settings, shares.append), shares
+    shapes = {"lengths": [8, 40], "throughput_batch": 4, "batches": [2]}
+    settings = Benchmark(**shapes, rounds=3, repeats=2, baseline="student")  # which is not read
+    return session.benchmark(folders, settings, shares.append), shares
 
 
 def test_structure_is_complete(measured):
@@ -126,15 +127,20 @@ def test_summary_follows_from_the_raw_samples(measured):
 
 def test_errors_name_the_thing(folders, tmp_path):
     settings = Benchmark(lengths=[8], rounds=3)
+    chosen = settings.model_copy(update={"models": ["teacher"]})
     with pytest.raises(ValueError, match=r"no model 'teacher'; there are: student"):
-        session.measure({"student": folders["student"]}, settings)
+        session.benchmark({"student": folders["student"]}, chosen)
+    with pytest.raises(ValueError, match=r"^benchmark: no model is given: name one at least$"):
+        session.benchmark([], settings)
+    with pytest.raises(ValueError, match=r"none \(model '.*none'\) is not there: give a model"):
+        session.benchmark([folders["student"], tmp_path / "none"], settings)
     with pytest.raises(ValueError, match=r"none \(model 'student'\) is not there: give a model"):
-        session.measure({**folders, "student": tmp_path / "none"}, settings)
+        session.benchmark({**folders, "student": tmp_path / "none"}, settings)
     with pytest.raises(ValueError, match=r"\(model 'student'\) holds no config\.json"):
-        session.measure({**folders, "student": tmp_path}, settings)
+        session.benchmark({**folders, "student": tmp_path}, settings)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"\(model 'student'\) holds no \*\.safetensors"):
-        session.measure({**folders, "student": tmp_path}, settings)
+        session.benchmark({**folders, "student": tmp_path}, settings)
 
 
 def multiply_adds(layers: int, length: int) -> int:
@@ -221,7 +227,7 @@ def test_child_that_cannot_load_shows_its_last_line(folders, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match=r"model 'teacher' .* can't be measured: .*[Ss]afetensor"):
-        session.measure({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
+        session.benchmark({"teacher": tmp_path}, Benchmark(lengths=[8], rounds=3))
 
 
 # --- ONNX files -----------------------------------------------------------------------------------
@@ -237,7 +243,7 @@ def graph(masked_lm_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_an_onnx_file_is_timed_in_onnxruntime(graph: Path) -> None:
     folder = graph.parent.parent
     settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=2)
-    result = session.measure({"teacher": folder, "onnx": graph}, settings)
+    result = session.benchmark({"teacher": folder, "onnx": graph}, settings)
     teacher, onnx = result["models"]["teacher"], result["models"]["onnx"]
     assert onnx.keys() == teacher.keys()
     assert onnx["parameters"] == teacher["parameters"]
@@ -257,7 +263,7 @@ def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
     table.write_text(f"a\tb\nstill\tpot still\n{long}\toak\n")
     timed = TextPass(sources=[str(table)], columns=["a", "b"], max_length=12)
     settings = Benchmark(rounds=3, repeats=1, lengths=[8], throughput_batch=1, pass_over=timed)
-    result = session.measure({"teacher": masked_lm_teacher, "s": student}, settings)["pass"]
+    result = session.benchmark({"teacher": masked_lm_teacher, "s": student}, settings)["pass"]
     assert (result["texts"], result["max_length"], result["rounds"]) == (2, 12, 3)
     assert (result["over"], result["columns"]) == (str(table), ["a", "b"])
     for name, found in result["models"].items():
@@ -273,7 +279,7 @@ def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
 
 def test_an_onnx_file_that_can_t_be_timed(graph: Path) -> None:
     with pytest.raises(ValueError, match=r"other\.onnx: no such file$"):
-        session.measure({"teacher": graph.with_name("other.onnx")}, Benchmark())
+        session.benchmark({"teacher": graph.with_name("other.onnx")}, Benchmark())
     settings = Benchmark(rounds=3, lengths=[65])
     with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
-        session.measure({"teacher": graph}, settings)
+        session.benchmark({"teacher": graph}, settings)

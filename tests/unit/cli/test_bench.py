@@ -18,10 +18,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     def benchmark(models: Any, settings: Any, progress: Any, *, fit: bool) -> dict[str, Any]:
-        seen.append((models, settings, fit))
+        seen.append((list(models.items()), settings, fit))
         return {"models": {}}
 
-    monkeypatch.setattr(command, "measure", benchmark)
+    monkeypatch.setattr(command, "benchmark", benchmark)
     return seen
 
 
@@ -32,14 +32,14 @@ def test_defaults_are_cut_to_fit_and_what_is_asked_for_is_not(asked: list[Any]) 
     first = Benchmark(
         **{"lengths": [16, 128, 512], "batches": [1, 8], "throughput_batch": 32},
         throughput_length=128,
-    ).model_copy(update={"baseline": "b/onnx/model.onnx"})
+    )
     second = Benchmark(
-        **{"baseline": "a", "lengths": [16, 64], "batches": [2], "throughput_batch": 4},
+        **{"lengths": [16, 64], "batches": [2], "throughput_batch": 4},
         **{"throughput_length": 64, "rounds": 3, "repeats": 2, "threads": 2},
     )
     assert asked == [
-        ({name: Path(name) for name in ("b/onnx/model.onnx", "a")}, first, True),
-        ({"a": Path("a")}, second, False),
+        ([(name, Path(name)) for name in ("b/onnx/model.onnx", "a")], first, True),
+        ([("a", Path("a"))], second, False),
     ]
 
 

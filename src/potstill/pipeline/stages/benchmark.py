@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from potstill.benchmarking.session import measure
+from potstill.benchmarking.session import benchmark
 from potstill.benchmarking.texts import read_texts
 from potstill.models import LoadedModel
 from potstill.models.families import position_limit
@@ -51,4 +51,4 @@ def run(
     stage: Benchmark, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     chosen = chosen_models(stage.models, stage.baseline, context)
-    return measure(chosen, stage, context.reporter.progress), {}
+    return benchmark(chosen, stage, context.reporter.progress), {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.benchmarking.session import measure
+from potstill.benchmarking.session import benchmark
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
 from potstill.graphs import check_parity
@@ -108,14 +108,9 @@ class _Quantizing:
         self.source.write(self.target, samples=self.samples)
         kept = self._budget() if stage.max_drop is not None else None
         parity = self._parity()
-        timed = measure(
+        timed = benchmark(
             {stage.model: self.graph, stage.writes: self.target},
-            Benchmark(
-                baseline=stage.model,
-                lengths=stage.lengths,
-                rounds=stage.rounds,
-                throughput_batch=1,
-            ),
+            Benchmark(lengths=stage.lengths, rounds=stage.rounds, throughput_batch=1),
         )
         speedup = {n: one["median"] for n, one in timed["ratios"][stage.writes]["speedup"].items()}
         slower = [length for length, ratio in speedup.items() if ratio <= 1]

@@ -116,12 +116,12 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Speeds:
 
     def set_to(ratio: float) -> None:
         def timed(models: Any, settings: Any) -> dict[str, Any]:
-            name = next(name for name in models if name != settings.baseline)
+            _, name = models  # the first is the baseline
             one = {"median": ratio, "low": ratio, "high": ratio}
             lengths = {str(length): one for length in settings.lengths}
             return {"ratios": {name: {"speedup": lengths}}, "noise": {"message": None}}
 
-        monkeypatch.setattr(quantize_stage, "measure", timed)
+        monkeypatch.setattr(quantize_stage, "benchmark", timed)
 
     set_to(1.5)
     return set_to
