@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from conftest import student_of, tiny_config, tiny_tokenizer
-from potstill.recipe import Recipe, Task, dump_recipe, load_recipe, stage_writes
+from potstill.recipe import Recipe, Task, dump_recipe, load_recipe
 from potstill.storage import RunFolder
 from potstill.storage.onnx_files import GRAPH, ONNX
 from tiny_graphs import exported
@@ -70,7 +70,7 @@ def tiny_run(
     for number, stage in enumerate(recipe.stages, start=1):
         place = run.stage_folder(number, stage.kind)
         place.mkdir(parents=True)
-        writes = {name: "model" for name in stage_writes(stage)}
+        writes = {name: "model" for name in stage.models_written}
         if writes:
             shutil.copytree(made, place / "model")
         if stage.kind == "export":

@@ -14,7 +14,6 @@ from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.pipeline.runner import rebuild
 from potstill.pipeline.stages.stage import run_stage
 from potstill.recipe import (
-    READS_ONNX,
     TEXT_TASKS,
     VALUE_TASKS,
     Distill,
@@ -286,7 +285,7 @@ def _one_stage(
 ) -> Path:
     """One stage in a folder of its own; one that is done already is found done."""
     graph = next((path for path in models.values() if is_onnx(path)), None)
-    if graph is not None and not isinstance(stage, READS_ONNX):
+    if graph is not None and not stage.reads_onnx:
         raise ValueError(
             f"{graph} is an ONNX file and can't be changed any more: name the model folder that it "
             "was exported from"

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from potstill.data.sources import sources_fingerprint
-from potstill.pipeline.inputs import stage_sources
 from potstill.pipeline.stages.stage import file_of
-from potstill.recipe import Benchmark, Corpus, Evaluate, Recipe, Stage, Task, TaskData, stage_reads
+from potstill.recipe import Corpus, Recipe, Stage, Task, TaskData
 from potstill.recipe.config import digested
 from potstill.storage.manifest import manifest_digest, model_manifest, model_part
 
@@ -56,9 +55,8 @@ def inputs_digest(
 def stage_digest(before: str, stage: Stage) -> str:
     """Of a stage and what comes before it."""
     parts = [before, file_of(stage).VERSION, digested(stage)]
-    own = stage_sources(stage)
-    if own:
-        parts.append(sources_fingerprint(own))
+    if stage.text_sources:
+        parts.append(sources_fingerprint(stage.text_sources))
     return _digest(*parts)
 
 
@@ -77,8 +75,7 @@ def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
 
 def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
     """Names of the models that a stage reads, of those there are."""
-    every = isinstance(stage, (Evaluate, Benchmark)) and stage.models is None
-    return list(known) if every else stage_reads(stage)
+    return list(known) if stage.reads_every_model else stage.models_read
 
 
 def _digest(*parts: Any) -> str:

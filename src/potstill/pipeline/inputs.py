@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from potstill.data.files import expand
-from potstill.recipe import (
-    Benchmark,
-    Evaluate,
-    Files,
-    Recipe,
-    Source,
-    Stage,
-    Teacher,
-    TrimVocabulary,
-)
+from potstill.recipe import Files, Recipe, Teacher
 from potstill.storage.places import local_folder, model_folder
 from potstill.storage.run_folder import check_run
 
@@ -31,23 +22,10 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
         local_folder(key, teacher)
-    own = [source for stage in recipe.stages for source in stage_sources(stage)]
+    own = [source for stage in recipe.stages for source in stage.text_sources]
     for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):
             expand(source)
-
-
-def stage_sources(stage: Stage) -> Sequence[Source]:
-    """Text that a stage alone reads."""
-    match stage:
-        case TrimVocabulary():
-            return stage.sources or []
-        case Evaluate():
-            return stage.pairs.sources if stage.pairs is not None else []
-        case Benchmark():
-            return stage.pass_over.sources if stage.pass_over is not None else []
-        case _:
-            return []
 
 
 def given_folders(

@@ -10,7 +10,7 @@ from potstill.models.finite import check_stored
 from potstill.pipeline.context import Outline, Outlook
 from potstill.pipeline.stages.evaluate import seen_columns
 from potstill.pipeline.stages.stage import file_of
-from potstill.recipe import Recipe, stage_writes
+from potstill.recipe import Recipe
 from potstill.tasks import read_for
 
 
@@ -34,7 +34,7 @@ def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Outline]:
         outlook.where = f"stage {number} ({stage.kind})"
         cast = file_of(stage).check(stage, outlook)
         if cast.model is not None:
-            outlook.written |= dict.fromkeys(stage_writes(stage), cast.model)
+            outlook.written |= dict.fromkeys(stage.models_written, cast.model)
         casts.append(cast)
     for folder in given.values():
         check_stored(folder)  # last, for it takes longest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.pipeline.inputs import given_folders
-from potstill.recipe import Recipe, load_recipe, main_model, repeated, stage_writes
+from potstill.recipe import Recipe, load_recipe, main_model, repeated
 from potstill.storage import RunFolder
 from potstill.storage.files import read_json
 from potstill.storage.onnx_files import is_onnx, weight_bytes
@@ -77,7 +77,7 @@ def models_of_run(run: Path) -> RunModels:
     found, absent = _given(recipe)
     further = {name for names in repeated(recipe.stages).values() for name in names[1:]}
     for number, stage in enumerate(recipe.stages, start=1):
-        if not stage_writes(stage):
+        if not stage.models_written:
             continue
         folder = RunFolder(run).stage_folder(number, stage.kind)
         if not (folder / "DONE").is_file():
@@ -91,7 +91,7 @@ def models_of_run(run: Path) -> RunModels:
                 found[name] = RunModel(name, folder / where, _MADE[stage.kind])
                 absent.pop(name, None)
     main = main_model(recipe.stages)
-    student = stage_writes(recipe.stages[main - 1])[0] if main else TEACHER
+    student = recipe.stages[main - 1].models_written[0] if main else TEACHER
     first = [name for name in (TEACHER, student) if name in found]
     last = [name for name, model in found.items() if model.made == _MADE["make_student"]]
     between = [name for name in found if name not in last]

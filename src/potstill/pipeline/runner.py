@@ -22,7 +22,7 @@ from potstill.pipeline.replaced import published_problem, set_aside_results, set
 from potstill.pipeline.stages.distill import check_teachers
 from potstill.pipeline.stages.evaluate import check_heldout
 from potstill.pipeline.stages.report import has_results, write_results
-from potstill.pipeline.stages.stage import run_stage, trains
+from potstill.pipeline.stages.stage import run_stage
 from potstill.recipe import (
     Evaluate,
     Recipe,
@@ -34,7 +34,6 @@ from potstill.recipe import (
     plain_twin,
     published_chain,
     repeated,
-    stage_writes,
 )
 from potstill.storage import RunFolder, cache_folder, environment, open_run
 from potstill.storage.files import read_json, write_json, write_text
@@ -112,7 +111,7 @@ class _Runner:
             models=dict(given),
             reporter=self.reporter,
             is_main=self.is_main,
-            student=stage_writes(recipe.stages[about - 1])[0] if about else None,
+            student=recipe.stages[about - 1].models_written[0] if about else None,
             twin=plain_twin(recipe.stages),
             repeats=repeated(recipe.stages),
         )
@@ -137,7 +136,7 @@ class _Runner:
                     self._clear(run, folder)
                     config = {"stage": stage.model_dump(mode="json"), "fingerprint": fingerprint}
                     write_json(folder / "config.json", config)
-                    if trains(stage):
+                    if stage.trains:
                         self._check_evaluations(number, context)
                         check_teachers(self.recipe.stages[number - 1 :], context)
                 self._wait()
@@ -168,7 +167,7 @@ class _Runner:
         fingerprint: str,
     ) -> None:
         start = time.perf_counter()
-        if self.is_main or trains(stage):
+        if self.is_main or stage.trains:
             writes = run_stage(stage, folder, context, fingerprint)
         if self.is_main:
             seconds = time.perf_counter() - start

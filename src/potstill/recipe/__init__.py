@@ -53,15 +53,13 @@ from potstill.recipe.objectives import (
 )
 from potstill.recipe.recipe import Recipe, Teacher
 from potstill.recipe.stages import (
-    READS_ONNX,
     Stage,
+    lineage,
     main_model,
     plain_twin,
     published_chain,
     repeated,
     scoring,
-    stage_reads,
-    stage_writes,
 )
 from potstill.recipe.tasks import (
     CACHED_TASKS,
@@ -80,7 +78,6 @@ from potstill.recipe.training import Distill, Finetune, InBatch, Sparsity, Train
 __all__ = [
     "CACHED_TASKS",
     "ENDINGS",
-    "READS_ONNX",
     "TASKS",
     "TEXT_TASKS",
     "VALUE_TASKS",
@@ -141,6 +138,7 @@ __all__ = [
     "checked",
     "dump_recipe",
     "explain",
+    "lineage",
     "load_recipe",
     "main_model",
     "parse_recipe",
@@ -151,7 +149,5 @@ __all__ = [
     "row_of",
     "scoring",
     "shipped_recipes",
-    "stage_reads",
-    "stage_writes",
     "unfit",
 ]

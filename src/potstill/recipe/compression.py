@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from potstill.recipe.config import Config, Name
-from potstill.recipe.data import Sources
+from potstill.recipe.config import Config, Name, StageConfig
+from potstill.recipe.data import Source, Sources
 
 LayerRule = Literal["alternate", "uniform", "first", "last"]
 StudentFamily = Literal["bert", "distilbert"]
@@ -18,8 +19,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SHARES = {"half": 1 / 2, "third": 1 / 3, "quarter": 1 / 4, "fifth": 1 / 5}
 
 
-class TrimVocabulary(Config):
+class TrimVocabulary(StageConfig):
     """Keep the word pieces that a text uses; the others leave tokenizer and embeddings."""
+
+    compresses: ClassVar[bool] = True
 
     kind: Literal["trim_vocabulary"] = "trim_vocabulary"
     model: Name = "student"
@@ -46,14 +49,28 @@ class TrimVocabulary(Config):
                 )
         return self
 
+    @property
+    def models_read(self) -> list[str]:
+        return [self.model]
+
+    @property
+    def models_written(self) -> list[str]:
+        return [self.writes or self.model]
+
+    @property
+    def text_sources(self) -> Sequence[Source]:
+        return self.sources or []
+
 
 def _default(config: Config, key: str) -> Any:
     """A key's default: a resolved recipe has all of them written out."""
     return type(config).model_fields[key].default
 
 
-class Prune(Config):
+class Prune(StageConfig):
     """Cut what matters least out of a model; what is left is uniform, so config.json says it."""
+
+    compresses: ClassVar[bool] = True
 
     kind: Literal["prune"] = "prune"
     model: Name = "student"
@@ -97,6 +114,14 @@ class Prune(Config):
             )
         return self
 
+    @property
+    def models_read(self) -> list[str]:
+        return [self.model]
+
+    @property
+    def models_written(self) -> list[str]:
+        return [self.writes or self.model]
+
 
 class GraphPruning(Config):
     """Attention heads and inner FFN units that leave, in each layer another number of them."""
@@ -119,8 +144,11 @@ class GraphPruning(Config):
         return self
 
 
-class Export(Config):
+class Export(StageConfig):
     """Write a model as an ONNX graph, and refuse one that answers otherwise than its source."""
+
+    compresses: ClassVar[bool] = True
+    writes_onnx: ClassVar[bool] = True
 
     kind: Literal["export"] = "export"
     model: Name = "student"
@@ -130,9 +158,21 @@ class Export(Config):
     # A smaller shape that only a graph can have; the folder's weights stay whole. null: the same.
     prune: GraphPruning | None = None
 
+    @property
+    def models_read(self) -> list[str]:
+        return [self.model]
 
-class Quantize(Config):
+    @property
+    def models_written(self) -> list[str]:
+        return [self.writes]
+
+
+class Quantize(StageConfig):
     """Write an ONNX graph with smaller numbers, within a budget of what it may cost."""
+
+    compresses: ClassVar[bool] = True
+    reads_onnx: ClassVar[bool] = True
+    writes_onnx: ClassVar[bool] = True
 
     kind: Literal["quantize"] = "quantize"
     model: Name = "onnx"
@@ -177,6 +217,14 @@ class Quantize(Config):
                 )
         return self
 
+    @property
+    def models_read(self) -> list[str]:
+        return [self.model]
+
+    @property
+    def models_written(self) -> list[str]:
+        return [self.writes]
+
 
 def _as_count(value: Any) -> Any:
     if not isinstance(value, str):
@@ -219,10 +267,18 @@ class Student(Config):
         return self
 
 
-class _Making(Config):
+class _Making(StageConfig):
     kind: Literal["make_student"] = "make_student"
     teacher: Name = "teacher"
     writes: Name = "student"
+
+    @property
+    def models_read(self) -> list[str]:
+        return [self.teacher]
+
+    @property
+    def models_written(self) -> list[str]:
+        return [self.writes]
 
 
 def asked_for(wanted: dict[str, Any]) -> list[tuple[str, Any]]:

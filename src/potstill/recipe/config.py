@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from potstill.recipe.data import Source  # whose parts are made of this file's Config
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -39,6 +44,46 @@ class Config(BaseModel):
                         f"{_QUOTE if _takes_words(field.annotation) else ''}"
                     )
         return value
+
+
+class StageConfig(Config):
+    """Base of every stage: what it reads and writes, which none of its keys says alone.
+
+    Attributes:
+        trains: all processes of a distributed run take part; the first alone does other stages.
+        compresses: it makes another model, or another kind of file, of one without training it.
+        reads_onnx, writes_onnx: models that are .onnx files.
+    """
+
+    trains: ClassVar[bool] = False
+    compresses: ClassVar[bool] = False
+    reads_onnx: ClassVar[bool] = False
+    writes_onnx: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def models_read(self) -> list[str]:
+        """Models that the stage names."""
+
+    @property
+    @abstractmethod
+    def models_written(self) -> list[str]:
+        """Names of the models that the stage writes: none, one, or one for each repeat."""
+
+    @property
+    def reads_every_model(self) -> bool:
+        """Whether it reads all models that there are, beside those that it names."""
+        return False
+
+    @property
+    def made_from(self) -> str | None:
+        """The model that the stage makes another of; None of one that writes none."""
+        return self.models_read[0] if self.models_written else None
+
+    @property
+    def text_sources(self) -> Sequence[Source]:
+        """Text that the stage alone reads."""
+        return []
 
 
 # labels: [no, yes] is a list of false and true

@@ -13,15 +13,15 @@ from potstill.recipe.objectives import (
     SoftTargets,
     VectorMse,
 )
-from potstill.recipe.stages import READS_ONNX, WRITES_ONNX, Stage
+from potstill.recipe.stages import Stage
 from potstill.recipe.tasks import CACHED_TASKS, TEXT_TASKS, VALUE_TASKS, Task
 from potstill.recipe.training import Distill, Finetune
 
 
 def unreadable(stage: Stage, writer: Stage | None) -> str | None:
     """Why a stage can't read what another one wrote (None: it was given), or None."""
-    is_graph = isinstance(writer, WRITES_ONNX)
-    if is_graph and not isinstance(stage, READS_ONNX):
+    is_graph = writer is not None and writer.writes_onnx
+    if is_graph and not stage.reads_onnx:
         return (
             "which is an ONNX file and can't be changed any more: name the model that it was "
             "exported from"

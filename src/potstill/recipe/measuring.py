@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from potstill.recipe.config import Config, Name
-from potstill.recipe.data import Masking, Sources, as_names
+from potstill.recipe.config import Config, Name, StageConfig
+from potstill.recipe.data import Masking, Source, Sources, as_names
 
 
 class ScoredPairs(Config):
@@ -19,8 +20,10 @@ class ScoredPairs(Config):
     on_bad_row: Literal["error", "skip"] = "error"
 
 
-class Evaluate(Config):
+class Evaluate(StageConfig):
     """Score models on held-out text against the first of them."""
+
+    reads_onnx: ClassVar[bool] = True
 
     kind: Literal["evaluate"] = "evaluate"
     models: list[Name] | None = None  # null: every model there is
@@ -34,6 +37,22 @@ class Evaluate(Config):
     max_length: Annotated[int, Field(ge=8)] | None = None  # tokens; null: the model's own limit
     max_records: Annotated[int, Field(ge=2)] | None = None  # the first so many; null: all
     masking: Masking = Masking()  # masked LM
+
+    @property
+    def models_read(self) -> list[str]:
+        return list(dict.fromkeys([*(self.models or []), self.baseline]))
+
+    @property
+    def models_written(self) -> list[str]:
+        return []
+
+    @property
+    def reads_every_model(self) -> bool:
+        return self.models is None
+
+    @property
+    def text_sources(self) -> Sequence[Source]:
+        return self.pairs.sources if self.pairs is not None else []
 
 
 class TextPass(Config):
@@ -50,8 +69,10 @@ class TextPass(Config):
     rounds: Annotated[int, Field(ge=3)] = 3  # passes of each model
 
 
-class Benchmark(Config):
+class Benchmark(StageConfig):
     """Measure size and speed, each model in a process of its own, in interleaved rounds."""
+
+    reads_onnx: ClassVar[bool] = True
 
     kind: Literal["benchmark"] = "benchmark"
     models: list[Name] | None = None
@@ -66,12 +87,38 @@ class Benchmark(Config):
     throughput_length: Annotated[int, Field(ge=3)] | None = None  # tokens; null: the largest length
     pass_over: TextPass | None = None
 
+    @property
+    def models_read(self) -> list[str]:
+        return list(dict.fromkeys([*(self.models or []), self.baseline]))
 
-class Report(Config):
+    @property
+    def models_written(self) -> list[str]:
+        return []
+
+    @property
+    def reads_every_model(self) -> bool:
+        return self.models is None
+
+    @property
+    def text_sources(self) -> Sequence[Source]:
+        return self.pass_over.sources if self.pass_over is not None else []
+
+
+class Report(StageConfig):
     """Write metrics.json, report.html and the model card."""
+
+    reads_onnx: ClassVar[bool] = True
 
     kind: Literal["report"] = "report"
     title: str | None = None
     examples: Annotated[int, Field(ge=0)] = 8
     language: str | None = None
     license: str | None = None
+
+    @property
+    def models_read(self) -> list[str]:
+        return []
+
+    @property
+    def models_written(self) -> list[str]:
+        return []

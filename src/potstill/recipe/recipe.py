@@ -15,7 +15,7 @@ from potstill.recipe.config import Config, Name
 from potstill.recipe.data import Corpus, TaskData
 from potstill.recipe.fit import unfit, unreadable
 from potstill.recipe.measuring import Benchmark, Evaluate
-from potstill.recipe.stages import Stage, stage_reads, stage_writes
+from potstill.recipe.stages import Stage
 from potstill.recipe.tasks import TEXT_TASKS, Task
 from potstill.recipe.training import Distill, Finetune
 
@@ -90,7 +90,7 @@ class Recipe(Config):
         writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
         for number, stage in enumerate(self.stages, start=1):
             where = f"stage {number} ({stage.kind})"
-            for name in stage_reads(stage):
+            for name in stage.models_read:
                 if name not in known:
                     raise ValueError(
                         f"{where} reads the model '{name}', which no stage before it writes"
@@ -98,7 +98,7 @@ class Recipe(Config):
                 problem = unreadable(stage, writers.get(name))
                 if problem is not None:
                     raise ValueError(f"{where} reads the model '{name}', {problem}")
-            written = stage_writes(stage)
+            written = stage.models_written
             known.update(written)
             writers |= dict.fromkeys(written, stage)
         return self

@@ -1,9 +1,9 @@
-"""The stages of a recipe."""
+"""The stages of a recipe, and the lineage of the models that they make."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
@@ -24,40 +24,6 @@ Stage = Annotated[
     | Report,
     Field(discriminator="kind"),
 ]
-# Stages that make another model of the one they read, without training it.
-_COMPRESSING = (Prune, TrimVocabulary, Export, Quantize)
-# Stages whose models are .onnx files, and those that can read such a one.
-WRITES_ONNX = (Export, Quantize)
-READS_ONNX = (Quantize, Evaluate, Benchmark, Report)
-
-
-def stage_reads(stage: Stage) -> list[str]:
-    """Models that a stage names; null `models` of evaluate and benchmark are all there are."""
-    match stage:
-        case Finetune() | Prune() | TrimVocabulary():
-            return [stage.model]
-        case MakeStudent():
-            return [stage.teacher]
-        case Distill():
-            return list(dict.fromkeys([stage.model, *(t.model for t in stage.teachers)]))
-        case Export() | Quantize():
-            return [stage.model]
-        case Evaluate() | Benchmark():
-            return list(dict.fromkeys([*(stage.models or []), stage.baseline]))
-        case Report():
-            return []
-
-
-def main_model(stages: Sequence[Stage]) -> int | None:
-    """The number, from 1, of the stage that writes the model a recipe is about; None: none does.
-
-    It is the last `distill`, else the last `make_student`, else the last `finetune`.
-    """
-    for kind in (Distill, MakeStudent, Finetune):
-        for number in range(len(stages), 0, -1):
-            if isinstance(stages[number - 1], kind):
-                return number
-    return None
 
 
 def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
@@ -71,52 +37,90 @@ def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
     )
 
 
-def published_chain(stages: Sequence[Stage]) -> list[int]:
+# --- the lineage of models ------------------------------------------------------------------------
+
+
+class Link(Protocol):
+    """A stage as the lineage of models sees it: of a recipe, or of a run that was read."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def compresses(self) -> bool: ...
+
+    @property
+    def made_from(self) -> str | None: ...
+
+    @property
+    def models_written(self) -> Sequence[str]: ...
+
+
+def main_model(stages: Sequence[Link], but: str | None = None) -> int | None:
+    """The number, from 1, of the stage that writes the model a recipe is about; None: none does.
+
+    It is the last `distill`, else the last `make_student`, else the last `finetune`.
+
+    Args:
+        but: a model that it isn't, such as the baseline.
+    """
+    for kind in ("distill", "make_student", "finetune"):
+        for number in range(len(stages), 0, -1):
+            stage = stages[number - 1]
+            if stage.kind == kind and stage.models_written[0] != but:
+                return number
+    return None
+
+
+def published_chain(stages: Sequence[Link]) -> list[int]:
     """Numbers, from 1, of the stages that write the model a run publishes, in order: the last one
     that is finished counts.
 
     The first is `main_model`'s; the others compress or export what the one before them wrote.
     """
     main = main_model(stages)
-    if main is None:
-        return []
-    chain, name = [main], stage_writes(stages[main - 1])[0]
+    return [] if main is None else [main, *_compressing(stages, main)]
+
+
+def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
+    """Numbers, from 1, of the stages that led from a given model to the last artifact made of what
+    the stage `main` writes, in order.
+    """
+    number, before = main, list[int]()
+    while (source := stages[number - 1].made_from) != given:
+        writers = [n for n in range(1, number) if source in stages[n - 1].models_written]
+        if not writers:
+            break
+        number = writers[-1]
+        before.insert(0, number)
+    return [*before, main, *_compressing(stages, main)]
+
+
+def _compressing(stages: Sequence[Link], main: int) -> list[int]:
+    """The stages after `main` that each compress or export what the one before them wrote."""
+    found, name = [], stages[main - 1].models_written[0]
     for number, stage in enumerate(stages[main:], start=main + 1):
-        if isinstance(stage, _COMPRESSING) and stage.model == name:
-            chain.append(number)
-            name = stage_writes(stage)[0]
-    return chain
+        if stage.compresses and stage.made_from == name:
+            found.append(number)
+            name = stage.models_written[0]
+    return found
 
 
-def stage_writes(stage: Stage) -> list[str]:
-    """Names of the models that a stage writes: none, one, or one for each repeat."""
-    match stage:
-        case Finetune() | Distill():
-            name = stage.writes or stage.model
-            return [name, *(f"{name}.{number}" for number in range(2, stage.repeats + 1))]
-        case MakeStudent() | Export() | Quantize():
-            return [stage.writes]
-        case Prune() | TrimVocabulary():
-            return [stage.writes or stage.model]
-        case Evaluate() | Benchmark() | Report():
-            return []
-
-
-def repeated(stages: Sequence[Stage]) -> dict[str, list[str]]:
+def repeated(stages: Sequence[Link]) -> dict[str, Sequence[str]]:
     """Name of a model -> the names of its repeats, itself first, of models that have some."""
-    written = (stage_writes(stage) for stage in stages)
+    written = (stage.models_written for stage in stages)
     return {names[0]: names for names in written if len(names) > 1}
 
 
-def plain_twin(stages: Sequence[Stage]) -> str | None:
+def plain_twin(stages: Sequence[Link]) -> str | None:
     """The model that was trained from the main student's start, but without a teacher."""
     number = main_model(stages)
     main = stages[number - 1] if number is not None else None
-    if not isinstance(main, Distill):
+    if main is None or main.kind != "distill":
         return None
     twins = [
-        stage_writes(stage)[0]
+        stage.models_written[0]
         for stage in stages
-        if isinstance(stage, Finetune) and stage.model == main.model
+        if stage.kind == "finetune" and stage.made_from == main.made_from
     ]
-    return next((name for name in reversed(twins) if name not in stage_writes(main)), None)
+    return next((name for name in reversed(twins) if name not in main.models_written), None)

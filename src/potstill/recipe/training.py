@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from potstill.recipe.config import Config, Name
+from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
 from potstill.recipe.objectives import HiddenCosine, InnerObjective, Objective
 
@@ -87,8 +87,14 @@ class Training(Config):
         return self
 
 
-class Finetune(Config):
+def _of_each_repeat(name: str, repeats: int) -> list[str]:
+    return [name, *(f"{name}.{number}" for number in range(2, repeats + 1))]
+
+
+class Finetune(StageConfig):
     """Train a model on the task without a teacher (masked LM is a task)."""
+
+    trains: ClassVar[bool] = True
 
     kind: Literal["finetune"] = "finetune"
     model: Name = "teacher"
@@ -109,6 +115,14 @@ class Finetune(Config):
             )
         return self
 
+    @property
+    def models_read(self) -> list[str]:
+        return [self.model]
+
+    @property
+    def models_written(self) -> list[str]:
+        return _of_each_repeat(self.writes or self.model, self.repeats)
+
 
 class WeightedTeacher(Config):
     """One of several teachers; their weights are divided by their sum."""
@@ -127,8 +141,10 @@ def _as_teachers(value: Any) -> Any:
     return parsed
 
 
-class Distill(Config):
+class Distill(StageConfig):
     """Train a student to follow a teacher, or several."""
+
+    trains: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
     model: Name = "student"
@@ -195,3 +211,11 @@ class Distill(Config):
         if isinstance(self.teacher, str):
             return [WeightedTeacher(model=self.teacher)]
         return self.teacher
+
+    @property
+    def models_read(self) -> list[str]:
+        return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
+
+    @property
+    def models_written(self) -> list[str]:
+        return _of_each_repeat(self.writes or self.model, self.repeats)

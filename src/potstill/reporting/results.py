@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from potstill.recipe import parse_yaml
+from potstill.recipe import lineage, main_model, parse_yaml, plain_twin
 from potstill.storage.files import read_json
 
 SUITE = "suite.json"
@@ -42,7 +42,17 @@ class StageResult:
         return str(self.settings.get("writes") or self.settings.get("model"))
 
     @property
-    def reads(self) -> str | None:
+    def models_written(self) -> list[str]:
+        """The same as a list; of a training that was repeated the first one's model alone."""
+        return [] if self.writes is None else [self.writes]
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it made another model of one without training it."""
+        return self.kind not in (*TRAINING, *MEASURING)
+
+    @property
+    def made_from(self) -> str | None:
         """The name of the model that the stage made another of."""
         key = "teacher" if self.kind == "make_student" else "model"
         return None if self.kind in MEASURING else self.settings.get(key)
@@ -100,36 +110,21 @@ class Results:
         return self._trained(self.baseline) or (others[-1] if others else None)
 
     def _trained(self, baseline: str) -> str | None:
-        for kind in ("distill", "make_student", "finetune"):
-            for stage in reversed(self.stages):
-                if stage.kind == kind and stage.writes not in (None, baseline):
-                    return stage.writes
-        return None
+        number = main_model(self.stages, but=baseline)
+        return self.stages[number - 1].writes if number is not None else None
 
     @cached_property
     def chain(self) -> list[tuple[str, list[StageResult]]]:
         """What led from the teacher to the last artifact made of the student, in order: names of
         models, each with the stages that wrote it (one after another under the same name).
         """
-        mains = [n for n, stage in enumerate(self.stages) if stage.writes == self.student]
-        mains = [n for n in mains if self.stages[n].kind in TRAINING]
+        mains = [n for n, stage in enumerate(self.stages, 1) if stage.writes == self.student]
+        mains = [n for n in mains if self.stages[n - 1].kind in TRAINING]
         if not mains:
             return []
-        path, name = [self.stages[mains[-1]]], self.student
-        for stage in self.stages[mains[-1] + 1 :]:
-            compresses = stage.kind not in (*TRAINING, *MEASURING)
-            if compresses and stage.settings.get("model") == name:
-                path.append(stage)
-                name = stage.writes
-        number = mains[-1]
-        while (source := self.stages[number].reads) != self.baseline:
-            before = [n for n in range(number) if self.stages[n].writes == source]
-            if not before:
-                break
-            number = before[-1]
-            path.insert(0, self.stages[number])
         steps: list[tuple[str, list[StageResult]]] = []
-        for stage in path:
+        for number in lineage(self.stages, mains[-1], self.baseline):
+            stage = self.stages[number - 1]
             if steps and steps[-1][0] == stage.writes:
                 steps[-1][1].append(stage)
             else:
@@ -139,12 +134,7 @@ class Results:
     @cached_property
     def twin(self) -> str | None:
         """The model that was trained from the student's start, but without a teacher."""
-        given = self.evaluation.get("twin")
-        main = next((s for s in reversed(self.stages) if s.kind == "distill"), None)
-        if given or main is None:
-            return given
-        twins = [s.writes for s in self.stages if s.kind == "finetune" and s.reads == main.reads]
-        return next((name for name in reversed(twins) if name != main.writes), None)
+        return self.evaluation.get("twin") or plain_twin(self.stages)
 
     @cached_property
     def published(self) -> str | None:
@@ -190,7 +180,7 @@ class Results:
                 found = stage.result.get("parameters", {})
                 counts |= {str(names[role]): number for role, number in found.items()}
             elif stage.kind in ("prune", "trim_vocabulary"):
-                counts.setdefault(str(stage.reads), stage.result["parameters"]["before"])
+                counts.setdefault(str(stage.made_from), stage.result["parameters"]["before"])
                 counts[str(stage.writes)] = stage.result["parameters"]["after"]
             elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
                 counts[str(stage.writes)] = counts[stage.settings["model"]]
@@ -243,7 +233,7 @@ class Results:
             for one in named
         ]
         mine, twin = both
-        if mine is None or twin is None or mine.reads != twin.reads:
+        if mine is None or twin is None or mine.made_from != twin.made_from:
             return []
         steps = [one.result.get("steps") or 0 for one in (mine, twin)]
         early = any(one.result.get("stopped_early") for one in (mine, twin))

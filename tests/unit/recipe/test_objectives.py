@@ -19,7 +19,6 @@ from potstill.recipe import (
     WeightedTeacher,
     dump_recipe,
     parse_recipe,
-    stage_reads,
 )
 
 KINDS = [
@@ -64,12 +63,12 @@ def test_a_teacher_by_name_or_several_by_weight() -> None:
     for teacher in ("big", ["big"], [{"model": "big"}]):
         recipe, stage = parsed(distill(teacher=teacher), **given)
         assert (stage.teacher, stage.teachers) == ("big", one)
-        assert stage_reads(stage) == ["teacher", "big"]
+        assert stage.models_read == ["teacher", "big"]
     assert recipe.teachers["other"].revision == "v1"
     several = ["big", {"model": "other", "weight": 2}, "big"]
     recipe, stage = parsed(distill(teacher=several), **given)
     assert [(t.model, t.weight) for t in stage.teachers] == [("big", 1), ("other", 2), ("big", 1)]
-    assert stage_reads(stage) == ["teacher", "big", "other"]
+    assert stage.models_read == ["teacher", "big", "other"]
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "again") == recipe
 
 

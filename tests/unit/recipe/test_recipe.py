@@ -25,8 +25,6 @@ from potstill.recipe import (
     main_model,
     parse_recipe,
     shipped_recipes,
-    stage_reads,
-    stage_writes,
 )
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -195,15 +193,17 @@ def test_a_recipe_does_not_change() -> None:
 def test_what_stages_read_and_write() -> None:
     recipe = load_recipe("quickstart")
     made, trained, trimmed, exported, quantised, scored, timed, told = recipe.stages
-    assert (stage_reads(made), stage_writes(made)) == (["teacher"], ["untrained"])
-    assert (stage_reads(trained), stage_writes(trained)) == (["untrained", "teacher"], ["student"])
-    assert (stage_reads(trimmed), stage_writes(trimmed)) == (["student"], ["trimmed"])
-    assert (stage_reads(exported), stage_writes(exported)) == (["trimmed"], ["onnx"])
-    assert (stage_reads(quantised), stage_writes(quantised)) == (["onnx"], ["quantized"])
+    assert (made.models_read, made.models_written) == (["teacher"], ["untrained"])
+    assert (trained.models_read, trained.models_written) == (["untrained", "teacher"], ["student"])
+    assert (trimmed.models_read, trimmed.models_written) == (["student"], ["trimmed"])
+    assert (exported.models_read, exported.models_written) == (["trimmed"], ["onnx"])
+    assert (quantised.models_read, quantised.models_written) == (["onnx"], ["quantized"])
     for stage in (scored, timed):
-        assert (stage_reads(stage), stage_writes(stage)) == (["teacher"], [])
-    assert (stage_reads(told), stage_writes(told)) == ([], [])
-    assert stage_reads(Evaluate(models=["student", "teacher"])) == ["student", "teacher"]
+        assert (stage.models_read, stage.models_written) == (["teacher"], [])
+    assert (told.models_read, told.models_written) == ([], [])
+    assert [stage.kind for stage in recipe.stages if stage.trains] == ["distill"]
+    assert [stage.kind for stage in recipe.stages if stage.writes_onnx] == ["export", "quantize"]
+    assert Evaluate(models=["student", "teacher"]).models_read == ["student", "teacher"]
 
 
 # --- contents -------------------------------------------------------------------------------------

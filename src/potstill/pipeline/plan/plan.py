@@ -41,8 +41,6 @@ from potstill.recipe import (
     Report,
     Stage,
     TrimVocabulary,
-    stage_reads,
-    stage_writes,
 )
 from potstill.storage import RunFolder, cache_folder
 from potstill.tasks import read_for, tokenize_task
@@ -104,9 +102,8 @@ def _stage_lines(recipe: Recipe, states: Sequence[str]) -> list[str]:
 def _reads_and_writes(stage: Stage) -> str:
     if isinstance(stage, Report):
         return "all results -> report.html, metrics.json, model card"
-    everything = getattr(stage, "models", ()) is None
-    reads = "all models" if everything else ", ".join(dict.fromkeys(stage_reads(stage)))
-    writes = ", ".join(stage_writes(stage)) or "scores"
+    reads = "all models" if stage.reads_every_model else ", ".join(stage.models_read)
+    writes = ", ".join(stage.models_written) or "scores"
     return f"{reads} -> {'timings' if stage.kind == 'benchmark' else writes}"
 
 
@@ -137,7 +134,7 @@ def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[s
         ran = ran or state != _DONE
         states.append(state)
         made = written_digests(done) if done is not None else {}
-        digests |= dict.fromkeys(stage_writes(stage), "to be made") | made
+        digests |= dict.fromkeys(stage.models_written, "to be made") | made
     return states
 
 
@@ -166,7 +163,7 @@ def _model_lines(casts: Sequence[Outline]) -> list[str]:
                 found.setdefault(cast.stage.model, _shape(cast.model))
             family = cast.model.model.config.model_type
             shape = f"{family}, {cast.why}" if cast.why else _shape(cast.model)
-            found |= dict.fromkeys(stage_writes(cast.stage), shape)
+            found |= dict.fromkeys(cast.stage.models_written, shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 

@@ -23,7 +23,7 @@ from potstill.pipeline.stages.train import (
     train_once,
     train_repeats,
 )
-from potstill.recipe import Distill, Stage, TaskData, row_of, stage_writes
+from potstill.recipe import Distill, Stage, TaskData, row_of
 from potstill.training import preflight
 from potstill.training.distributed import wait_for_all
 from potstill.training.preflight import Findings
@@ -95,7 +95,7 @@ def check_teachers(stages: Sequence[Stage], context: Context) -> None:
             if teacher.model in context.models and teacher.model not in written:
                 own = context.cut_as(teacher.model)
                 _checked(teacher.model, own.open(teacher.model), own)
-        written.update(stage_writes(stage))
+        written.update(stage.models_written)
 
 
 def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:

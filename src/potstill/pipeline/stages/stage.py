@@ -103,8 +103,3 @@ def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) ->
     if context.is_main:
         write_json(folder / "result.json", result)
     return writes
-
-
-def trains(stage: Stage) -> bool:
-    """Whether all processes of a distributed run take part; the first alone does other stages."""
-    return isinstance(stage, (Finetune, Distill))

@@ -24,7 +24,6 @@ from potstill.recipe import (
     TaskData,
     Training,
     row_of,
-    stage_writes,
 )
 from potstill.storage.files import read_json, write_json
 from potstill.storage.run_folder import drop_checkpoints, sync_below
@@ -55,7 +54,7 @@ def train_repeats(
     once: Callable[[Path, int], dict[str, Any]],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Train as often as the stage says; what is finished of an interrupted stage is kept."""
-    names = stage_writes(stage)
+    names = stage.models_written
     if len(names) == 1:
         return once(folder, context.seed), {names[0]: "model"}
     results = []

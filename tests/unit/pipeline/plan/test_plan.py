@@ -14,7 +14,7 @@ from potstill.pipeline import rehearsal
 from potstill.pipeline.fingerprints import given_digests, models_read, stage_fingerprints
 from potstill.pipeline.plan import plan
 from potstill.pipeline.plan.plan import plan_run
-from potstill.recipe import Recipe, stage_writes
+from potstill.recipe import Recipe
 from potstill.storage import RunFolder, open_run
 from potstill.storage.manifest import manifest_digest
 
@@ -164,7 +164,7 @@ def finish(run: RunFolder, recipe: Recipe, teacher: Path, number: int) -> Path:
     (folder / "result.json").write_text("{}")
     stage = recipe.stages[number - 1]
     (folder / "model").mkdir()
-    writes = dict.fromkeys(stage_writes(stage), "model")
+    writes = dict.fromkeys(stage.models_written, "model")
     digests = {
         **given_digests(["teacher"]),
         **dict.fromkeys(("untrained", "student"), manifest_digest({})),
