@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 
@@ -14,52 +13,13 @@ from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.retention import Runs, mean_resampled, mean_score, not_beaten, retentions
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
-from potstill.recipe import VALUE_TASKS, Evaluate, Task, TaskRow, row_of
-from potstill.tasks.metrics import Scored
+from potstill.recipe import Evaluate, Task, TaskRow, row_of
+from potstill.tasks.kinds import Kind, kind_of
+from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
-from potstill.tasks.scoring import given_answers, scores_of
-from potstill.tasks.sequence.scores import (
-    confusion,
-    label_agreement,
-    label_examples,
-    softened,
-    trivial_labels,
-)
-from potstill.tasks.spans.scores import (
-    answer_agreement,
-    answer_examples,
-    answer_scores,
-    trivial_answers,
-)
-from potstill.tasks.tokens.scores import (
-    at_words,
-    tag_agreement,
-    tag_examples,
-    tag_scores,
-    trivial_tags,
-)
+from potstill.tasks.sequence.scores import confusion, softened
 
 SHOWN = 50  # examples that the report may choose from
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What is scored: a task's examples, and how."""
-
-    row: TaskRow
-    labels: Sequence[str]
-    train: Examples | None
-    test: Examples
-    metric: str
-
-    def given(self, outputs: np.ndarray, examples: Examples) -> Any:
-        """What a model is scored by, from its outputs for examples that are cut as it cuts them."""
-        if self.row.head == "tokens" and examples is not self.test:
-            return at_words(outputs, examples, self.test, self.labels.index("O"))
-        return given_answers(self.row, outputs, examples)
-
-    def scores(self, given: Any) -> dict[str, Scored]:
-        return scores_of(self.row, given, self.test, self.labels)
 
 
 def evaluate_task(
@@ -106,7 +66,8 @@ def evaluate_task(
         test = test.first(settings.max_records)
         tests = {k: own.first(settings.max_records) for k, own in (tests or {}).items()}
     cut = {name: (tests or {}).get(name, test) for name in models}
-    case = _Case(row, labels, train, test, metric or row.metric)
+    kind, case = kind_of(row.head), Case(row.task, labels, test, train)
+    metric = metric or row.metric
     order = [settings.baseline, *(name for name in models if name != settings.baseline)]
     student = order[-1] if student is None else student
     done, work = 0, sum(len(models[name]) * len(cut[name]) for name in order)
@@ -118,44 +79,47 @@ def evaluate_task(
 
     outputs = {
         name: [
-            case.given(
+            kind.given(
                 _in_order(load_model(folder, task, labels=labels), row, labels, cut[name], advance),
                 cut[name],
+                case,
             )
             for folder in models[name]
         ]
         for name in order
     }
-    scored = {name: [case.scores(values) for values in found] for name, found in outputs.items()}
-    references = {name: [found] for name, found in _references(case, seed).items()}
+    scored = {
+        name: [kind.scores(values, case) for values in found] for name, found in outputs.items()
+    }
+    references = {name: [found] for name, found in kind.references(case, seed).items()}
     guesses = {
-        metric: mean_score(references["majority"], metric)
-        for metric in dict.fromkeys([case.metric, *scored[settings.baseline][0]])
-        if metric != "mse"  # a loss is not kept
+        one: mean_score(references["majority"], one)
+        for one in dict.fromkeys([metric, *scored[settings.baseline][0]])
+        if one != "mse"  # a loss is not kept
     }
     retention, intervals = retentions(scored, settings.baseline, guesses, task, seed)
-    differences = _differences(case, scored, references, student, twin, seed)
+    differences = _differences(metric, scored, references, student, twin, seed)
     base = outputs[settings.baseline][0]
     found: dict[str, Any] = {}
     for name in order:
         found[name] = {task: _values(scored[name])}
         if len(scored[name]) > 1:
-            found[name][task]["seeds"] = [one[case.metric].value for one in scored[name]]
+            found[name][task]["seeds"] = [one[metric].value for one in scored[name]]
         if name != settings.baseline:
-            found[name]["agreement"] = _agreement(case, outputs[name], base)
+            found[name]["agreement"] = _agreement(kind, case, outputs[name], base)
     return {
         "task": task,
         "records": len(test) if test.items is None else len(test.items),
         "baseline": settings.baseline,
         "labels": list(labels),
-        "metric": case.metric,
+        "metric": metric,
         "twin": twin,
         "models": found,
         "references": {name: {task: _values(found)} for name, found in references.items()},
         "retention": retention,
         "intervals": intervals,
         "differences": differences,
-        "findings": _findings(case, differences, student),
+        "findings": not_beaten(differences, student, kind.said, -1 if metric == "mse" else 1),
         "softened": (
             softened(base, outputs[student][0], test, labels) if task == "classification" else None
         ),
@@ -164,7 +128,7 @@ def evaluate_task(
             if task == "classification"
             else None
         ),
-        "examples": _examples(case, base, outputs[student][0]),
+        "examples": kind.show(base, outputs[student][0], case, SHOWN),
     }
 
 
@@ -192,7 +156,7 @@ def _in_order(
         ValueError: the model has other labels.
     """
     outputs = head_outputs(loaded, examples, progress)
-    if row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
+    if not row.has_labels:
         return outputs
     names = label_names(loaded.model.config)
     if is_unnamed(loaded.model.config) and len(names) == len(labels):
@@ -209,22 +173,14 @@ def _values(runs: Runs) -> dict[str, Any]:
     return {name: mean_score(runs, name) for name in runs[0]}
 
 
-def _agreement(case: _Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
+def _agreement(kind: Kind, case: Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
-    each = [_alike(case.row, given, base, case.test) for given in runs]
+    each = [kind.agreement(given, base, case) for given in runs]
     return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
 
 
-def _alike(row: TaskRow, outputs: Any, base: Any, test: Examples) -> dict[str, float]:
-    if row.head == "tokens":
-        return tag_agreement(outputs, base, test)
-    if row.head == "spans":
-        return answer_agreement(outputs, base)
-    return label_agreement(row.task, outputs, base)
-
-
 def _differences(
-    case: _Case,
+    metric: str,
     scored: Mapping[str, Runs],
     references: Mapping[str, Runs],
     student: str,
@@ -235,62 +191,13 @@ def _differences(
     others = dict(references)
     if twin is not None and twin != student:
         others = {twin: scored[twin], **others}
-    drawn = mean_resampled([scored[student], *others.values()], case.metric, seed)
-    mine = mean_score(scored[student], case.metric)
+    drawn = mean_resampled([scored[student], *others.values()], metric, seed)
+    mine = mean_score(scored[student], metric)
     return {
         name: {
-            "metric": case.metric,
-            "difference": mine - mean_score(other, case.metric),
+            "metric": metric,
+            "difference": mine - mean_score(other, metric),
             "interval": bootstrap.interval(drawn[0] - values_R),
         }
         for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)
     }
-
-
-def _findings(case: _Case, differences: Mapping[str, Any], student: str) -> list[str]:
-    """What a reader must not miss, in sentences."""
-    said = {
-        "majority": {
-            "sequence": "always giving the commonest answer",
-            "cosine": "always giving the same score",
-            "tokens": "tagging every word O",
-            "spans": "never giving an answer",
-        }[case.row.head],
-        "tfidf": (
-            "the cosine of TF-IDF" if case.row.head == "cosine" else "TF-IDF with a linear model"
-        ),
-        "lexicon": "each word's commonest tag in training",
-        "sentence": "the sentence that shares most words with the question",
-    }
-    return not_beaten(differences, student, said, -1 if case.metric == "mse" else 1)
-
-
-# --- what trivial means reach ---------------------------------------------------------------------
-
-
-def _references(case: _Case, seed: int) -> dict[str, dict[str, Scored]]:
-    """Scores of what takes no network; "majority" always gives the commonest answer."""
-    train, test = case.train.items if case.train else None, case.test.items
-    match case.row.head:
-        case "tokens":
-            assert test is not None
-            tags = trivial_tags(train, test, case.labels)
-            return {k: tag_scores(test.truths, v, case.labels) for k, v in tags.items()}
-        case "spans":
-            assert test is not None
-            return {k: answer_scores(v, test) for k, v in trivial_answers(test).items()}
-        case "sequence" | "cosine":
-            answers = trivial_labels(case.row.task, case.train, case.test, case.labels, seed)
-            return {name: case.scores(found) for name, found in answers.items()}
-        case _:
-            assert_never(case.row.head)
-
-
-def _examples(case: _Case, base: Any, other: Any) -> Sequence[Mapping[str, Any]]:
-    """Examples that baseline and student answer differently, the surest or furthest first."""
-    if case.row.head == "tokens":
-        return tag_examples(base, other, case.test, case.labels, SHOWN)
-    if case.row.head == "spans":
-        assert case.test.items is not None
-        return answer_examples(base, other, case.test.items, SHOWN)
-    return label_examples(case.row.task, base, other, case.test, case.labels, SHOWN)

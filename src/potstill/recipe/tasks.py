@@ -58,6 +58,11 @@ class TaskRow:
     metric: str
     metrics: tuple[str, ...]
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether it has an output for each of some labels; else it gives values, or answers."""
+        return self.head in ("sequence", "tokens") and self.task not in VALUE_TASKS
+
 
 TASKS: dict[HeadTask, TaskRow] = {
     row.task: row

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from potstill.recipe import VALUE_TASKS, TaskData, TaskRow
+from potstill.recipe import TaskData, TaskRow
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.rows import Labelled, some
-from potstill.tasks.tokens.examples import type_counts
 
 _RARE = 10  # examples below which a class is told of
 
@@ -19,17 +17,7 @@ def check_columns(data: TaskData, row: TaskRow) -> None:
     Raises:
         ValueError: too many, or too few.
     """
-    if row.head == "spans" and len(data.text) != 2:
-        raise ValueError(
-            "data.text: question_answering reads two columns, the question's and its context's: "
-            "text: [question, context]"
-        )
-    if row.head == "tokens" and len(data.text) != 1:
-        raise ValueError("data.text: token_classification reads one column, a list of words")
-    if row.head == "cosine" and len(data.text) != 2:
-        raise ValueError(
-            "data.text: sentence_similarity compares two columns: text: [sentence1, sentence2]"
-        )
+    kind_of(row.head).check_columns(data)
     if row.task != "multi_label" and len(data.label) > 1:
         raise ValueError(
             f"data.label: {row.task} has one label column, {len(data.label)} are named"
@@ -53,33 +41,14 @@ def check_metric(data: TaskData, row: TaskRow, labels: Sequence[str]) -> None:
         )
 
 
-def _class_counts(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[int]:
-    """Examples of each label; none where there are no labels."""
-    if row.head == "tokens":
-        return list(type_counts(labels, train).values())
-    if row.head == "spans" or row.task in VALUE_TASKS:
-        return []
-    gold = np.array([example.gold for example in train])
-    if row.task == "multi_label":
-        return [int(count) for count in gold.sum(0)]
-    return [int(count) for count in np.bincount(gold, minlength=len(labels))]
-
-
-def _classes(row: TaskRow, labels: Sequence[str]) -> list[str]:
-    """What there should be examples of: labels, or the types of entities."""
-    return list(type_counts(labels, [])) if row.head == "tokens" else list(labels)
-
-
 def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> None:
     """Refuse a class without an example.
 
     Raises:
         ValueError: no example of some of the labels, or of some type of entities.
     """
-    counts = _class_counts(row, labels, train)
-    absent = [
-        label for label, count in zip(_classes(row, labels), counts, strict=False) if count == 0
-    ]
+    counts = kind_of(row.head).class_counts(row.task, labels, train)
+    absent = [label for label, count in counts if count == 0]
     if absent:
         raise ValueError(
             f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}: add "
@@ -89,14 +58,10 @@ def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]
 
 def class_warnings(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
     """What is worth a warning of the examples that are learnt from."""
-    counts = _class_counts(row, labels, train)
-    rare = [
-        f"{label} ({count})"
-        for label, count in zip(_classes(row, labels), counts, strict=False)
-        if count < _RARE
-    ]
+    counts = kind_of(row.head).class_counts(row.task, labels, train)
+    rare = [f"{label} ({count})" for label, count in counts if count < _RARE]
     found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
-    return found if row.head == "spans" or row.task in VALUE_TASKS else found + _disputed(train)
+    return found + _disputed(train) if row.has_labels else found
 
 
 def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:

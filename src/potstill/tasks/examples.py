@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import assert_never
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
 from potstill.tasks.checks import class_warnings, seen_warnings
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.reading import TaskRows
-from potstill.tasks.sequence.examples import tokenize_apart, tokenize_texts
-from potstill.tasks.spans.examples import tokenize_questions
-from potstill.tasks.tokens.examples import tokenize_sentences
+from potstill.tasks.rows import Cutting
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,36 +72,26 @@ def _tokenized(
     rows: TaskRows, side: str, tokenizer: PreTrainedTokenizerFast, counts: Counter[str]
 ) -> tuple[Examples, list[str]]:
     """The examples of a side, and what of them is worth a warning."""
-    found, most = rows.sides[side], rows.data.max_length
-    lost = 0
-    match rows.row.head:
-        case "spans":
-            lack = any(example.gold == [] for example in rows.sides["train"])
-            return tokenize_questions(found, tokenizer, rows.data, side, counts, may_lack=lack)
-        case "tokens":
-            examples, cut, lost = tokenize_sentences(found, tokenizer, most)
-        case "cosine":
-            examples, cut = tokenize_apart(found, tokenizer, most)
-        case "sequence":
-            kind = np.float32 if rows.row.task == "regression" else np.int64
-            examples, cut = tokenize_texts(found, tokenizer, most, kind)
-        case _:
-            assert_never(rows.row.head)
-    if cut == len(found) and not rows.data.beginnings:
+    found, data, row = rows.sides[side], rows.data, rows.row
+    lack = any(example.gold == [] for example in rows.sides["train"])
+    made = kind_of(row.head).tokenize(
+        found, tokenizer, Cutting(row.task, data, side, may_lack=lack, counts=counts)
+    )
+    if made.cut == len(found) and not data.beginnings:
         raise ValueError(
-            f"data.max_length: {most} tokens cut every text of data.{side}: raise it, or set "
-            "data.beginnings=true to have the beginnings read"
+            f"data.max_length: {data.max_length} tokens cut every text of data.{side}: raise it, "
+            "or set data.beginnings=true to have the beginnings read"
         )
-    warnings = []
-    if cut > 0.01 * len(found):
+    warnings = list(made.warnings)
+    if made.cut > 0.01 * len(found):
         warnings.append(
-            f"{cut} of {len(found)} texts of {side} are longer than data.max_length "
-            f"({most} tokens), and cut there"
+            f"{made.cut} of {len(found)} texts of {side} are longer than data.max_length "
+            f"({data.max_length} tokens), and cut there"
         )
-    if lost:
+    if made.lost:
         words = sum(len(example.texts) for example in found)
         warnings.append(
-            f"{lost} of {words} words of {side} have no token, most of them beyond "
-            f"data.max_length ({most} tokens): they count as O"
+            f"{made.lost} of {words} words of {side} have no token, most of them beyond "
+            f"data.max_length ({data.max_length} tokens): they count as O"
         )
-    return examples, warnings
+    return made.examples, warnings

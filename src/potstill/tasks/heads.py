@@ -131,6 +131,12 @@ def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     return inputs
 
 
+def head_logits(loaded: LoadedModel, batch: Batch) -> Tensor:
+    """The logits of a head for sequences [B x C] or tokens [B x L x C], as the model gives them."""
+    logits: Tensor = loaded.model(**model_inputs(loaded.model, batch)).logits
+    return logits
+
+
 def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
     """Which of `head_signals`' rows each loss is over, and their gold.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from potstill.models import LoadedModel
 from potstill.models.config import label_names
-from potstill.recipe import VALUE_TASKS, row_of
+from potstill.recipe import TaskData, row_of
 from potstill.tasks.rows import BadRow, some
 
 
@@ -46,6 +47,15 @@ def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None 
 
 
 # --- labels ---------------------------------------------------------------------------------------
+
+
+def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
+    """All names among the labels of examples, each of which has a name or a list of them."""
+    # a column names its label, whether or not an example has it
+    found: set[str] = set(data.label) if len(data.label) > 1 else set()
+    for label in labels:
+        found |= set(label) if isinstance(label, list) else {label}
+    return found
 
 
 def resolve_labels(
@@ -95,7 +105,7 @@ def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
         ValueError: other labels, or another order.
     """
     row = row_of(loaded.task)
-    if row is None or row.head not in ("sequence", "tokens") or row.task in VALUE_TASKS:
+    if row is None or not row.has_labels:
         return
     own = label_names(loaded.model.config)
     if own != list(labels):

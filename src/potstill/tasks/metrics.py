@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
+
+from potstill.data import Examples
+from potstill.recipe import HeadTask
 
 Array = np.ndarray
 
@@ -37,6 +40,34 @@ class Scored:
     @property
     def value(self) -> float:
         return float(self.formula(self.items_NS.mean(axis=0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """The examples that answers are scored on.
+
+    Attributes:
+        labels: names, in the order of the outputs.
+        train: what trivial means learn from, where there is something.
+    """
+
+    task: HeadTask
+    labels: Sequence[str]
+    test: Examples
+    train: Examples | None = None
+
+
+def best_constant(
+    classes: int, count: int, scores: Callable[[Array], Mapping[str, Scored]]
+) -> dict[str, float]:
+    """The most that always giving one label scores, by metric.
+
+    Args:
+        count: how many outputs there are.
+        scores: of outputs [count x classes].
+    """
+    each = [scores(np.tile(one, (count, 1))) for one in np.eye(classes)]
+    return {name: max(scored[name].value for scored in each) for name in each[0]}
 
 
 # --- labels ---------------------------------------------------------------------------------------

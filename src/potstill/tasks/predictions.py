@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 
-from potstill.data import Batch, Examples, collate
-from potstill.data.sequences import UNLABELLED
+from potstill.data import Examples, collate
 from potstill.models import LoadedModel, Runtime, load_model
-from potstill.models.config import label_names
 from potstill.models.runtime import Filled
 from potstill.recipe import Task, TaskData, TaskRow, row_of
-from potstill.tasks.heads import model_inputs, similarity_signals
-from potstill.tasks.rows import Labelled
-from potstill.tasks.sequence.examples import tokenize_apart, tokenize_texts
-from potstill.tasks.spans.examples import tokenize_questions
-from potstill.tasks.spans.scores import Given, best_answers
-from potstill.tasks.tokens.examples import tokenize_sentences
+from potstill.tasks.kinds import Prediction, kind_of
+from potstill.tasks.rows import Cutting, Labelled
 
 BATCH = 32
 Texts = tuple[str, ...]
 
 
 Text = str | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A text's labels, most likely first, with their probabilities (T = 1).
-
-    Of multi-label each is the label's own, whatever the others are.
-    """
-
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A sentence's words, each with its most likely tag and that one's probability (T = 1).
-
-    A word without a token of its own (one of odd characters, or beyond the limit) is O, surely.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -86,31 +54,19 @@ def head_outputs(
     model.eval()
     order = np.argsort(examples.lengths, kind="stable")
     found: list[np.ndarray] = [np.zeros(0)] * len(order)
-    row = _row_of(loaded)
+    kind = kind_of(_row_of(loaded).head)
     pad_id = int(loaded.tokenizer.pad_token_id or 0)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
-        values = _asked(loaded, row, batch)
+        with torch.inference_mode():
+            values = kind.outputs(loaded, batch)
         for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):
             length = examples.lengths[number]
-            found[number] = one[:length] if row.head in ("tokens", "spans") else one[None]
+            found[number] = one[:length] if kind.by_token else one[None]
         progress(len(rows))
     model.train(training)
     return np.concatenate(found)
-
-
-@torch.inference_mode()
-def _asked(loaded: LoadedModel, row: TaskRow, batch: Batch) -> torch.Tensor:
-    if row.head == "cosine":
-        cosine_P1 = similarity_signals(loaded, batch).features_KD
-        assert cosine_P1 is not None
-        return cosine_P1
-    output = loaded.model(**model_inputs(loaded.model, batch))
-    if row.head == "spans":
-        return torch.stack([output.start_logits, output.end_logits], dim=-1)
-    logits: torch.Tensor = output.logits
-    return logits
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -130,24 +86,15 @@ def ask(
     Raises:
         ValueError: a question that leaves no room for its context.
     """
-    head, tokenizer = _row_of(loaded).head, loaded.tokenizer
-    most = min(data.max_length, loaded.max_length)
-    gold = {"sequence": UNLABELLED, "cosine": math.nan, "tokens": None, "spans": None}[head]
-    found = [Labelled(one, gold, "the text") for one in texts]
-    cut = 0
-    match head:
-        case "sequence":
-            examples, cut = tokenize_texts(found, tokenizer, most, np.int64)
-        case "cosine":
-            examples, cut = tokenize_apart(found, tokenizer, most)
-        case "tokens":
-            examples, cut, _ = tokenize_sentences(found, tokenizer, most)
-        case "spans":
-            limited = data.model_copy(update={"max_length": most, "on_bad_row": "error"})
-            examples = _windows(found, loaded, limited, may_lack)
-        case _:
-            assert_never(head)
-    return Asked(examples, head_outputs(loaded, examples), cut)
+    row, most = _row_of(loaded), min(data.max_length, loaded.max_length)
+    kind = kind_of(row.head)
+    limited = data.model_copy(update={"max_length": most, "on_bad_row": "error"})
+    made = kind.tokenize(
+        [Labelled(one, kind.blank, "the text") for one in texts],
+        loaded.tokenizer,
+        Cutting(row.task, limited, may_lack=may_lack),
+    )
+    return Asked(made.examples, head_outputs(loaded, made.examples), made.cut)
 
 
 def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 30) -> TaskData:
@@ -160,70 +107,9 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
     )
 
 
-def _windows(
-    found: Sequence[Labelled], loaded: LoadedModel, data: TaskData, may_lack: bool
-) -> Examples:
-    try:
-        examples, _ = tokenize_questions(
-            found, loaded.tokenizer, data, "text", Counter(), may_lack=may_lack
-        )
-    except ValueError:  # its words speak of the rows of a file
-        raise ValueError(
-            f"the question leaves its context no room in {data.max_length} tokens: shorten it"
-        ) from None
-    return examples
-
-
-# --- deciding -------------------------------------------------------------------------------------
-
-
-def chosen_labels(asked: Asked, loaded: LoadedModel) -> list[Chosen]:
-    """Each text's labels: softmax of the logits; of multi-label the sigmoid of each."""
-    names = label_names(loaded.model.config)
-    logits_NC = asked.outputs.astype(np.float64)
-    shares_NC = expit(logits_NC) if loaded.task == "multi_label" else softmax(logits_NC, axis=1)
-    found = []
-    for shares_C in shares_NC:
-        order = np.argsort(-shares_C, kind="stable")
-        ordered = tuple(names[number] for number in order)
-        found.append(Chosen(ordered, tuple(shares_C[order].tolist())))
-    return found
-
-
-def tagged_words(asked: Asked, loaded: LoadedModel) -> list[Tagged]:
-    """Each sentence's words with their tags."""
-    examples, names = asked.examples, label_names(loaded.model.config)
-    assert examples.items is not None
-    assert examples.places is not None
-    shares_TC = softmax(asked.outputs.astype(np.float64), axis=1)
-    found = []
-    for item, words in enumerate(examples.items.texts):
-        tags, sure = ["O"] * len(words), [1.0] * len(words)
-        for token in range(examples.offsets[item], examples.offsets[item + 1]):
-            word = int(examples.places[token])
-            if word >= 0:
-                best = int(shares_TC[token].argmax())
-                tags[word], sure[word] = names[best], float(shares_TC[token, best])
-        found.append(Tagged(words, tuple(tags), tuple(sure)))
-    return found
-
-
-Prediction = list[Chosen] | list[Tagged] | list[Given] | list[float]
-
-
 def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
     """What a model's outputs stand for, in the examples' order."""
-    match _row_of(loaded).head:
-        case "sequence" if loaded.task != "regression":
-            return chosen_labels(asked, loaded)
-        case "sequence" | "cosine":
-            return [float(value) for value in asked.outputs[:, 0]]
-        case "tokens":
-            return tagged_words(asked, loaded)
-        case "spans":
-            return best_answers(asked.outputs, asked.examples)
-        case _ as never:
-            assert_never(never)
+    return kind_of(_row_of(loaded).head).decide(asked.outputs, asked.examples, loaded)
 
 
 def _row_of(loaded: LoadedModel) -> TaskRow:

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig
 
-from potstill.data.sequences import UNLABELLED
 from potstill.data.sources import Record, heldout_side, read_rows
 from potstill.models.config import has_head, is_unnamed, label_names
-from potstill.recipe import VALUE_TASKS, Source, Task, TaskData, TaskRow, row_of
+from potstill.recipe import Source, Task, TaskData, TaskRow, row_of
 from potstill.tasks.checks import check_classes, check_columns, check_metric
-from potstill.tasks.labels import check_named, label_number, resolve_labels
-from potstill.tasks.rows import BadRow, Labelled, column_of, usable
-from potstill.tasks.sequence.examples import read_texts
-from potstill.tasks.spans.examples import LABELS, read_question
-from potstill.tasks.tokens.examples import check_tag_names, read_sentence, sorted_tags, tag_numbers
-
-
-@dataclass(frozen=True)
-class _Example:
-    texts: tuple[str, ...]
-    label: Any  # as read: a name, names, a number; None: unlabelled
-    origin: str
+from potstill.tasks.kinds import Kind, kind_of
+from potstill.tasks.labels import check_named
+from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, usable
 
 
 @dataclass
 class _Reader:
     data: TaskData
     row: TaskRow
+    kind: Kind
     counts: Counter[str] = field(default_factory=Counter)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)  # (side, id) -> origin
 
     def examples(
         self, side: str, sources: Sequence[Source], labelled: bool = True
-    ) -> list[_Example]:
+    ) -> list[RawExample]:
         columns = [*self.data.text, *(self.data.label if labelled else ())]
-        found: list[_Example] = []
+        found: list[RawExample] = []
         problem = ""  # of the first row that is left out
         for read, origin in read_rows(sources, columns):
             self.counts[f"{side}.rows"] += 1
@@ -51,7 +41,7 @@ class _Reader:
             parsed = usable(self.data, self.counts, side, origin, parse)
             if parsed is not None:
                 texts, label = parsed
-                found.append(_Example(texts, label, origin))
+                found.append(RawExample(texts, label, origin))
             elif not found and not problem:
                 problem = _problem(parse, origin)
         if not found:
@@ -62,15 +52,7 @@ class _Reader:
         self, side: str, row: Mapping[str, object], origin: str, labelled: bool
     ) -> tuple[tuple[str, ...], Any]:
         self._once(side, row, origin, labelled)
-        match self.row.head:
-            case "tokens":
-                return read_sentence(row, origin, self.data, labelled)
-            case "spans":
-                return read_question(row, self.data, labelled)
-            case "sequence" | "cosine":
-                return read_texts(row, self.data, self.row.task, labelled)
-            case _:
-                assert_never(self.row.head)
+        return self.kind.read(row, origin, self.data, self.row.task, labelled)
 
     def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
         """Plain text, which has no names of columns, is the one text that there is."""
@@ -80,7 +62,7 @@ class _Reader:
 
     def _once(self, side: str, row: Mapping[str, object], origin: str, labelled: bool) -> None:
         """Refuse an id that another row has: a question's, or that of the column `data.id`."""
-        column = self.data.id or ("id" if self.row.head == "spans" else None)
+        column = self.data.id or self.kind.own_id
         if column is None:
             return
         name = column_of(row, column, "id") if self.data.id and labelled else row.get(column)
@@ -135,12 +117,13 @@ def read_task(
             a metric that the task has not, or nothing left on a side.
     """
     check_columns(data, row)
-    reader = _Reader(data, row)
+    kind = kind_of(row.head)
+    reader = _Reader(data, row, kind)
     sides = {"train": reader.examples("train", data.train)}
     if data.dev is not None:
         sides["dev"] = reader.examples("dev", data.dev)
     else:
-        sides["train"], sides["dev"] = _split(sides["train"], data, row, seed)
+        sides["train"], sides["dev"] = _split(sides["train"], data, kind, seed)
     sides["train"] = _some_of(sides["train"], data.max_train, seed)
     if data.test is not None:
         sides["test"] = reader.examples("test", data.test)
@@ -150,10 +133,10 @@ def read_task(
     if row.task == "classification":
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
-    labels = _labels(row, sides["train"], data, teacher_labels, unnamed)
+    read_labels = [example.label for example in sides["train"]]
+    labels = kind.labels(row.task, read_labels, data, teacher_labels, unnamed)
     by_number = data.labels is not None or teacher_labels is not None
-    if row.head == "cosine":
-        sides = _as_cosines(sides, data)
+    sides = kind.scaled(sides, data)
     found: dict[str, list[Labelled]] = {}
     for side, examples in sides.items():
         each = [
@@ -204,82 +187,34 @@ def read_for(
 
 
 def _split(
-    examples: list[_Example], data: TaskData, row: TaskRow, seed: int
-) -> tuple[list[_Example], list[_Example]]:
+    examples: list[RawExample], data: TaskData, kind: Kind, seed: int
+) -> tuple[list[RawExample], list[RawExample]]:
     """Examples to train on, and the held-out share; all questions of a context are on one side."""
-    sides: tuple[list[_Example], list[_Example]] = ([], [])
+    sides: tuple[list[RawExample], list[RawExample]] = ([], [])
     for example in examples:
-        columns = dict(zip(data.text, example.texts, strict=False))
-        if row.head == "tokens":
-            columns = {data.text[0]: " ".join(example.texts)}
-        record = Record(columns, example.origin)
-        group = data.text[1] if row.head == "spans" else None
-        sides[heldout_side(record, data.text, group, data.heldout, seed)].append(example)
+        record = Record(kind.columns(example.texts, data), example.origin)
+        side = heldout_side(record, data.text, kind.group(data), data.heldout, seed)
+        sides[side].append(example)
     return sides
 
 
-def _some_of(examples: list[_Example], most: int | None, seed: int) -> list[_Example]:
+def _some_of(examples: list[RawExample], most: int | None, seed: int) -> list[RawExample]:
     if most is None or most >= len(examples):
         return examples
     chosen = np.random.default_rng([seed, 2]).permutation(len(examples))[:most]
     return [examples[i] for i in sorted(chosen.tolist())]
 
 
-def _labels(
-    row: TaskRow,
-    train: list[_Example],
-    data: TaskData,
-    teacher: Sequence[str] | None,
-    unnamed: bool,
-) -> list[str]:
-    if row.task in VALUE_TASKS:
-        return data.label
-    if row.task == "question_answering":
-        return LABELS
-    # a column names its label, whether or not an example has it
-    found: set[str] = set(data.label) if len(data.label) > 1 else set()
-    for example in train:
-        found |= set(example.label) if isinstance(example.label, list) else {example.label}
-    labels = resolve_labels(found, data.labels, teacher, unnamed)
-    if row.task == "token_classification" and teacher is None and data.labels is None:
-        labels = sorted_tags(found)
-    if row.task == "token_classification":
-        check_tag_names(labels)
-    if row.task == "classification" and len(labels) < 2:
-        raise ValueError(f"data.train: all examples have the label '{labels[0]}': two are needed")
-    return labels
-
-
-def _as_cosines(sides: Mapping[str, list[_Example]], data: TaskData) -> dict[str, list[_Example]]:
-    """The scores between 0 and 1, as cosines can tell them.
-
-    Raises:
-        ValueError: all pairs that are learnt from have the same score.
-    """
-    scores = [example.label for example in sides["train"]]
-    least, greatest = data.score_range or (min(scores), max(scores))
-    if least == greatest:
-        raise ValueError(f"data.train: all pairs have the score {least:g}: two are needed")
-    span = greatest - least
-
-    def scaled(example: _Example) -> _Example:
-        if example.label is None:
-            return example
-        return replace(example, label=(example.label - least) / span)
-
-    return {side: [scaled(one) for one in found] for side, found in sides.items()}
-
-
 def _of_one_kind(
-    train: list[_Example], names: Sequence[str], data: TaskData, counts: Counter[str]
-) -> list[_Example]:
+    train: list[RawExample], names: Sequence[str], data: TaskData, counts: Counter[str]
+) -> list[RawExample]:
     """The examples without numbers beside names, which would be classes of their own, or guesses:
     what there is less of is left out.
 
     Raises:
         ValueError: the first of the other kind that is none of `names`, if none may be left out.
     """
-    kinds: dict[bool, list[_Example]] = {True: [], False: []}
+    kinds: dict[bool, list[RawExample]] = {True: [], False: []}
     for example in train:
         if not (example.label in names and example.label.isdecimal()):  # a name, meant so
             kinds[example.label.isdecimal()].append(example)
@@ -301,29 +236,11 @@ def _of_one_kind(
 def _labelled(
     row: TaskRow,
     labels: Sequence[str],
-    example: _Example,
+    example: RawExample,
     given: Sequence[str] | None,
     by_number: bool,
 ) -> Labelled:
-    gold = _gold(row, labels, example, given)
+    gold = kind_of(row.head).gold(row.task, example, labels, given)
     if row.task == "classification" and not by_number and example.label is not None:
         check_named(example.label, labels)
     return Labelled(example.texts, gold, example.origin)
-
-
-def _gold(
-    row: TaskRow, labels: Sequence[str], example: _Example, given: Sequence[str] | None
-) -> Any:
-    label = example.label
-    if row.task == "question_answering":
-        return label
-    if row.task == "token_classification":
-        return None if label is None else tag_numbers(example.texts, label, labels, given)
-    if row.task in VALUE_TASKS:
-        return math.nan if label is None else label
-    if row.task == "multi_label":
-        if label is None:
-            return [UNLABELLED] * len(labels)
-        chosen = {label_number(name, labels, given) for name in label}
-        return [int(number in chosen) for number in range(len(labels))]
-    return UNLABELLED if label is None else label_number(label, labels, given)

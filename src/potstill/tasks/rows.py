@@ -1,16 +1,28 @@
-"""What readers of labelled rows share: a row that can't be used, its columns, names of labels."""
+"""What readers of labelled rows share: an example at each step, a row that can't be used."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from potstill.recipe import TaskData
+from potstill.data import Examples
+from potstill.recipe import HeadTask, TaskData
 
 _SHOWN = 10  # names that a message lists
+
+
+@dataclass(frozen=True)
+class RawExample:
+    """One example as its row has it: its texts, its label (a name, names, a number, tags, answers;
+    None: unlabelled), where it came from.
+    """
+
+    texts: tuple[str, ...]
+    label: Any
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,40 @@ class Labelled:
     texts: tuple[str, ...]
     gold: Any
     origin: str
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How examples become token sequences.
+
+    Attributes:
+        data: the recipe's settings.
+        side: of the data, for messages; None: somebody typed the texts.
+        may_lack: some question of the training text has no answer.
+        counts: what is left out is counted here, by reason and side.
+    """
+
+    task: HeadTask
+    data: TaskData
+    side: str | None = None
+    may_lack: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Token sequences of examples, and what was lost on the way.
+
+    Attributes:
+        cut: how many texts are longer than what is read of them.
+        lost: how many words have no token.
+        warnings: what else matters, in sentences.
+    """
+
+    examples: Examples
+    cut: int = 0
+    lost: int = 0
+    warnings: Sequence[str] = ()
 
 
 class BadRow(ValueError):

@@ -17,8 +17,10 @@ from transformers import (
 import potstill
 from potstill.models import load_model
 from potstill.recipe import Task
-from potstill.tasks.predictions import Chosen, Tagged, ask, cutting
+from potstill.tasks.predictions import ask, cutting
+from potstill.tasks.sequence.scores import Chosen
 from potstill.tasks.spans.scores import Given
+from potstill.tasks.tokens.scores import Tagged
 from tiny_graphs import exported
 from tiny_runs import LABELS, TAGS, tiny_teacher
 

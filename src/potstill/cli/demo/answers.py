@@ -15,9 +15,9 @@ from potstill.cli.demo.distributions import CANDIDATES, Distribution
 from potstill.models import Runtime
 from potstill.models.config import label_names
 from potstill.recipe import TaskData
-from potstill.tasks.predictions import Asked, ask, tagged_words
+from potstill.tasks.predictions import Asked, ask
 from potstill.tasks.spans.scores import best_answers
-from potstill.tasks.tokens.scores import entities
+from potstill.tasks.tokens.scores import entities, tagged_words
 
 SHOWN = 5  # choices of an answer
 _SHOWN_LETTERS = 40  # of a word
@@ -190,8 +190,9 @@ class Answerer:
     def _tags(self, given: Asked) -> Answer:
         examples, names = given.examples, self.names
         assert examples.places is not None
-        [tagged] = tagged_words(given, self.runtime.loaded)
-        renamed = dict(zip(label_names(self.runtime.loaded.model.config), names, strict=True))
+        own = label_names(self.runtime.loaded.model.config)
+        [tagged] = tagged_words(given.outputs, examples, own)
+        renamed = dict(zip(own, names, strict=True))
         tags = tuple(renamed.get(tag, tag) for tag in tagged.tags)
         found = [
             Distribution(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from potstill.data import Examples
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
-from potstill.tasks.rows import BadRow, Labelled, column_of, is_missing, text_of
+from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing, text_of
 
 _BATCH = 1000  # texts that are tokenised at a time
 
@@ -97,6 +98,28 @@ def _number(value: Any, column: str) -> float:
             "bad_label", f"label column '{column}' holds {value!r}: a number belongs there"
         )
     return number
+
+
+def as_cosines(
+    sides: Mapping[str, list[RawExample]], data: TaskData
+) -> dict[str, list[RawExample]]:
+    """The scores between 0 and 1, as cosines can tell them.
+
+    Raises:
+        ValueError: all pairs that are learnt from have the same score.
+    """
+    scores = [example.label for example in sides["train"]]
+    least, greatest = data.score_range or (min(scores), max(scores))
+    if least == greatest:
+        raise ValueError(f"data.train: all pairs have the score {least:g}: two are needed")
+    span = greatest - least
+
+    def scaled(example: RawExample) -> RawExample:
+        if example.label is None:
+            return example
+        return replace(example, label=(example.label - least) / span)
+
+    return {side: [scaled(one) for one in found] for side, found in sides.items()}
 
 
 def tokenize_texts(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import confusion_matrix
@@ -14,9 +15,35 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from potstill.data import Examples
-from potstill.recipe import VALUE_TASKS, HeadTask
+from potstill.recipe import VALUE_TASKS, HeadTask, Task
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A text's labels, most likely first, with their probabilities (T = 1).
+
+    Of multi-label each is the label's own, whatever the others are.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def chosen_labels(task: Task, outputs_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
+    """Each text's labels: softmax of the logits; of multi-label the sigmoid of each."""
+    logits_NC = outputs_NC.astype(np.float64)
+    shares_NC = expit(logits_NC) if task == "multi_label" else softmax(logits_NC, axis=1)
+    found = []
+    for shares_C in shares_NC:
+        order = np.argsort(-shares_C, kind="stable")
+        ordered = tuple(names[number] for number in order)
+        found.append(Chosen(ordered, tuple(shares_C[order].tolist())))
+    return found
+
+
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def label_scores(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,38 @@ from potstill.tasks.metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
 _SURE = 20.0  # logit above all others' of an answer that is given without a doubt
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A sentence's words, each with its most likely tag and that one's probability (T = 1).
+
+    A word without a token of its own (one of odd characters, or beyond the limit) is O, surely.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def tagged_words(outputs_TC: np.ndarray, examples: Examples, names: Sequence[str]) -> list[Tagged]:
+    """Each sentence's words with their tags."""
+    assert examples.items is not None
+    assert examples.places is not None
+    shares_TC = softmax(outputs_TC.astype(np.float64), axis=1)
+    found = []
+    for item, words in enumerate(examples.items.texts):
+        tags, sure = ["O"] * len(words), [1.0] * len(words)
+        for token in range(examples.offsets[item], examples.offsets[item + 1]):
+            word = int(examples.places[token])
+            if word >= 0:
+                best = int(shares_TC[token].argmax())
+                tags[word], sure[word] = names[best], float(shares_TC[token, best])
+        found.append(Tagged(words, tuple(tags), tuple(sure)))
+    return found
+
+
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
