@@ -23,22 +23,22 @@ def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Outline]:
         given: folders of the models that no stage writes, by name.
 
     Returns:
-        One cast a stage, in order.
+        One outline per stage, in order.
 
     Raises:
         ValueError: what a stage would find wrong with its models, columns or lengths; weights
             that are not finite.
     """
-    outlook, casts = _outlook(recipe, given), []
+    outlook, outlines = _outlook(recipe, given), []
     for number, stage in enumerate(recipe.stages, start=1):
         outlook.where = f"stage {number} ({stage.kind})"
-        cast = file_of(stage).check(stage, outlook)
-        if cast.model is not None:
-            outlook.written |= dict.fromkeys(stage.models_written, cast.model)
-        casts.append(cast)
+        outline = file_of(stage).check(stage, outlook)
+        if outline.model is not None:
+            outlook.written |= dict.fromkeys(stage.models_written, outline.model)
+        outlines.append(outline)
     for folder in given.values():
         check_stored(folder)  # last, for it takes longest
-    return casts
+    return outlines
 
 
 def _outlook(recipe: Recipe, given: Mapping[str, Path]) -> Outlook:

@@ -32,7 +32,7 @@ DISTILL = {
 }
 
 
-def casts(
+def outlines(
     teacher: Path, text: Path, *stages: dict[str, Any], task: str = "masked_lm", **corpus: Any
 ) -> list[Outline]:
     tree = {
@@ -46,7 +46,7 @@ def casts(
 
 
 def test_each_stage_gets_the_models_it_will_have(masked_lm_teacher: Path, text_file: Path) -> None:
-    made, distilled, evaluated = casts(
+    made, distilled, evaluated = outlines(
         masked_lm_teacher, text_file, MAKE, DISTILL, {"kind": "evaluate"}
     )
     assert made.model is distilled.model
@@ -62,13 +62,13 @@ def test_a_headless_teacher_is_taken_once_it_is_finetuned(
     sentence_teacher: Path, text_file: Path
 ) -> None:
     with pytest.raises(ValueError, match="no trained masked-LM head"):
-        casts(sentence_teacher, text_file, MAKE)
-    made = casts(sentence_teacher, text_file, FINETUNE, MAKE)[1]
+        outlines(sentence_teacher, text_file, MAKE)
+    made = outlines(sentence_teacher, text_file, FINETUNE, MAKE)[1]
     assert made.model is not None
     assert type(made.model.model).__name__ == "DistilBertForMaskedLM"
     # under another name, what is called the teacher still has no head
     named = {**FINETUNE, "writes": "tuned"}
-    casts(
+    outlines(
         sentence_teacher,
         text_file,
         named,
@@ -76,7 +76,7 @@ def test_a_headless_teacher_is_taken_once_it_is_finetuned(
     )
     for chosen in ({"baseline": "teacher"}, {"baseline": "tuned"}):
         with pytest.raises(ValueError, match="no trained masked-LM head"):
-            casts(sentence_teacher, text_file, named, {"kind": "evaluate", **chosen})
+            outlines(sentence_teacher, text_file, named, {"kind": "evaluate", **chosen})
 
 
 def test_text_that_a_benchmark_times_is_looked_at_before_anything_starts(
@@ -84,23 +84,23 @@ def test_text_that_a_benchmark_times_is_looked_at_before_anything_starts(
 ) -> None:
     timed: dict[str, Any] = {"kind": "benchmark", "models": [], "lengths": [16]}
     timed["pass_over"] = {"sources": str(text_file)}
-    casts(masked_lm_teacher, text_file, timed)
+    outlines(masked_lm_teacher, text_file, timed)
     timed["pass_over"] = {"sources": str(text_file), "columns": ["s1"]}
     with pytest.raises(ValueError, match=r"text\.txt:1: no column 's1'; there are: text"):
-        casts(masked_lm_teacher, text_file, timed)
+        outlines(masked_lm_teacher, text_file, timed)
 
 
 def test_layers_out_of_range_show_before_a_long_finetuning(
     sentence_teacher: Path, text_file: Path
 ) -> None:
     with pytest.raises(ValueError, match="layers: 7 is out of range"):
-        casts(sentence_teacher, text_file, FINETUNE, {**MAKE, "layers": [0, 7]})
+        outlines(sentence_teacher, text_file, FINETUNE, {**MAKE, "layers": [0, 7]})
 
 
 def test_a_pair_teacher_is_not_warned_of_twice(
     masked_lm_teacher: Path, text_file: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    (made,) = casts(masked_lm_teacher, text_file, {**MAKE, "pairs": True})
+    (made,) = outlines(masked_lm_teacher, text_file, {**MAKE, "pairs": True})
     assert made.model is not None
     assert made.model.model.config.model_type == "bert"
     assert [w for w in recwarn if issubclass(w.category, UserWarning)] == []
@@ -113,7 +113,7 @@ def test_columns_of_evaluation(sentence_teacher: Path, tmp_path: Path, key: str)
 
     def check(column: str, **corpus: Any) -> None:
         stage = {"kind": "evaluate", key: column}
-        casts(sentence_teacher, path, MAKE, stage, task="sentence_embedding", **corpus)
+        outlines(sentence_teacher, path, MAKE, stage, task="sentence_embedding", **corpus)
 
     check("title")
     with pytest.raises(
@@ -132,7 +132,7 @@ def test_what_several_processes_need(
     monkeypatch.setenv("WORLD_SIZE", "4")
     stage = {**DISTILL, "training": {"max_steps": 1, "batch_size": 32}, "in_batch": {"group": 32}}
     with pytest.raises(ValueError, match=r"micro_batch_size to at most 8 and in_batch\.group"):
-        casts(sentence_teacher, text_file, MAKE, stage, task="sentence_embedding")
+        outlines(sentence_teacher, text_file, MAKE, stage, task="sentence_embedding")
 
 
 def test_a_tracker_that_is_not_installed(
@@ -141,21 +141,21 @@ def test_a_tracker_that_is_not_installed(
     monkeypatch.setattr(log, "get_available_trackers", lambda: [])
     stage = {**DISTILL, "training": {"max_steps": 1, "trackers": ["mlflow"]}}
     with pytest.raises(ValueError, match="mlflow is not installed"):
-        casts(masked_lm_teacher, text_file, MAKE, stage)
+        outlines(masked_lm_teacher, text_file, MAKE, stage)
 
 
 def test_a_family_without_gradient_checkpointing(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
     training = {"max_steps": 1, "gradient_checkpointing": True}
-    casts(masked_lm_teacher, text_file, MAKE, {**DISTILL, "training": training})
+    outlines(masked_lm_teacher, text_file, MAKE, {**DISTILL, "training": training})
     tokenizer = family_tokenizer("mpnet")
     size = max(tokenizer.get_vocab().values()) + 1
     family_model("mpnet", "masked_lm", layers=2, vocab_size=size).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     for stage in ({**DISTILL, "training": training}, {**FINETUNE, "training": training}):
         with pytest.raises(ValueError, match=r"gradient_checkpointing: MPNetForMaskedLM .*leave"):
-            casts(tmp_path, text_file, MAKE, stage)
+            outlines(tmp_path, text_file, MAKE, stage)
 
 
 def test_the_last_text_column_is_the_passage(sentence_teacher: Path, tmp_path: Path) -> None:
@@ -163,31 +163,33 @@ def test_the_last_text_column_is_the_passage(sentence_teacher: Path, tmp_path: P
     path.write_text("title,body\nmalt,malt and oak\n")
     stage = {"kind": "evaluate", "query": "title"}
     columns = {"task": "sentence_embedding", "columns": ["title", "body"]}
-    casts(sentence_teacher, path, MAKE, stage, **columns)
+    outlines(sentence_teacher, path, MAKE, stage, **columns)
 
 
 def test_a_group_that_no_record_has(sentence_teacher: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.csv"
     path.write_text("text,title\nmalt and oak,malt\n")
-    casts(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="title")
+    outlines(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="title")
     with pytest.raises(ValueError, match="group_by: no column 'titel'"):
-        casts(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="titel")
+        outlines(sentence_teacher, path, MAKE, task="sentence_embedding", group_by="titel")
 
 
 def test_a_column_that_is_null_at_first(sentence_teacher: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "malt", "topic": null}\n{"text": "oak", "topic": "wood"}\n')
     stage = {"kind": "evaluate", "label": "topic"}
-    casts(sentence_teacher, path, MAKE, stage, task="sentence_embedding")
+    outlines(sentence_teacher, path, MAKE, stage, task="sentence_embedding")
 
 
 def test_nothing_held_out(masked_lm_teacher: Path, text_file: Path) -> None:
     with pytest.raises(ValueError, match=r"^stage 2 \(evaluate\): no text is held out"):
-        casts(masked_lm_teacher, text_file, MAKE, {"kind": "evaluate"}, heldout=0.0)
+        outlines(masked_lm_teacher, text_file, MAKE, {"kind": "evaluate"}, heldout=0.0)
     own = [str(text_file)]
-    casts(masked_lm_teacher, text_file, MAKE, {"kind": "evaluate"}, heldout=0, heldout_sources=own)
+    outlines(
+        masked_lm_teacher, text_file, MAKE, {"kind": "evaluate"}, heldout=0, heldout_sources=own
+    )
     with pytest.raises(ValueError, match=r"nowhere\.txt: no such file"):
-        casts(masked_lm_teacher, text_file, MAKE, heldout_sources=["nowhere.txt"])
+        outlines(masked_lm_teacher, text_file, MAKE, heldout_sources=["nowhere.txt"])
 
 
 def test_lengths_beyond_the_positions(masked_lm_teacher: Path, text_file: Path) -> None:
@@ -195,22 +197,22 @@ def test_lengths_beyond_the_positions(masked_lm_teacher: Path, text_file: Path) 
         rf"corpus\.max_length: 65 .* the 64 positions of {re.escape(str(masked_lm_teacher))}:"
     )
     with pytest.raises(ValueError, match=positions):  # of what the user gave, not of "student"
-        casts(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=65)
-    casts(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=64)
+        outlines(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=65)
+    outlines(masked_lm_teacher, text_file, MAKE, DISTILL, max_length=64)
     passed = {"sources": str(text_file), "max_length": 65}
     for key, value in (("lengths", [64, 65]), ("throughput_length", 65), ("pass_over", passed)):
         benchmark = {"kind": "benchmark", "lengths": [64], key: value}
         with pytest.raises(ValueError, match=rf"benchmark\.{key}.*: 65 .* 64 positions"):
-            casts(masked_lm_teacher, text_file, MAKE, benchmark)
+            outlines(masked_lm_teacher, text_file, MAKE, benchmark)
 
 
 def test_a_report_without_matplotlib(
     masked_lm_teacher: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    casts(masked_lm_teacher, text_file, MAKE, {"kind": "report"})
+    outlines(masked_lm_teacher, text_file, MAKE, {"kind": "report"})
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install potstill\[report\]"):
-        casts(masked_lm_teacher, text_file, MAKE, {"kind": "report"})
+        outlines(masked_lm_teacher, text_file, MAKE, {"kind": "report"})
 
 
 @pytest.fixture
@@ -230,9 +232,9 @@ def wordy_teacher(tmp_path: Path) -> Path:
 
 
 def test_masks_that_the_tokenizer_does_not_give(wordy_teacher: Path, text_file: Path) -> None:
-    casts(wordy_teacher, text_file, FINETUNE)
+    outlines(wordy_teacher, text_file, FINETUNE)
     with pytest.raises(ValueError, match=r"masking\.whole_word is not available"):
-        casts(wordy_teacher, text_file, {**FINETUNE, "masking": {"whole_word": True}})
+        outlines(wordy_teacher, text_file, {**FINETUNE, "masking": {"whole_word": True}})
 
 
 @pytest.mark.parametrize("kind", ["finetune", "distill"])

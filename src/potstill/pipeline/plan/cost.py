@@ -65,11 +65,11 @@ class Cost:
         return self.trainings * self.tokens / self.tokens_per_second + self.asking
 
 
-def cost_of(cast: Outline, text: Text, matmul: float) -> Cost:
+def cost_of(outline: Outline, text: Text, matmul: float) -> Cost:
     """The cost of a training stage; `matmul`: operations a second of a large matrix product."""
-    stage = cast.stage
+    stage = outline.stage
     assert isinstance(stage, (Finetune, Distill))
-    assert cast.model is not None
+    assert outline.model is not None
     per_epoch = text.per_epoch
     if isinstance(stage, Finetune) and text.labelled is not None:
         per_epoch = text.labelled
@@ -77,19 +77,21 @@ def cost_of(cast: Outline, text: Text, matmul: float) -> Cost:
     asking = 0.0
     if per_epoch is not None and tokens is not None:
         epochs = stage.repeats * tokens / (per_epoch * text.mean)
-        if isinstance(stage, Distill) and why_live(stage, cast.model.task, epochs) is None:
-            forward = sum(2 * _layer_weights(teacher) for teacher in cast.teachers)
+        if isinstance(stage, Distill) and why_live(stage, outline.model.task, epochs) is None:
+            forward = sum(2 * _layer_weights(teacher) for teacher in outline.teachers)
             asking = per_epoch * text.mean * forward / (EFFICIENCY * matmul)
-            cast = replace(cast, teachers=())
+            outline = replace(outline, teachers=())
     return Cost(
         steps=steps,
         tokens=tokens,
         trainings=stage.repeats,
         asking=asking,
-        tokens_per_second=EFFICIENCY * matmul / flops_per_token(cast),
-        memory=memory_bytes(cast, text.longest),
+        tokens_per_second=EFFICIENCY * matmul / flops_per_token(outline),
+        memory=memory_bytes(outline, text.longest),
         # weights and two moments of the optimizer; two are kept, and the best where it is wanted
-        checkpoints=12.0 * trained_parameters(cast) * (3 if stage.training.keep == "best" else 2),
+        checkpoints=12.0
+        * trained_parameters(outline)
+        * (3 if stage.training.keep == "best" else 2),
     )
 
 
@@ -136,21 +138,21 @@ def steps_and_tokens(
     return min(steps), min(steps) * sequences * mean
 
 
-def flops_per_token(cast: Outline) -> float:
+def flops_per_token(outline: Outline) -> float:
     """Floating-point operations of a training step for each real token.
 
     2 a weight and token for a forward pass, and twice that for a backward one; the vocabulary head
     at the rows that the objectives read. Attention's own products are within EFFICIENCY.
     """
-    stage, student = cast.stage, cast.model
+    stage, student = outline.stage, outline.model
     assert isinstance(stage, (Finetune, Distill))
     assert student is not None
     passes = 4 if stage.training.gradient_checkpointing else 3
     layers = 2 * _layer_weights(student) * (1 if _head_only(stage) else passes)
-    layers += sum(2 * _layer_weights(teacher) for teacher in cast.teachers)
+    layers += sum(2 * _layer_weights(teacher) for teacher in outline.teachers)
     rows = _head_rows(stage, student)
     heads = 3 * _head_weights(student)
-    heads += sum(_head_weights(teacher) for teacher in cast.teachers)
+    heads += sum(_head_weights(teacher) for teacher in outline.teachers)
     return float(layers + rows * 2 * heads)
 
 
@@ -184,16 +186,16 @@ def _head_weights(loaded: LoadedModel) -> int:
     return int(config.hidden_size * (config.vocab_size + config.hidden_size))
 
 
-def memory_bytes(cast: Outline, longest: int) -> dict[str, float]:
+def memory_bytes(outline: Outline, longest: int) -> dict[str, float]:
     """Memory at its peak, by what it is for; `longest`: tokens of the longest sequence."""
-    stage, student = cast.stage, cast.model
+    stage, student = outline.stage, outline.model
     assert isinstance(stage, (Finetune, Distill))
     assert student is not None
     settings = stage.training
     tokens = (settings.micro_batch_size or settings.batch_size) * longest
-    trained = trained_parameters(cast)
+    trained = trained_parameters(outline)
     frozen = student.model.num_parameters() - trained
-    teachers = sum(teacher.model.num_parameters() for teacher in cast.teachers)
+    teachers = sum(teacher.model.num_parameters() for teacher in outline.teachers)
     found = {
         "libraries": LIBRARIES,
         "teacher's weights": 4.0 * teachers,
@@ -202,31 +204,31 @@ def memory_bytes(cast: Outline, longest: int) -> dict[str, float]:
         if _head_only(stage)
         else tokens * _activation_bytes(student, settings, longest),
     }
-    if matrices := _matrix_bytes(cast, longest):
+    if matrices := _matrix_bytes(outline, longest):
         found["attention's matrices"] = tokens * matrices
     rows = min(settings.chunk_size, tokens * _head_rows(stage, student))
     if rows:
         kinds = {type(objective) for objective in _weighted(stage)}
         copies = LOGIT_COPIES[SoftTargets in kinds] + ({SoftTargets, LogitsMse} <= kinds)
-        copies += max(len(cast.teachers) - 1, 0)
+        copies += max(len(outline.teachers) - 1, 0)
         found["logits of a chunk"] = rows * student.model.config.vocab_size * 4 * copies
     return found
 
 
-def _matrix_bytes(cast: Outline, length: int) -> float:
+def _matrix_bytes(outline: Outline, length: int) -> float:
     """What relations and attention scores keep of one token: a row of keys a head, float32.
 
     Of the student's matrix backward needs two (softened, and masked or squared), of each teacher's
     one.
     """
-    assert cast.model is not None
-    heads, matrices = cast.model.model.config.num_attention_heads, 0
-    for objective in _weighted(cast.stage) if isinstance(cast.stage, Distill) else []:
+    assert outline.model is not None
+    heads, matrices = outline.model.model.config.num_attention_heads, 0
+    for objective in _weighted(outline.stage) if isinstance(outline.stage, Distill) else []:
         if isinstance(objective, Relations):
             matrices += (objective.heads or heads) * len(objective.pairs)
         elif isinstance(objective, AttentionMse):
-            matrices += heads * cast.model.model.config.num_hidden_layers
-    return float(4 * length * matrices * (2 + len(cast.teachers)))
+            matrices += heads * outline.model.model.config.num_hidden_layers
+    return float(4 * length * matrices * (2 + len(outline.teachers)))
 
 
 def _activation_bytes(loaded: LoadedModel, settings: Training, length: int) -> float:
@@ -246,16 +248,16 @@ def _inner(loaded: LoadedModel) -> int:
     return int(getattr(config, "intermediate_size", None) or config.hidden_dim)
 
 
-def trained_parameters(cast: Outline) -> int:
+def trained_parameters(outline: Outline) -> int:
     """How many parameters a training changes: of its model, and projections that a loss learns."""
-    assert isinstance(cast.stage, (Finetune, Distill))
-    assert cast.model is not None
-    stage, loaded = cast.stage, cast.model
+    assert isinstance(outline.stage, (Finetune, Distill))
+    assert outline.model is not None
+    stage, loaded = outline.stage, outline.model
     named = loaded.model.named_parameters()
     own = sum(p.numel() for name, p in named if is_trained(stage, loaded, name))
     shapes = [
         shape
-        for teacher in cast.teachers
+        for teacher in outline.teachers
         for shape in projection_shapes(loaded, teacher, _weighted(stage)).values()
     ]
     if stage.sparsity is not None and stage.sparsity.method == "movement":

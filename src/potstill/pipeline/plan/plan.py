@@ -62,18 +62,18 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
     check_inputs(recipe, folder)
     run = RunFolder(folder)
     given = given_folders(recipe, fetch=False)
-    casts = rehearse(recipe, given)
-    tokenizer = _tokenizer(casts)
+    outlines = rehearse(recipe, given)
+    tokenizer = _tokenizer(outlines)
     text = _text(recipe, tokenizer, given) if tokenizer else None
-    stages = f"{len(casts)} stage{'s' if len(casts) > 1 else ''}"
+    stages = f"{len(outlines)} stage{'s' if len(outlines) > 1 else ''}"
     lines = [f"{recipe.name}: {stages} in {folder}", "", "Stages"]
     states = _states(recipe, run, given)
     lines += _stage_lines(recipe, states)
-    lines += ["", "Models", *_model_lines(casts)]
+    lines += ["", "Models", *_model_lines(outlines)]
     if text is not None and tokenizer is not None:
         lines += ["", "Text", *_text_lines(text)]
-        lines += ["", "Training", *_training_lines(recipe, casts, states, text, folder)]
-        lines += ["", "One batch", *_batch_lines(recipe, casts, text)]
+        lines += ["", "Training", *_training_lines(recipe, outlines, states, text, folder)]
+        lines += ["", "One batch", *_batch_lines(recipe, outlines, text)]
     return lines
 
 
@@ -146,24 +146,24 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
     return "to do"
 
 
-def _model_lines(casts: Sequence[Outline]) -> list[str]:
+def _model_lines(outlines: Sequence[Outline]) -> list[str]:
     found: dict[str, str] = {}
-    for cast in casts:
+    for outline in outlines:
         names: list[str] = []
-        if isinstance(cast.stage, MakeStudent):
-            names = [cast.stage.teacher]
-        elif isinstance(cast.stage, (Prune, TrimVocabulary)):
-            names = [cast.stage.model]
-        elif isinstance(cast.stage, Distill):
-            names = [t.model for t in cast.stage.teachers]
-        for name, teacher in zip(names, cast.teachers, strict=True):
+        if isinstance(outline.stage, MakeStudent):
+            names = [outline.stage.teacher]
+        elif isinstance(outline.stage, (Prune, TrimVocabulary)):
+            names = [outline.stage.model]
+        elif isinstance(outline.stage, Distill):
+            names = [t.model for t in outline.stage.teachers]
+        for name, teacher in zip(names, outline.teachers, strict=True):
             found.setdefault(name, _shape(teacher))
-        if cast.model is not None:
-            if isinstance(cast.stage, Finetune):
-                found.setdefault(cast.stage.model, _shape(cast.model))
-            family = cast.model.model.config.model_type
-            shape = f"{family}, {cast.why}" if cast.why else _shape(cast.model)
-            found |= dict.fromkeys(cast.stage.models_written, shape)
+        if outline.model is not None:
+            if isinstance(outline.stage, Finetune):
+                found.setdefault(outline.stage.model, _shape(outline.model))
+            family = outline.model.model.config.model_type
+            shape = f"{family}, {outline.why}" if outline.why else _shape(outline.model)
+            found |= dict.fromkeys(outline.stage.models_written, shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 
@@ -176,9 +176,11 @@ def _shape(loaded: LoadedModel) -> str:
     )
 
 
-def _tokenizer(casts: Sequence[Outline]) -> LoadedModel | None:
+def _tokenizer(outlines: Sequence[Outline]) -> LoadedModel | None:
     """The model whose tokens the text is told in; None where no stage learns from text."""
-    return next((cast.model for cast in casts if isinstance(cast.stage, LEARNING)), None)
+    return next(
+        (outline.model for outline in outlines if isinstance(outline.stage, LEARNING)), None
+    )
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -212,14 +214,14 @@ def _text_lines(text: Text) -> list[str]:
 
 
 def _training_lines(
-    recipe: Recipe, casts: Sequence[Outline], states: Sequence[str], text: Text, folder: Path
+    recipe: Recipe, outlines: Sequence[Outline], states: Sequence[str], text: Text, folder: Path
 ) -> list[str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     lines, costs = [], []
-    for number, (cast, state) in enumerate(zip(casts, states, strict=True), start=1):
-        stage = cast.stage
+    for number, (outline, state) in enumerate(zip(outlines, states, strict=True), start=1):
+        stage = outline.stage
         if not isinstance(stage, LEARNING):
             continue
         if state == _DONE:
@@ -228,18 +230,20 @@ def _training_lines(
         if isinstance(stage, Prune):
             if stage.importance == "magnitude":
                 lines.append(f"  {number} prune: by the size of weights, which takes a moment")
-                lines.append(f"    leaves  {cast.why}")
+                lines.append(f"    leaves  {outline.why}")
                 continue
-            cost = pruning_cost(stage, cast.teachers[0], text, matmul_flops(device, torch.float32))
+            cost = pruning_cost(
+                stage, outline.teachers[0], text, matmul_flops(device, torch.float32)
+            )
             costs.append(cost)
             lines.append(f"  {number} prune: {_pruned_amount(stage, cost)}")
-            lines += [f"    leaves  {cast.why}", *_cost_lines(cost)[:2]]
+            lines += [f"    leaves  {outline.why}", *_cost_lines(cost)[:2]]
             continue
         dtype = autocast_dtype(stage.training.precision, device) or torch.float32
-        cost = cost_of(cast, text, matmul_flops(device, dtype))
+        cost = cost_of(outline, text, matmul_flops(device, dtype))
         costs.append(cost)
         lines += [f"  {number} {stage.kind}: {_amount(cost, text)}", *_cost_lines(cost)]
-    return lines + (_totals(casts, costs, folder, device) if costs else [])
+    return lines + (_totals(outlines, costs, folder, device) if costs else [])
 
 
 def _amount(cost: Cost, text: Text) -> str:
@@ -269,13 +273,13 @@ def _cost_lines(cost: Cost) -> list[str]:
 
 
 def _totals(
-    casts: Sequence[Outline], costs: Sequence[Cost], folder: Path, device: torch.device
+    outlines: Sequence[Outline], costs: Sequence[Cost], folder: Path, device: torch.device
 ) -> list[str]:
     written = [
         # an export writes its source's weights, and the graph
-        4.0 * cast.model.model.num_parameters() * (2 if isinstance(cast.stage, Export) else 1)
-        for cast in casts
-        if cast.model is not None
+        4.0 * outline.model.model.num_parameters() * (2 if isinstance(outline.stage, Export) else 1)
+        for outline in outlines
+        if outline.model is not None
     ]
     # each stage's model, the published copy, and a second one while that is renamed into place
     disk = sum(written) + 2 * max(written) + max(cost.checkpoints for cost in costs)
@@ -305,12 +309,14 @@ def _free(needed: float, free: float) -> str:
 # --- one batch ------------------------------------------------------------------------------------
 
 
-def _batch_lines(recipe: Recipe, casts: Sequence[Outline], text: Text) -> list[str]:
+def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> list[str]:
     """The first texts of the sample as the first training would see them."""
-    cast = next((cast for cast in casts if isinstance(cast.stage, (Finetune, Distill))), None)
-    if cast is None:
+    outline = next(
+        (outline for outline in outlines if isinstance(outline.stage, (Finetune, Distill))), None
+    )
+    if outline is None:
         return ["  none: nothing is trained"]
-    stage, loaded = cast.stage, cast.model
+    stage, loaded = outline.stage, outline.model
     assert isinstance(stage, (Finetune, Distill))
     assert loaded is not None
     size = stage.training.micro_batch_size or stage.training.batch_size

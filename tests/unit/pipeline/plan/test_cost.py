@@ -35,7 +35,7 @@ VOCABULARY = tiny_config().vocab_size
 HEAD = 32 * (VOCABULARY + 32)
 
 
-def casts(teacher: Path, text: Path, task: str, *stages: dict[str, Any]) -> list[Outline]:
+def outlines(teacher: Path, text: Path, task: str, *stages: dict[str, Any]) -> list[Outline]:
     recipe = {
         "name": "estimate",
         "task": task,
@@ -75,18 +75,18 @@ MAKE = {"kind": "make_student"}
 def test_flops_of_masked_lm_distillation(
     masked_lm_teacher: Path, text_file: Path, objectives: list[dict[str, Any]], rows: float
 ) -> None:
-    *_, cast = casts(masked_lm_teacher, text_file, "masked_lm", MAKE, distill(*objectives))
+    *_, outline = outlines(masked_lm_teacher, text_file, "masked_lm", MAKE, distill(*objectives))
     # 4 layers forward, 2 layers forward and twice that backward; the head of both at `rows`
     layers = 2 * 4 * LAYER + 3 * 2 * 2 * LAYER
-    assert flops_per_token(cast) == pytest.approx(layers + rows * (2 * HEAD + 3 * 2 * HEAD))
+    assert flops_per_token(outline) == pytest.approx(layers + rows * (2 * HEAD + 3 * 2 * HEAD))
 
 
 def test_flops_of_sentence_distillation_have_no_head(
     sentence_teacher: Path, text_file: Path
 ) -> None:
     soft = {"kind": "soft_targets"}
-    *_, cast = casts(sentence_teacher, text_file, "sentence_embedding", MAKE, distill(soft))
-    assert flops_per_token(cast) == 2 * 4 * LAYER + 3 * 2 * 2 * LAYER
+    *_, outline = outlines(sentence_teacher, text_file, "sentence_embedding", MAKE, distill(soft))
+    assert flops_per_token(outline) == 2 * 4 * LAYER + 3 * 2 * 2 * LAYER
 
 
 def test_flops_of_recomputed_activations_and_of_a_head_alone(
@@ -94,18 +94,18 @@ def test_flops_of_recomputed_activations_and_of_a_head_alone(
 ) -> None:
     training = {"max_steps": 1, "gradient_checkpointing": True}
     finetune = {"kind": "finetune", "training": training}
-    (cast,) = casts(masked_lm_teacher, text_file, "masked_lm", finetune)
-    assert flops_per_token(cast) == pytest.approx(4 * 2 * 4 * LAYER + 0.15 * 3 * 2 * HEAD)
-    (cast,) = casts(masked_lm_teacher, text_file, "masked_lm", {**finetune, "train": "head"})
-    assert flops_per_token(cast) == pytest.approx(2 * 4 * LAYER + 0.15 * 3 * 2 * HEAD)
+    (outline,) = outlines(masked_lm_teacher, text_file, "masked_lm", finetune)
+    assert flops_per_token(outline) == pytest.approx(4 * 2 * 4 * LAYER + 0.15 * 3 * 2 * HEAD)
+    (outline,) = outlines(masked_lm_teacher, text_file, "masked_lm", {**finetune, "train": "head"})
+    assert flops_per_token(outline) == pytest.approx(2 * 4 * LAYER + 0.15 * 3 * 2 * HEAD)
 
 
 def test_efficiency_gives_the_measured_speeds_of_minilm() -> None:
     """Two cores of about 150 GFLOP/s: 1,600 tokens/s distilling 6 to 3, 1,150 of masked LM."""
     distilling = _minilm(Distill, 6, 3, {"objectives": [SOFT_ALL]}, "sentence_embedding")
     training = _minilm(Finetune, None, 6, {}, "masked_lm")
-    for cast, measured in ((distilling, 1600), (training, 1150)):
-        assert EFFICIENCY * 150e9 / flops_per_token(cast) == pytest.approx(measured, rel=0.03)
+    for outline, measured in ((distilling, 1600), (training, 1150)):
+        assert EFFICIENCY * 150e9 / flops_per_token(outline) == pytest.approx(measured, rel=0.03)
 
 
 def _minilm(
@@ -133,11 +133,11 @@ def _minilm(
 
 
 def test_time_is_tokens_over_speed(masked_lm_teacher: Path, text_file: Path) -> None:
-    *_, cast = casts(masked_lm_teacher, text_file, "masked_lm", MAKE, distill(COSINE))
+    *_, outline = outlines(masked_lm_teacher, text_file, "masked_lm", MAKE, distill(COSINE))
     text = Text(4, [torch.zeros(20).numpy()] * 4, 1000.0, False, 1.0, 0.004, [])
-    cost = cost_of(cast, text, matmul=1e9)
+    cost = cost_of(outline, text, matmul=1e9)
     assert (cost.steps, cost.tokens) == (10, 10 * 8 * 20)
-    assert cost.seconds == pytest.approx(1600 * flops_per_token(cast) / (EFFICIENCY * 1e9))
+    assert cost.seconds == pytest.approx(1600 * flops_per_token(outline) / (EFFICIENCY * 1e9))
 
 
 def test_repeats_and_a_teacher_that_is_asked_once() -> None:
@@ -149,7 +149,7 @@ def test_repeats_and_a_teacher_that_is_asked_once() -> None:
     live = _minilm(Distill, 6, 3, {**more, "cache": False}, "classification", settings)
     twin = _minilm(Finetune, None, 3, {"repeats": 3}, "classification", settings)
     per_second = EFFICIENCY * 1e12
-    costs = [cost_of(cast, text, matmul=1e12) for cast in (kept, live, twin)]
+    costs = [cost_of(outline, text, matmul=1e12) for outline in (kept, live, twin)]
     assert [cost.steps for cost in costs] == [200, 200, 100]
     own = 3 * 2 * 3 * layer / per_second
     asking = 1000 * 20 * 2 * 6 * layer / per_second
@@ -191,7 +191,7 @@ def test_steps_end_at_the_first_limit(
 
 
 def test_memory_by_hand(masked_lm_teacher: Path, text_file: Path) -> None:
-    _, cast = casts(
+    _, outline = outlines(
         masked_lm_teacher,
         text_file,
         "masked_lm",
@@ -200,7 +200,7 @@ def test_memory_by_hand(masked_lm_teacher: Path, text_file: Path) -> None:
     )
     teacher = 4 * LAYER + (VOCABULARY + 64 + 2) * 32 + 64 + (32 * 32 + 32 + 64 + VOCABULARY)
     student = 2 * LAYER + (VOCABULARY + 64) * 32 + 64 + (32 * 32 + 32 + 64 + VOCABULARY)
-    memory = memory_bytes(cast, longest=30)
+    memory = memory_bytes(outline, longest=30)
     assert memory == {
         "libraries": LIBRARIES,
         "teacher's weights": 4 * teacher,
@@ -215,22 +215,22 @@ def test_memory_of_relations_projections_and_a_second_loss_on_logits(
 ) -> None:
     objectives = [SOFT_ALL, {"kind": "relations", "heads": 8}]
     settings = {"micro_batch_size": 4, "chunk_size": 64}
-    _, cast = casts(
+    _, outline = outlines(
         masked_lm_teacher, text_file, "masked_lm", MAKE, distill(*objectives, **settings)
     )
-    memory = memory_bytes(cast, longest=30)
+    memory = memory_bytes(outline, longest=30)
     # three relations of eight heads: two matrices of the student's, one of the teacher's
     assert memory["attention's matrices"] == 4 * 30 * 4 * 30 * 3 * 8 * 3
     more = distill(SOFT_ALL, {"kind": "logits_mse"}, **settings)
-    _, cast = casts(masked_lm_teacher, text_file, "masked_lm", MAKE, more)
-    assert memory_bytes(cast, longest=30)["logits of a chunk"] == 64 * VOCABULARY * 4 * 5
+    _, outline = outlines(masked_lm_teacher, text_file, "masked_lm", MAKE, more)
+    assert memory_bytes(outline, longest=30)["logits of a chunk"] == 64 * VOCABULARY * 4 * 5
     with torch.device("meta"):
         wide = BertForMaskedLM(tiny_config(hidden_size=48))
-    assert cast.model is not None
+    assert outline.model is not None
     teacher = LoadedModel(wide, tiny_tokenizer(), "masked_lm", "wide")
     stage = Distill.model_validate(distill({"kind": "hidden_mse"}))
-    own = trained_parameters(Outline(stage, cast.model, cast.teachers))
-    assert trained_parameters(Outline(stage, cast.model, (teacher,))) == own + 2 * 48 * 32
+    own = trained_parameters(Outline(stage, outline.model, outline.teachers))
+    assert trained_parameters(Outline(stage, outline.model, (teacher,))) == own + 2 * 48 * 32
 
 
 @pytest.mark.parametrize("dropout", [False, True])
@@ -240,7 +240,7 @@ def test_activations_are_what_autograd_keeps(
     """Counted: all that a forward pass of the student saves for backward, its weights aside."""
     soft = {"kind": "soft_targets"}
     stage = distill(soft, dropout=dropout)
-    _, cast = casts(sentence_teacher, text_file, "sentence_embedding", MAKE, stage)
+    _, outline = outlines(sentence_teacher, text_file, "sentence_embedding", MAKE, stage)
     model = load_model(sentence_teacher, "sentence_embedding").model.train(dropout)
     model.encoder.layer = model.encoder.layer[:2]
     saved: dict[int, torch.Tensor] = {}
@@ -255,25 +255,25 @@ def test_activations_are_what_autograd_keeps(
         output = model(torch.ones(8, 30, dtype=torch.long), torch.ones(8, 30, dtype=torch.long))
     counted = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert output.last_hidden_state.requires_grad
-    assert memory_bytes(cast, longest=30)["activations"] == pytest.approx(counted, rel=0.1)
+    assert memory_bytes(outline, longest=30)["activations"] == pytest.approx(counted, rel=0.1)
 
 
 def test_a_head_alone_trains_few_parameters(masked_lm_teacher: Path, text_file: Path) -> None:
     stage = {"kind": "finetune", "train": "head", "training": {"max_steps": 1}}
-    (cast,) = casts(masked_lm_teacher, text_file, "masked_lm", stage)
+    (outline,) = outlines(masked_lm_teacher, text_file, "masked_lm", stage)
     # transform and its norm, and the decoder's bias; the decoder is the word embeddings
-    assert trained_parameters(cast) == 32 * 32 + 32 + 64 + VOCABULARY
-    assert memory_bytes(cast, longest=30)["activations"] == 0
+    assert trained_parameters(outline) == 32 * 32 + 32 + 64 + VOCABULARY
+    assert memory_bytes(outline, longest=30)["activations"] == 0
 
 
 def test_checkpoints_hold_weights_and_two_moments(masked_lm_teacher: Path, text_file: Path) -> None:
     text = Text(1, [torch.zeros(20).numpy()], 10.0, True, 1.0, 1.0, [])
     for keep, number in (("last", 2), ("best", 3)):
-        *_, cast = casts(
+        *_, outline = outlines(
             masked_lm_teacher, text_file, "masked_lm", MAKE, distill(SOFT_ALL, keep=keep)
         )
-        trained = sum(p.numel() for p in cast.model.model.parameters()) if cast.model else 0
-        assert cost_of(cast, text, 1e9).checkpoints == number * 12 * trained
+        trained = sum(p.numel() for p in outline.model.model.parameters()) if outline.model else 0
+        assert cost_of(outline, text, 1e9).checkpoints == number * 12 * trained
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -372,9 +372,9 @@ def test_a_sample_of_short_texts_is_refused(tmp_path: Path, loaded: LoadedModel)
 def test_make_student_on_the_meta_device_is_the_real_one(
     masked_lm_teacher: Path, text_file: Path
 ) -> None:
-    (cast,) = casts(masked_lm_teacher, text_file, "masked_lm", MAKE)
+    (outline,) = outlines(masked_lm_teacher, text_file, "masked_lm", MAKE)
     real = make_student(load_model(masked_lm_teacher, "masked_lm").model)
-    assert cast.model is not None
-    assert {p.device.type for p in cast.model.model.parameters()} == {"meta"}
+    assert outline.model is not None
+    assert {p.device.type for p in outline.model.model.parameters()} == {"meta"}
     shapes = {name: tuple(p.shape) for name, p in real.named_parameters()}
-    assert {name: tuple(p.shape) for name, p in cast.model.model.named_parameters()} == shapes
+    assert {name: tuple(p.shape) for name, p in outline.model.model.named_parameters()} == shapes

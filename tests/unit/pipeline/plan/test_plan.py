@@ -297,11 +297,11 @@ def test_no_weights_are_read(
     original = rehearsal.rehearse
 
     def spy(*arguments: Any) -> Any:
-        casts = original(*arguments)
-        for cast in casts:
-            for loaded in (cast.model, *cast.teachers):
+        outlines = original(*arguments)
+        for outline in outlines:
+            for loaded in (outline.model, *outline.teachers):
                 made.extend(p.device for p in loaded.model.parameters()) if loaded else None
-        return casts
+        return outlines
 
     monkeypatch.setattr(plan, "rehearse", spy)
     plan_run(recipe(masked_lm_teacher, text_file), tmp_path / "run")
