@@ -1,6 +1,6 @@
 """Smaller models out of larger ones, PyTorch in and out.
 
-Students are made of their teacher"s layers (`students.py`, `layer_maps.py`, `narrowing.py`); what
+Students are made of their teacher's layers (`students.py`, `layer_maps.py`, `narrowing.py`); what
 matters least is cut out of a trained model (`pruning.py`, `width_pruning.py`, `graph_pruning.py`);
 a vocabulary is cut to what a text uses (`vocabulary.py`).
 """

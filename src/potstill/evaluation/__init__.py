@@ -1,8 +1,8 @@
 """Models compared with a baseline.
 
 On labelled examples (`tasks.py`), as sentence encoders (`embeddings.py`, `pairs.py`), as masked
-LMs (`masked_lm.py`); `retention.py` says what was kept and how sure that is. `scoring.py` does all
-of it on files of one"s own.
+LMs (`masked_lm.py`); `lineup.py` says who is compared with whom, `retention.py` what was kept and
+how sure that is. `scoring.py` does all of it on files of one's own.
 """
 
 from __future__ import annotations

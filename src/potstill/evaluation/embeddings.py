@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from potstill.data.sources import Record
-from potstill.evaluation import retention as bootstrap
 from potstill.evaluation import retrieval
+from potstill.evaluation.lineup import Compared, Lineup
 from potstill.models import Runtime
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
@@ -43,33 +42,23 @@ class _Found:
 
 
 def evaluate_embeddings(
-    models: Mapping[str, Path],
+    lineup: Lineup,
     records: Sequence[Record],
     settings: Evaluate,
-    seed: int,
     progress: Callable[[float], None] = lambda _: None,
-    *,
-    student: str | None = None,
-    twin: str | None = None,
 ) -> dict[str, Any]:
     """Retrieval of passages by queries, similarity to the baseline's space, topics.
 
     Args:
-        models: name -> folder; the baseline (`settings.baseline`) must be among them.
+        lineup: of a model that was trained several times the first training is scored.
         records: held-out records; exact duplicates of a passage are left out.
-        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
-            None: the last of `models` that is not the baseline.
-        twin: the same student trained without a teacher, where there is one.
 
     Raises:
         ValueError: as `check_records`.
     """
-    text = _Texts.of(records, settings)
-    order = [settings.baseline, *(name for name in models if name != settings.baseline)]
-    student = order[-1] if student is None else student
-    assert student in models, f"no model {student}"
+    text, seed = _Texts.of(records, settings), lineup.seed
     found: dict[str, _Found] = {}
-    work = sum(2 if text.queries else 1 for _ in order) * len(text.passages) + 1
+    work = sum(2 if text.queries else 1 for _ in lineup.order) * len(text.passages) + 1
     done = 0
 
     def advance(count: int) -> None:
@@ -77,38 +66,35 @@ def evaluate_embeddings(
         done += count
         progress(done / work)
 
-    hidden = _hidden_cosines(models, order, text.passages[:HIDDEN_TEXTS], settings.max_length)
-    for name in order:
-        runtime = Runtime.open(models[name], "sentence_embedding")
+    hidden = _hidden_cosines(lineup, text.passages[:HIDDEN_TEXTS], settings.max_length)
+    for name, folder in lineup.folders.items():
+        runtime = Runtime.open(folder, "sentence_embedding")
         found[name] = _answers(runtime, text, settings.max_length, advance)
-    base = found[settings.baseline]
+    base, other = found[lineup.baseline], found[lineup.shown]
     scores: dict[str, Scores] = {}
     correct: dict[str, np.ndarray] = {}
-    for name in order:
+    for name in lineup.order:
         scores[name], topics = _embedding_scores(found[name], base, text, seed)
         scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
         if topics is not None:
             correct[name] = topics
     items = _per_item(found, correct)
-    retention, intervals = bootstrap.rank_retentions(items, settings.baseline, seed, _chance(text))
+    retention, intervals = lineup.rank_retentions(items, _chance(text))
     tfidf, plainly = _tfidf(text, seed)
-    differences = (
-        {} if student == settings.baseline else _differences(items, plainly, student, twin, seed)
+    return lineup.result(
+        Compared(
+            task="sentence_embedding",
+            records=len(text.passages),
+            models=scores,
+            references={"tfidf": tfidf},
+            retention=retention,
+            intervals=intervals,
+            differences=_differences(lineup, items, plainly),
+            said={"tfidf": "TF-IDF"},
+            softened=_softened(base, other, text),
+            examples=_examples(base, other, text),
+        )
     )
-    return {
-        "task": "sentence_embedding",
-        "records": len(text.passages),
-        "baseline": settings.baseline,
-        "models": scores,
-        "references": {"tfidf": tfidf},
-        "retention": retention,
-        "intervals": intervals,
-        "twin": twin,
-        "differences": differences,
-        "findings": bootstrap.not_beaten(differences, student, {"tfidf": "TF-IDF"}),
-        "softened": _softened(found, text, settings.baseline, student),
-        "examples": _examples(found, text, settings.baseline, student),
-    }
 
 
 def check_records(records: Sequence[Record], settings: Evaluate) -> None:
@@ -222,19 +208,15 @@ def _tfidf(text: _Texts, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
 
 
 def _differences(
+    lineup: Lineup,
     items: Mapping[str, Mapping[str, np.ndarray]],
     tfidf: Mapping[str, np.ndarray],
-    student: str,
-    twin: str | None,
-    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """The student's first score less its twin's and that of TF-IDF."""
     score = next(iter(tfidf), None)
-    if score is None:
+    if score is None or lineup.shown == lineup.baseline:
         return {}
-    names = [student] if twin in (None, student) else [student, str(twin)]
-    values = {name: items[score][name] for name in names}
-    return bootstrap.differences(score, values | {"tfidf": tfidf[score]}, student, seed)
+    return lineup.differences(score, items[score], {"tfidf": tfidf[score]})
 
 
 def _per_item(
@@ -265,13 +247,14 @@ def _chance(text: _Texts) -> dict[str, float]:
 
 
 def _hidden_cosines(
-    models: Mapping[str, Path], order: Sequence[str], texts: Sequence[str], max_length: int | None
+    lineup: Lineup, texts: Sequence[str], max_length: int | None
 ) -> dict[str, float]:
     """Mean cosine of last hidden states with the baseline's, over tokens that both see alike."""
-    base = Runtime.open(models[order[0]], "sentence_embedding")
-    result = {order[0]: 1.0}
-    for name in order[1:]:
-        other = Runtime.open(models[name], "sentence_embedding")
+    folders = lineup.folders
+    base = Runtime.open(folders.pop(lineup.baseline), "sentence_embedding")
+    result = {lineup.baseline: 1.0}
+    for name, folder in folders.items():
+        other = Runtime.open(folder, "sentence_embedding")
         same_width = other.loaded.model.config.hidden_size == base.loaded.model.config.hidden_size
         same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
         shown = all(_shows_hidden(runtime) for runtime in (base, other))
@@ -298,13 +281,10 @@ def _shows_hidden(runtime: Runtime) -> bool:
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _softened(
-    found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
-) -> dict[str, Any] | None:
+def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | None:
     """One real question's distribution over all passages, at several temperatures: the shares of
     the eight that the baseline finds nearest, which leave the rest of 1 to all others.
     """
-    base = found[baseline]
     if text.queries is None:
         return None
     # the least certain question that the baseline still answers: there is something to see
@@ -316,7 +296,7 @@ def _softened(
     )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
     logits_P = base.cosines_P(query) * SCALE
-    student_logits_P = found[student].cosines_P(query) * SCALE
+    student_logits_P = student.cosines_P(query) * SCALE
     shown = np.argsort(-logits_P, kind="stable")[:8]
     return {
         "text": text.queries[query],
@@ -328,14 +308,12 @@ def _softened(
     }
 
 
-def _examples(
-    found: Mapping[str, _Found], text: _Texts, baseline: str, student: str
-) -> list[dict[str, Any]]:
+def _examples(base: _Found, student: _Found, text: _Texts) -> list[dict[str, Any]]:
     """Questions that baseline and student answer differently, largest difference first."""
     if text.queries is None:
         return []
-    ranks_t, ranks_s = found[baseline].ranks_Q, found[student].ranks_Q
-    tops_t, tops_s = found[baseline].tops_Q, found[student].tops_Q
+    ranks_t, ranks_s = base.ranks_Q, student.ranks_Q
+    tops_t, tops_s = base.tops_Q, student.tops_Q
     differing = [q for q in range(len(ranks_t)) if tops_t[q] != tops_s[q]]
     differing.sort(key=lambda q: -abs(np.log(ranks_t[q]) - np.log(ranks_s[q])))
     return [

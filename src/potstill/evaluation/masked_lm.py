@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from potstill.data import Batch, Masker, Tokens, collate
 from potstill.data.masking import EVALUATION_EPOCH
-from potstill.evaluation import retention as bootstrap
+from potstill.evaluation.lineup import Compared, Lineup
 from potstill.models import LoadedModel, load_model
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate
@@ -38,17 +37,28 @@ class _Tally:
     right_S: list[float] = field(default_factory=list)
 
 
+@dataclass
+class _Seen:
+    """What the models were asked: real tokens, masked positions by sequence, gold by batch."""
+
+    tokens: int = 0
+    masked_S: list[int] = field(default_factory=list)
+    gold: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, batch: Batch) -> None:
+        is_masked_BL = batch.gold_BL >= 0
+        self.tokens += int(batch.attention_mask_BL.sum())
+        self.masked_S += is_masked_BL.sum(1).tolist()
+        self.gold.append(batch.gold_BL[is_masked_BL].numpy())
+
+
 def evaluate_masked_lm(
-    models: Mapping[str, Path],
+    lineup: Lineup,
     heldout: Tokens,
     train_counts: np.ndarray,
     masker: Masker,
     settings: Evaluate,
-    seed: int,
     progress: Callable[[float], None] = lambda _: None,
-    *,
-    student: str | None = None,
-    twin: str | None = None,
 ) -> dict[str, Any]:
     """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
     result.json.
@@ -56,73 +66,54 @@ def evaluate_masked_lm(
     All models see the same masks, which never change. T = 1.
 
     Args:
-        models: name -> folder; the baseline (`settings.baseline`) must be among them.
+        lineup: of a model that was trained several times the first training is scored.
         train_counts: how often each token stands in the training text: the unigram reference.
-        student: the model whose answers stand beside the baseline's in `softened` and `examples`;
-            None: the last of `models` that is not the baseline.
-        twin: the same student trained without a teacher, where there is one.
 
     Raises:
         ValueError: no held-out text, models of different vocabularies, or a model without
             positions for the longest of the sequences.
     """
     check_heldout(heldout)
-    order = [settings.baseline, *(name for name in models if name != settings.baseline)]
-    student = order[-1] if student is None else student
-    assert student in models, f"no model {student}"
-    loaded = {name: load_model(models[name], "masked_lm") for name in order}
-    check_vocabularies(loaded, settings.baseline)
-    pad_id = loaded[settings.baseline].tokenizer.pad_token_id
+    baseline = lineup.baseline
+    loaded = {name: load_model(folder, "masked_lm") for name, folder in lineup.folders.items()}
+    check_vocabularies(loaded, baseline)
+    pad_id = loaded[baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
     _check_lengths(loaded, int(heldout.lengths[chosen].max()))
     chosen = chosen[np.argsort(heldout.lengths[chosen], kind="stable")]
-    tallies = {name: _Tally() for name in order}
-    masked_S: list[int] = []
-    tokens, gold_all = 0, []
-    example = _Example(settings.baseline, student)
+    tallies, seen = {name: _Tally() for name in lineup.order}, _Seen()
+    example = _Example(baseline, lineup.shown)
     for start in range(0, len(chosen), BATCH):
         rows = chosen[start : start + BATCH]
-        batch = collate(heldout, rows, pad_id, masker, seed, EVALUATION_EPOCH)
-        tokens += int(batch.attention_mask_BL.sum())
-        masked_S += (batch.gold_BL >= 0).sum(1).tolist()
-        gold_all.append(batch.gold_BL[batch.gold_BL >= 0].numpy())
-        _one_batch(loaded, batch, tallies, example, settings.baseline)
+        batch = collate(heldout, rows, pad_id, masker, lineup.seed, EVALUATION_EPOCH)
+        seen.add(batch)
+        _one_batch(loaded, batch, tallies, example, baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
-    masked = sum(masked_S)
+    masked = sum(seen.masked_S)
     # By sequence, scaled so that their mean is the top-1 of all positions, as its chance level is.
-    rates = {name: np.array(t.right_S) / np.mean(masked_S) for name, t in tallies.items()}
-    unigram = _unigram(train_counts, masker.special_V, np.concatenate(gold_all))
-    chance = {"masked_lm.top1": unigram["masked_lm"]["top1"]}
-    retention, intervals = bootstrap.rank_retentions(
-        {"masked_lm.top1": rates}, settings.baseline, seed, chance
+    rates = {name: np.array(t.right_S) / np.mean(seen.masked_S) for name, t in tallies.items()}
+    unigram = _unigram(train_counts, masker.special_V, np.concatenate(seen.gold))
+    plainly = _unigram_rates(train_counts, masker.special_V, seen.gold, seen.masked_S)
+    retention, intervals = lineup.rank_retentions(
+        {"masked_lm.top1": rates}, {"masked_lm.top1": unigram["masked_lm"]["top1"]}
     )
-    names = dict.fromkeys([student, *([twin] if twin is not None else [])])
-    differences = bootstrap.differences(
-        "masked_lm.top1",
-        {name: rates[name] for name in names}
-        | {"unigram": _unigram_rates(train_counts, masker.special_V, gold_all, masked_S)},
-        student,
-        seed,
-    )
-    said = {"unigram": "always predicting the commonest token"}
-    return {
-        "task": "masked_lm",
-        "records": len(chosen),
-        "masked_positions": masked,
-        "baseline": settings.baseline,
-        "models": {
-            name: _scores(tally, masked, tokens, name == settings.baseline)
+    found = Compared(
+        task="masked_lm",
+        records=len(chosen),
+        models={
+            name: _scores(tally, masked, seen.tokens, name == baseline)
             for name, tally in tallies.items()
         },
-        "references": {"unigram": unigram},
-        "retention": retention,
-        "intervals": intervals,
-        "twin": twin,
-        "differences": differences,
-        "findings": bootstrap.not_beaten(differences, student, said),
-        "softened": example.softened,
-        "examples": example.surest(),
-    }
+        references={"unigram": unigram},
+        retention=retention,
+        intervals=intervals,
+        differences=lineup.differences("masked_lm.top1", rates, {"unigram": plainly}),
+        said={"unigram": "always predicting the commonest token"},
+        softened=example.softened,
+        examples=example.surest(),
+    )
+    first = {"task": found.task, "records": found.records, "masked_positions": masked}
+    return first | lineup.result(found)
 
 
 def check_heldout(heldout: Tokens) -> None:

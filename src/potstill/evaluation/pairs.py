@@ -12,6 +12,7 @@ import numpy as np
 
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation import retrieval
+from potstill.evaluation.lineup import Lineup
 from potstill.models import Runtime
 from potstill.recipe import TASKS, Evaluate, ScoredPairs, TaskData
 from potstill.tasks import metrics
@@ -84,25 +85,22 @@ def _left_out(counts: Mapping[str, int]) -> str:
     )
 
 
-def score_pairs(
-    models: Mapping[str, Path],
-    pairs: Pairs,
-    baseline: str,
-    seed: int,
-    max_length: int | None = None,
-) -> dict[str, Any]:
+def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> dict[str, Any]:
     """Spearman's and Pearson's correlation of the cosine of two texts with their score.
 
     Args:
-        models: name -> folder; the baseline must be among them.
+        lineup: of a model that was trained several times the first training is scored.
 
     Returns:
         `models`, `references`, `retention` and `intervals`, as result.json has them; retention
         where the baseline's own correlation is above 0 beyond doubt.
     """
-    runs = {name: [_scores(_cosines(f, pairs, max_length), pairs)] for name, f in models.items()}
+    runs = {
+        name: [_scores(_cosines(folder, pairs, max_length), pairs)]
+        for name, folder in lineup.folders.items()
+    }
     guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
-    retention, intervals = bootstrap.retentions(runs, baseline, guesses, "sts", seed)
+    retention, intervals = bootstrap.retentions(runs, lineup.baseline, guesses, "sts", lineup.seed)
     references = {}
     if metrics.has_words([*pairs.first, *pairs.second]):
         tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
@@ -136,14 +134,12 @@ def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
     return cosine_N
 
 
-def with_pairs(
-    result: dict[str, Any], models: Mapping[str, Path], stage: Evaluate, seed: int
-) -> dict[str, Any]:
+def with_pairs(result: dict[str, Any], lineup: Lineup, stage: Evaluate) -> dict[str, Any]:
     """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
     if stage.pairs is None:
         return result
     pairs = read_pairs(stage.pairs)
-    found = score_pairs(models, pairs, stage.baseline, seed, stage.max_length)
+    found = score_pairs(lineup, pairs, stage.max_length)
     for part, by_model in found.items():
         for name, scores in by_model.items():
             result[part][name] = result[part].get(name, {}) | scores

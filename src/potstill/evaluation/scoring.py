@@ -9,6 +9,7 @@ from typing import Any
 
 from potstill.data import make_masker, read_records, tokenize_corpus
 from potstill.evaluation.embeddings import evaluate_embeddings
+from potstill.evaluation.lineup import Lineup
 from potstill.evaluation.masked_lm import evaluate_masked_lm
 from potstill.evaluation.pairs import with_pairs
 from potstill.evaluation.tasks import evaluate_task
@@ -18,6 +19,7 @@ from potstill.storage import cache_folder
 from potstill.storage.places import Folder
 from potstill.tasks import read_for, tokenize_task
 from potstill.tasks.examples import tokenize_test
+from potstill.tasks.metrics import Case
 
 Text = Corpus | TaskData | str | Sequence[str]
 
@@ -53,10 +55,11 @@ def evaluate(
         ValueError: bad input.
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
+    lineup = Lineup({name: [path] for name, path in folders.items()}, os.fspath(baseline), seed)
     task = task_for(baseline, text)
     row = row_of(task)
     if row is not None:
-        return _evaluate_task(folders, row, text, passage, label, seed, progress)
+        return _evaluate_task(lineup, row, text, passage, label, progress)
     for model in models:
         if task == "masked_lm" and task_of(model) != task:
             raise ValueError(
@@ -70,13 +73,11 @@ def evaluate(
     )
     corpus = corpus_of(text, folders.values(), task, columns, unit)
     assert isinstance(corpus, Corpus)
-    settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs).model_copy(
-        update={"baseline": os.fspath(baseline)}
-    )
+    settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs)
     if task == "sentence_embedding":
         records = list(read_records(corpus.sources, corpus.columns))
-        found = evaluate_embeddings(folders, records, settings, seed, progress)
-        return with_pairs(found, folders, settings, seed)
+        found = evaluate_embeddings(lineup, records, settings, progress)
+        return with_pairs(found, lineup, settings)
     tokenizer = load_model(baseline, task).tokenizer
     everything = tokenize_corpus(
         corpus.model_copy(update={"heldout": 0.0}),
@@ -87,23 +88,22 @@ def evaluate(
     ).train
     masker = make_masker(Masking(), tokenizer, everything.token_counts)
     return evaluate_masked_lm(
-        folders, everything, everything.token_counts, masker, settings, seed, progress
+        lineup, everything, everything.token_counts, masker, settings, progress
     )
 
 
 def _evaluate_task(
-    folders: dict[str, Path],
+    lineup: Lineup,
     row: TaskRow,
     text: Text,
     passage: str,
     label: str | None,
-    seed: int,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from."""
     if isinstance(text, Corpus):
         raise ValueError(f"text: {row.task} reads labelled files or a TaskData, not a Corpus")
-    baseline = next(iter(folders))
+    folders, baseline = lineup.folders, lineup.baseline
     for name, folder in folders.items():
         own = task_for(folder, text)
         if own != row.task:
@@ -122,7 +122,7 @@ def _evaluate_task(
                 **{"label": (label or "label").split(","), "max_length": min(512, positions)},
             }
         )
-    rows = read_for(row.task, data, load_config(baseline), seed, every_class=train)
+    rows = read_for(row.task, data, load_config(baseline), lineup.seed, every_class=train)
     if train:
         found = tokenize_task(rows, opened[baseline].tokenizer)
         test, learnt, warnings = found.test, found.train, found.warnings
@@ -134,19 +134,8 @@ def _evaluate_task(
     # each model's texts as its own tokenizer cuts them, whatever the two have in common
     others = {n: loaded.tokenizer for n, loaded in opened.items() if n != baseline}
     tests = {name: tokenize_test(rows, tokenizer)[0] for name, tokenizer in others.items()}
-    settings = Evaluate().model_copy(update={"baseline": baseline})
-    scored = evaluate_task(
-        {name: [folder] for name, folder in folders.items()},
-        test,
-        learnt,
-        rows.labels,
-        row.task,
-        settings,
-        data.metric,
-        seed,
-        progress,
-        tests=tests,
-    )
+    case = Case(row.task, rows.labels, test, learnt)
+    scored = evaluate_task(lineup, case, Evaluate(), data.metric, progress, tests=tests)
     return {**scored, "warnings": warnings}
 
 

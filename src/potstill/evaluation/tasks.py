@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from potstill.data import Examples
 from potstill.evaluation import retention as bootstrap
-from potstill.evaluation.retention import Runs, mean_resampled, mean_score, not_beaten, retentions
+from potstill.evaluation.lineup import Compared, Lineup
+from potstill.evaluation.retention import Runs, mean_resampled, mean_score, retentions
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
-from potstill.recipe import Evaluate, Task, TaskRow, row_of
-from potstill.tasks.kinds import Kind, kind_of
+from potstill.recipe import TASKS, Evaluate, TaskRow
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.sequence.scores import confusion, softened
@@ -22,19 +24,20 @@ from potstill.tasks.sequence.scores import confusion, softened
 SHOWN = 50  # examples that the report may choose from
 
 
+# as result.json has them
+_KEYS = (
+    *("task", "records", "baseline", "labels", "metric", "twin", "models", "references"),
+    *("retention", "intervals", "differences", "findings", "softened", "confusion", "examples"),
+)
+
+
 def evaluate_task(
-    models: Mapping[str, Sequence[Path]],
-    test: Examples,
-    train: Examples | None,
-    labels: Sequence[str],
-    task: Task,
+    lineup: Lineup,
+    case: Case,
     settings: Evaluate,
-    metric: str | None,
-    seed: int,
+    metric: str | None = None,
     progress: Callable[[float], None] = lambda _: None,
     *,
-    student: str | None = None,
-    twin: str | None = None,
     tests: Mapping[str, Examples] | None = None,
 ) -> dict[str, Any]:
     """Scores of each model, retention against the baseline, and what trivial means reach.
@@ -44,12 +47,10 @@ def evaluate_task(
     told by the scores of each (`seeds`).
 
     Args:
-        models: name -> folders, one a training; the baseline must be among them.
-        train: what TF-IDF, each word's commonest tag and the commonest answer are learnt from;
-            None: the commonest answer is that of `test` itself, and the others are not there.
+        case: what is scored. `train` is what TF-IDF, each word's commonest tag and the commonest
+            answer are learnt from; None: the commonest answer is that of `test` itself, and the
+            others are not there.
         metric: the score that findings speak of; None: the task's own.
-        student: the model whose answers stand beside the baseline's; None: the last one.
-        twin: the same student trained without a teacher, where there is one.
         tests: of models with a tokenizer of their own: name -> `test` as it cuts the texts.
 
     Returns:
@@ -59,77 +60,96 @@ def evaluate_task(
         ValueError: a model of other labels, or questions that one tokenizer has room for and
             another has not.
     """
-    row = row_of(task)
-    assert row is not None
-    _check_same_items(test, tests or {})
+    row = TASKS[case.task]
+    task, kind, metric = row.task, kind_of(row.head), metric or row.metric
+    _check_same_items(case.test, tests or {})
     if settings.max_records is not None:
-        test = test.first(settings.max_records)
+        case = replace(case, test=case.test.first(settings.max_records))
         tests = {k: own.first(settings.max_records) for k, own in (tests or {}).items()}
-    cut = {name: (tests or {}).get(name, test) for name in models}
-    kind, case = kind_of(row.head), Case(row.task, labels, test, train)
-    metric = metric or row.metric
-    order = [settings.baseline, *(name for name in models if name != settings.baseline)]
-    student = order[-1] if student is None else student
-    done, work = 0, sum(len(models[name]) * len(cut[name]) for name in order)
+    cut = {name: (tests or {}).get(name, case.test) for name in lineup.models}
+    outputs = _outputs(lineup, case, cut, progress)
+    scored = {name: [kind.scores(each, case) for each in given] for name, given in outputs.items()}
+    references = {name: [found] for name, found in kind.references(case, lineup.seed).items()}
+    # a loss is not kept
+    kept = [one for one in dict.fromkeys([metric, *scored[lineup.baseline][0]]) if one != "mse"]
+    guesses = {one: mean_score(references["majority"], one) for one in kept}
+    retention, intervals = retentions(scored, lineup.baseline, guesses, task, lineup.seed)
+    base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
+    found = lineup.result(
+        Compared(
+            task=task,
+            records=len(case.test if case.test.items is None else case.test.items),
+            models=_models(lineup, case, outputs, scored, metric),
+            references={name: {task: _values(runs)} for name, runs in references.items()},
+            retention=retention,
+            intervals=intervals,
+            differences=_differences(lineup, metric, scored, references),
+            said=kind.said,
+            is_loss=metric == "mse",
+            softened=_softened(case, base, other),
+            examples=kind.show(base, other, case, SHOWN),
+        )
+    )
+    found |= {"labels": list(case.labels), "metric": metric}
+    found["confusion"] = _confusion(case, {name: given[0] for name, given in outputs.items()})
+    return {key: found[key] for key in _KEYS}
+
+
+def _softened(case: Case, base: Any, other: Any) -> dict[str, Any] | None:
+    """One example's distribution over the labels, where they exclude each other."""
+    if case.task != "classification":
+        return None
+    return softened(base, other, case.test, case.labels)
+
+
+def _confusion(case: Case, outputs: Mapping[str, Any]) -> dict[str, list[list[int]]] | None:
+    """How often each label was given for each, by model, where labels exclude each other."""
+    if case.task != "classification":
+        return None
+    count = len(case.labels)
+    return {name: confusion(given, case.test, count) for name, given in outputs.items()}
+
+
+def _outputs(
+    lineup: Lineup, case: Case, cut: Mapping[str, Examples], progress: Callable[[float], None]
+) -> dict[str, list[Any]]:
+    """What each training of each model is scored by."""
+    row = TASKS[case.task]
+    kind = kind_of(row.head)
+    done, work = 0, sum(len(lineup.models[name]) * len(cut[name]) for name in lineup.order)
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         progress(done / work)
 
-    outputs = {
-        name: [
-            kind.given(
-                _in_order(load_model(folder, task, labels=labels), row, labels, cut[name], advance),
-                cut[name],
-                case,
-            )
-            for folder in models[name]
-        ]
-        for name in order
-    }
-    scored = {
-        name: [kind.scores(values, case) for values in found] for name, found in outputs.items()
-    }
-    references = {name: [found] for name, found in kind.references(case, seed).items()}
-    guesses = {
-        one: mean_score(references["majority"], one)
-        for one in dict.fromkeys([metric, *scored[settings.baseline][0]])
-        if one != "mse"  # a loss is not kept
-    }
-    retention, intervals = retentions(scored, settings.baseline, guesses, task, seed)
-    differences = _differences(metric, scored, references, student, twin, seed)
-    base = outputs[settings.baseline][0]
-    found: dict[str, Any] = {}
-    for name in order:
-        found[name] = {task: _values(scored[name])}
-        if len(scored[name]) > 1:
-            found[name][task]["seeds"] = [one[metric].value for one in scored[name]]
-        if name != settings.baseline:
-            found[name]["agreement"] = _agreement(kind, case, outputs[name], base)
+    def given(folder: Path, examples: Examples) -> Any:
+        loaded = load_model(folder, row.task, labels=case.labels)
+        outputs = _in_order(loaded, row, case.labels, examples, advance)
+        return kind.given(outputs, examples, case)
+
     return {
-        "task": task,
-        "records": len(test) if test.items is None else len(test.items),
-        "baseline": settings.baseline,
-        "labels": list(labels),
-        "metric": metric,
-        "twin": twin,
-        "models": found,
-        "references": {name: {task: _values(found)} for name, found in references.items()},
-        "retention": retention,
-        "intervals": intervals,
-        "differences": differences,
-        "findings": not_beaten(differences, student, kind.said, -1 if metric == "mse" else 1),
-        "softened": (
-            softened(base, outputs[student][0], test, labels) if task == "classification" else None
-        ),
-        "confusion": (
-            {name: confusion(found[0], test, len(labels)) for name, found in outputs.items()}
-            if task == "classification"
-            else None
-        ),
-        "examples": kind.show(base, outputs[student][0], case, SHOWN),
+        name: [given(folder, cut[name]) for folder in lineup.models[name]] for name in lineup.order
     }
+
+
+def _models(
+    lineup: Lineup,
+    case: Case,
+    outputs: Mapping[str, Sequence[Any]],
+    scored: Mapping[str, Runs],
+    metric: str,
+) -> dict[str, Any]:
+    """Each model's scores, and how alike its answers and the baseline's are."""
+    base = outputs[lineup.baseline][0]
+    found: dict[str, Any] = {}
+    for name in lineup.order:
+        found[name] = {case.task: _values(scored[name])}
+        if len(scored[name]) > 1:
+            found[name][case.task]["seeds"] = [one[metric].value for one in scored[name]]
+        if name != lineup.baseline:
+            found[name]["agreement"] = _agreement(case, outputs[name], base)
+    return found
 
 
 def _check_same_items(test: Examples, tests: Mapping[str, Examples]) -> None:
@@ -173,26 +193,21 @@ def _values(runs: Runs) -> dict[str, Any]:
     return {name: mean_score(runs, name) for name in runs[0]}
 
 
-def _agreement(kind: Kind, case: Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
+def _agreement(case: Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
+    kind = kind_of(TASKS[case.task].head)
     each = [kind.agreement(given, base, case) for given in runs]
     return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
 
 
 def _differences(
-    metric: str,
-    scored: Mapping[str, Runs],
-    references: Mapping[str, Runs],
-    student: str,
-    twin: str | None,
-    seed: int,
+    lineup: Lineup, metric: str, scored: Mapping[str, Runs], references: Mapping[str, Runs]
 ) -> dict[str, dict[str, Any]]:
     """The student's score less the twin's and the trivial ones', with a paired 95% interval."""
-    others = dict(references)
-    if twin is not None and twin != student:
-        others = {twin: scored[twin], **others}
-    drawn = mean_resampled([scored[student], *others.values()], metric, seed)
-    mine = mean_score(scored[student], metric)
+    student, *twins = (scored[name] for name in lineup.compared)
+    others = {**dict(zip(lineup.compared[1:], twins, strict=True)), **references}
+    drawn = mean_resampled([student, *others.values()], metric, lineup.seed)
+    mine = mean_score(student, metric)
     return {
         name: {
             "metric": metric,

@@ -1,6 +1,6 @@
 """Bytes on disk: what is written is written whole, or not at all.
 
-A run"s folder, cache folders, model folders and .onnx files; manifests of what is in them, and
+A run's folder, cache folders, model folders and .onnx files; manifests of what is in them, and
 what a path or a name stands for. Nothing here imports torch, so that a mistyped path is found
 within a second.
 """

@@ -23,6 +23,7 @@ from potstill.data.sources import Record
 from potstill.evaluation import embeddings, evaluate_embeddings, retrieval
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.embeddings import check_records
+from potstill.evaluation.lineup import Lineup
 from potstill.recipe import Evaluate
 
 COUNT = 24
@@ -44,6 +45,11 @@ def articles(count: int = COUNT) -> list[Record]:
     return result
 
 
+def lineup(models: dict[str, Path], seed: int = 1, **parts: str | None) -> Lineup:
+    """Models of one training each, beside the teacher."""
+    return Lineup({name: [folder] for name, folder in models.items()}, "teacher", seed, **parts)
+
+
 @pytest.fixture(scope="module")
 def student(sentence_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return student_of(sentence_teacher, "sentence_embedding", tmp_path_factory.mktemp("student"))
@@ -52,7 +58,7 @@ def student(sentence_teacher: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def result(sentence_teacher: Path, student: Path) -> dict[str, Any]:
     models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
-    return evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+    return evaluate_embeddings(lineup(models, 5), articles(), SETTINGS)
 
 
 @cache
@@ -181,7 +187,7 @@ def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch
     original = bootstrap.rank_retentions
     monkeypatch.setattr(bootstrap, "rank_retentions", retentions)
     models = {"teacher": Path(), "student": Path()}
-    found = evaluate_embeddings(models, records, SETTINGS, seed=1)
+    found = evaluate_embeddings(lineup(models), records, SETTINGS)
     scores = found["models"]["teacher"]
     assert seen["retrieval.mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 401)) / 400)
     assert seen["retrieval.recall_at_1"] == 1 / 400
@@ -212,7 +218,7 @@ def test_memory_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) ->
     records = [record(i, f"title {i}", f"body {i}") for i in range(count)]
     tracemalloc.start()
     try:
-        found = evaluate_embeddings({"teacher": Path()}, records, SETTINGS, seed=1)
+        found = evaluate_embeddings(lineup({"teacher": Path()}), records, SETTINGS)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -229,7 +235,7 @@ def test_blocks_change_nothing(
 ) -> None:
     monkeypatch.setattr(retrieval, "BLOCK", 5 * COUNT)
     models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
-    other = evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+    other = evaluate_embeddings(lineup(models, 5), articles(), SETTINGS)
     for name, tasks in result["models"].items():
         for task, scores in tasks.items():
             assert other["models"][name][task] == pytest.approx(scores, rel=1e-9)
@@ -245,7 +251,7 @@ def test_blocks_change_nothing(
 def beside_student(sentence_teacher: Path, student: Path) -> dict[str, Any]:
     """Scores of the teacher and its student alone."""
     models = {"teacher": sentence_teacher, "student": student}
-    return evaluate_embeddings(models, articles(), SETTINGS, seed=5)
+    return evaluate_embeddings(lineup(models, 5), articles(), SETTINGS)
 
 
 def test_the_softened_example_is_a_softmax_over_all_passages(
@@ -308,9 +314,8 @@ def test_the_student_stands_beside_its_twin_and_tfidf(
     sentence_teacher: Path, student: Path
 ) -> None:
     models = {"teacher": sentence_teacher, "student": student, "plain": sentence_teacher}
-    found = evaluate_embeddings(
-        models, articles(), SETTINGS, seed=5, student="student", twin="plain"
-    )
+    beside = lineup(models, 5, student="student", twin="plain")
+    found = evaluate_embeddings(beside, articles(), SETTINGS)
     own = np.array([1 / rank for rank in ranks_of(student)])
     twin = np.array([1 / rank for rank in ranks_of(sentence_teacher)])
     assert list(found["differences"]) == ["plain", "tfidf"]
@@ -332,9 +337,9 @@ def test_the_student_is_the_one_named_or_the_last(
     result: dict[str, Any], sentence_teacher: Path, student: Path
 ) -> None:
     models = {"student": student, "copy": sentence_teacher, "teacher": sentence_teacher}
-    named = evaluate_embeddings(models, articles(), SETTINGS, seed=5, student="student")
+    named = evaluate_embeddings(lineup(models, 5, student="student"), articles(), SETTINGS)
     alone = {"student": student, "teacher": sentence_teacher}
-    last = evaluate_embeddings(alone, articles(), SETTINGS, seed=5)
+    last = evaluate_embeddings(lineup(alone, 5), articles(), SETTINGS)
     assert named["examples"] == last["examples"] != []
     assert named["softened"] == last["softened"]
     assert result["examples"] == []  # the last of the three is the teacher's copy
@@ -347,7 +352,7 @@ def test_without_queries_and_labels_there_is_only_similarity(
 ) -> None:
     records = [Record({"text": body}, "x") for body in column("body")]
     models = {"teacher": sentence_teacher, "student": student}
-    found = evaluate_embeddings(models, records, Evaluate(), seed=1)
+    found = evaluate_embeddings(lineup(models), records, Evaluate())
     assert set(found["models"]["student"]) == {"similarity", "hidden"}
     assert found["references"] == {"tfidf": {}}
     assert (found["retention"], found["intervals"]) == ({}, {})
@@ -356,7 +361,7 @@ def test_without_queries_and_labels_there_is_only_similarity(
 
 def test_a_single_topic_is_not_probed(sentence_teacher: Path) -> None:
     records = [record(i, r.columns["title"], r.columns["body"]) for i, r in enumerate(articles())]
-    found = evaluate_embeddings({"teacher": sentence_teacher}, records, SETTINGS, seed=1)
+    found = evaluate_embeddings(lineup({"teacher": sentence_teacher}), records, SETTINGS)
     assert set(found["models"]["teacher"]) == {"retrieval", "similarity", "hidden"}
 
 
@@ -365,7 +370,7 @@ def test_another_width_has_no_hidden_cosine(sentence_teacher: Path, tmp_path: Pa
     BertModel(tiny_config(layers=1, hidden_size=16)).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     models = {"teacher": sentence_teacher, "narrow": tmp_path}
-    scores = evaluate_embeddings(models, articles(), SETTINGS, seed=1)["models"]
+    scores = evaluate_embeddings(lineup(models), articles(), SETTINGS)["models"]
     assert scores["narrow"]["hidden"] == {}
     assert -1 <= scores["narrow"]["similarity"]["pearson"] < 1
 
@@ -373,7 +378,7 @@ def test_another_width_has_no_hidden_cosine(sentence_teacher: Path, tmp_path: Pa
 def test_progress_only_grows(sentence_teacher: Path, student: Path) -> None:
     seen: list[float] = []
     models = {"teacher": sentence_teacher, "student": student}
-    evaluate_embeddings(models, articles(), SETTINGS, 1, seen.append)
+    evaluate_embeddings(lineup(models), articles(), SETTINGS, seen.append)
     assert seen == sorted(seen)
     assert 0 < seen[0] < 0.9 < seen[-1] <= 1
 
@@ -390,26 +395,26 @@ def test_duplicates_are_left_out(sentence_teacher: Path) -> None:
         record(52, "of nothing", " "),
     ]
     models = {"teacher": sentence_teacher}
-    found = evaluate_embeddings(models, [*articles(), *extra], SETTINGS, seed=1)
-    assert found == evaluate_embeddings(models, articles(), SETTINGS, seed=1)
+    found = evaluate_embeddings(lineup(models), [*articles(), *extra], SETTINGS)
+    assert found == evaluate_embeddings(lineup(models), articles(), SETTINGS)
     assert found["records"] == COUNT
 
 
 def test_max_records_takes_the_first(sentence_teacher: Path) -> None:
     models = {"teacher": sentence_teacher}
     settings = SETTINGS.model_copy(update={"max_records": 12})
-    found = evaluate_embeddings(models, articles(), settings, seed=1)
-    assert found == evaluate_embeddings(models, articles()[:12], SETTINGS, seed=1)
+    found = evaluate_embeddings(lineup(models), articles(), settings)
+    assert found == evaluate_embeddings(lineup(models), articles()[:12], SETTINGS)
 
 
 def test_max_length_cuts_texts(sentence_teacher: Path) -> None:
     """A limit of 8 tokens leaves six words, which are each body's title."""
     models = {"teacher": sentence_teacher}
     found = evaluate_embeddings(
-        models, articles(), Evaluate(query="title", passage="body", max_length=8), seed=1
+        lineup(models), articles(), Evaluate(query="title", passage="body", max_length=8)
     )
     assert found["models"]["teacher"]["retrieval"] == {"mrr": 1.0, "recall_at_1": 1.0}
-    uncut = evaluate_embeddings(models, articles(), SETTINGS, seed=1)
+    uncut = evaluate_embeddings(lineup(models), articles(), SETTINGS)
     assert uncut["models"]["teacher"]["retrieval"]["mrr"] < 1
 
 
@@ -418,7 +423,7 @@ def refused(records: list[Record], settings: Evaluate, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_records(records, settings)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_embeddings({"teacher": Path("nowhere")}, records, settings, seed=1)
+        evaluate_embeddings(lineup({"teacher": Path("nowhere")}), records, settings)
 
 
 def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
@@ -429,7 +434,7 @@ def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
     refused([*articles(9), *articles(9)], SETTINGS, message)
     refused(articles(24), SETTINGS.model_copy(update={"max_records": 9}), message)
     check_records(articles(10), SETTINGS)
-    ten = evaluate_embeddings({"teacher": sentence_teacher}, articles(10), SETTINGS, seed=1)
+    ten = evaluate_embeddings(lineup({"teacher": sentence_teacher}), articles(10), SETTINGS)
     assert ten["records"] == 10
 
 

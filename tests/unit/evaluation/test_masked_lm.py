@@ -19,6 +19,7 @@ from potstill.data import Masker, Tokens, make_masker
 from potstill.data.masking import EVALUATION_EPOCH
 from potstill.evaluation import evaluate_masked_lm, masked_lm
 from potstill.evaluation import retention as bootstrap
+from potstill.evaluation.lineup import Lineup
 from potstill.models import load_model, save_model
 from potstill.recipe import Evaluate, Masking
 
@@ -44,8 +45,15 @@ def masker() -> Masker:
     return make_masker(Masking(probability=0.3), TOKENIZER, TRAIN_COUNTS)
 
 
+def lineup(models: dict[str, Path], seed: int = SEED, **parts: str | None) -> Lineup:
+    """Models of one training each, beside the teacher."""
+    return Lineup({name: [folder] for name, folder in models.items()}, "teacher", seed, **parts)
+
+
 def evaluate(folders: dict[str, Path], **settings: Any) -> dict[str, Any]:
-    return evaluate_masked_lm(folders, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(**settings), SEED)
+    return evaluate_masked_lm(
+        lineup(folders), HELDOUT, TRAIN_COUNTS, masker(), Evaluate(**settings)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +183,7 @@ NO_CHANCE = np.bincount([V - 1] * 9, minlength=V)
 
 
 def test_retention_is_that_of_top1(folders: dict[str, Path]) -> None:
-    result = evaluate_masked_lm(folders, HELDOUT, NO_CHANCE, masker(), Evaluate(), SEED)
+    result = evaluate_masked_lm(lineup(folders), HELDOUT, NO_CHANCE, masker(), Evaluate())
     assert result["retention"]["copy"] == {"masked_lm.top1": 1.0}
     rates = [result["models"][name]["masked_lm"]["top1"] for name in ("student", "teacher")]
     kept = result["retention"]["student"]["masked_lm.top1"]
@@ -257,7 +265,7 @@ def test_another_width_has_no_hidden_cosine(teacher: Path, tmp_path: Path) -> No
 def test_progress_only_grows(teacher: Path) -> None:
     seen: list[float] = []
     models = {"teacher": teacher}
-    evaluate_masked_lm(models, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, seen.append)
+    evaluate_masked_lm(lineup(models), HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), seen.append)
     assert seen == [32 / COUNT, 1.0]
 
 
@@ -307,9 +315,8 @@ def test_differences_from_the_twin_and_the_unigram(folders: dict[str, Path]) -> 
         "student": folders["student"],
         "plain": folders["copy"],
     }
-    found = evaluate_masked_lm(
-        models, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, student="student", twin="plain"
-    )
+    beside = lineup(models, student="student", twin="plain")
+    found = evaluate_masked_lm(beside, HELDOUT, TRAIN_COUNTS, masker(), Evaluate())
     top1 = {name: scores["masked_lm"]["top1"] for name, scores in found["models"].items()}
     top1["unigram"] = found["references"]["unigram"]["masked_lm"]["top1"]
     assert list(found["differences"]) == ["plain", "unigram"]
@@ -344,9 +351,8 @@ def test_the_softened_example_is_a_softmax_at_each_temperature(
 def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> None:
     def evaluated(names: str, student: str | None = None) -> dict[str, Any]:
         chosen = {name: folders[name] for name in names.split()}
-        return evaluate_masked_lm(
-            chosen, HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), SEED, student=student
-        )
+        beside = lineup(chosen, student=student)
+        return evaluate_masked_lm(beside, HELDOUT, TRAIN_COUNTS, masker(), Evaluate())
 
     everyone = "student copy teacher"
     named, last = evaluated(everyone, "student"), evaluated("student teacher")
@@ -365,14 +371,14 @@ def test_no_heldout_text_is_refused(teacher: Path) -> None:
     message = "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate_masked_lm(
-            {"teacher": teacher}, tokens([]), TRAIN_COUNTS, masker(), Evaluate(), SEED
+            lineup({"teacher": teacher}), tokens([]), TRAIN_COUNTS, masker(), Evaluate()
         )
 
 
 def test_one_heldout_sequence_has_scores_but_no_interval(folders: dict[str, Path]) -> None:
     one = tokens([" ".join(sentences(2, seed=21))])
     often = make_masker(Masking(probability=0.9), TOKENIZER, TRAIN_COUNTS)
-    found = evaluate_masked_lm(folders, one, TRAIN_COUNTS, often, Evaluate(), SEED)
+    found = evaluate_masked_lm(lineup(folders), one, TRAIN_COUNTS, often, Evaluate())
     assert (found["records"], found["intervals"]) == (1, {})
     assert found["retention"] == {"student": {}, "copy": {}}
     assert found["models"]["teacher"]["masked_lm"]["top1"] > 0

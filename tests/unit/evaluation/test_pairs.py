@@ -11,6 +11,7 @@ from scipy import stats
 from transformers import AutoModel, AutoTokenizer
 
 from conftest import sentences, student_of
+from potstill.evaluation.lineup import Lineup
 from potstill.evaluation.pairs import read_pairs, score_pairs
 from potstill.recipe import ScoredPairs
 
@@ -41,8 +42,8 @@ def test_correlations_retention_and_intervals(sentence_teacher: Path, tmp_path: 
     own, other = cosines(sentence_teacher), cosines(student)
     noise = np.random.default_rng(0).normal(size=30)
     gold = [round(float(v), 4) for v in stats.zscore(own) + 0.3 * noise]
-    models = {"teacher": sentence_teacher, "student": student}
-    found = score_pairs(models, read_pairs(file(tmp_path, gold)), "teacher", seed=1)
+    lineup = Lineup({"teacher": [sentence_teacher], "student": [student]}, "teacher", 1)
+    found = score_pairs(lineup, read_pairs(file(tmp_path, gold)))
     for name, values in (("teacher", own), ("student", other)):
         scores = found["models"][name]["sts"]
         assert scores["spearman"] == pytest.approx(stats.spearmanr(gold, values)[0], abs=1e-6)
@@ -57,8 +58,8 @@ def test_correlations_retention_and_intervals(sentence_teacher: Path, tmp_path: 
 
 def test_no_retention_of_a_baseline_that_guesses(sentence_teacher: Path, tmp_path: Path) -> None:
     gold = list(np.random.default_rng(3).permutation(30))
-    models = {"teacher": sentence_teacher, "student": sentence_teacher}
-    found = score_pairs(models, read_pairs(file(tmp_path, gold)), "teacher", seed=1)
+    lineup = Lineup({"teacher": [sentence_teacher], "student": [sentence_teacher]}, "teacher", 1)
+    found = score_pairs(lineup, read_pairs(file(tmp_path, gold)))
     assert found["retention"] == {"student": {}}
 
 

@@ -15,9 +15,11 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.data import Examples
 from potstill.data.sequences import Items
 from potstill.evaluation import evaluate_task, retention, tasks
+from potstill.evaluation.lineup import Lineup
 from potstill.models import load_model
-from potstill.recipe import Evaluate, Task, TaskData, row_of
+from potstill.recipe import Evaluate, HeadTask, Task, TaskData, row_of
 from potstill.tasks import TaskExamples, metrics, tokenize_task
+from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.reading import read_task
 from potstill.tasks.scoring import constant_scores, task_score
@@ -49,11 +51,16 @@ def found(tmp_path: Path) -> TaskExamples:
 
 
 def evaluated(
-    models: dict[str, list[Path]], given: TaskExamples, task: Task = "classification", **named: Any
+    models: dict[str, list[Path]],
+    given: TaskExamples,
+    task: HeadTask = "classification",
+    *,
+    tests: dict[str, Examples] | None = None,
+    **parts: str,
 ) -> dict[str, Any]:
-    return evaluate_task(
-        models, given.test, given.train, given.labels, task, Evaluate(), None, 1, **named
-    )
+    lineup = Lineup(models, "teacher", 1, **parts)
+    case = Case(task, given.labels, given.test, given.train)
+    return evaluate_task(lineup, case, Evaluate(), tests=tests)
 
 
 def logits_of(folder: Path, side: Examples) -> np.ndarray:
@@ -229,7 +236,12 @@ def test_questions_that_one_tokenizer_leaves_out_are_refused(tmp_path: Path) -> 
     assert items is not None
     fewer = found.test.first(len(items) - 1)
     with pytest.raises(ValueError, match=f"trimmed: by its tokenizer {len(items) - 1} questions"):
-        evaluated({"trimmed": []}, found, "question_answering", tests={"trimmed": fewer})
+        evaluated(
+            {"teacher": [], "trimmed": []},
+            found,
+            "question_answering",
+            tests={"trimmed": fewer},
+        )
 
 
 def test_confusion_counts_what_was_given_for_what_was_right(

@@ -11,11 +11,13 @@ from potstill.data import Examples, read_records
 from potstill.data.sources import heldout_side
 from potstill.evaluation import evaluate_embeddings, evaluate_masked_lm, evaluate_task
 from potstill.evaluation.embeddings import check_records
+from potstill.evaluation.lineup import Lineup
 from potstill.evaluation.masked_lm import check_heldout as check_sequences
 from potstill.evaluation.masked_lm import check_vocabularies
 from potstill.evaluation.pairs import read_pairs, with_pairs
 from potstill.pipeline.context import Context, Outline, Outlook, chosen_models
-from potstill.recipe import Corpus, Evaluate, Recipe, TaskData
+from potstill.recipe import Corpus, Evaluate, Recipe, TaskData, row_of
+from potstill.tasks.metrics import Case
 
 VERSION = 3
 FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
@@ -49,52 +51,39 @@ def run(
 
 
 def score(stage: Evaluate, context: Context) -> dict[str, Any]:
-    chosen = chosen_models(stage.models, stage.baseline, context)
-    progress = context.reporter.progress
-    others = chosen.keys() - {stage.baseline}
-    student = context.student if context.student in others else None
-    twin = context.twin if context.twin in chosen else None
+    lineup, progress = _lineup(stage, context), context.reporter.progress
     if isinstance(context.text_settings, TaskData):
-        data = context.text_settings
-        runs = {
-            name: [context.models[each] for each in context.repeats.get(name, [name])]
-            for name in chosen
-        }
-        return evaluate_task(
-            runs,
-            context.examples.test,
-            context.examples.train,
-            context.examples.labels,
-            context.task,
-            stage,
-            data.metric,
-            context.seed,
-            progress,
-            student=student,
-            twin=twin,
-            tests=_own_tests(chosen, context),
-        )
+        found, row = context.examples, row_of(context.task)
+        assert row is not None
+        case = Case(row.task, found.labels, found.test, found.train)
+        own, metric = _own_tests(lineup.models, context), context.text_settings.metric
+        return evaluate_task(lineup, case, stage, metric, progress, tests=own)
     if context.task == "sentence_embedding":
         stage = with_passage(stage, context.corpus_settings)
-        records = context.heldout_records
-        found = evaluate_embeddings(
-            chosen, records, stage, context.seed, progress, student=student, twin=twin
-        )
-        return with_pairs(found, chosen, stage, context.seed)
+        scored = evaluate_embeddings(lineup, context.heldout_records, stage, progress)
+        return with_pairs(scored, lineup, stage)
     # which is the vocabulary of all of them, or they are refused
     context = context.cut_as(stage.baseline)
-    corpus = context.corpus
-    masker = context.masker(stage.masking)
+    corpus, masker = context.corpus, context.masker(stage.masking)
     return evaluate_masked_lm(
-        chosen,
-        corpus.heldout,
-        corpus.train.token_counts,
-        masker,
-        stage,
+        lineup, corpus.heldout, corpus.train.token_counts, masker, stage, progress
+    )
+
+
+def _lineup(stage: Evaluate, context: Context) -> Lineup:
+    """The models of the stage, each with its repeats, and which of them is the recipe's student."""
+    chosen = chosen_models(stage.models, stage.baseline, context)
+    others = chosen.keys() - {stage.baseline}
+    runs = {
+        name: [context.models[each] for each in context.repeats.get(name, [name])]
+        for name in chosen
+    }
+    return Lineup(
+        runs,
+        stage.baseline,
         context.seed,
-        progress,
-        student=student,
-        twin=twin,
+        student=context.student if context.student in others else None,
+        twin=context.twin if context.twin in chosen else None,
     )
 
 
