@@ -32,11 +32,18 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 def _is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
         return True
+    if "float4" in str(tensor.dtype):  # which has neither
+        return True
     if tensor.element_size() == 1:  # float8, of which torch knows no smallest and largest
         tensor = tensor.float()
     # reads the numbers once, copies none, and hands a NaN on
     smallest, largest = tensor.detach().aminmax()
     return math.isfinite(smallest) and math.isfinite(largest)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether it is a matrix of 0 and minus infinity: a stored buffer, which no model reads."""
+    return tensor.ndim >= 2 and bool(((tensor == 0) | (tensor == -math.inf)).all())
 
 
 def some_not_finite(names: Sequence[str]) -> str:
@@ -70,9 +77,10 @@ def check_stored(folder: Path) -> None:
         ValueError: They do; the message names the first tensor.
     """
     names = []
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
         # whoever loads the weights says that a file is damaged
         with suppress(SafetensorError), safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - no mapping
-                names += not_finite({name: weights.get_tensor(name)})
+                tensor = weights.get_tensor(name)
+                names += [bad for bad in not_finite({name: tensor}) if not _is_mask(tensor)]
     refuse_not_finite(os.fspath(folder), names)

@@ -11,7 +11,7 @@ from typing import Any
 
 MODEL_FILES = {".json", ".safetensors", ".txt", ".model"}  # endings of what loading a model reads
 MODULES = "modules.json"
-_INDEX = "model.safetensors.index.json"
+_INDEXES = "*.index.json"  # of weights in several files
 
 
 # --- reading: no path leads out of a model folder -------------------------------------------------
@@ -31,19 +31,31 @@ def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
         ValueError: There is such a path or link; the message names it.
     """
     root = Path(os.path.realpath(folder))
-    inside = [root]
-    if root.parent.name == "snapshots":  # the hub's cache: snapshots/REVISION/x -> ../../blobs/HASH
-        inside.append(root.parent.parent / "blobs")
+    # the hub's cache: snapshots/REVISION/x -> ../../blobs/HASH
+    caches = [parent.parent for parent in root.parents if parent.name == "snapshots"]
+    inside = [root, *(cache / "blobs" for cache in caches[:1])]
     found = chain(folder.glob("*"), folder.glob("*/*"))
     read = [path for path in found if path.suffix in {*MODEL_FILES, ".jinja"}]
+    indexes = {path.relative_to(folder).as_posix() for path in read if path.match(_INDEXES)}
     named = [
-        folder / check_path(os.fspath(folder), file, name)
-        for file in ("config.json", "tokenizer_config.json", _INDEX, MODULES)
+        folder / _check_named(folder, file, name)
+        for file in ("config.json", "tokenizer_config.json", MODULES, *sorted(indexes))
         for name in _names_in(folder / file)
         if name  # a module without files has an empty path
     ]
     for path in [*read, *named, *others]:
         _check_links(folder, path, inside)
+
+
+def _check_named(folder: Path, file: str, path: Any) -> str:
+    """`check_path`, at most one folder deep: no manifest looks deeper for what decides a model."""
+    name = check_path(os.fspath(folder), file, path)
+    if name.count("/") > 1:
+        raise ValueError(
+            f"{folder}: {file} names the path {path!r}, which lies more than one folder deep: move "
+            "it to the model folder or to a folder in it, and name it there"
+        )
+    return name
 
 
 def check_path(model: str, file: str, path: Any) -> str:

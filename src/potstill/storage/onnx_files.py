@@ -131,9 +131,10 @@ def count_parameters(graph: Path) -> int:
 
 
 def not_finite_in(graph: Any, folder: Path) -> list[str]:
-    """Names of a graph's weights that hold NaN or infinity.
+    """Names of a graph's weights and constants that hold NaN or infinity.
 
-    Single numbers, and masks of 0 and minus infinity, are no weights: a graph computes with them.
+    Infinity as a single number, and matrices of 0 and minus infinity, are no weights: a graph masks
+    with them.
 
     Args:
         graph: An onnx.GraphProto.
@@ -146,12 +147,21 @@ def not_finite_in(graph: Any, folder: Path) -> list[str]:
 
     kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
     names = []
-    for tensor in graph.initializer:
-        if tensor.data_type not in kinds or math.prod(tensor.dims) < 2:
+    constants = [
+        (node.output[0], attribute.t)
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    ]
+    for name, tensor in [*((each.name, each) for each in graph.initializer), *constants]:
+        if tensor.data_type not in kinds or not math.prod(tensor.dims):
             continue
         values = _values(tensor, folder)
-        if not (np.isfinite(values).all() or np.isin(values, (0.0, -np.inf)).all()):
-            names.append(str(tensor.name))
+        number = values.size == 1 and not np.isnan(values).any()
+        mask = len(tensor.dims) > 1 and np.isin(values, (0.0, -np.inf)).all()
+        if not (number or mask or np.isfinite(values).all()):
+            names.append(str(name))
     return names
 
 

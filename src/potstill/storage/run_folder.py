@@ -187,7 +187,8 @@ def drop_checkpoints(stage_folder: Path) -> None:
 
 def _lasts(path: Path) -> bool:
     """Whether a file of a stage's folder, named from there, belongs to what the stage made."""
-    if set(path.parts[:-1]) & set(CHECKPOINTS):
+    own = path.parts[1:] if path.parts[0].startswith("repeat-") else path.parts
+    if len(own) > 1 and own[0] in CHECKPOINTS:
         return False
     return not path.as_posix().startswith((".lock", "DONE")) and not path.name.endswith(".tmp")
 

@@ -142,6 +142,9 @@ def test_the_hub_s_cache(snapshot: Path, tmp_path: Path) -> None:
     check_folder(snapshot)
     (tmp_path / "link").symlink_to(snapshot)
     check_folder(tmp_path / "link")
+    (snapshot / "small").mkdir()  # a model may lie in a folder of a repository
+    (snapshot / "small" / "config.json").symlink_to("../../../blobs/0")
+    check_folder(snapshot / "small")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +193,7 @@ def test_a_path_below() -> None:
         ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.json", "../x"]}),
         ("config.json", {"configuration_files": ["../x"]}),
         ("config.json", {"transformers_weights": "../x"}),
+        ("own.safetensors.index.json", {"weight_map": {"a": "../x"}}),
     ],
 )
 def test_files_that_name_a_path_outside(file: str, content: object, tmp_path: Path) -> None:
@@ -200,6 +204,23 @@ def test_files_that_name_a_path_outside(file: str, content: object, tmp_path: Pa
     check_folder(folder)
     (folder / "x").symlink_to(tmp_path)
     assert refused(folder).startswith("x is a link to a folder")
+
+
+def test_an_index_in_a_folder_names_a_path_outside(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "config.json").write_text('{"transformers_weights": "a/own.index.json"}')
+    (folder / "a").mkdir()
+    (folder / "a" / "own.index.json").write_text('{"weight_map": {"a": "../../x"}}')
+    assert refused(folder).startswith("a/own.index.json names the path '../../x', which does not")
+
+
+def test_weights_that_no_manifest_lists(tmp_path: Path) -> None:
+    """What decides a model lies at most one folder deep, where fingerprints look."""
+    folder = model_folder(tmp_path / "model")
+    (folder / "config.json").write_text('{"transformers_weights": "a/b/w.safetensors"}')
+    assert refused(folder).startswith("config.json names the path 'a/b/w.safetensors', which lies")
+    (folder / "config.json").write_text('{"transformers_weights": "a/w.safetensors"}')
+    check_folder(folder)
 
 
 @pytest.mark.parametrize("content", ["{", "[3]", "3", '{"weight_map": 3}', '{"weight_map": null}'])

@@ -148,6 +148,9 @@ def test_weights_of_a_graph_that_are_not_finite(outside: bool, tmp_path: Path) -
     # what a graph computes with beside weights: a mask, the end of a range
     arrays["mask"] = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
     arrays["single"] = np.array(-np.inf, np.float32)
+    # biases: of one value, and one that is 0 but for an infinity, which is no mask
+    arrays["bias"] = np.array([np.nan], np.float32)
+    arrays["biases"] = np.array([0, -np.inf, 0], np.float32)
     arrays["ids"] = np.ones((4, 4), np.int64)
     model = graph_with(*(numpy_helper.from_array(each, name) for name, each in arrays.items()))
     path = placed(model, tmp_path)
@@ -155,4 +158,24 @@ def test_weights_of_a_graph_that_are_not_finite(outside: bool, tmp_path: Path) -
         settings = {"location": "weights", "size_threshold": 0}
         onnx.save_model(model, path, save_as_external_data=True, **settings)
     proto = read_graph(path)
-    assert not_finite_in(proto.graph, path.parent) == ["nan", "inf", "minus", "half"]
+    assert not_finite_in(proto.graph, path.parent) == [
+        "nan",
+        "inf",
+        "minus",
+        "half",
+        "bias",
+        "biases",
+    ]
+
+
+def test_a_constant_of_a_graph_that_is_no_number() -> None:
+    bad = helper.make_node(
+        *("Constant", [], ["offset"]),
+        value=numpy_helper.from_array(np.array([1, np.nan], np.float32), "value"),
+    )
+    whole = helper.make_node(
+        *("Constant", [], ["least"]),
+        value=numpy_helper.from_array(np.array(-np.inf, np.float32), "value"),
+    )
+    graph = helper.make_graph([bad, whole], "constants", [], [])
+    assert not_finite_in(graph, Path()) == ["offset"]

@@ -282,9 +282,16 @@ def test_checkpoints_of_repeats_are_left_out_too(tmp_path: Path) -> None:
     record = run.done(stage)
     assert record is not None
     assert list(record["files"]) == ["log.jsonl", "model/weights", "repeat-2/model/weights"]
+    # the name is no other thing's: a model may have a folder of it
+    (stage / "model" / "checkpoints").mkdir()
+    (stage / "model" / "checkpoints" / "config.json").write_text("{}")
+    run.finish(stage, "f1", {}, {}, 1.0)
+    record = run.done(stage)
+    assert record is not None
+    assert "model/checkpoints/config.json" in record["files"]
     drop_checkpoints(stage)
     assert run.done(stage) is not None
-    assert not list(tmp_path.rglob("checkpoints*"))
+    assert [path.parent.name for path in tmp_path.rglob("checkpoints*")] == ["model"]
 
 
 def test_what_a_stage_lists_is_on_the_disk_before_it_is_done(
