@@ -18,7 +18,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED
 from potstill.models import LoadedModel, Signals
 from potstill.objectives import Rows, objective_sums
-from potstill.recipe import VALUE_TASKS, GoldMse, HardTargets, InBatch, Objective
+from potstill.recipe import GoldMse, HardTargets, InBatch, Objective, Task
 from potstill.tasks.heads import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
@@ -43,13 +43,14 @@ def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
 
 
 def _reading(loaded: LoadedModel) -> Reading:
-    objective: Objective = GoldMse() if loaded.task in VALUE_TASKS else HardTargets(target="gold")
+    hard = HardTargets(target="gold")
+    objective: Objective = hard if loaded.task.has_distribution else GoldMse()
     return Reading.of(loaded.task, [objective], InBatch(), BATCH)
 
 
 def _sum(loaded: LoadedModel, reading: Reading, batch: Batch) -> Tensor:
     signals, rows = reading.signals(loaded, batch), reading.rows(batch)
-    if loaded.task == "sentence_embedding":
+    if loaded.task == Task.SENTENCE_EMBEDDING:
         rows = _own_answers(signals, rows)
     total, _ = objective_sums(
         reading.objectives,

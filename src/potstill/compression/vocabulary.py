@@ -24,6 +24,7 @@ from potstill.data.tokenize import encode_whole
 from potstill.models import LoadedModel
 from potstill.models.families import family_of, lm_readout
 from potstill.models.hub import quiet
+from potstill.recipe import Task
 
 # Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
 # word as two tokens, of which one says that a word begins.
@@ -192,7 +193,7 @@ def _trimmed_model(loaded: LoadedModel, order: Sequence[int]) -> PreTrainedModel
     """A copy with the rows of these tokens alone."""
     embeddings: Any = loaded.model.get_input_embeddings()
     tables: list[Tensor | None] = [embeddings.weight]
-    if loaded.task == "masked_lm":
+    if loaded.task == Task.MASKED_LM:
         readout = lm_readout(loaded.model)
         tables += [readout.weight_VD, readout.bias]
     rows = {

@@ -15,7 +15,7 @@ from potstill.evaluation import retrieval
 from potstill.evaluation.lineup import Compared, Lineup
 from potstill.models import Runtime
 from potstill.models.onnx_models import OnnxModel
-from potstill.recipe import Evaluate
+from potstill.recipe import Evaluate, Task
 from potstill.tasks import metrics
 
 SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
@@ -68,7 +68,7 @@ def evaluate_embeddings(
 
     hidden = _hidden_cosines(lineup, text.passages[:HIDDEN_TEXTS], settings.max_length)
     for name, folder in lineup.folders.items():
-        runtime = Runtime.open(folder, "sentence_embedding")
+        runtime = Runtime.open(folder, Task.SENTENCE_EMBEDDING)
         found[name] = _answers(runtime, text, settings.max_length, advance)
     base, other = found[lineup.baseline], found[lineup.shown]
     scores: dict[str, Scores] = {}
@@ -83,7 +83,7 @@ def evaluate_embeddings(
     tfidf, plainly = _tfidf(text, seed)
     return lineup.result(
         Compared(
-            task="sentence_embedding",
+            task=Task.SENTENCE_EMBEDDING,
             records=len(text.passages),
             models=scores,
             references={"tfidf": tfidf},
@@ -251,10 +251,10 @@ def _hidden_cosines(
 ) -> dict[str, float]:
     """Mean cosine of last hidden states with the baseline's, over tokens that both see alike."""
     folders = lineup.folders
-    base = Runtime.open(folders.pop(lineup.baseline), "sentence_embedding")
+    base = Runtime.open(folders.pop(lineup.baseline), Task.SENTENCE_EMBEDDING)
     result = {lineup.baseline: 1.0}
     for name, folder in folders.items():
-        other = Runtime.open(folder, "sentence_embedding")
+        other = Runtime.open(folder, Task.SENTENCE_EMBEDDING)
         same_width = other.loaded.model.config.hidden_size == base.loaded.model.config.hidden_size
         same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
         shown = all(_shows_hidden(runtime) for runtime in (base, other))

@@ -16,7 +16,7 @@ from potstill.data.masking import EVALUATION_EPOCH
 from potstill.evaluation.lineup import Compared, Lineup
 from potstill.models import LoadedModel, load_model
 from potstill.models.onnx_models import OnnxModel
-from potstill.recipe import Evaluate
+from potstill.recipe import Evaluate, Task
 from potstill.tasks import metrics
 from potstill.tasks.heads import masked_lm_signals
 
@@ -75,7 +75,7 @@ def evaluate_masked_lm(
     """
     check_heldout(heldout)
     baseline = lineup.baseline
-    loaded = {name: load_model(folder, "masked_lm") for name, folder in lineup.folders.items()}
+    loaded = {name: load_model(folder, Task.MASKED_LM) for name, folder in lineup.folders.items()}
     check_vocabularies(loaded, baseline)
     pad_id = loaded[baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
@@ -98,7 +98,7 @@ def evaluate_masked_lm(
         {"masked_lm.top1": rates}, {"masked_lm.top1": unigram["masked_lm"]["top1"]}
     )
     found = Compared(
-        task="masked_lm",
+        task=Task.MASKED_LM,
         records=len(chosen),
         models={
             name: _scores(tally, masked, seen.tokens, name == baseline)

@@ -14,7 +14,7 @@ from potstill.evaluation import retention as bootstrap
 from potstill.evaluation import retrieval
 from potstill.evaluation.lineup import Lineup
 from potstill.models import Runtime
-from potstill.recipe import TASKS, Evaluate, ScoredPairs, TaskData
+from potstill.recipe import Evaluate, ScoredPairs, Task, TaskData
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 from potstill.tasks.reading import read_task
@@ -55,7 +55,7 @@ def read_pairs(settings: ScoredPairs) -> Pairs:
         on_bad_row=settings.on_bad_row,
     )
     try:
-        found = read_task(data, TASKS["regression"], 0, teacher_labels=None)
+        found = read_task(data, Task.REGRESSION, 0, teacher_labels=None)
     except ValueError as error:
         said = _KEYS.sub("evaluate.pairs.", str(error))
         raise ValueError(said.replace("data.train:", "evaluate.pairs.sources:")) from None
@@ -125,7 +125,7 @@ def _scores(cosine_N: np.ndarray, pairs: Pairs) -> dict[str, Scored]:
 
 
 def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
-    runtime = Runtime.open(folder, "sentence_embedding")
+    runtime = Runtime.open(folder, Task.SENTENCE_EMBEDDING)
     first, second = (
         retrieval.unit_rows(runtime.embed(texts, max_length=max_length).astype(float))
         for texts in (pairs.first, pairs.second)

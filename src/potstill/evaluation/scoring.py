@@ -14,7 +14,7 @@ from potstill.evaluation.masked_lm import evaluate_masked_lm
 from potstill.evaluation.pairs import with_pairs
 from potstill.evaluation.tasks import evaluate_task
 from potstill.models import load_config, load_model, task_of
-from potstill.recipe import Corpus, Evaluate, Masking, ScoredPairs, Task, TaskData, TaskRow, row_of
+from potstill.recipe import Corpus, Evaluate, Masking, ScoredPairs, Task, TaskData
 from potstill.storage import cache_folder
 from potstill.storage.places import Folder
 from potstill.tasks import read_for, tokenize_task
@@ -57,24 +57,23 @@ def evaluate(
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
     lineup = Lineup({name: [path] for name, path in folders.items()}, os.fspath(baseline), seed)
     task = task_for(baseline, text)
-    row = row_of(task)
-    if row is not None:
-        return _evaluate_task(lineup, row, text, passage, label, progress)
+    if task.head is not None:
+        return _evaluate_task(lineup, task, text, passage, label, progress)
     for model in models:
-        if task == "masked_lm" and task_of(model) != task:
+        if task == Task.MASKED_LM and task_of(model) != task:
             raise ValueError(
                 f"{os.fspath(model)} has no masked-LM head and the baseline {os.fspath(baseline)} "
                 "has one: give models of one task"
             )
     columns = (
         [column for column in (query, passage, label) if column]
-        if task == "sentence_embedding"
+        if task == Task.SENTENCE_EMBEDDING
         else [passage]
     )
     corpus = corpus_of(text, folders.values(), task, columns, unit)
     assert isinstance(corpus, Corpus)
     settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs)
-    if task == "sentence_embedding":
+    if task == Task.SENTENCE_EMBEDDING:
         records = list(read_records(corpus.sources, corpus.columns))
         found = evaluate_embeddings(lineup, records, settings, progress)
         return with_pairs(found, lineup, settings)
@@ -94,7 +93,7 @@ def evaluate(
 
 def _evaluate_task(
     lineup: Lineup,
-    row: TaskRow,
+    task: Task,
     text: Text,
     passage: str,
     label: str | None,
@@ -102,15 +101,15 @@ def _evaluate_task(
 ) -> dict[str, Any]:
     """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from."""
     if isinstance(text, Corpus):
-        raise ValueError(f"text: {row.task} reads labelled files or a TaskData, not a Corpus")
+        raise ValueError(f"text: {task} reads labelled files or a TaskData, not a Corpus")
     folders, baseline = lineup.folders, lineup.baseline
     for name, folder in folders.items():
         own = task_for(folder, text)
-        if own != row.task:
+        if own != task:
             raise ValueError(
-                f"{name} does {own} and the baseline {baseline} {row.task}: give models of one task"
+                f"{name} does {own} and the baseline {baseline} {task}: give models of one task"
             )
-    opened = {name: load_model(f, row.task, weights=False) for name, f in folders.items()}
+    opened = {name: load_model(f, task, weights=False) for name, f in folders.items()}
     data, train = text, True
     if not isinstance(data, TaskData):
         sources = [text] if isinstance(text, str) else list(text)
@@ -122,7 +121,7 @@ def _evaluate_task(
                 **{"label": (label or "label").split(","), "max_length": min(512, positions)},
             }
         )
-    rows = read_for(row.task, data, load_config(baseline), lineup.seed, every_class=train)
+    rows = read_for(task, data, load_config(baseline), lineup.seed, every_class=train)
     if train:
         found = tokenize_task(rows, opened[baseline].tokenizer)
         test, learnt, warnings = found.test, found.train, found.warnings
@@ -134,7 +133,7 @@ def _evaluate_task(
     # each model's texts as its own tokenizer cuts them, whatever the two have in common
     others = {n: loaded.tokenizer for n, loaded in opened.items() if n != baseline}
     tests = {name: tokenize_test(rows, tokenizer)[0] for name, tokenizer in others.items()}
-    case = Case(row.task, rows.labels, test, learnt)
+    case = Case(task, rows.labels, test, learnt)
     scored = evaluate_task(lineup, case, Evaluate(), data.metric, progress, tests=tests)
     return {**scored, "warnings": warnings}
 
@@ -142,8 +141,8 @@ def _evaluate_task(
 def task_for(model: Folder, text: Text) -> Task:
     """A model's task; of a sentence encoder the labelled one, where there are labels."""
     task = task_of(model)
-    labelled = task == "sentence_embedding" and isinstance(text, TaskData)
-    return "sentence_similarity" if labelled else task
+    labelled = task == Task.SENTENCE_EMBEDDING and isinstance(text, TaskData)
+    return Task.SENTENCE_SIMILARITY if labelled else task
 
 
 def corpus_of(

@@ -15,7 +15,7 @@ from potstill.evaluation.lineup import Compared, Lineup
 from potstill.evaluation.retention import Runs, mean_resampled, mean_score, retentions
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
-from potstill.recipe import TASKS, Evaluate, TaskRow
+from potstill.recipe import Evaluate, Task
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
@@ -60,8 +60,8 @@ def evaluate_task(
         ValueError: a model of other labels, or questions that one tokenizer has room for and
             another has not.
     """
-    row = TASKS[case.task]
-    task, kind, metric = row.task, kind_of(row.head), metric or row.metric
+    task = case.task
+    kind, metric = kind_of(task), metric or task.metric
     _check_same_items(case.test, tests or {})
     if settings.max_records is not None:
         case = replace(case, test=case.test.first(settings.max_records))
@@ -97,14 +97,14 @@ def evaluate_task(
 
 def _softened(case: Case, base: Any, other: Any) -> dict[str, Any] | None:
     """One example's distribution over the labels, where they exclude each other."""
-    if case.task != "classification":
+    if case.task != Task.CLASSIFICATION:
         return None
     return softened(base, other, case.test, case.labels)
 
 
 def _confusion(case: Case, outputs: Mapping[str, Any]) -> dict[str, list[list[int]]] | None:
     """How often each label was given for each, by model, where labels exclude each other."""
-    if case.task != "classification":
+    if case.task != Task.CLASSIFICATION:
         return None
     count = len(case.labels)
     return {name: confusion(given, case.test, count) for name, given in outputs.items()}
@@ -114,8 +114,8 @@ def _outputs(
     lineup: Lineup, case: Case, cut: Mapping[str, Examples], progress: Callable[[float], None]
 ) -> dict[str, list[Any]]:
     """What each training of each model is scored by."""
-    row = TASKS[case.task]
-    kind = kind_of(row.head)
+    task = case.task
+    kind = kind_of(task)
     done, work = 0, sum(len(lineup.models[name]) * len(cut[name]) for name in lineup.order)
 
     def advance(count: int) -> None:
@@ -124,8 +124,8 @@ def _outputs(
         progress(done / work)
 
     def given(folder: Path, examples: Examples) -> Any:
-        loaded = load_model(folder, row.task, labels=case.labels)
-        outputs = _in_order(loaded, row, case.labels, examples, advance)
+        loaded = load_model(folder, task, labels=case.labels)
+        outputs = _in_order(loaded, task, case.labels, examples, advance)
         return kind.given(outputs, examples, case)
 
     return {
@@ -165,7 +165,7 @@ def _check_same_items(test: Examples, tests: Mapping[str, Examples]) -> None:
 
 def _in_order(
     loaded: LoadedModel,
-    row: TaskRow,
+    task: Task,
     labels: Sequence[str],
     examples: Examples,
     progress: Callable[[int], None],
@@ -176,7 +176,7 @@ def _in_order(
         ValueError: the model has other labels.
     """
     outputs = head_outputs(loaded, examples, progress)
-    if not row.has_labels:
+    if not task.has_labels:
         return outputs
     names = label_names(loaded.model.config)
     if is_unnamed(loaded.model.config) and len(names) == len(labels):
@@ -195,7 +195,7 @@ def _values(runs: Runs) -> dict[str, Any]:
 
 def _agreement(case: Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
-    kind = kind_of(TASKS[case.task].head)
+    kind = kind_of(case.task)
     each = [kind.agreement(given, base, case) for given in runs]
     return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
 

@@ -20,8 +20,7 @@ from potstill.models import LoadedModel
 from potstill.models.families import takes_token_types
 from potstill.models.finite import some_not_finite
 from potstill.models.sentence_modules import pool
-from potstill.recipe import Task, row_of
-from potstill.recipe.tasks import is_encoder
+from potstill.recipe import Task
 from potstill.storage.machine import is_out_of_memory
 from potstill.storage.onnx_files import DATA, GRAPH, MAX_LENGTH, not_finite_in, require_onnx
 
@@ -69,11 +68,9 @@ def input_names(config: Any) -> list[str]:
 
 def output_names(task: Task) -> list[str]:
     """What a task's graph gives: names as transformers and sentence-transformers use them."""
-    if is_encoder(task):
+    if task.is_encoder:
         return ["last_hidden_state", "sentence_embedding"]
-    row = row_of(task)
-    spans = row is not None and row.head == "spans"
-    return ["start_logits", "end_logits"] if spans else ["logits"]
+    return ["start_logits", "end_logits"] if task.head == "spans" else ["logits"]
 
 
 def answers(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -121,7 +121,7 @@ def likeness(source: LoadedModel, real: Compared) -> str:
         return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
     if source.sentence is not None:
         return f"the mean cosine of their vectors is {real.agreement:.3f}"
-    if source.task == "regression":
+    if source.task == Task.REGRESSION:
         return f"it explains {real.agreement:.1%} of the variance of the values of {source.name}"
     return f"{real.agreement:.1%} of their answers are the same"
 
@@ -221,7 +221,7 @@ def _compared(
                 apart[output] = float("inf")
                 continue
             alike += _alike(source.task, output, one, two, real_BL)
-            if source.task == "regression":
+            if source.task == Task.REGRESSION:
                 values.append((one, two))
             if _is_by_token(source.task, output):
                 one, two = one[real_BL], two[real_BL]
@@ -268,19 +268,19 @@ def _is_by_token(task: Task, output: str) -> bool:
 def _alike(task: Task, output: str, one: Tensor, two: Tensor, real_BL: Tensor) -> Sequence[Tensor]:
     """What a user would take from two outputs, compared: [K], bool or a cosine."""
     match task:
-        case "regression":
+        case Task.REGRESSION:
             return []
-        case "sentence_embedding" | "sentence_similarity":
+        case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
             if output != "sentence_embedding":
                 return []
             return [F.cosine_similarity(one, two, dim=-1).clamp(max=1.0)]
-        case "multi_label":
+        case Task.MULTI_LABEL:
             return [((one > 0) == (two > 0)).flatten()]
-        case "classification":
+        case Task.CLASSIFICATION:
             return [one.argmax(-1) == two.argmax(-1)]
-        case "masked_lm" | "token_classification":
+        case Task.MASKED_LM | Task.TOKEN_CLASSIFICATION:
             return [one.argmax(-1)[real_BL] == two.argmax(-1)[real_BL]]
-        case "question_answering":
+        case Task.QUESTION_ANSWERING:
             excluded = [values.masked_fill(~real_BL, float("-inf")) for values in (one, two)]
             return [excluded[0].argmax(-1) == excluded[1].argmax(-1)]
         case _:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from potstill.models.families import takes_token_types
 from potstill.models.hub import one_sentence, quiet, read_remote_json
-from potstill.recipe import ENDINGS, TASKS, Head, Task
+from potstill.recipe import ENDINGS, Head, Task
 from potstill.storage.model_folders import MODULES
 from potstill.storage.onnx_files import folder_of, is_onnx
 from potstill.storage.places import place_of
@@ -45,7 +45,7 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
     name = os.fspath(spec)
     path = _folder_or_name(name)
     if read_remote_json(path, MODULES, None, name) is not None:
-        return "sentence_embedding"
+        return Task.SENTENCE_EMBEDDING
     config = read_remote_json(path, "config.json", None, name)
     if not isinstance(config, dict):
         where = "it has no config.json" if Path(path).is_dir() else "it is no folder here"
@@ -53,12 +53,13 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         raise ValueError(f"{name}: the model can't be loaded: {where}{also}")
     classes = [str(found) for found in config.get("architectures") or []]
     if any(found.endswith(("ForMaskedLM", "ForPreTraining")) for found in classes):
-        return "masked_lm"
+        return Task.MASKED_LM
     if not classes or any("For" not in found for found in classes):
-        return "sentence_embedding"
-    for row in TASKS.values():
-        if any(found.endswith(ENDINGS.get(row.head, "-")) for found in classes):
-            return _sequence_task(config) if row.head == "sequence" else row.task
+        return Task.SENTENCE_EMBEDDING
+    for task in Task:
+        ending = ENDINGS.get(task.head) if task.head else None
+        if ending and any(found.endswith(ending) for found in classes):
+            return _sequence_task(config) if task.head == "sequence" else task
     raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
 
 
@@ -70,11 +71,12 @@ def _folder_or_name(name: str) -> str:
 def _sequence_task(config: dict[str, Any]) -> Task:
     """Which task a sequence head does, as config.json says, or as transformers would guess."""
     said = config.get("problem_type")
-    for row in TASKS.values():
-        if said is not None and row.problem_type == said:
-            return row.task
+    for task in Task:
+        if said is not None and task.problem_type == said:
+            return task
     labels = config.get("id2label")
-    return "regression" if labels is not None and len(labels) == 1 else "classification"
+    one = labels is not None and len(labels) == 1
+    return Task.REGRESSION if one else Task.CLASSIFICATION
 
 
 # --- details --------------------------------------------------------------------------------------
@@ -85,9 +87,9 @@ def inputs_of(config: PretrainedConfig) -> list[str]:
     return ["input_ids", *types, "attention_mask"]
 
 
-def has_head(config: Any, head: Head) -> bool:
+def has_head(config: Any, head: Head | None) -> bool:
     """Whether a checkpoint's config says that it has such a head."""
-    ending = ENDINGS.get(head)
+    ending = ENDINGS.get(head) if head else None
     return ending is not None and any(str(n).endswith(ending) for n in config.architectures or [])
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import (
 from potstill.errors import NotFinite
 from potstill.models.config import has_head, inputs_of, is_unnamed, load_config
 from potstill.models.families import (
+    Family,
     family_of,
     is_lm_head,
     is_task_head,
@@ -36,8 +37,7 @@ from potstill.models.finite import not_finite, refuse_not_finite, some_not_finit
 from potstill.models.hub import one_sentence, quiet
 from potstill.models.onnx_models import OnnxModel
 from potstill.models.sentence_modules import SentenceModules, resized, sentence_modules
-from potstill.recipe import Head, Task, row_of
-from potstill.recipe.tasks import is_encoder
+from potstill.recipe import Head, Task
 from potstill.storage.files import writing
 from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
@@ -53,6 +53,10 @@ class LoadedModel:
     task: Task
     name: str  # how messages call it
     sentence: SentenceModules | None = None
+    family: Family = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", family_of(self.model.config, self.name))
 
     @property
     def max_length(self) -> int:
@@ -67,7 +71,7 @@ class UntrainedHead(ValueError):
 
 def load_model(
     spec: str | os.PathLike[str],
-    task: Task,
+    task: Task | str,
     *,
     revision: str | None = None,
     untrained_head: bool = False,
@@ -92,7 +96,7 @@ def load_model(
             a folder that leads out of itself.
         UntrainedHead: the task has a head and the checkpoint holds none.
     """
-    name = os.fspath(spec)
+    name, task = os.fspath(spec), Task(task)
     if is_onnx(name):
         loaded = open_graph(name, task)
         graph = Path(name).expanduser()
@@ -141,9 +145,8 @@ def open_graph(name: str, task: Task) -> LoadedModel:
     check_folder(Path(folder), [part.absolute() for part in graph_files(path)])
     model = OnnxModel(load_config(folder), path)
     torch.nn.Module.eval(model)
-    row = row_of(task)
-    wanted = "sentence_embedding" if is_encoder(task) else "logits"
-    if row is not None and row.head == "spans":
+    wanted = "sentence_embedding" if task.is_encoder else "logits"
+    if task.head == "spans":
         wanted = "start_logits"
     if wanted not in model.outputs:
         raise ValueError(
@@ -167,7 +170,7 @@ def _with_tokenizer(
         )
     check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
-    if is_encoder(task):
+    if task.is_encoder:
         sentence = sentence_modules(
             path,
             revision,
@@ -219,35 +222,34 @@ def _class_for(
     task: Task, config: Any, labels: Sequence[str] | None, name: str
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' class for a task, and what it is told."""
-    row = row_of(task)
-    if row is None or is_encoder(task):
-        return (AutoModelForMaskedLM if task == "masked_lm" else AutoModel), {}
+    if task.head is None or task.head == "cosine":
+        return (AutoModelForMaskedLM if task == Task.MASKED_LM else AutoModel), {}
     autos: dict[Head, Any] = {
         "sequence": AutoModelForSequenceClassification,
         "tokens": AutoModelForTokenClassification,
         "spans": AutoModelForQuestionAnswering,
     }
-    auto, told = autos[row.head], dict[str, Any]()
+    auto, told = autos[task.head], dict[str, Any]()
     if type(config) not in auto._model_mapping:
         raise ValueError(
             f"{name}: transformers has no class of the family {config.model_type} for "
             f"{task}: take a teacher of another family"
         )
-    if labels is not None and (is_unnamed(config) or not has_head(config, row.head)):
+    if labels is not None and (is_unnamed(config) or not has_head(config, task.head)):
         told["id2label"] = dict(enumerate(labels))
         told["label2id"] = {label: number for number, label in enumerate(labels)}
-    if row.problem_type is not None:
-        told["problem_type"] = row.problem_type
+    if task.problem_type is not None:
+        told["problem_type"] = task.problem_type
     return auto, told
 
 
 def _check_loaded(
     name: str, task: Task, model: Any, info: dict[str, Any], untrained_head: bool
 ) -> None:
-    config, row = model.config, None if is_encoder(task) else row_of(task)
+    config = model.config
     missing = sorted(info["missing_keys"])
     mismatched = sorted(key for key, *_ in info["mismatched_keys"])
-    if row is None:
+    if task.head is None or task.head == "cosine":
         head = [key for key in missing if is_lm_head(key, config)]
         what = "masked-LM head"
     else:

@@ -36,7 +36,7 @@ class Runtime:
 
     @staticmethod
     def open(
-        folder: str | os.PathLike[str], task: Task, device: torch.device | str = "cpu"
+        folder: str | os.PathLike[str], task: Task | str, device: torch.device | str = "cpu"
     ) -> Runtime:
         """Load a model folder or an .onnx file (see `models.load_model` for what is raised)."""
         return Runtime(load_model(folder, task), device)

@@ -24,6 +24,7 @@ from potstill.recipe import (
     Objective,
     PatientHidden,
     Relations,
+    Task,
     VectorMse,
 )
 
@@ -35,7 +36,7 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
         ValueError: different vocabularies, or shapes that an objective can't compare.
     """
     sizes = student.model.config.vocab_size, teacher.model.config.vocab_size
-    if student.task == "masked_lm" and sizes[0] != sizes[1]:
+    if student.task == Task.MASKED_LM and sizes[0] != sizes[1]:
         raise ValueError(
             f"{_called(student, 'student')} predicts {sizes[0]} tokens and "
             f"{_called(teacher, 'teacher')} "

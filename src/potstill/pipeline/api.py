@@ -14,8 +14,6 @@ from potstill.pipeline.fingerprints import inputs_digest, stage_digest
 from potstill.pipeline.runner import rebuild
 from potstill.pipeline.stages.stage import run_stage
 from potstill.recipe import (
-    TEXT_TASKS,
-    VALUE_TASKS,
     Distill,
     Export,
     Finetune,
@@ -95,13 +93,13 @@ def triple_loss(task: Task) -> list[Objective]:
     cosine; of sentence encoders 1 : 0.1 : 20 (both measured: docs/ablation.md); of values squared
     differences from the teacher's and from the data's, and the cosine.
     """
-    if task == "sentence_embedding":
+    if task == Task.SENTENCE_EMBEDDING:
         hard = HardTargets(weight=0.1, target="teacher")
         return [SoftTargets(), hard, HiddenCosine(weight=20.0)]
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         return [LogitsMse(), GoldMse(), HiddenCosine()]
     own: list[Objective] = [SoftTargets(weight=5.0), HardTargets(weight=2.0)]
-    return own if task == "classification" else [*own, HiddenCosine()]
+    return own if task == Task.CLASSIFICATION else [*own, HiddenCosine()]
 
 
 def finetune(
@@ -110,7 +108,7 @@ def finetune(
     output: Folder,
     *,
     training: Training,
-    task: Task = "masked_lm",
+    task: Task | str = Task.MASKED_LM,
     train: str = "all",
     masking: Masking | None = None,
     seed: int = 1,
@@ -133,7 +131,8 @@ def finetune(
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
-    return _one_stage(stage, task, {"teacher": Path(model)}, text, output, seed, reporter)
+    models = {"teacher": Path(model)}
+    return _one_stage(stage, Task(task), models, text, output, seed, reporter)
 
 
 def export(
@@ -323,7 +322,7 @@ def _one_stage(
 
 def _unfit_text(stage: _Alone, task: Task, text: Text) -> str | None:
     """Why a stage can't read a text, or None; pieces are counted in any."""
-    plain, labelled = task in TEXT_TASKS, isinstance(text, TaskData)
+    plain, labelled = task.reads_text, isinstance(text, TaskData)
     if isinstance(stage, TrimVocabulary):
         wrong = plain and labelled
         return f"text: {task} reads text as it is: give files or a Corpus" if wrong else None

@@ -188,7 +188,7 @@ def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> It
     """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
     `measuring_device`; those of masked LM with tokens masked.
     """
-    masker = context.masker(Masking()) if context.task == "masked_lm" else None
+    masker = context.masker(Masking()) if context.task == Task.MASKED_LM else None
     pad = int(context.tokenizer.pad_token_id or 0)
     chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
     for start in range(0, len(chosen), BATCH):

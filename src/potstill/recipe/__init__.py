@@ -61,18 +61,7 @@ from potstill.recipe.stages import (
     repeated,
     scoring,
 )
-from potstill.recipe.tasks import (
-    CACHED_TASKS,
-    ENDINGS,
-    TASKS,
-    TEXT_TASKS,
-    VALUE_TASKS,
-    Head,
-    HeadTask,
-    Task,
-    TaskRow,
-    row_of,
-)
+from potstill.recipe.tasks import ENDINGS, Head, Task
 from potstill.recipe.training import Distill, Finetune, InBatch, Sparsity, Training, WeightedTeacher
 
 __all__ = [
@@ -96,7 +85,6 @@ __all__ = [
     "GraphPruning",
     "HardTargets",
     "Head",
-    "HeadTask",
     "HiddenCosine",
     "HiddenMse",
     "HiddenObjective",
@@ -128,7 +116,6 @@ __all__ = [
     "StudentFamily",
     "Task",
     "TaskData",
-    "TaskRow",
     "Teacher",
     "TextPass",
     "Training",

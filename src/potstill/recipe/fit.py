@@ -14,7 +14,7 @@ from potstill.recipe.objectives import (
     VectorMse,
 )
 from potstill.recipe.stages import Stage
-from potstill.recipe.tasks import CACHED_TASKS, TEXT_TASKS, VALUE_TASKS, Task
+from potstill.recipe.tasks import Task
 from potstill.recipe.training import Distill, Finetune
 
 
@@ -42,13 +42,14 @@ def unfit(stage: Stage, task: Task) -> str | None:
             problem = _unfit_objective(objective, task)
             if problem:
                 return problem
-        if stage.cache is True and task not in CACHED_TASKS:
-            return f"cache: true is for {', '.join(CACHED_TASKS)}; in {task} leave it out"
-    if isinstance(stage, (Finetune, Distill)) and stage.repeats > 1 and task in TEXT_TASKS:
+        if stage.cache is True and not task.cacheable:
+            cacheable = ", ".join(one for one in Task if one.cacheable)
+            return f"cache: true is for {cacheable}; in {task} leave it out"
+    if isinstance(stage, (Finetune, Distill)) and stage.repeats > 1 and task.reads_text:
         return f"repeats: {task} has no scores by seed; leave it out"
-    if isinstance(stage, Evaluate) and stage.pairs is not None and task != "sentence_embedding":
+    if isinstance(stage, Evaluate) and stage.pairs is not None and task != Task.SENTENCE_EMBEDDING:
         return f"pairs: {task} has no sentence vectors to compare; leave it out"
-    if task != "sentence_embedding":
+    if task != Task.SENTENCE_EMBEDDING:
         return None
     if isinstance(stage, Finetune):
         return (
@@ -77,22 +78,23 @@ def _unfit_groups(stage: Distill) -> str | None:
 
 def _unfit_objective(objective: Objective, task: Task) -> str | None:
     pooled = isinstance(objective, HiddenCosine) and objective.of == "pooled"
-    if pooled and task in ("masked_lm", "token_classification", "question_answering"):
+    if pooled and not task.has_text_vector:
         return f"hidden_cosine: {task} has no vector of a whole text; set of: tokens"
-    if isinstance(objective, GoldMse) and task not in VALUE_TASKS:
-        return f"gold_mse is for {' and '.join(VALUE_TASKS)}; in {task} use hard_targets"
-    if task == "masked_lm":
+    if isinstance(objective, GoldMse) and task.has_distribution:
+        values = " and ".join(one for one in Task if not one.has_distribution)
+        return f"gold_mse is for {values}; in {task} use hard_targets"
+    if task == Task.MASKED_LM:
         if isinstance(objective, VectorMse):
             return (
                 "vector_mse compares sentence vectors, and masked LM has none; use logits_mse or "
                 "hidden_mse instead"
             )
         return None
-    if task == "sentence_embedding":
+    if task == Task.SENTENCE_EMBEDDING:
         return _unfit_embedding(objective)
-    if isinstance(objective, VectorMse) and task in ("token_classification", "question_answering"):
+    if isinstance(objective, VectorMse) and not task.has_text_vector:
         return f"vector_mse compares one vector a text, and {task} has none; use hidden_mse"
-    if isinstance(objective, (SoftTargets, HardTargets)) and task in VALUE_TASKS:
+    if isinstance(objective, (SoftTargets, HardTargets)) and not task.has_distribution:
         return f"{objective.kind} needs a distribution, and {task} has one value: use " + (
             "logits_mse" if isinstance(objective, SoftTargets) else "gold_mse"
         )

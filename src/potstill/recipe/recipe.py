@@ -16,7 +16,7 @@ from potstill.recipe.data import Corpus, TaskData
 from potstill.recipe.fit import unfit, unreadable
 from potstill.recipe.measuring import Benchmark, Evaluate
 from potstill.recipe.stages import Stage
-from potstill.recipe.tasks import TEXT_TASKS, Task
+from potstill.recipe.tasks import Task
 from potstill.recipe.training import Distill, Finetune
 
 
@@ -105,7 +105,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _text(self) -> Recipe:
-        wanted, other = ("corpus", "data") if self.task in TEXT_TASKS else ("data", "corpus")
+        wanted, other = ("corpus", "data") if self.task.reads_text else ("data", "corpus")
         if getattr(self, wanted) is None:
             raise ValueError(f"{wanted} is not set: task {self.task} reads it")
         if getattr(self, other) is not None:

@@ -1,116 +1,15 @@
-"""The tasks that are learnt from labelled examples, as data: one row each."""
+"""What a model can be for: the one list of tasks, with the facts about each."""
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
-HeadTask = Literal[
-    "classification",
-    "multi_label",
-    "regression",
-    "sentence_similarity",
-    "token_classification",
-    "question_answering",
-]
-# What it predicts for: whole sequences, tokens, the ends of an answer; or, without weights of its
-# own, two texts by the cosine of their embeddings.
+# What a head predicts for: whole sequences, tokens, the ends of an answer; or, without weights of
+# its own, two texts by the cosine of their embeddings.
 Head = Literal["sequence", "tokens", "spans", "cosine"]
-
-Task = Literal[
-    "masked_lm",
-    "sentence_embedding",
-    "classification",
-    "multi_label",
-    "regression",
-    "sentence_similarity",
-    "token_classification",
-    "question_answering",
-]
-# Those that are learnt from text as it is; the others need labelled examples, in `data`.
-TEXT_TASKS = ("masked_lm", "sentence_embedding")
-# Those whose answer is a value; it has no distribution.
-VALUE_TASKS = ("regression", "sentence_similarity")
-# Those in which a teacher's answer to an example is always the same, whatever the batch.
-CACHED_TASKS = (
-    "classification",
-    "multi_label",
-    "regression",
-    "sentence_similarity",
-    "token_classification",
-)
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """What one task is.
-
-    Attributes:
-        head: see `Head`.
-        problem_type: what transformers' config.json calls it; None where it has no word.
-        metric: the score that a checkpoint is chosen by, and that retention is of.
-        metrics: all that are computed.
-    """
-
-    task: HeadTask
-    head: Head
-    problem_type: str | None
-    metric: str
-    metrics: tuple[str, ...]
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether it has an output for each of some labels; else it gives values, or answers."""
-        return self.head in ("sequence", "tokens") and self.task not in VALUE_TASKS
-
-
-TASKS: dict[HeadTask, TaskRow] = {
-    row.task: row
-    for row in (
-        TaskRow(
-            task="classification",
-            head="sequence",
-            problem_type="single_label_classification",
-            metric="accuracy",
-            metrics=("accuracy", "f1", "macro_f1", "matthews"),
-        ),
-        TaskRow(
-            task="multi_label",
-            head="sequence",
-            problem_type="multi_label_classification",
-            metric="micro_f1",
-            metrics=("micro_f1", "macro_f1", "exact_match"),
-        ),
-        TaskRow(
-            task="regression",
-            head="sequence",
-            problem_type="regression",
-            metric="spearman",
-            metrics=("pearson", "spearman", "mse"),
-        ),
-        TaskRow(
-            task="sentence_similarity",
-            head="cosine",
-            problem_type=None,
-            metric="spearman",
-            metrics=("pearson", "spearman", "mse"),
-        ),
-        TaskRow(
-            task="token_classification",
-            head="tokens",
-            problem_type=None,
-            metric="f1",
-            metrics=("f1", "precision", "recall", "accuracy"),
-        ),
-        TaskRow(
-            task="question_answering",
-            head="spans",
-            problem_type=None,
-            metric="f1",
-            metrics=("exact_match", "f1"),
-        ),
-    )
-}
 
 # Class names of transformers end in these; a cosine has no class.
 ENDINGS: dict[Head, str] = {
@@ -120,13 +19,130 @@ ENDINGS: dict[Head, str] = {
 }
 
 
-def row_of(task: Task) -> TaskRow | None:
-    """The row of a task with a head of its own; None for masked LM and sentence embeddings."""
-    if task == "masked_lm" or task == "sentence_embedding":
-        return None
-    return TASKS[task]
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """Hold the facts about one task, each explained in `Task`."""
+
+    head: Head | None = None
+    metrics: tuple[str, ...] = ()
+    metric: str = ""
+    problem_type: str | None = None
+    is_encoder: bool = False
+    has_distribution: bool = True
+    has_text_vector: bool = False
+    cacheable: bool = False
 
 
-def is_encoder(task: Task) -> bool:
-    """Whether a task's models are sentence encoders: no head, modules that pool."""
-    return task in ("sentence_embedding", "sentence_similarity")
+_VALUE = ("pearson", "spearman", "mse")
+
+
+class Task(StrEnum):
+    """Name a task and hold its facts; equal to its name, as recipes and results have it.
+
+    Attributes:
+        head: The kind of head; None for a task learned from plain text, without labels.
+        metrics: All scores that are computed of labeled examples.
+        metric: The score that a checkpoint is chosen by, and that retention is of; "" without
+            labels.
+        problem_type: What transformers' config.json calls it; None where it has no word.
+        is_encoder: Whether its models are sentence encoders: no head, modules that pool.
+        has_distribution: Whether an output is a distribution over classes; else it is a value.
+        has_text_vector: Whether its models have one vector per text: its embedding, or what the
+            classifier reads.
+        cacheable: Whether a teacher's output for an example is the same in every batch.
+    """
+
+    head: Head | None
+    metrics: tuple[str, ...]
+    metric: str
+    problem_type: str | None
+    is_encoder: bool
+    has_distribution: bool
+    has_text_vector: bool
+    cacheable: bool
+
+    def __new__(cls, name: str, facts: _Facts = _Facts()) -> Task:
+        task = str.__new__(cls, name)
+        task._value_ = name
+        task.__dict__ |= vars(facts)
+        return task
+
+    MASKED_LM = "masked_lm"
+    SENTENCE_EMBEDDING = "sentence_embedding", _Facts(is_encoder=True, has_text_vector=True)
+    CLASSIFICATION = (
+        "classification",
+        _Facts(
+            head="sequence",
+            metrics=("accuracy", "f1", "macro_f1", "matthews"),
+            metric="accuracy",
+            problem_type="single_label_classification",
+            has_text_vector=True,
+            cacheable=True,
+        ),
+    )
+    MULTI_LABEL = (
+        "multi_label",
+        _Facts(
+            head="sequence",
+            metrics=("micro_f1", "macro_f1", "exact_match"),
+            metric="micro_f1",
+            problem_type="multi_label_classification",
+            has_text_vector=True,
+            cacheable=True,
+        ),
+    )
+    REGRESSION = (
+        "regression",
+        _Facts(
+            head="sequence",
+            metrics=_VALUE,
+            metric="spearman",
+            problem_type="regression",
+            has_distribution=False,
+            has_text_vector=True,
+            cacheable=True,
+        ),
+    )
+    SENTENCE_SIMILARITY = (
+        "sentence_similarity",
+        _Facts(
+            head="cosine",
+            metrics=_VALUE,
+            metric="spearman",
+            is_encoder=True,
+            has_distribution=False,
+            has_text_vector=True,
+            cacheable=True,
+        ),
+    )
+    TOKEN_CLASSIFICATION = (
+        "token_classification",
+        _Facts(
+            head="tokens",
+            metrics=("f1", "precision", "recall", "accuracy"),
+            metric="f1",
+            cacheable=True,
+        ),
+    )
+    QUESTION_ANSWERING = (
+        "question_answering",
+        _Facts(head="spans", metrics=("exact_match", "f1"), metric="f1"),
+    )
+
+    @classmethod
+    def _missing_(cls, value: object) -> Task:
+        near = difflib.get_close_matches(str(value), list(cls), n=1)
+        raise ValueError(
+            f"task: '{value}' is not a task. "
+            + (f"Did you mean '{near[0]}'?" if near else f"The tasks are {', '.join(cls)}.")
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is learned from plain text; else from labeled examples."""
+        return self.head is None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it has an output for each of some labels; else values, or parts of a text."""
+        return self.head in ("sequence", "tokens") and self.has_distribution

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from potstill.recipe import HeadTask, Training
+from potstill.recipe import Task, Training
 
 SuiteName = Literal["glue", "imdb", "squad", "squad2"]
 # tsv: a table; folders: a folder a label, in it a .txt file a text; squad: SQuAD's own JSON.
@@ -56,7 +56,7 @@ class SuiteTask:
 
     name: str
     title: str
-    task: HeadTask
+    task: Task
     hub: Hub
     text: tuple[str, ...]
     label: str
@@ -109,7 +109,7 @@ GLUE = (
     SuiteTask(
         "cola",
         "CoLA",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("cola"),
         ("sentence",),
         "label",
@@ -122,7 +122,7 @@ GLUE = (
     SuiteTask(
         "mnli",
         "MNLI",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("mnli"),
         _PAIR,
         "gold_label",
@@ -144,7 +144,7 @@ GLUE = (
     SuiteTask(
         "mrpc",
         "MRPC",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("mrpc"),
         ("#1 String", "#2 String"),
         "Quality",
@@ -158,7 +158,7 @@ GLUE = (
     SuiteTask(
         "qnli",
         "QNLI",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("qnli"),
         ("question", "sentence"),
         "label",
@@ -169,7 +169,7 @@ GLUE = (
     SuiteTask(
         "qqp",
         "QQP",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("qqp"),
         ("question1", "question2"),
         "is_duplicate",
@@ -181,7 +181,7 @@ GLUE = (
     SuiteTask(
         "rte",
         "RTE",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("rte"),
         _PAIR,
         "label",
@@ -193,7 +193,7 @@ GLUE = (
     SuiteTask(
         "sst2",
         "SST-2",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("sst2"),
         ("sentence",),
         "label",
@@ -205,7 +205,7 @@ GLUE = (
     SuiteTask(
         "stsb",
         "STS-B",
-        "regression",
+        Task.REGRESSION,
         _glue("stsb"),
         _PAIR,
         "score",
@@ -216,7 +216,7 @@ GLUE = (
     SuiteTask(
         "wnli",
         "WNLI",
-        "classification",
+        Task.CLASSIFICATION,
         _glue("wnli"),
         _PAIR,
         "label",
@@ -232,7 +232,7 @@ GLUE = (
 IMDB = SuiteTask(
     "imdb",
     "IMDb",
-    "classification",
+    Task.CLASSIFICATION,
     Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"),
     ("text",),
     "label",
@@ -250,7 +250,7 @@ def _squad(name: str, version: str, hub: Hub, batch_size: int, epochs: float) ->
     return SuiteTask(
         name,
         f"SQuAD {version}",
-        "question_answering",
+        Task.QUESTION_ANSWERING,
         hub,
         ("question", "context"),
         "answers",

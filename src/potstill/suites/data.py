@@ -13,7 +13,7 @@ import numpy as np
 
 from potstill.data.files import File, expand, file_rows
 from potstill.data.sources import read_rows, sources_fingerprint
-from potstill.recipe import Files, HubDataset, TaskData
+from potstill.recipe import Files, HubDataset, Task, TaskData
 from potstill.storage import cache_folder
 from potstill.storage.caches import kept, key_of, read_meta, write_meta
 from potstill.suites.catalog import Split, SuiteTask
@@ -288,7 +288,7 @@ def _row(
 
 def _label(task: SuiteTask, value: Any) -> str | float | None:
     """As the official files have it; None where it is none of the task's."""
-    if task.task == "regression":
+    if task.task == Task.REGRESSION:
         try:
             score = float(value)
         except (TypeError, ValueError):

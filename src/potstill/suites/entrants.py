@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from potstill.models import load_model, save_model, task_of
-from potstill.recipe import TEXT_TASKS, Teacher
+from potstill.recipe import Task, Teacher
 from potstill.storage.manifest import manifest_digest, model_manifest
 from potstill.storage.onnx_files import is_onnx
 from potstill.storage.places import model_folder
@@ -91,10 +91,10 @@ def _folder(name: str, spec: str) -> Path:
 def _entrant(name: str, folder: Path, work: Path, notes: list[str]) -> Entrant:
     digest = manifest_digest(model_manifest(folder))
     task = task_of(folder)
-    if task in TEXT_TASKS:
+    if task.reads_text:
         return Entrant(name, folder, digest)
     body = work / name / f"body-{digest[:8]}"
-    loaded = load_model(folder, "sentence_embedding")
+    loaded = load_model(folder, Task.SENTENCE_EMBEDDING)
     shutil.rmtree(body, ignore_errors=True)
     save_model(loaded, body)
     notes.append(

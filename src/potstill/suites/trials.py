@@ -16,7 +16,7 @@ from potstill.data.sequences import UNLABELLED
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.pipeline import Reporter, Silent, finetune
-from potstill.recipe import Training
+from potstill.recipe import Task, Training
 from potstill.recipe.config import digested
 from potstill.storage.caches import key_of
 from potstill.storage.files import read_json, write_json, write_text
@@ -202,8 +202,8 @@ def _answers(trial: Trial, loaded: LoadedModel, name: str) -> str:
     """A submission's file: a line an example, labels as the official files have them."""
     task = trial.data.task
     rows = trial.data.test_rows(name)
-    nothing = np.nan if task.task == "regression" else UNLABELLED
-    kind = np.float32 if task.task == "regression" else np.int64
+    nothing = np.nan if task.task == Task.REGRESSION else UNLABELLED
+    kind = np.float32 if task.task == Task.REGRESSION else np.int64
     blank = [Labelled(texts, nothing, f"{name}[{index}]") for index, texts in rows]
     examples, _ = tokenize_texts(blank, loaded.tokenizer, trial.max_length, kind)
     outputs = head_outputs(loaded, examples)
@@ -216,6 +216,6 @@ def _answers(trial: Trial, loaded: LoadedModel, name: str) -> str:
 
 def answer_names(task: SuiteTask, outputs: np.ndarray) -> list[str]:
     """What a head's outputs [N x C] say, as a submission has it: a label, or 0.000 to 5.000."""
-    if task.task == "regression":
+    if task.task == Task.REGRESSION:
         return [f"{value:.3f}" for value in np.clip(outputs[:, 0], 0.0, 5.0)]
     return [task.labels[number] for number in outputs.argmax(axis=1)]

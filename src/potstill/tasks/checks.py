@@ -4,50 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from potstill.recipe import TaskData, TaskRow
+from potstill.recipe import Task, TaskData
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.rows import Labelled, some
 
 _RARE = 10  # examples below which a class is told of
 
 
-def check_columns(data: TaskData, row: TaskRow) -> None:
+def check_columns(data: TaskData, task: Task) -> None:
     """Refuse columns that the task has no use for.
 
     Raises:
         ValueError: too many, or too few.
     """
-    kind_of(row.head).check_columns(data)
-    if row.task != "multi_label" and len(data.label) > 1:
-        raise ValueError(
-            f"data.label: {row.task} has one label column, {len(data.label)} are named"
-        )
+    kind_of(task).check_columns(data)
+    if task != Task.MULTI_LABEL and len(data.label) > 1:
+        raise ValueError(f"data.label: {task} has one label column, {len(data.label)} are named")
 
 
-def check_metric(data: TaskData, row: TaskRow, labels: Sequence[str]) -> None:
+def check_metric(data: TaskData, task: Task, labels: Sequence[str]) -> None:
     """Refuse a metric that the task has not.
 
     Raises:
         ValueError: `data.metric` is none of the task's, or of another number of labels.
     """
-    if data.metric is not None and data.metric not in row.metrics:
+    if data.metric is not None and data.metric not in task.metrics:
         raise ValueError(
-            f"data.metric: {row.task} has no metric '{data.metric}'; there are: "
-            f"{', '.join(row.metrics)}"
+            f"data.metric: {task} has no metric '{data.metric}'; there are: "
+            f"{', '.join(task.metrics)}"
         )
-    if row.task == "classification" and data.metric == "f1" and len(labels) != 2:
+    if task == Task.CLASSIFICATION and data.metric == "f1" and len(labels) != 2:
         raise ValueError(
             f"data.metric: f1 is of two labels, and there are {len(labels)}: take macro_f1"
         )
 
 
-def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> None:
+def check_classes(task: Task, labels: Sequence[str], train: Sequence[Labelled]) -> None:
     """Refuse a class without an example.
 
     Raises:
         ValueError: no example of some of the labels, or of some type of entities.
     """
-    counts = kind_of(row.head).class_counts(row.task, labels, train)
+    counts = kind_of(task).class_counts(task, labels, train)
     absent = [label for label, count in counts if count == 0]
     if absent:
         raise ValueError(
@@ -56,12 +54,12 @@ def check_classes(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]
         )
 
 
-def class_warnings(row: TaskRow, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
+def class_warnings(task: Task, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
     """What is worth a warning of the examples that are learnt from."""
-    counts = kind_of(row.head).class_counts(row.task, labels, train)
+    counts = kind_of(task).class_counts(task, labels, train)
     rare = [f"{label} ({count})" for label, count in counts if count < _RARE]
     found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
-    return found + _disputed(train) if row.has_labels else found
+    return found + _disputed(train) if task.has_labels else found
 
 
 def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:

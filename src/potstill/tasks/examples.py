@@ -41,7 +41,7 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
         ValueError: that cuts every text of a side.
     """
     warnings, counts = (
-        class_warnings(rows.row, rows.labels, rows.sides["train"]),
+        class_warnings(rows.task, rows.labels, rows.sides["train"]),
         Counter(rows.counts),
     )
     sides = {}
@@ -72,10 +72,10 @@ def _tokenized(
     rows: TaskRows, side: str, tokenizer: PreTrainedTokenizerFast, counts: Counter[str]
 ) -> tuple[Examples, list[str]]:
     """The examples of a side, and what of them is worth a warning."""
-    found, data, row = rows.sides[side], rows.data, rows.row
+    found, data, task = rows.sides[side], rows.data, rows.task
     lack = any(example.gold == [] for example in rows.sides["train"])
-    made = kind_of(row.head).tokenize(
-        found, tokenizer, Cutting(row.task, data, side, may_lack=lack, counts=counts)
+    made = kind_of(task).tokenize(
+        found, tokenizer, Cutting(task, data, side, may_lack=lack, counts=counts)
     )
     if made.cut == len(found) and not data.beginnings:
         raise ValueError(

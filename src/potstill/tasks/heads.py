@@ -36,7 +36,6 @@ from potstill.models.sentence_modules import Pooling, pool
 from potstill.models.signals import EXCLUDED, Readout, wide
 from potstill.objectives import Rows
 from potstill.recipe import (
-    VALUE_TASKS,
     GoldMse,
     HardTargets,
     HiddenCosine,
@@ -52,7 +51,7 @@ from potstill.recipe import (
 
 def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     """A model's signals in a task with labelled examples."""
-    if loaded.task == "sentence_similarity":
+    if loaded.task == Task.SENTENCE_SIMILARITY:
         return similarity_signals(loaded, batch)
     return head_signals(loaded.model, loaded.task, batch)
 
@@ -96,30 +95,30 @@ def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
     finally:
         for handle in handles:
             handle.remove()
-    if task == "question_answering":
+    if task == Task.QUESTION_ANSWERING:
         return _span_signals(heard["hidden"], output, batch)
     features, readout = heard["features"], Readout(final.weight, final.bias)
-    if task != "token_classification" and features.dim() == 3:
+    if task != Task.TOKEN_CLASSIFICATION and features.dim() == 3:
         # EuroBERT averages the logits of tokens, which are those of the average
         features = pool(features, batch.attention_mask_BL, "mean")
     vectors_BD = features if features.dim() == 2 else None
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         # the sigmoid of z is the softmax of (0, z), at every temperature
         logits_BC = output.logits
         pairs_BC2 = torch.stack([torch.zeros_like(logits_BC), logits_BC], dim=-1)
         features, readout = pairs_BC2.flatten(0, 1), identity(2, logits_BC)
-    elif task == "token_classification":
+    elif task == Task.TOKEN_CLASSIFICATION:
         features = features[batch.gold_BL != IGNORED]
     return Signals(heard["hidden"], features, readout, vectors_BD=vectors_BD)
 
 
 def row_counts(task: Task, batch: Batch) -> Tensor:
     """How many of `head_signals`' rows each example has: int64 [B]."""
-    if task == "token_classification":
+    if task == Task.TOKEN_CLASSIFICATION:
         return (batch.gold_BL != IGNORED).sum(1)
-    if task == "sentence_similarity":
+    if task == Task.SENTENCE_SIMILARITY:
         return torch.ones_like(batch.input_ids_BL[::2, 0])
-    each = batch.gold_BL.shape[1] if task == "multi_label" else 1
+    each = batch.gold_BL.shape[1] if task == Task.MULTI_LABEL else 1
     return torch.full_like(batch.input_ids_BL[:, 0], each)
 
 
@@ -143,13 +142,13 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
     Args:
         teacher_decides: hard targets are the teacher's, so that every row has one.
     """
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         everywhere_K = torch.ones_like(batch.gold_BL, dtype=torch.bool)
         nobody_K = torch.full_like(everywhere_K, IGNORED, dtype=torch.int64)
         return Rows(everywhere_K, everywhere_K, nobody_K, batch.gold_BL)
     # answers: all starts before all ends, as in `head_signals`
-    gold_K = (batch.gold_BL.T if task == "question_answering" else batch.gold_BL).flatten()
-    if task == "token_classification":
+    gold_K = (batch.gold_BL.T if task == Task.QUESTION_ANSWERING else batch.gold_BL).flatten()
+    if task == Task.TOKEN_CLASSIFICATION:
         gold_K = gold_K[gold_K != IGNORED]
     counted_K = gold_K != IGNORED
     if teacher_decides:  # any class will do: the teacher's takes its place
@@ -161,19 +160,19 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
 def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
     """Gold of the right shape for some token ids, whatever it says."""
     match task:
-        case "masked_lm" | "sentence_embedding":
+        case Task.MASKED_LM | Task.SENTENCE_EMBEDDING:
             return ids_BL
-        case "classification":
+        case Task.CLASSIFICATION:
             return torch.zeros_like(ids_BL[:, 0])
-        case "multi_label":
+        case Task.MULTI_LABEL:
             return ids_BL.new_zeros((len(ids_BL), config.num_labels))
-        case "regression":
+        case Task.REGRESSION:
             return torch.zeros_like(ids_BL[:, 0], dtype=torch.float32)
-        case "sentence_similarity":
+        case Task.SENTENCE_SIMILARITY:
             return torch.zeros_like(ids_BL[::2, 0], dtype=torch.float32)
-        case "token_classification":
+        case Task.TOKEN_CLASSIFICATION:
             return torch.zeros_like(ids_BL)
-        case "question_answering":
+        case Task.QUESTION_ANSWERING:
             return torch.zeros_like(ids_BL[:, :2])
 
 
@@ -276,14 +275,14 @@ class Reading:
         return replace(signals, layers=heard.layers, qkv=heard.qkv)
 
     def _signals(self, loaded: LoadedModel, batch: Batch) -> Signals:
-        if self.task == "masked_lm":
+        if self.task == Task.MASKED_LM:
             return masked_lm_signals(
                 loaded.model,
                 batch.input_ids_BL,
                 batch.attention_mask_BL,
                 self._positions(batch),
             )
-        if self.task != "sentence_embedding":
+        if self.task != Task.SENTENCE_EMBEDDING:
             return labelled_signals(loaded, batch)
         assert loaded.sentence is not None
         return embedding_signals(
@@ -297,7 +296,7 @@ class Reading:
 
     def rows(self, batch: Batch) -> Rows:
         """Which rows each loss is over, in the order of `signals`' features."""
-        if self.task == "masked_lm":
+        if self.task == Task.MASKED_LM:
             gold_K = batch.gold_BL[self._positions(batch)]
             masked_K = gold_K != IGNORED
             everywhere_K = torch.ones_like(masked_K)
@@ -306,7 +305,7 @@ class Reading:
                 mse_K=everywhere_K if self._everywhere(LogitsMse) else masked_K,
                 gold_K=gold_K,
             )
-        if self.task != "sentence_embedding":
+        if self.task != Task.SENTENCE_EMBEDDING:
             return head_rows(self.task, batch, teacher_decides=self._teacher_decides)
         compared_K = self._compared(len(batch), batch.input_ids_BL.device)
         # Any class will do for gold: hard targets of embeddings are the teacher's.
@@ -316,16 +315,16 @@ class Reading:
         """The tokens that losses on hidden states are over: those that have a tag where tokens have
         tags, real ones elsewhere (bool [B x L]).
         """
-        if self.task == "token_classification":
+        if self.task == Task.TOKEN_CLASSIFICATION:
             return batch.gold_BL != IGNORED
         return batch.attention_mask_BL.bool()
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
         tokens, texts = int(self.hidden_rows(batch).sum()), len(batch)
-        if self.task == "masked_lm":
+        if self.task == Task.MASKED_LM:
             distributions = golden = int((batch.gold_BL != IGNORED).sum())
-        elif self.task == "sentence_embedding":
+        elif self.task == Task.SENTENCE_EMBEDDING:
             distributions = golden = int(self._compared(texts, batch.input_ids_BL.device).sum())
         else:
             rows = self.rows(batch)
@@ -350,7 +349,7 @@ class Reading:
 
     def _everywhere(self, kind: type[SoftTargets | LogitsMse]) -> bool:
         """Whether an objective of this kind is over the distributions of all real tokens."""
-        return self.task == "masked_lm" and any(
+        return self.task == Task.MASKED_LM and any(
             isinstance(o, kind) and o.positions == "all" for o in self.objectives
         )
 

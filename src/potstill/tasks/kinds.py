@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Batch, Examples
 from potstill.models import LoadedModel
-from potstill.recipe import Head, HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.metrics import Case, Scored
 from potstill.tasks.rows import Cut, Cutting, Labelled, RawExample
 from potstill.tasks.sequence.kind import CosineKind, SequenceKind
@@ -53,7 +53,7 @@ class Kind(Protocol):
         row: Mapping[str, object],
         origin: str,
         data: TaskData,
-        task: HeadTask,
+        task: Task,
         labelled: bool,
     ) -> tuple[tuple[str, ...], Any]:
         """Read a row's texts, and its label as it stands there; None: not asked for.
@@ -79,7 +79,7 @@ class Kind(Protocol):
 
     def labels(
         self,
-        task: HeadTask,
+        task: Task,
         read: Sequence[Any],
         data: TaskData,
         teacher: Sequence[str] | None,
@@ -97,7 +97,7 @@ class Kind(Protocol):
 
     def gold(
         self,
-        task: HeadTask,
+        task: Task,
         example: RawExample,
         labels: Sequence[str],
         given: Sequence[str] | None,
@@ -109,7 +109,7 @@ class Kind(Protocol):
         """
 
     def class_counts(
-        self, task: HeadTask, labels: Sequence[str], train: Sequence[Labelled]
+        self, task: Task, labels: Sequence[str], train: Sequence[Labelled]
     ) -> list[tuple[str, int]]:
         """Count the examples of each class; nothing where there are no classes."""
 
@@ -155,9 +155,15 @@ class Kind(Protocol):
         """Show examples that two models answer differently, the surest or furthest first."""
 
 
-def kind_of(head: Head) -> Kind:
-    """Choose the kind of a head."""
-    match head:
+def kind_of(task: Task) -> Kind:
+    """Choose the kind of a task's head.
+
+    Raises:
+        ValueError: the task has no head of its own.
+    """
+    match task.head:
+        case None:
+            raise ValueError(f"{task} is learned from plain text, without labeled examples")
         case "sequence":
             return SequenceKind()
         case "cosine":
@@ -167,4 +173,4 @@ def kind_of(head: Head) -> Kind:
         case "spans":
             return SpansKind()
         case _:
-            assert_never(head)
+            assert_never(task.head)

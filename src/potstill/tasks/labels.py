@@ -7,7 +7,7 @@ from typing import Any
 
 from potstill.models import LoadedModel
 from potstill.models.config import label_names
-from potstill.recipe import TaskData, row_of
+from potstill.recipe import TaskData
 from potstill.tasks.rows import BadRow, some
 
 
@@ -104,8 +104,7 @@ def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
     Raises:
         ValueError: other labels, or another order.
     """
-    row = row_of(loaded.task)
-    if row is None or not row.has_labels:
+    if not loaded.task.has_labels:
         return
     own = label_names(loaded.model.config)
     if own != list(labels):

@@ -17,7 +17,7 @@ from scipy import special, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from potstill.data import Examples
-from potstill.recipe import HeadTask
+from potstill.recipe import Task
 
 Array = np.ndarray
 
@@ -51,7 +51,7 @@ class Case:
         train: what trivial means learn from, where there is something.
     """
 
-    task: HeadTask
+    task: Task
     labels: Sequence[str]
     test: Examples
     train: Examples | None = None

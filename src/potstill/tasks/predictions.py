@@ -13,7 +13,7 @@ import torch
 from potstill.data import Examples, collate
 from potstill.models import LoadedModel, Runtime, load_model
 from potstill.models.runtime import Filled
-from potstill.recipe import Task, TaskData, TaskRow, row_of
+from potstill.recipe import Task, TaskData
 from potstill.tasks.kinds import Prediction, kind_of
 from potstill.tasks.rows import Cutting, Labelled
 
@@ -54,7 +54,7 @@ def head_outputs(
     model.eval()
     order = np.argsort(examples.lengths, kind="stable")
     found: list[np.ndarray] = [np.zeros(0)] * len(order)
-    kind = kind_of(_row_of(loaded).head)
+    kind = kind_of(loaded.task)
     pad_id = int(loaded.tokenizer.pad_token_id or 0)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
@@ -86,13 +86,13 @@ def ask(
     Raises:
         ValueError: a question that leaves no room for its context.
     """
-    row, most = _row_of(loaded), min(data.max_length, loaded.max_length)
-    kind = kind_of(row.head)
+    task, most = loaded.task, min(data.max_length, loaded.max_length)
+    kind = kind_of(task)
     limited = data.model_copy(update={"max_length": most, "on_bad_row": "error"})
     made = kind.tokenize(
         [Labelled(one, kind.blank, "the text") for one in texts],
         loaded.tokenizer,
-        Cutting(row.task, limited, may_lack=may_lack),
+        Cutting(task, limited, may_lack=may_lack),
     )
     return Asked(made.examples, head_outputs(loaded, made.examples), made.cut)
 
@@ -109,17 +109,11 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
 
 def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
     """What a model's outputs stand for, in the examples' order."""
-    return kind_of(_row_of(loaded).head).decide(asked.outputs, asked.examples, loaded)
-
-
-def _row_of(loaded: LoadedModel) -> TaskRow:
-    row = row_of(loaded.task)
-    assert row is not None
-    return row
+    return kind_of(loaded.task).decide(asked.outputs, asked.examples, loaded)
 
 
 def predict(
-    model: str | os.PathLike[str], texts: Sequence[Text], task: Task, **options: Any
+    model: str | os.PathLike[str], texts: Sequence[Text], task: Task | str, **options: Any
 ) -> np.ndarray | list[list[Filled]] | Prediction:
     """What a saved model says of texts, through PyTorch or onnxruntime; at T = 1.
 
@@ -140,9 +134,10 @@ def predict(
     Raises:
         ValueError: as `models.load_model`, `Runtime.fill_mask` and `head_predictions.ask`.
     """
-    if task == "sentence_embedding" or task == "masked_lm":
+    task = Task(task)
+    if task == Task.SENTENCE_EMBEDDING or task == Task.MASKED_LM:
         runtime, plain = Runtime.open(model, task), [str(text) for text in texts]
-        if task == "masked_lm":
+        if task == Task.MASKED_LM:
             return runtime.fill_mask(plain, **options)
         return runtime.embed(plain, **options)
     loaded = load_model(model, task)
@@ -153,9 +148,9 @@ def predict(
 
 def _as_texts(text: Text, task: Task) -> Texts:
     """What an example is made of: a sentence's words, a question and its context, a text or two."""
-    if task == "token_classification":
+    if task == Task.TOKEN_CLASSIFICATION:
         return tuple(text.split() if isinstance(text, str) else text)
     found = (text,) if isinstance(text, str) else tuple(text)
-    if task in ("question_answering", "sentence_similarity") and len(found) != 2:
+    if task in (Task.QUESTION_ANSWERING, Task.SENTENCE_SIMILARITY) and len(found) != 2:
         raise ValueError(f"{task} takes two texts for each example, not {len(found)}: {found!r}")
     return found

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from potstill.data.sources import Record, heldout_side, read_rows
 from potstill.models.config import has_head, is_unnamed, label_names
-from potstill.recipe import Source, Task, TaskData, TaskRow, row_of
+from potstill.recipe import Source, Task, TaskData
 from potstill.tasks.checks import check_classes, check_columns, check_metric
 from potstill.tasks.kinds import Kind, kind_of
 from potstill.tasks.labels import check_named
@@ -23,7 +23,7 @@ from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, usable
 @dataclass
 class _Reader:
     data: TaskData
-    row: TaskRow
+    task: Task
     kind: Kind
     counts: Counter[str] = field(default_factory=Counter)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)  # (side, id) -> origin
@@ -52,7 +52,7 @@ class _Reader:
         self, side: str, row: Mapping[str, object], origin: str, labelled: bool
     ) -> tuple[tuple[str, ...], Any]:
         self._once(side, row, origin, labelled)
-        return self.kind.read(row, origin, self.data, self.row.task, labelled)
+        return self.kind.read(row, origin, self.data, self.task, labelled)
 
     def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
         """Plain text, which has no names of columns, is the one text that there is."""
@@ -90,7 +90,7 @@ class TaskRows:
     """A task's data as it was read: labels in order, usable examples with their gold by side."""
 
     data: TaskData
-    row: TaskRow
+    task: Task
     labels: list[str]
     sides: dict[str, list[Labelled]]  # train, dev; test and unlabelled where they are given
     counts: dict[str, int]
@@ -98,7 +98,7 @@ class TaskRows:
 
 def read_task(
     data: TaskData,
-    row: TaskRow,
+    task: Task,
     seed: int,
     *,
     teacher_labels: Sequence[str] | None,
@@ -116,9 +116,9 @@ def read_task(
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
             a metric that the task has not, or nothing left on a side.
     """
-    check_columns(data, row)
-    kind = kind_of(row.head)
-    reader = _Reader(data, row, kind)
+    check_columns(data, task)
+    kind = kind_of(task)
+    reader = _Reader(data, task, kind)
     sides = {"train": reader.examples("train", data.train)}
     if data.dev is not None:
         sides["dev"] = reader.examples("dev", data.dev)
@@ -130,11 +130,11 @@ def read_task(
     if data.unlabelled is not None:
         more = reader.examples("unlabelled", data.unlabelled, labelled=False)
         sides["unlabelled"] = _some_of(more, data.max_unlabelled, seed)
-    if row.task == "classification":
+    if task == Task.CLASSIFICATION:
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
     read_labels = [example.label for example in sides["train"]]
-    labels = kind.labels(row.task, read_labels, data, teacher_labels, unnamed)
+    labels = kind.labels(task, read_labels, data, teacher_labels, unnamed)
     by_number = data.labels is not None or teacher_labels is not None
     sides = kind.scaled(sides, data)
     found: dict[str, list[Labelled]] = {}
@@ -145,7 +145,7 @@ def read_task(
                 reader.counts,
                 side,
                 one.origin,
-                partial(_labelled, row, labels, one, data.labels, by_number),
+                partial(_labelled, task, labels, one, data.labels, by_number),
             )
             for one in examples
         ]
@@ -153,10 +153,10 @@ def read_task(
     empty = next((side for side in found if not found[side]), None)
     if empty is not None:
         raise ValueError(f"data.{empty}: no example is left{_why_none(empty, data)}")
-    check_metric(data, row, labels)
+    check_metric(data, task, labels)
     if every_class:
-        check_classes(row, labels, found["train"])
-    return TaskRows(data, row, labels, found, dict(reader.counts))
+        check_classes(task, labels, found["train"])
+    return TaskRows(data, task, labels, found, dict(reader.counts))
 
 
 def _why_none(side: str, data: TaskData) -> str:
@@ -172,13 +172,11 @@ def read_for(
     task: Task, data: TaskData, teacher: PretrainedConfig, seed: int, *, every_class: bool = True
 ) -> TaskRows:
     """`read_task` for a teacher's config, whose labels count where it has a head for the task."""
-    row = row_of(task)
-    assert row is not None
-    trained = has_head(teacher, row.head)
+    trained = has_head(teacher, task.head)
     names = label_names(teacher) if trained else None
     return read_task(
         data,
-        row,
+        task,
         seed,
         teacher_labels=names,
         unnamed=trained and is_unnamed(teacher),
@@ -234,13 +232,13 @@ def _of_one_kind(
 
 
 def _labelled(
-    row: TaskRow,
+    task: Task,
     labels: Sequence[str],
     example: RawExample,
     given: Sequence[str] | None,
     by_number: bool,
 ) -> Labelled:
-    gold = kind_of(row.head).gold(row.task, example, labels, given)
-    if row.task == "classification" and not by_number and example.label is not None:
+    gold = kind_of(task).gold(task, example, labels, given)
+    if task == Task.CLASSIFICATION and not by_number and example.label is not None:
         check_named(example.label, labels)
     return Labelled(example.texts, gold, example.origin)

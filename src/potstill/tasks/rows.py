@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from potstill.data import Examples
-from potstill.recipe import HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 
 _SHOWN = 10  # names that a message lists
 
@@ -51,7 +51,7 @@ class Cutting:
         counts: what is left out is counted here, by reason and side.
     """
 
-    task: HeadTask
+    task: Task
     data: TaskData
     side: str | None = None
     may_lack: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from potstill.data import Examples
 from potstill.models import LoadedModel
-from potstill.recipe import Task, row_of
+from potstill.recipe import Task
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case, Scored
 from potstill.tasks.predictions import head_outputs
@@ -25,9 +25,7 @@ def task_scores(
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Scored]:
     """Every metric of a model's task."""
-    row = row_of(loaded.task)
-    assert row is not None
-    kind, case = kind_of(row.head), Case(row.task, labels, examples)
+    kind, case = kind_of(loaded.task), Case(loaded.task, labels, examples)
     outputs = head_outputs(loaded, examples, progress)
     return kind.scores(kind.given(outputs, examples, case), case)
 
@@ -37,6 +35,4 @@ def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> di
 
     Of labels the best of them by each metric, of answers none at all; a correlation is 0.
     """
-    row = row_of(task)
-    assert row is not None
-    return kind_of(row.head).constant(Case(row.task, labels, examples))
+    return kind_of(task).constant(Case(task, labels, examples))

@@ -28,7 +28,7 @@ from potstill.errors import Interrupted, TrainingFailed
 from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
 from potstill.objectives import temperature_at
-from potstill.recipe import SoftTargets
+from potstill.recipe import SoftTargets, Task
 from potstill.training.checkpoint import load_checkpoint, save_checkpoint
 from potstill.training.distributed import (
     check_processes,
@@ -95,7 +95,7 @@ class _Loop:
         if len(self.job.train) == 0:
             raise ValueError("there is no text to train on")
         reading = self.job.trainee.reading
-        group = reading.group if reading.task == "sentence_embedding" else None
+        group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
         check_processes(self.settings, self.world, group)
 
     def _prepare(self) -> None:

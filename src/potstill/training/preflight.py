@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from potstill.data import Examples, collate
 from potstill.models import LoadedModel, Signals
-from potstill.recipe import VALUE_TASKS, row_of
+from potstill.recipe import Task
 from potstill.tasks.heads import labelled_signals
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.spans.scores import answer_scores, best_answers, trivial_answers
@@ -80,21 +80,20 @@ def check_teacher(
         ValueError: its labels are in another order than the data's, or its values run the other
             way, beyond doubt.
     """
-    row = row_of(teacher.task)
-    assert row is not None
+    task = teacher.task
     if len(dev if dev.items is None else dev.items) < FEW:
         return Findings()
-    if row.head == "spans":
+    if task.head == "spans":
         return _check_answers(teacher, name, dev.first(EXAMPLES))
     sample = dev.chosen(_spread(len(dev), EXAMPLES))
     outputs = head_outputs(teacher, sample)
     gold, what = sample.gold, "examples"
-    if row.head == "tokens":
+    if task.head == "tokens":
         tagged = gold >= 0  # neither a piece without a tag, nor a word without one
         outputs, gold, what = outputs[tagged], gold[tagged], "words"
-    if teacher.task in VALUE_TASKS:
+    if not teacher.task.has_distribution:
         return _check_values(name, outputs[:, 0].astype(float), sample.gold.astype(float))
-    if teacher.task == "multi_label":
+    if teacher.task == Task.MULTI_LABEL:
         answers, gold = np.where(outputs > 0, 1.0, -1.0), np.where(gold == 1, 1.0, -1.0)
         found = Findings()
     else:
@@ -152,7 +151,7 @@ def check_start(student: LoadedModel, teacher: LoadedModel, name: str, dev: Exam
         own_KD, other_KD = (state - state.mean(0) for state in states)
         cosine = float(F.cosine_similarity(own_KD, other_KD, dim=-1).mean())
     agreement = None
-    if teacher.task not in (*VALUE_TASKS, "question_answering"):
+    if teacher.task.has_labels:
         tops = [_tops(one) for one in signals]
         agreement = float((tops[0] == tops[1]).float().mean())
     found = Findings(numbers={"agreement": agreement, "cosine": cosine})

@@ -21,15 +21,7 @@ from torch import Tensor
 
 from potstill.data import Batch, Examples, collate
 from potstill.models import LoadedModel
-from potstill.recipe import (
-    CACHED_TASKS,
-    VALUE_TASKS,
-    Distill,
-    HiddenCosine,
-    Objective,
-    Task,
-    VectorMse,
-)
+from potstill.recipe import Distill, HiddenCosine, Objective, Task, VectorMse
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
 from potstill.storage.manifest import manifest_digest, model_manifest
 from potstill.tasks.heads import labelled_signals, row_counts
@@ -72,7 +64,7 @@ def why_live(stage: Distill, task: Task, epochs: float) -> str | None:
     Args:
         epochs: how often the examples are read, over all repeats.
     """
-    if task not in CACHED_TASKS:
+    if not task.cacheable:
         return f"answers of {task} are not kept"
     if stage.cache is False:
         return "cache is false"
@@ -166,7 +158,7 @@ def _build(
     progress: Callable[[float], None],
 ) -> None:
     """Ask a teacher about all examples and write its answers into an empty folder."""
-    exact = loaded.task in VALUE_TASKS
+    exact = not loaded.task.has_distribution
     logits = _Matrix(folder / "logits.npy", np.float32 if exact else np.float16)
     vector = _Matrix(folder / "vectors.npy", np.float16)
     starts = np.concatenate([[0], *(_counts(loaded.task, part) for part in examples)]).cumsum()
@@ -209,7 +201,7 @@ def _asked(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
         assert signals.readout is not None
         everything = slice(0, len(signals.features_KD))
         vectors_BD = signals.vectors_BD
-        if vectors_BD is not None and loaded.task == "sentence_similarity":
+        if vectors_BD is not None and loaded.task == Task.SENTENCE_SIMILARITY:
             vectors_BD = torch.cat(vectors_BD.chunk(2), dim=1)
         return signals.readout.logits(signals.features_KD, everything), vectors_BD
 

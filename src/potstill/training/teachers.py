@@ -9,6 +9,7 @@ from potstill.data import Batch
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted
 from potstill.models.signals import Readout
+from potstill.recipe import Task
 from potstill.tasks.heads import Reading, identity, row_counts
 from potstill.training.teacher_cache import Answers, as_floats
 
@@ -62,7 +63,7 @@ class CachedTeacher:
             logits_KC = answers.rows(numbers)
             if answers.vectors_ND is not None:
                 vectors_BD = as_floats(answers.vectors_ND[numbers])
-        if vectors_BD is not None and self.loaded.task == "sentence_similarity":
+        if vectors_BD is not None and self.loaded.task == Task.SENTENCE_SIMILARITY:
             vectors_BD = torch.cat(vectors_BD.chunk(2, dim=1))
         return Signals(
             hidden_BLD=torch.zeros(*batch.input_ids_BL.shape, 0, device=device),

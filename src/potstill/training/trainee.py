@@ -16,8 +16,15 @@ from potstill.models.families import is_task_head, lm_head_parameters
 from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
-from potstill.recipe import Distill, Finetune, LogitObjective, Objective, SoftTargets, Sparsity
-from potstill.recipe.tasks import is_encoder
+from potstill.recipe import (
+    Distill,
+    Finetune,
+    LogitObjective,
+    Objective,
+    SoftTargets,
+    Sparsity,
+    Task,
+)
 from potstill.tasks.heads import Reading, blank_gold
 from potstill.training.sparsity import Sparsifier
 from potstill.training.teachers import CachedTeacher, LiveTeacher
@@ -162,9 +169,9 @@ def _at(objective: Objective, temperature: float | None) -> Objective:
 
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
     """Whether a stage trains a parameter of its model."""
-    if is_encoder(loaded.task):
+    if loaded.task.is_encoder:
         return True
-    if loaded.task != "masked_lm":
+    if loaded.task != Task.MASKED_LM:
         only_head = isinstance(stage, Finetune) and stage.train == "head"
         return not only_head or is_task_head(parameter, loaded.model)
     if isinstance(stage, Finetune):

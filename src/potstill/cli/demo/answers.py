@@ -14,7 +14,7 @@ from torch import Tensor
 from potstill.cli.demo.distributions import CANDIDATES, Distribution
 from potstill.models import Runtime
 from potstill.models.config import label_names
-from potstill.recipe import TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.predictions import Asked, ask
 from potstill.tasks.spans.scores import best_answers
 from potstill.tasks.tokens.scores import entities, tagged_words
@@ -86,14 +86,14 @@ class Answerer:
         """
         loaded = self.runtime.loaded
         match loaded.task:
-            case "masked_lm":
+            case Task.MASKED_LM:
                 return self.runtime.mask_logits(texts[0])
-            case "sentence_embedding" | "sentence_similarity":
+            case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
                 return self.runtime.embed(texts)
-            case "token_classification":
+            case Task.TOKEN_CLASSIFICATION:
                 assert self.data is not None
                 return ask(loaded, [tuple(texts[0].split())], self.data)
-            case "classification" | "multi_label" | "regression" | "question_answering":
+            case Task.CLASSIFICATION | Task.MULTI_LABEL | Task.REGRESSION | Task.QUESTION_ANSWERING:
                 assert self.data is not None
                 return ask(loaded, [tuple(texts)], self.data, may_lack=True)
             case _ as never:
@@ -103,20 +103,20 @@ class Answerer:
         """What `given`, which `ask` gave for these texts, says."""
         loaded = self.runtime.loaded
         match loaded.task:
-            case "masked_lm":
+            case Task.MASKED_LM:
                 return self._filled(texts[0], given)
-            case "sentence_embedding" | "sentence_similarity":
+            case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
                 return self._similarities(texts, given)
-            case "classification":
+            case Task.CLASSIFICATION:
                 return self._label(given)
-            case "multi_label":
+            case Task.MULTI_LABEL:
                 return self._several(given)
-            case "regression":
+            case Task.REGRESSION:
                 value = float(given.outputs[0, 0])
                 return Answer(f"{value:.3f}", value=value, notes=self._cut(given))
-            case "token_classification":
+            case Task.TOKEN_CLASSIFICATION:
                 return self._tags(given)
-            case "question_answering":
+            case Task.QUESTION_ANSWERING:
                 return _span(given, texts[1])
             case _ as never:
                 assert_never(never)
@@ -158,7 +158,7 @@ class Answerer:
         order = np.argsort(-cosines_P, kind="stable")
         rows = [Bar(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n]))) for n in order]
         found = [Distribution("the text", list(others), self.scale * cosines_P)]
-        if self.runtime.loaded.task == "sentence_similarity":
+        if self.runtime.loaded.task == Task.SENTENCE_SIMILARITY:
             found = []  # its training compares values: there is no distribution
         return Answer("", (rows[0].name,), groups=[("", rows)], notes=notes, distributions=found)
 

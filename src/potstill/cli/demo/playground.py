@@ -19,7 +19,7 @@ from potstill.cli.demo.distributions import TEMPERATURES, soften
 from potstill.models import Runtime
 from potstill.models.config import is_unnamed, label_names
 from potstill.pipeline.run_models import RunModel, RunModels
-from potstill.recipe import Distill, Recipe, SoftTargets
+from potstill.recipe import Distill, Recipe, SoftTargets, Task
 
 PASSES = 5  # timed, of each model, after one that is not
 MOST_OTHERS = 32  # texts that one is compared with
@@ -76,7 +76,7 @@ class Playground:
     def mask(self) -> str | None:
         """The token that is to be filled in, of masked LM."""
         tokenizer = self.served[0].answerer.runtime.loaded.tokenizer
-        return str(tokenizer.mask_token) if self.recipe.task == "masked_lm" else None
+        return str(tokenizer.mask_token) if self.recipe.task == Task.MASKED_LM else None
 
     def answer(self, typed: Sequence[str]) -> dict[str, Any]:
         """Every model's answer and the softened distributions, as JSON has it.
@@ -244,10 +244,10 @@ def form_of(recipe: Recipe, mask: str, evaluation: Mapping[str, Any]) -> list[Fi
     examples = evaluation.get("examples") or []
     told = [str(one["query"]) for one in examples if one.get("query")]
     match recipe.task:
-        case "masked_lm":
+        case Task.MASKED_LM:
             text = f"The distillery stands on the bank of a {mask}."
             return [Field("Text", f"{mask} stands for the word to fill in.", text)]
-        case "sentence_embedding" | "sentence_similarity":
+        case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
             query = told[0] if told else "A small model answers sooner."
             others = [one for example in examples[:6] for one in _answers_of(example)]
             distinct = list(dict.fromkeys(text for text in others if text != query))[:6]
@@ -261,13 +261,13 @@ def form_of(recipe: Recipe, mask: str, evaluation: Mapping[str, Any]) -> list[Fi
                     several=True,
                 ),
             ]
-        case "token_classification":
+        case Task.TOKEN_CLASSIFICATION:
             hint = "Words are what stands between spaces: put one before a full stop, too."
             return [Field("Sentence", hint, "Ada Lovelace met Charles Babbage in London .")]
-        case "question_answering":
+        case Task.QUESTION_ANSWERING:
             shown = _parts(told, 2) or [_QUESTION, _CONTEXT]
             return [Field("Question", "", shown[0], 2), Field("Context", "", shown[1], 7)]
-        case "classification" | "multi_label" | "regression":
+        case Task.CLASSIFICATION | Task.MULTI_LABEL | Task.REGRESSION:
             assert recipe.data is not None
             names = ["Text"] if len(recipe.data.text) == 1 else ["First text", "Second text"]
             shown = _parts(told, len(names)) or [_QUESTION, _CONTEXT][: len(names)]
@@ -317,7 +317,7 @@ def describe(playground: Playground) -> dict[str, Any]:
         "mask": playground.mask,
         "models": models,
         "absent": playground.absent,
-        "scale": f"{_scale(playground.recipe):g}" if task == "sentence_embedding" else None,
+        "scale": f"{_scale(playground.recipe):g}" if task == Task.SENTENCE_EMBEDDING else None,
         "temperatures": [f"{t:g}" for t in playground.temperatures],
         "start": playground.temperatures.index(1.0),
         "trained_at": [f"{t:g}" for t in playground.trained_at],

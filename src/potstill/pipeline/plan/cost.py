@@ -27,6 +27,7 @@ from potstill.recipe import (
     Prune,
     Relations,
     SoftTargets,
+    Task,
     Training,
 )
 from potstill.training.sparsity import trained_linears
@@ -162,7 +163,7 @@ def _head_only(stage: Finetune | Distill) -> bool:
 
 def _head_rows(stage: Finetune | Distill, student: LoadedModel) -> float:
     """Share of the tokens at which the vocabulary head is computed."""
-    if student.task != "masked_lm":
+    if student.task != Task.MASKED_LM:
         return 0.0
     weighted = _weighted(stage)
     if weighted and not any(isinstance(o, LogitObjective) for o in weighted):

@@ -40,6 +40,7 @@ from potstill.recipe import (
     Recipe,
     Report,
     Stage,
+    Task,
     TrimVocabulary,
 )
 from potstill.storage import RunFolder, cache_folder
@@ -340,7 +341,7 @@ def _seen(
     text: Text,
     rows: Sequence[np.ndarray],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if recipe.task != "masked_lm":
+    if recipe.task != Task.MASKED_LM:
         yield from ((ids, np.full(len(ids), -1)) for ids in rows)
         return
     size = max(loaded.tokenizer.get_vocab().values()) + 1

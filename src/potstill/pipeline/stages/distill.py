@@ -23,7 +23,7 @@ from potstill.pipeline.stages.train import (
     train_once,
     train_repeats,
 )
-from potstill.recipe import Distill, Stage, TaskData, row_of
+from potstill.recipe import Distill, Stage, Task, TaskData
 from potstill.training import preflight
 from potstill.training.distributed import wait_for_all
 from potstill.training.preflight import Findings
@@ -36,10 +36,10 @@ VERSION = 2
 def check(stage: Distill, outlook: Outlook) -> Outline:
     recipe = outlook.recipe
     teachers = tuple(outlook.model(teacher.model) for teacher in stage.teachers)
-    new_head = row_of(recipe.task) is not None
+    new_head = recipe.task.head is not None
     student = outlook.model(stage.model, untrained_head=new_head)
     group = None
-    if recipe.task == "sentence_embedding":
+    if recipe.task == Task.SENTENCE_EMBEDDING:
         group = stage.in_batch.group or stage.training.batch_size
     check_training(stage.training, outlook, (*teachers, student), group)
     for teacher in teachers:
@@ -58,9 +58,9 @@ def run(
     teachers = {name: opened(name, context) for name in weights}
     for name, loaded in teachers.items():
         check_length(context.text_settings, loaded)
-        if row_of(context.task) and context.is_main:
+        if context.task.head and context.is_main:
             _checked(name, loaded, context)
-    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    masker = context.masker(stage.masking) if context.task == Task.MASKED_LM else None
     answers = _answers(stage, teachers, context)
     weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
     known: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def run(
     def once(folder: Path, seed: int) -> dict[str, Any]:
         manual_seed(seed)  # of a new head's weights
         # a student that was distilled in pretraining has no head for the task yet
-        student = opened(stage.model, context, untrained_head=row_of(context.task) is not None)
+        student = opened(stage.model, context, untrained_head=context.task.head is not None)
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
         if not known:
@@ -87,7 +87,7 @@ def check_teachers(stages: Sequence[Stage], context: Context) -> None:
     Raises:
         ValueError: one that would teach nonsense; see preflight.
     """
-    if row_of(context.task) is None:
+    if context.task.head is None:
         return
     written: set[str] = set()
     for stage in stages:
@@ -103,14 +103,13 @@ def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
     folder, data = context.models[name], context.text_settings
     if folder not in context.checked:
         assert isinstance(data, TaskData)
-        examples, row = context.examples, row_of(context.task)
-        assert row is not None
-        if row.head != "spans":
+        examples, task = context.examples, context.task
+        if task.head != "spans":
             preflight.check_tokens(teacher, examples.dev, data.max_length)
         Module.to(teacher.model, own_device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
-        if row.task == "classification":
-            metric = data.metric or row.metric
+        if task == Task.CLASSIFICATION:
+            metric = data.metric or task.metric
             found |= preflight.check_balance(examples.train, examples.labels, metric)
         for warning in found.warnings:
             context.reporter.say(f"note: {warning}")
@@ -122,12 +121,12 @@ def _checked_start(
     student: LoadedModel, teachers: Mapping[str, LoadedModel], context: Context
 ) -> dict[str, Any]:
     """What is known before a distillation's training, for result.json; {} without a task's head."""
-    row, data = row_of(context.task), context.text_settings
-    if row is None or not context.is_main:
+    task, data = context.task, context.text_settings
+    if task.head is None or not context.is_main:
         return {}
     assert isinstance(data, TaskData)
     examples = context.examples
-    if row.head != "spans":
+    if task.head != "spans":
         preflight.check_tokens(student, examples.dev, data.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
@@ -146,7 +145,7 @@ def _answers(
     stage: Distill, teachers: Mapping[str, LoadedModel], context: Context
 ) -> dict[str, Answers]:
     """What teachers say about all examples, kept on disk; none where they are asked anew."""
-    if row_of(context.task) is None:
+    if context.task.head is None:
         return {}
     train_side, dev, _ = sides_of(context, True)
     assert isinstance(train_side, Examples)

@@ -16,7 +16,7 @@ from potstill.evaluation.masked_lm import check_heldout as check_sequences
 from potstill.evaluation.masked_lm import check_vocabularies
 from potstill.evaluation.pairs import read_pairs, with_pairs
 from potstill.pipeline.context import Context, Outline, Outlook, chosen_models
-from potstill.recipe import Corpus, Evaluate, Recipe, TaskData, row_of
+from potstill.recipe import Corpus, Evaluate, Recipe, Task, TaskData
 from potstill.tasks.metrics import Case
 
 VERSION = 3
@@ -26,7 +26,7 @@ FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is r
 def check(stage: Evaluate, outlook: Outlook) -> Outline:
     names = [*(stage.models or [*outlook.given, *outlook.written]), stage.baseline]
     models = {name: outlook.model(name) for name in names}
-    if outlook.recipe.task == "masked_lm":
+    if outlook.recipe.task == Task.MASKED_LM:
         check_vocabularies(models, stage.baseline)
     check_scored(stage, outlook)
     return Outline(stage)
@@ -53,12 +53,11 @@ def run(
 def score(stage: Evaluate, context: Context) -> dict[str, Any]:
     lineup, progress = _lineup(stage, context), context.reporter.progress
     if isinstance(context.text_settings, TaskData):
-        found, row = context.examples, row_of(context.task)
-        assert row is not None
-        case = Case(row.task, found.labels, found.test, found.train)
+        found = context.examples
+        case = Case(context.task, found.labels, found.test, found.train)
         own, metric = _own_tests(lineup.models, context), context.text_settings.metric
         return evaluate_task(lineup, case, stage, metric, progress, tests=own)
-    if context.task == "sentence_embedding":
+    if context.task == Task.SENTENCE_EMBEDDING:
         stage = with_passage(stage, context.corpus_settings)
         scored = evaluate_embeddings(lineup, context.heldout_records, stage, progress)
         return with_pairs(scored, lineup, stage)
@@ -107,7 +106,7 @@ def check_heldout(stage: Evaluate, context: Context) -> None:
     """
     if isinstance(context.text_settings, TaskData):
         return  # was read before anything started
-    if context.task == "sentence_embedding":
+    if context.task == Task.SENTENCE_EMBEDDING:
         check_records(context.heldout_records, with_passage(stage, context.corpus_settings))
     else:
         check_sequences(context.corpus.heldout)
@@ -135,7 +134,7 @@ def check_columns_of(where: str, stage: Evaluate, recipe: Recipe, columns: Seque
             f"{where}: no text is held out to evaluate on: raise corpus.heldout or give "
             "corpus.heldout_sources"
         )
-    if recipe.task == "masked_lm":
+    if recipe.task == Task.MASKED_LM:
         return
     passage = with_passage(stage, recipe.corpus).passage
     wanted = {"passage": passage, "query": stage.query, "label": stage.label}

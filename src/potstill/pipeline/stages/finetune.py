@@ -15,7 +15,7 @@ from potstill.pipeline.stages.train import (
     train_once,
     train_repeats,
 )
-from potstill.recipe import VALUE_TASKS, Finetune, GoldMse, HardTargets, InBatch, Objective
+from potstill.recipe import Finetune, GoldMse, HardTargets, InBatch, Objective, Task
 from potstill.training.trainee import freeze
 
 VERSION = 2
@@ -41,7 +41,7 @@ def run(
         return train_once(loaded, [], *settings, masker, folder, seed, fingerprint, context)
 
     gold: Objective = (
-        GoldMse() if context.task in VALUE_TASKS else HardTargets(weight=1.0, target="gold")
+        GoldMse() if not context.task.has_distribution else HardTargets(weight=1.0, target="gold")
     )
-    masker = context.masker(stage.masking) if context.task == "masked_lm" else None
+    masker = context.masker(stage.masking) if context.task == Task.MASKED_LM else None
     return train_repeats(stage, folder, context, once)

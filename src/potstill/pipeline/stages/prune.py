@@ -31,7 +31,7 @@ from potstill.models.devices import measuring_device
 from potstill.models.families import family_of
 from potstill.models.loading import with_model
 from potstill.pipeline.context import Context, Outline, Outlook, check_length, sampled_batches
-from potstill.recipe import VALUE_TASKS, Prune, Student, StudentFamily
+from potstill.recipe import Prune, Student, StudentFamily, Task
 from potstill.reporting.phrases import pruning_note
 from potstill.tasks.heads import embedding_signals
 
@@ -264,12 +264,12 @@ def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[s
     def batches() -> Iterator[Batch]:
         return sampled_batches(context, side, texts)
 
-    if context.task == "sentence_embedding":
+    if context.task == Task.SENTENCE_EMBEDDING:
         alike = _correlation(before, after, batches())
         name = "correlation of similarities"
         return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
     losses = [mean_loss(one, batches()) for one in (before, after)]
-    name = "squared difference" if context.task in VALUE_TASKS else "cross-entropy"
+    name = "squared difference" if not context.task.has_distribution else "cross-entropy"
     return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
 
 

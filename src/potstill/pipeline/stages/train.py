@@ -21,9 +21,9 @@ from potstill.recipe import (
     InnerObjective,
     Masking,
     Objective,
+    Task,
     TaskData,
     Training,
-    row_of,
 )
 from potstill.storage.files import read_json, write_json
 from potstill.storage.run_folder import drop_checkpoints, sync_below
@@ -42,7 +42,7 @@ from potstill.training.teachers import CachedTeacher, LiveTeacher
 def opened(name: str, context: Context, untrained_head: bool = False) -> LoadedModel:
     """A model that is trained or learnt from, whose labels are the run's."""
     loaded = context.open(name, untrained_head=untrained_head)
-    if row_of(context.task) is not None:
+    if context.task.head is not None:
         check_labels(loaded, context.examples.labels)
     return loaded
 
@@ -119,7 +119,7 @@ def train_once(
         for teacher, weight, answers in teachers
     ]
     trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
-    if row_of(loaded.task) or any(isinstance(each, InnerObjective) for each in weighted):
+    if loaded.task.head or any(isinstance(each, InnerObjective) for each in weighted):
         trainee.freeze_unreached()
     if stage.sparsity is not None:
         trainee.sparsify(stage.sparsity)
@@ -175,11 +175,10 @@ def _thinned(
 
 def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:
     """The task's metric on the examples that a checkpoint is chosen by; None without one."""
-    row = row_of(context.task)
-    if row is None:
+    if context.task.head is None:
         return None
     assert isinstance(context.text_settings, TaskData)
-    metric = context.text_settings.metric or row.metric
+    metric = context.text_settings.metric or context.task.metric
     dev, labels = context.examples.dev, context.examples.labels
     return lambda: task_score(loaded, dev, labels, metric)
 
@@ -223,7 +222,7 @@ def check_masking(masking: Masking, outlook: Outlook, loaded: LoadedModel) -> No
     Raises:
         ValueError: see `data.make_masker`.
     """
-    if outlook.recipe.task == "masked_lm":
+    if outlook.recipe.task == Task.MASKED_LM:
         any_counts = np.ones(max(loaded.tokenizer.get_vocab().values()) + 1, dtype=np.int64)
         make_masker(masking, loaded.tokenizer, any_counts)
 

@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
 from potstill.data.tokenize import TOKENIZING, Sequences
-from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing, text_of
 
 _BATCH = 1000  # texts that are tokenised at a time
 
 
 def read_texts(
-    row: Mapping[str, object], data: TaskData, task: HeadTask, labelled: bool
+    row: Mapping[str, object], data: TaskData, task: Task, labelled: bool
 ) -> tuple[tuple[str, ...], Any]:
     """A row's text or two, and its label as it stands there: a name, names, a number; None: not
     asked for.
@@ -31,14 +31,14 @@ def read_texts(
     return texts, _label(row, data, task) if labelled else None
 
 
-def _label(row: Mapping[str, object], data: TaskData, task: HeadTask) -> Any:
+def _label(row: Mapping[str, object], data: TaskData, task: Task) -> Any:
     columns = data.label
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         return _several(row, columns, data.separator)
     value = column_of(row, columns[0], "label")
     if is_missing(value):
         raise BadRow("no_label", f"the label column '{columns[0]}' is empty: fill it in")
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         return _number(value, columns[0])
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(

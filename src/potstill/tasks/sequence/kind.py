@@ -14,7 +14,7 @@ from potstill.data import Batch, Examples
 from potstill.data.sequences import UNLABELLED
 from potstill.models import LoadedModel
 from potstill.models.config import label_names
-from potstill.recipe import VALUE_TASKS, HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import head_logits, similarity_signals
 from potstill.tasks.labels import label_number, named_labels, resolve_labels
 from potstill.tasks.metrics import Case, Scored, best_constant
@@ -54,7 +54,7 @@ class SequenceKind:
         row: Mapping[str, object],
         origin: str,
         data: TaskData,
-        task: HeadTask,
+        task: Task,
         labelled: bool,
     ) -> tuple[tuple[str, ...], Any]:
         return read_texts(row, data, task, labelled)
@@ -72,16 +72,16 @@ class SequenceKind:
 
     def labels(
         self,
-        task: HeadTask,
+        task: Task,
         read: Sequence[Any],
         data: TaskData,
         teacher: Sequence[str] | None,
         unnamed: bool,
     ) -> list[str]:
-        if task in VALUE_TASKS:
+        if not task.has_distribution:
             return data.label
         labels = resolve_labels(named_labels(read, data), data.labels, teacher, unnamed)
-        if task == "classification" and len(labels) < 2:
+        if task == Task.CLASSIFICATION and len(labels) < 2:
             raise ValueError(
                 f"data.train: all examples have the label '{labels[0]}': two are needed"
             )
@@ -89,15 +89,15 @@ class SequenceKind:
 
     def gold(
         self,
-        task: HeadTask,
+        task: Task,
         example: RawExample,
         labels: Sequence[str],
         given: Sequence[str] | None,
     ) -> Any:
         label = example.label
-        if task in VALUE_TASKS:
+        if not task.has_distribution:
             return math.nan if label is None else label
-        if task == "multi_label":
+        if task == Task.MULTI_LABEL:
             if label is None:
                 return [UNLABELLED] * len(labels)
             chosen = {label_number(name, labels, given) for name in label}
@@ -105,19 +105,19 @@ class SequenceKind:
         return UNLABELLED if label is None else label_number(label, labels, given)
 
     def class_counts(
-        self, task: HeadTask, labels: Sequence[str], train: Sequence[Labelled]
+        self, task: Task, labels: Sequence[str], train: Sequence[Labelled]
     ) -> list[tuple[str, int]]:
-        if task in VALUE_TASKS:
+        if not task.has_distribution:
             return []
         gold = np.array([example.gold for example in train])
-        several = task == "multi_label"
+        several = task == Task.MULTI_LABEL
         counts = gold.sum(0) if several else np.bincount(gold, minlength=len(labels))
         return list(zip(labels, counts.tolist(), strict=False))
 
     def tokenize(
         self, found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, cutting: Cutting
     ) -> Cut:
-        gold_type = np.float32 if cutting.task == "regression" else np.int64
+        gold_type = np.float32 if cutting.task == Task.REGRESSION else np.int64
         return Cut(*tokenize_texts(found, tokenizer, cutting.data.max_length, gold_type))
 
     def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
@@ -126,7 +126,7 @@ class SequenceKind:
     def decide(
         self, outputs: np.ndarray, examples: Examples, loaded: LoadedModel
     ) -> list[Chosen] | list[float]:
-        if loaded.task in VALUE_TASKS:
+        if not loaded.task.has_distribution:
             return [float(value) for value in outputs[:, 0]]
         return chosen_labels(loaded.task, outputs, label_names(loaded.model.config))
 
@@ -137,7 +137,7 @@ class SequenceKind:
         return label_scores(case.task, given, case.test.gold, len(case.labels))
 
     def constant(self, case: Case) -> dict[str, float]:
-        if case.task in VALUE_TASKS:
+        if not case.task.has_distribution:
             return {"pearson": 0.0, "spearman": 0.0}
         return best_constant(
             len(case.labels), len(case.test), lambda outputs: self.scores(outputs, case)

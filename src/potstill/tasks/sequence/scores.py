@@ -15,7 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from potstill.data import Examples
-from potstill.recipe import VALUE_TASKS, HeadTask, Task
+from potstill.recipe import Task
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 
@@ -34,7 +34,7 @@ class Chosen:
 def chosen_labels(task: Task, outputs_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
     """Each text's labels: softmax of the logits; of multi-label the sigmoid of each."""
     logits_NC = outputs_NC.astype(np.float64)
-    shares_NC = expit(logits_NC) if task == "multi_label" else softmax(logits_NC, axis=1)
+    shares_NC = expit(logits_NC) if task == Task.MULTI_LABEL else softmax(logits_NC, axis=1)
     found = []
     for shares_C in shares_NC:
         order = np.argsort(-shares_C, kind="stable")
@@ -47,7 +47,7 @@ def chosen_labels(task: Task, outputs_NC: np.ndarray, names: Sequence[str]) -> l
 
 
 def label_scores(
-    task: HeadTask, outputs: np.ndarray, gold: np.ndarray, classes: int
+    task: Task, outputs: np.ndarray, gold: np.ndarray, classes: int
 ) -> dict[str, Scored]:
     """Every metric of classification, multi-label, regression or similarity.
 
@@ -55,14 +55,14 @@ def label_scores(
         outputs: logits [N x classes], or values [N x 1].
         gold: see heads.
     """
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
         return {
             "pearson": metrics.pearson(wanted, predicted),
             "spearman": metrics.spearman(wanted, predicted),
             "mse": metrics.mse(wanted, predicted),
         }
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         wanted, predicted = gold == 1, outputs > 0
         return {
             "micro_f1": metrics.micro_f1(wanted, predicted),
@@ -80,11 +80,11 @@ def label_scores(
     return found
 
 
-def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
+def label_agreement(task: Task, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
     """How alike two models' answers are, right or wrong."""
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         return {"pearson": metrics.pearson(base[:, 0], outputs[:, 0]).value}
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         return {"labels": float(((outputs > 0) == (base > 0)).mean())}
     log_s, log_t = log_softmax(outputs, axis=1), log_softmax(base, axis=1)
     kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
@@ -93,7 +93,7 @@ def label_agreement(task: HeadTask, outputs: np.ndarray, base: np.ndarray) -> di
 
 
 def trivial_labels(
-    task: HeadTask, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
+    task: Task, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
 ) -> dict[str, np.ndarray]:
     """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF,
     where the texts have a word.
@@ -102,7 +102,7 @@ def trivial_labels(
         return {"majority": _commonest(task, test.gold, len(test), len(labels))}
     gold, count = train.gold, len(test)
     majority = _commonest(task, gold, count, len(labels))
-    if task == "sentence_similarity":
+    if task == Task.SENTENCE_SIMILARITY:
         first, second = zip(*test.texts, strict=True)
         if not metrics.has_words([*first, *second]):
             return {"majority": majority}
@@ -113,11 +113,11 @@ def trivial_labels(
         return {"majority": majority}
     features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
     linear: Any
-    if task == "regression":
+    if task == Task.REGRESSION:
         linear = make_pipeline(features, Ridge()).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
     logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
         return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
     linear = make_pipeline(features, logistic).fit(texts, gold)
@@ -133,11 +133,11 @@ def tfidf_cosines(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     return np.asarray(both[0].multiply(both[1]).sum(axis=1)).ravel()
 
 
-def _commonest(task: HeadTask, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
+def _commonest(task: Task, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
     """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         answer = gold.mean(keepdims=True)
-    elif task == "multi_label":
+    elif task == Task.MULTI_LABEL:
         answer = np.where(_commonest_labels(gold), 1.0, -1.0)
     else:
         answer = np.bincount(gold, minlength=classes).astype(float)
@@ -183,7 +183,7 @@ def softened(
 
 
 def label_examples(
-    task: HeadTask,
+    task: Task,
     base: np.ndarray,
     other: np.ndarray,
     test: Examples,
@@ -193,9 +193,9 @@ def label_examples(
     """Examples that two models answer differently, those of which both are sure first; of values
     those that are furthest apart; of several labels a text each label by itself.
     """
-    if task in VALUE_TASKS:
+    if not task.has_distribution:
         return _value_examples(base[:, 0], other[:, 0], test, most)
-    if task == "multi_label":
+    if task == Task.MULTI_LABEL:
         return _yes_or_no_examples(base, other, test, labels, most)
     p_t, p_s = metrics.softmax(base, 1.0), metrics.softmax(other, 1.0)
     top_t, top_s = base.argmax(axis=1), other.argmax(axis=1)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Batch, Examples
 from potstill.models import LoadedModel
-from potstill.recipe import HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import model_inputs
 from potstill.tasks.metrics import Case, Scored
 from potstill.tasks.rows import Cut, Cutting, Labelled, RawExample
@@ -50,7 +50,7 @@ class SpansKind:
         row: Mapping[str, object],
         origin: str,
         data: TaskData,
-        task: HeadTask,
+        task: Task,
         labelled: bool,
     ) -> tuple[tuple[str, ...], Any]:
         return read_question(row, data, labelled)
@@ -68,7 +68,7 @@ class SpansKind:
 
     def labels(
         self,
-        task: HeadTask,
+        task: Task,
         read: Sequence[Any],
         data: TaskData,
         teacher: Sequence[str] | None,
@@ -78,7 +78,7 @@ class SpansKind:
 
     def gold(
         self,
-        task: HeadTask,
+        task: Task,
         example: RawExample,
         labels: Sequence[str],
         given: Sequence[str] | None,
@@ -86,7 +86,7 @@ class SpansKind:
         return example.label
 
     def class_counts(
-        self, task: HeadTask, labels: Sequence[str], train: Sequence[Labelled]
+        self, task: Task, labels: Sequence[str], train: Sequence[Labelled]
     ) -> list[tuple[str, int]]:
         return []
 

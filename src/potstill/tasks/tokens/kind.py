@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from potstill.data import Batch, Examples
 from potstill.models import LoadedModel
 from potstill.models.config import label_names
-from potstill.recipe import HeadTask, TaskData
+from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import head_logits
 from potstill.tasks.labels import named_labels, resolve_labels
 from potstill.tasks.metrics import Case, Scored, best_constant
@@ -57,7 +57,7 @@ class TokensKind:
         row: Mapping[str, object],
         origin: str,
         data: TaskData,
-        task: HeadTask,
+        task: Task,
         labelled: bool,
     ) -> tuple[tuple[str, ...], Any]:
         return read_sentence(row, origin, data, labelled)
@@ -75,7 +75,7 @@ class TokensKind:
 
     def labels(
         self,
-        task: HeadTask,
+        task: Task,
         read: Sequence[Any],
         data: TaskData,
         teacher: Sequence[str] | None,
@@ -91,7 +91,7 @@ class TokensKind:
 
     def gold(
         self,
-        task: HeadTask,
+        task: Task,
         example: RawExample,
         labels: Sequence[str],
         given: Sequence[str] | None,
@@ -100,7 +100,7 @@ class TokensKind:
         return None if tags is None else tag_numbers(example.texts, tags, labels, given)
 
     def class_counts(
-        self, task: HeadTask, labels: Sequence[str], train: Sequence[Labelled]
+        self, task: Task, labels: Sequence[str], train: Sequence[Labelled]
     ) -> list[tuple[str, int]]:
         return list(type_counts(labels, train).items())
 
