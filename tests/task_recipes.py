@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import WORDS, sentences
-from potstill.recipe import VALUE_TASKS
+from potstill.recipe import Task
 
 TRAINING = {"batch_size": 16, "learning_rate": 3e-3, "dropout": False}
 
@@ -39,7 +39,7 @@ def half(word: str) -> str:
 
 def recipe(teacher: Path, task: str, given: dict[str, Any], **changes: Any) -> dict[str, Any]:
     objectives: list[dict[str, Any]] = [{"kind": "soft_targets"}, {"kind": "hard_targets"}]
-    if task in VALUE_TASKS:
+    if not Task(task).has_distribution:
         objectives = [{"kind": "logits_mse"}, {"kind": "gold_mse"}]
     return {
         "name": "tiny",

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from conftest import Finished
 from potstill.data.corpus import _key
 from potstill.pipeline.fingerprints import inputs_digest, stage_digest
-from potstill.recipe import Corpus, Stage, Training, load_recipe
+from potstill.recipe import Corpus, Stage, Task, Training, load_recipe
 from potstill.suites.catalog import SUITES
 from potstill.suites.data import SuiteData
 from potstill.suites.trials import Entrant, Trial
@@ -113,7 +113,7 @@ def digest_of_stage(settings: dict[str, Any]) -> str:
 
 
 def digest_of_corpus(settings: dict[str, Any]) -> str:
-    return inputs_digest("masked_lm", 1, Corpus.model_validate(settings), [])
+    return inputs_digest(Task.MASKED_LM, 1, Corpus.model_validate(settings), [])
 
 
 def key_of_suite(settings: dict[str, Any]) -> str:

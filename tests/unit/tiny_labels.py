@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.recipe import VALUE_TASKS, Task
+from potstill.recipe import Task
 
 LABELS = 3
 
@@ -29,7 +29,7 @@ def examples(task: Task, count: int, seed: int = 0) -> Examples:
     if task == "multi_label":
         gold = rng.integers(0, 2, (count, LABELS))
         gold[::3] = UNLABELLED
-    if task in VALUE_TASKS:
+    if not Task(task).has_distribution:
         gold = rng.normal(size=count).astype(np.float32)
         gold[::3] = np.nan
     if task == "token_classification":

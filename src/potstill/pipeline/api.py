@@ -86,13 +86,14 @@ def distill(
     )
 
 
-def triple_loss(task: Task) -> list[Objective]:
+def triple_loss(task: Task | str) -> list[Objective]:
     """The losses of the shipped recipes of a task.
 
     The paper's 5 soft (T = 2) : 2 hard : 1 cosine (Sanh et al. 2019), of classification without the
     cosine; of sentence encoders 1 : 0.1 : 20 (both measured: docs/ablation.md); of values squared
     differences from the teacher's and from the data's, and the cosine.
     """
+    task = Task(task)
     if task == Task.SENTENCE_EMBEDDING:
         hard = HardTargets(weight=0.1, target="teacher")
         return [SoftTargets(), hard, HiddenCosine(weight=20.0)]

@@ -91,7 +91,7 @@ def test_batches_are_drawn_by_the_seed_alone(tmp_path: Path) -> None:
     drawn = []
     for seed in (1, 1, 2):
         context = Context(
-            task="classification",
+            task=Task.CLASSIFICATION,
             seed=seed,
             text_settings=TaskData(train=["unread"]),
             run=tmp_path,

@@ -17,7 +17,7 @@ from potstill.data.sequences import Items
 from potstill.evaluation import evaluate_task, retention, tasks
 from potstill.evaluation.lineup import Lineup
 from potstill.models import load_model
-from potstill.recipe import Evaluate, HeadTask, Task, TaskData, row_of
+from potstill.recipe import Evaluate, Task, TaskData
 from potstill.tasks import TaskExamples, metrics, tokenize_task
 from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
@@ -39,7 +39,7 @@ def examples(folder: Path, task: Task, label: Any) -> TaskExamples:
     lines = [f"{text}\t{label(text)}" for text in sentences(80)]
     path = folder / "data.tsv"
     path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
-    row = row_of(task)
+    row = Task(task)
     assert row is not None
     data = TaskData.model_validate({"train": str(path), "heldout": 0.5})
     return tokenize_task(read_task(data, row, 1, teacher_labels=None), tiny_tokenizer())
@@ -47,13 +47,13 @@ def examples(folder: Path, task: Task, label: Any) -> TaskExamples:
 
 @pytest.fixture
 def found(tmp_path: Path) -> TaskExamples:
-    return examples(tmp_path, "classification", lambda text: int("copper" in text))
+    return examples(tmp_path, Task.CLASSIFICATION, lambda text: int("copper" in text))
 
 
 def evaluated(
     models: dict[str, list[Path]],
     given: TaskExamples,
-    task: HeadTask = "classification",
+    task: Task = Task.CLASSIFICATION,
     *,
     tests: dict[str, Examples] | None = None,
     **parts: str,
@@ -84,7 +84,7 @@ def test_outputs_are_in_the_examples_order(found: TaskExamples, tmp_path: Path) 
 
 
 def test_an_error_is_a_negative_score(tmp_path: Path) -> None:
-    given = examples(tmp_path, "regression", lambda text: len(text.split()) / 10)
+    given = examples(tmp_path, Task("regression"), lambda text: len(text.split()) / 10)
     loaded = load_model(classifier(tmp_path / "m", 0, num_labels=1), "regression")
     outputs = head_outputs(loaded, given.dev)[:, 0]
     expected = -float(((outputs - given.dev.gold) ** 2).mean())
@@ -182,17 +182,17 @@ def test_a_difference_that_could_be_chance_is_told(
 def test_many_labels_and_values(tmp_path: Path) -> None:
     given = examples(
         tmp_path,
-        "multi_label",
+        Task.MULTI_LABEL,
         lambda text: ",".join(word for word in ("copper", "oak") if word in text),
     )
     problem = {"num_labels": 2, "problem_type": "multi_label_classification"}
     folder = classifier(tmp_path / "many", 0, **problem)
-    result = evaluated({"teacher": [folder], "student": [folder]}, given, "multi_label")
+    result = evaluated({"teacher": [folder], "student": [folder]}, given, Task.MULTI_LABEL)
     assert result["models"]["student"]["agreement"] == {"labels": 1.0}
     assert result["references"]["tfidf"]["multi_label"]["micro_f1"] > 0.5
-    given = examples(tmp_path, "regression", lambda text: len(text.split()) / 10)
+    given = examples(tmp_path, Task("regression"), lambda text: len(text.split()) / 10)
     folder = classifier(tmp_path / "value", 0, num_labels=1)
-    result = evaluated({"teacher": [folder], "student": [folder]}, given, "regression")
+    result = evaluated({"teacher": [folder], "student": [folder]}, given, Task.REGRESSION)
     assert result["models"]["student"]["agreement"]["pearson"] == pytest.approx(1.0)
     mean = float(given.train.gold.mean())
     expected = float(((given.test.gold - mean) ** 2).mean())
@@ -202,7 +202,7 @@ def test_many_labels_and_values(tmp_path: Path) -> None:
 
 def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
     """The same model with its labels turned around gives the same answers."""
-    given = examples(tmp_path, "classification", lambda t: "yes" if "copper" in t else "no")
+    given = examples(tmp_path, Task("classification"), lambda t: "yes" if "copper" in t else "no")
     names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
     folder = classifier(tmp_path / "model", 0, **names)
     model = BertForSequenceClassification.from_pretrained(folder)
@@ -225,7 +225,7 @@ def test_labels_in_another_order_and_other_labels(tmp_path: Path) -> None:
 
 def test_questions_that_one_tokenizer_leaves_out_are_refused(tmp_path: Path) -> None:
     train = write_squad(tmp_path / "train.json", questions(20))
-    row = row_of("question_answering")
+    row = Task.QUESTION_ANSWERING
     assert row is not None
     data = TaskData.model_validate(
         {"train": train, "text": ["question", "context"], "label": "answers", "heldout": 0.5}
@@ -239,7 +239,7 @@ def test_questions_that_one_tokenizer_leaves_out_are_refused(tmp_path: Path) -> 
         evaluated(
             {"teacher": [], "trimmed": []},
             found,
-            "question_answering",
+            Task.QUESTION_ANSWERING,
             tests={"trimmed": fewer},
         )
 
@@ -270,18 +270,18 @@ def labelled(gold: Any, **others: Any) -> Examples:
 
 def test_the_most_that_a_constant_answer_scores() -> None:
     # three of five are 1. Always 1: accuracy 3/5, F1 2 * 3 / (5 + 3); always 0: 2/5 and 0
-    found = constant_scores("classification", labelled([1, 0, 1, 1, 0]), ["0", "1"])
+    found = constant_scores(Task.CLASSIFICATION, labelled([1, 0, 1, 1, 0]), ["0", "1"])
     assert found["accuracy"] == pytest.approx(0.6)
     assert found["f1"] == pytest.approx(0.75)
     assert found["matthews"] == 0
     # where 0 is commoner the best accuracy is that of 0, the best F1 still that of 1
-    found = constant_scores("classification", labelled([0, 0, 0, 1]), ["0", "1"])
+    found = constant_scores(Task.CLASSIFICATION, labelled([0, 0, 0, 1]), ["0", "1"])
     assert found["accuracy"] == pytest.approx(0.75)
     assert found["f1"] == pytest.approx(2 / 5)
-    assert constant_scores("regression", labelled([1.0, 2.0]), ["score"]) == {
+    assert constant_scores(Task.REGRESSION, labelled([1.0, 2.0]), ["score"]) == {
         "pearson": 0.0,
         "spearman": 0.0,
     }
     items = Items(np.arange(4), [("q", "c")] * 4, [["Paris"], [], ["Rome"], []])
-    found = constant_scores("question_answering", labelled([0] * 4, items=items), [])
+    found = constant_scores(Task.QUESTION_ANSWERING, labelled([0] * 4, items=items), [])
     assert found == {"exact_match": 0.5, "f1": 0.5}

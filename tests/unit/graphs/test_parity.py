@@ -213,7 +213,7 @@ def test_real_text_alone(pair: tuple[LoadedModel, Path]) -> None:
 def test_agreement_of_vectors_is_their_cosine() -> None:
     one, two = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[2.0, 0.0], [4.0, -3.0]])
     real_BL = torch.ones(2, 5, dtype=torch.bool)
-    [found] = _alike("sentence_embedding", "sentence_embedding", one, two, real_BL)
+    [found] = _alike(Task.SENTENCE_EMBEDDING, Task.SENTENCE_EMBEDDING, one, two, real_BL)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0]))
-    assert not _alike("sentence_embedding", "last_hidden_state", one, two, real_BL)
-    assert not _alike("regression", "logits", one, two, real_BL)
+    assert not _alike(Task.SENTENCE_EMBEDDING, "last_hidden_state", one, two, real_BL)
+    assert not _alike(Task.REGRESSION, "logits", one, two, real_BL)

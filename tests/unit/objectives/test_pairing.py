@@ -31,6 +31,7 @@ from potstill.recipe import (
     PatientHidden,
     Relations,
     SoftTargets,
+    Task,
     VectorMse,
 )
 from tiny_families import family_model
@@ -40,7 +41,7 @@ from tiny_tokenizers import family_tokenizer
 def model(name: str, layers: int = 4, **changes: Any) -> LoadedModel:
     with torch.device("meta"):
         found = BertForMaskedLM(tiny_config(layers, **changes))
-    return LoadedModel(found, tiny_tokenizer(), "masked_lm", name)
+    return LoadedModel(found, tiny_tokenizer(), Task.MASKED_LM, name)
 
 
 TEACHER = model("teacher", 12)
@@ -163,7 +164,7 @@ def test_scores_with_positions_in_them_are_not_compared(monkeypatch: pytest.Monk
 
 def loaded(name: str, layers: int, **changes: Any) -> LoadedModel:
     model = family_model(name, "headless", layers=layers, **changes)
-    return LoadedModel(model, family_tokenizer(name), "sentence_embedding", name)
+    return LoadedModel(model, family_tokenizer(name), Task.SENTENCE_EMBEDDING, name)
 
 
 def pair(name: str = "bert", **student: Any) -> tuple[LoadedModel, LoadedModel]:

@@ -14,7 +14,6 @@ from potstill.evaluation import evaluate
 from potstill.pipeline import api, distill, finetune
 from potstill.pipeline.api import triple_loss
 from potstill.recipe import (
-    TEXT_TASKS,
     Distill,
     HardTargets,
     Objective,
@@ -188,7 +187,7 @@ def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_losses_are_those_of_the_shipped_recipe(task: Task, recipe: str) -> None:
-    text = "corpus.sources=x" if task in TEXT_TASKS else "data.train=x"
+    text = "corpus.sources=x" if Task(task).reads_text else "data.train=x"
     stages = load_recipe(recipe, ["teacher=x", text]).stages
     [shipped] = [stage for stage in stages if isinstance(stage, Distill)]
     assert triple_loss(task) == shipped.objectives

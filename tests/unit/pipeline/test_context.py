@@ -11,7 +11,7 @@ import potstill
 from conftest import sentences
 from potstill.pipeline import Silent
 from potstill.pipeline.context import Context
-from potstill.recipe import Corpus
+from potstill.recipe import Corpus, Task
 
 
 class Listening(Silent):
@@ -25,7 +25,7 @@ class Listening(Silent):
 def context_of(teacher: Path, text: Path, folder: Path) -> Context:
     settings = {"sources": str(text), "max_length": 40, "min_length": 4, "heldout": 0.2}
     return Context(
-        task="sentence_embedding",
+        task=Task.SENTENCE_EMBEDDING,
         seed=1,
         text_settings=Corpus.model_validate(settings),
         run=folder / "run",

@@ -14,7 +14,16 @@ from conftest import tiny_tokenizer
 from potstill.data import tokenize_corpus
 from potstill.data.sources import sources_fingerprint
 from potstill.pipeline.fingerprints import inputs_digest, stage_digest
-from potstill.recipe import Config, Corpus, Distill, Evaluate, HubDataset, SoftTargets, Training
+from potstill.recipe import (
+    Config,
+    Corpus,
+    Distill,
+    Evaluate,
+    HubDataset,
+    SoftTargets,
+    Task,
+    Training,
+)
 from potstill.recipe.config import ADDED_LATER, digested
 from potstill.suites.catalog import SUITES
 from potstill.suites.data import SuiteData
@@ -108,7 +117,7 @@ def test_the_rule_holds_for_the_text_of_a_recipe(tmp_path: Path) -> None:
 
     def found(kind: type[Corpus], **settings: Any) -> str:
         corpus = kind.model_validate({"sources": str(text), **settings})
-        return inputs_digest("masked_lm", 1, corpus, [])
+        return inputs_digest(Task.MASKED_LM, 1, corpus, [])
 
     assert found(LaterCorpus) == found(Corpus)
     assert found(LaterCorpus, extra=True) != found(Corpus)

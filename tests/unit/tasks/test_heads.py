@@ -14,6 +14,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.models import Signals, load_model
 from potstill.objectives import hard_targets, soft_targets
+from potstill.recipe import Task
 from potstill.tasks.heads import blank_gold, head_rows, head_signals, similarity_signals
 from tiny_families import MISSING, NAMES, family_model
 
@@ -34,10 +35,10 @@ def logits(signals: Signals) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_and_hidden_states_are_the_models_own(name: str) -> None:
-    model = family_model(name, "classification")
+    model = family_model(name, Task.CLASSIFICATION)
     given = batch(torch.tensor([0, 1, 2]))
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
-    signals = head_signals(model, "classification", given)
+    signals = head_signals(model, Task.CLASSIFICATION, given)
     torch.testing.assert_close(logits(signals), model(**inputs).logits)
     hidden = model.base_model(**inputs).last_hidden_state
     torch.testing.assert_close(signals.hidden_BLD, hidden)
@@ -51,13 +52,15 @@ def test_tokens_that_have_a_label(name: str) -> None:
     given = batch(gold)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     expected = model(**inputs).logits[[0, 0, 2], [1, 3, 1]]
-    torch.testing.assert_close(logits(head_signals(model, "token_classification", given)), expected)
+    torch.testing.assert_close(
+        logits(head_signals(model, Task.TOKEN_CLASSIFICATION, given)), expected
+    )
 
 
 def test_token_types_reach_a_model_that_tells_them_apart() -> None:
-    model = family_model("bert", "classification")
+    model = family_model("bert", Task.CLASSIFICATION)
     plain, pairs = (batch(torch.tensor([0, 1, 2]), types=types) for types in (False, True))
-    first, second = (logits(head_signals(model, "classification", b)) for b in (plain, pairs))
+    first, second = (logits(head_signals(model, Task.CLASSIFICATION, b)) for b in (plain, pairs))
     assert (first - second).abs().max() > 0.01
     expected = model(
         input_ids=pairs.input_ids_BL,
@@ -65,19 +68,21 @@ def test_token_types_reach_a_model_that_tells_them_apart() -> None:
         token_type_ids=pairs.token_type_ids_BL,
     ).logits
     torch.testing.assert_close(second, expected)
-    other = family_model("distilbert", "classification")  # has none, and is asked all the same
-    assert head_signals(other, "classification", pairs).features_KD is not None
+    other = family_model("distilbert", Task.CLASSIFICATION)  # has none, and is asked all the same
+    assert head_signals(other, Task.CLASSIFICATION, pairs).features_KD is not None
 
 
 def test_no_hook_stays() -> None:
-    model = family_model("bert", "classification")
-    head_signals(model, "classification", batch(torch.tensor([0, 1, 2])))
+    model = family_model("bert", Task.CLASSIFICATION)
+    head_signals(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_gradients_reach_head_and_encoder() -> None:
-    model = family_model("roberta", "classification")
-    logits(head_signals(model, "classification", batch(torch.tensor([0, 1, 2])))).sum().backward()
+    model = family_model("roberta", Task.CLASSIFICATION)
+    logits(
+        head_signals(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))
+    ).sum().backward()
     # the mask token's row of the word embeddings among them, so all of a matrix counts as one
     unreached = [name for name, p in model.named_parameters() if p.grad is None]
     assert unreached == []
@@ -87,11 +92,11 @@ def test_gradients_reach_head_and_encoder() -> None:
 def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -> None:
     """Against the binary divergence of the sigmoids, written out."""
     teacher, student = (
-        family_model("bert", "classification"),
-        family_model("electra", "classification"),
+        family_model("bert", Task.CLASSIFICATION),
+        family_model("electra", Task.CLASSIFICATION),
     )
     given = batch(torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]))
-    both = [head_signals(model, "multi_label", given) for model in (student, teacher)]
+    both = [head_signals(model, Task.MULTI_LABEL, given) for model in (student, teacher)]
     loss = soft_targets(logits(both[0]), logits(both[1]), temperature)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     q, p = (
@@ -103,30 +108,30 @@ def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -
 
 def test_rows_of_labels() -> None:
     gold = torch.tensor([1, UNLABELLED, 0])
-    rows = head_rows("classification", batch(gold), teacher_decides=False)
+    rows = head_rows(Task.CLASSIFICATION, batch(gold), teacher_decides=False)
     assert rows.soft_K.tolist() == [True, True, True]
     assert rows.gold_K.tolist() == [1, IGNORED, 0]
     assert rows.golden == 2
-    taught = head_rows("classification", batch(gold), teacher_decides=True)
+    taught = head_rows(Task.CLASSIFICATION, batch(gold), teacher_decides=True)
     assert taught.gold_K.tolist() == [0, 0, 0]  # any class: the teacher's takes its place
 
 
 def test_rows_of_many_labels() -> None:
     gold = torch.tensor([[1, 0], [UNLABELLED, UNLABELLED], [0, 1]])
-    rows = head_rows("multi_label", batch(gold), teacher_decides=False)
+    rows = head_rows(Task.MULTI_LABEL, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, 0, IGNORED, IGNORED, 0, 1]
     assert bool(rows.soft_K.all())
 
 
 def test_rows_of_tokens() -> None:
     gold = torch.tensor([[IGNORED, 2, IGNORED], [IGNORED, UNLABELLED, 1]])
-    rows = head_rows("token_classification", batch(gold), teacher_decides=False)
+    rows = head_rows(Task.TOKEN_CLASSIFICATION, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [2, IGNORED, 1]
     assert rows.soft_K.tolist() == [True, True, True]
 
 
 def test_rows_of_values() -> None:
-    rows = head_rows("regression", batch(torch.tensor([1.5, torch.nan])), teacher_decides=False)
+    rows = head_rows(Task.REGRESSION, batch(torch.tensor([1.5, torch.nan])), teacher_decides=False)
     assert rows.golden == 1
     assert rows.mse_K.tolist() == [True, True]
 
@@ -134,13 +139,13 @@ def test_rows_of_values() -> None:
 @pytest.mark.parametrize(
     ("task", "shape"),
     [
-        ("classification", (3,)),
-        ("multi_label", (3, 7)),
-        ("regression", (3,)),
-        ("sentence_similarity", (2,)),
-        ("token_classification", (3, 4)),
-        ("question_answering", (3, 2)),
-        ("masked_lm", (3, 4)),
+        (Task.CLASSIFICATION, (3,)),
+        (Task.MULTI_LABEL, (3, 7)),
+        (Task.REGRESSION, (3,)),
+        (Task.SENTENCE_SIMILARITY, (2,)),
+        (Task.TOKEN_CLASSIFICATION, (3, 4)),
+        (Task.QUESTION_ANSWERING, (3, 2)),
+        (Task.MASKED_LM, (3, 4)),
     ],
 )
 def test_blank_gold(task: str, shape: tuple[int, ...]) -> None:
@@ -155,7 +160,7 @@ def test_the_last_linear_map_of_every_head() -> None:
     from potstill.models.families import is_task_head, last_linear
 
     for name in NAMES:
-        model = family_model(name, "classification", layers=1)
+        model = family_model(name, Task.CLASSIFICATION, layers=1)
         final = last_linear(model)
         assert isinstance(final, nn.Linear)
         assert final.out_features == 3
@@ -173,21 +178,21 @@ def test_where_an_answer_starts_and_ends(name: str) -> None:
     given = batch(gold)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     output = model(**inputs)
-    signals = head_signals(model, "question_answering", given)
+    signals = head_signals(model, Task.QUESTION_ANSWERING, given)
     found = logits(signals)
     real = given.attention_mask_BL.bool().repeat(2, 1)
     torch.testing.assert_close(
         found[real], torch.cat([output.start_logits, output.end_logits])[real]
     )
-    rows = head_rows("question_answering", given, teacher_decides=False)
+    rows = head_rows(Task.QUESTION_ANSWERING, given, teacher_decides=False)
     assert rows.gold_K.tolist() == [1, 2, 0, 3, 2, 0]
     # of a text without padding all tokens may be one
     whole = Batch(given.input_ids_BL[:1], given.attention_mask_BL[:1], gold[:1])
     loss = model(
         input_ids=whole.input_ids_BL, start_positions=gold[:1, 0], end_positions=gold[:1, 1]
     ).loss
-    signals = head_signals(model, "question_answering", whole)
-    rows = head_rows("question_answering", whole, teacher_decides=False)
+    signals = head_signals(model, Task.QUESTION_ANSWERING, whole)
+    rows = head_rows(Task.QUESTION_ANSWERING, whole, teacher_decides=False)
     torch.testing.assert_close(hard_targets(logits(signals), rows.gold_K), loss)
 
 
@@ -195,7 +200,7 @@ def test_what_can_be_no_answer_has_no_weight() -> None:
     model = family_model("bert", "answers")
     allowed = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]).bool()
     given = replace(batch(torch.tensor([[3, 3], [0, 0], [1, 1]])), answerable_BL=allowed)
-    signals = head_signals(model, "question_answering", given)
+    signals = head_signals(model, Task.QUESTION_ANSWERING, given)
     probabilities = logits(signals).softmax(-1)
     assert (probabilities[~allowed.repeat(2, 1)] == 0).all()
     # against a softmax over the tokens that are left
@@ -210,7 +215,7 @@ def test_what_can_be_no_answer_has_no_weight() -> None:
 
 def test_answers_that_nobody_knows() -> None:
     gold = torch.tensor([[1, 3], [UNLABELLED, UNLABELLED], [0, 0]])
-    rows = head_rows("question_answering", batch(gold), teacher_decides=False)
+    rows = head_rows(Task.QUESTION_ANSWERING, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, IGNORED, 0, 3, IGNORED, 0]
     assert bool(rows.soft_K.all())
     assert rows.golden == 4
@@ -218,7 +223,7 @@ def test_answers_that_nobody_knows() -> None:
 
 def test_cosines_of_pairs(sentence_teacher: Path) -> None:
     """Against mean pooling and the cosine in plain float64; padding changes nothing."""
-    loaded = load_model(sentence_teacher, "sentence_similarity")
+    loaded = load_model(sentence_teacher, Task.SENTENCE_SIMILARITY)
     rng = np.random.default_rng(0)
     texts = [rng.integers(5, 35, int(n)) for n in (3, 9, 5, 6)]  # the pairs 0 and 2, 1 and 3
     longest = max(len(text) for text in texts)

@@ -15,7 +15,7 @@ from conftest import tiny_tokenizer
 from potstill.data import Examples, collate
 from potstill.data.sequences import UNLABELLED
 from potstill.models import load_model
-from potstill.recipe import TASKS, Head, HeadTask, TaskData
+from potstill.recipe import Head, Task, TaskData
 from potstill.tasks.kinds import Kind, kind_of
 from potstill.tasks.metrics import Case, accuracy
 from potstill.tasks.rows import BadRow, Cut, Cutting, Labelled, RawExample
@@ -36,26 +36,26 @@ QUESTIONS = [
 ]
 
 
-def kind(task: HeadTask) -> Kind:
-    return kind_of(TASKS[task].head)
+def kind(task: Task) -> Kind:
+    return kind_of(Task(task))
 
 
 def data(**settings: Any) -> TaskData:
     return TaskData.model_validate({"train": "train.tsv", **settings})
 
 
-def tokenized(task: HeadTask, texts: list[tuple[str, ...]], gold: list[Any]) -> Examples:
+def tokenized(task: Task, texts: list[tuple[str, ...]], gold: list[Any]) -> Examples:
     found = [Labelled(one, own, "f:1") for one, own in zip(texts, gold, strict=True)]
     cutting = Cutting(task, data(max_length=32, stride=8), "train", may_lack=True)
     return kind(task).tokenize(found, tiny_tokenizer(), cutting).examples
 
 
 def words() -> Examples:
-    return tokenized("token_classification", SENTENCES, TAGGED)
+    return tokenized(Task.TOKEN_CLASSIFICATION, SENTENCES, TAGGED)
 
 
 def answers() -> Examples:
-    return tokenized("question_answering", QUESTIONS, [[(4, "oak cask")], []])
+    return tokenized(Task.QUESTION_ANSWERING, QUESTIONS, [[(4, "oak cask")], []])
 
 
 def values(scored: Mapping[str, Any]) -> dict[str, float]:
@@ -76,21 +76,30 @@ def at_words(examples: Examples, tags: list[list[int]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("head", "expected"),
+    ("task", "expected"),
     [
-        ("sequence", SequenceKind),
-        ("cosine", CosineKind),
-        ("tokens", TokensKind),
-        ("spans", SpansKind),
+        (Task.MULTI_LABEL, SequenceKind),
+        (Task.SENTENCE_SIMILARITY, CosineKind),
+        (Task.TOKEN_CLASSIFICATION, TokensKind),
+        (Task.QUESTION_ANSWERING, SpansKind),
     ],
 )
-def test_each_head_has_its_kind(head: Head, expected: type) -> None:
-    assert type(kind_of(head)) is expected
+def test_each_head_has_its_kind(task: Task, expected: type) -> None:
+    assert type(kind_of(task)) is expected
 
 
 def test_no_head_is_without_a_kind() -> None:
-    for head in get_args(Head):
-        assert kind_of(head).said["majority"]
+    heads = {task.head for task in Task if kind_of_or_none(task)}
+    assert heads == set(get_args(Head))
+
+
+def kind_of_or_none(task: Task) -> Kind | None:
+    if task.reads_text:
+        with pytest.raises(ValueError, match=f"^{task} is learned from plain text"):
+            kind_of(task)
+        return None
+    assert kind_of(task).said["majority"]
+    return kind_of(task)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -99,25 +108,25 @@ def test_no_head_is_without_a_kind() -> None:
 @pytest.mark.parametrize(
     ("task", "settings", "row", "texts", "label"),
     [
-        ("classification", {}, {"text": "low wine", "label": 1.0}, ("low wine",), "1"),
-        ("multi_label", {}, {"text": "oak", "label": "a,b"}, ("oak",), ["a", "b"]),
-        ("regression", {}, {"text": "oak", "label": "2.5"}, ("oak",), 2.5),
+        (Task.CLASSIFICATION, {}, {"text": "low wine", "label": 1.0}, ("low wine",), "1"),
+        (Task.MULTI_LABEL, {}, {"text": "oak", "label": "a,b"}, ("oak",), ["a", "b"]),
+        (Task.REGRESSION, {}, {"text": "oak", "label": "2.5"}, ("oak",), 2.5),
         (
-            "sentence_similarity",
+            Task.SENTENCE_SIMILARITY,
             {"text": ["one", "two"]},
             {"one": "oak", "two": "malt", "label": 4},
             ("oak", "malt"),
             4.0,
         ),
         (
-            "token_classification",
+            Task.TOKEN_CLASSIFICATION,
             {},
             {"text": ["oak", "runs"], "label": ["B-cask", "O"]},
             ("oak", "runs"),
             ["B-cask", "O"],
         ),
         (
-            "question_answering",
+            Task.QUESTION_ANSWERING,
             {"text": ["question", "context"], "label": "answers"},
             {
                 "question": "low ?",
@@ -130,7 +139,7 @@ def test_no_head_is_without_a_kind() -> None:
     ],
 )
 def test_a_row_is_read(
-    task: HeadTask, settings: dict[str, Any], row: dict[str, Any], texts: Any, label: Any
+    task: Task, settings: dict[str, Any], row: dict[str, Any], texts: Any, label: Any
 ) -> None:
     chosen = kind(task)
     chosen.check_columns(data(**settings))
@@ -141,12 +150,12 @@ def test_a_row_is_read(
 @pytest.mark.parametrize(
     ("task", "text", "said"),
     [
-        ("sentence_similarity", ["text"], "compares two columns"),
-        ("token_classification", ["one", "two"], "one column, a list of words"),
-        ("question_answering", ["text"], "the question's and its context's"),
+        (Task.SENTENCE_SIMILARITY, ["text"], "compares two columns"),
+        (Task.TOKEN_CLASSIFICATION, ["one", "two"], "one column, a list of words"),
+        (Task.QUESTION_ANSWERING, ["text"], "the question's and its context's"),
     ],
 )
-def test_another_number_of_columns_is_refused(task: HeadTask, text: list[str], said: str) -> None:
+def test_another_number_of_columns_is_refused(task: Task, text: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         kind(task).check_columns(data(text=text))
 
@@ -154,11 +163,11 @@ def test_another_number_of_columns_is_refused(task: HeadTask, text: list[str], s
 def test_what_is_held_out_together() -> None:
     pair = data(text=["question", "context"])
     named = {"question": "low ?", "context": "oak"}
-    for task in ("sentence_similarity", "question_answering"):
+    for task in (Task.SENTENCE_SIMILARITY, Task.QUESTION_ANSWERING):
         assert kind(task).columns(("low ?", "oak"), pair) == named
-    assert kind("token_classification").columns(("low", "oak"), data()) == {"text": "low oak"}
-    assert [kind(task).group(pair) for task in TASKS] == [None] * 5 + ["context"]
-    assert [kind(task).own_id for task in TASKS] == [None] * 5 + ["id"]
+    assert kind(Task.TOKEN_CLASSIFICATION).columns(("low", "oak"), data()) == {"text": "low oak"}
+    assert [kind(task).group(pair) for task in Task if task.head] == [None] * 5 + ["context"]
+    assert [kind(task).own_id for task in Task if task.head] == [None] * 5 + ["id"]
 
 
 def test_scores_of_pairs_become_cosines() -> None:
@@ -169,82 +178,92 @@ def test_scores_of_pairs_become_cosines() -> None:
             for side, found in labels.items()
         }
 
-    found = kind("sentence_similarity").scaled(sides(), data())
+    found = kind(Task.SENTENCE_SIMILARITY).scaled(sides(), data())
     assert [example.label for example in found["train"]] == [0.0, 1.0]
     assert [example.label for example in found["dev"]] == [0.25, None]
-    for task in ("regression", "classification", "token_classification", "question_answering"):
+    for task in (
+        Task.REGRESSION,
+        Task.CLASSIFICATION,
+        Task.TOKEN_CLASSIFICATION,
+        Task.QUESTION_ANSWERING,
+    ):
         assert kind(task).scaled(sides(), data()) == sides()
 
 
 @pytest.mark.parametrize(
     ("task", "read", "teacher", "expected"),
     [
-        ("classification", ["b", "a", "b"], None, ["a", "b"]),
-        ("classification", ["b", "a"], ["b", "a"], ["b", "a"]),
-        ("multi_label", [["b"], [], ["c", "a"]], None, ["a", "b", "c"]),
-        ("regression", [1.0, 2.0], ["LABEL_0"], ["label"]),
-        ("sentence_similarity", [1.0, 2.0], None, ["label"]),
-        ("token_classification", [["I-x", "O"], ["B-y"]], None, ["O", "B-x", "I-x", "B-y", "I-y"]),
-        ("token_classification", [["B-x"]], ["B-x", "O"], ["B-x", "O"]),
-        ("question_answering", [[(0, "oak")], []], None, ["start", "end"]),
+        (Task.CLASSIFICATION, ["b", "a", "b"], None, ["a", "b"]),
+        (Task.CLASSIFICATION, ["b", "a"], ["b", "a"], ["b", "a"]),
+        (Task.MULTI_LABEL, [["b"], [], ["c", "a"]], None, ["a", "b", "c"]),
+        (Task.REGRESSION, [1.0, 2.0], ["LABEL_0"], ["label"]),
+        (Task.SENTENCE_SIMILARITY, [1.0, 2.0], None, ["label"]),
+        (
+            Task.TOKEN_CLASSIFICATION,
+            [["I-x", "O"], ["B-y"]],
+            None,
+            ["O", "B-x", "I-x", "B-y", "I-y"],
+        ),
+        (Task.TOKEN_CLASSIFICATION, [["B-x"]], ["B-x", "O"], ["B-x", "O"]),
+        (Task.QUESTION_ANSWERING, [[(0, "oak")], []], None, ["start", "end"]),
     ],
 )
-def test_labels(task: HeadTask, read: Any, teacher: list[str] | None, expected: list[str]) -> None:
+def test_labels(task: Task, read: Any, teacher: list[str] | None, expected: list[str]) -> None:
     assert kind(task).labels(task, read, data(), teacher, False) == expected
 
 
 def test_labels_that_can_not_be_learnt() -> None:
     with pytest.raises(ValueError, match="all examples have the label 'a': two are needed"):
-        kind("classification").labels("classification", ["a", "a"], data(), None, False)
+        kind(Task.CLASSIFICATION).labels(Task.CLASSIFICATION, ["a", "a"], data(), None, False)
     with pytest.raises(ValueError, match="'person' is no tag of IOB2"):
-        kind("token_classification").labels(
-            "token_classification", [["O"]], data(), ["O", "person"], False
+        kind(Task.TOKEN_CLASSIFICATION).labels(
+            Task.TOKEN_CLASSIFICATION, [["O"]], data(), ["O", "person"], False
         )
 
 
 @pytest.mark.parametrize(
     ("task", "texts", "label", "labels", "expected"),
     [
-        ("classification", ("oak",), "b", ["a", "b"], 1),
-        ("classification", ("oak",), None, ["a", "b"], UNLABELLED),
-        ("multi_label", ("oak",), ["b"], ["a", "b"], [0, 1]),
-        ("multi_label", ("oak",), None, ["a", "b"], [UNLABELLED] * 2),
-        ("regression", ("oak",), 0.5, ["label"], 0.5),
-        ("sentence_similarity", ("oak", "malt"), 0.5, ["label"], 0.5),
-        ("token_classification", ("oak", "runs"), ["B-cask", "O"], IOB2, [1, 0]),
-        ("token_classification", ("oak", "runs"), None, IOB2, None),
-        ("question_answering", ("low ?", "oak"), [(0, "oak")], ["start", "end"], [(0, "oak")]),
-        ("question_answering", ("low ?", "oak"), None, ["start", "end"], None),
+        (Task.CLASSIFICATION, ("oak",), "b", ["a", "b"], 1),
+        (Task.CLASSIFICATION, ("oak",), None, ["a", "b"], UNLABELLED),
+        (Task.MULTI_LABEL, ("oak",), ["b"], ["a", "b"], [0, 1]),
+        (Task.MULTI_LABEL, ("oak",), None, ["a", "b"], [UNLABELLED] * 2),
+        (Task.REGRESSION, ("oak",), 0.5, ["label"], 0.5),
+        (Task.SENTENCE_SIMILARITY, ("oak", "malt"), 0.5, ["label"], 0.5),
+        (Task.TOKEN_CLASSIFICATION, ("oak", "runs"), ["B-cask", "O"], IOB2, [1, 0]),
+        (Task.TOKEN_CLASSIFICATION, ("oak", "runs"), None, IOB2, None),
+        (Task.QUESTION_ANSWERING, ("low ?", "oak"), [(0, "oak")], ["start", "end"], [(0, "oak")]),
+        (Task.QUESTION_ANSWERING, ("low ?", "oak"), None, ["start", "end"], None),
     ],
 )
-def test_gold(task: HeadTask, texts: Any, label: Any, labels: list[str], expected: Any) -> None:
+def test_gold(task: Task, texts: Any, label: Any, labels: list[str], expected: Any) -> None:
     example = RawExample(texts, label, "f:1")
     assert kind(task).gold(task, example, labels, None) == expected
 
 
 def test_gold_of_no_value_and_of_no_label() -> None:
     nobody = RawExample(("oak", "malt"), None, "f:1")
-    for task in ("regression", "sentence_similarity"):
+    for task in (Task.REGRESSION, Task.SENTENCE_SIMILARITY):
         assert math.isnan(kind(task).gold(task, nobody, ["label"], None))
     with pytest.raises(BadRow, match="label 'c' is none of the model's"):
-        kind("classification").gold(
-            "classification", RawExample(("oak",), "c", "f:1"), ["a", "b"], None
+        kind(Task.CLASSIFICATION).gold(
+            Task.CLASSIFICATION, RawExample(("oak",), "c", "f:1"), ["a", "b"], None
         )
 
 
 @pytest.mark.parametrize(
     ("task", "gold", "labels", "expected"),
     [
-        ("classification", [0, 2, 2], ["a", "b", "c"], [("a", 1), ("b", 0), ("c", 2)]),
-        ("multi_label", [[1, 0], [1, 1]], ["a", "b"], [("a", 2), ("b", 1)]),
-        ("token_classification", TAGGED, IOB2, [("cask", 2)]),
-        ("regression", [0.1, 0.2], ["label"], []),
-        ("sentence_similarity", [0.1, 0.2], ["label"], []),
-        ("question_answering", [[(0, "oak")], []], ["start", "end"], []),
+        (Task.CLASSIFICATION, [0, 2, 2], ["a", "b", "c"], [("a", 1), ("b", 0), ("c", 2)]),
+        (Task.MULTI_LABEL, [[1, 0], [1, 1]], ["a", "b"], [("a", 2), ("b", 1)]),
+        (Task.TOKEN_CLASSIFICATION, TAGGED, IOB2, [("cask", 2)]),
+        (Task.REGRESSION, [0.1, 0.2], ["label"], []),
+        (Task.SENTENCE_SIMILARITY, [0.1, 0.2], ["label"], []),
+        (Task.QUESTION_ANSWERING, [[(0, "oak")], []], ["start", "end"], []),
     ],
 )
 def test_examples_of_each_class(
-    task: HeadTask, gold: list[Any], labels: list[str], expected: list[tuple[str, int]]
+    task: Task, gold: list[Any], labels: list[str], expected: list[tuple[str, int]]
 ) -> None:
     train = [Labelled(("oak",), own, "f:1") for own in gold]
     assert kind(task).class_counts(task, labels, train) == expected
@@ -255,28 +274,28 @@ def test_examples_of_each_class(
 
 def test_token_sequences_of_texts() -> None:
     found = [Labelled(("low wine",), 1, "f:1"), Labelled(("oak " * 9,), 0, "f:2")]
-    cut = kind("classification").tokenize(
-        found, tiny_tokenizer(), Cutting("classification", data(max_length=8), "train")
+    cut = kind(Task.CLASSIFICATION).tokenize(
+        found, tiny_tokenizer(), Cutting(Task.CLASSIFICATION, data(max_length=8), "train")
     )
     assert cut.examples.lengths.tolist() == [4, 8]  # with [CLS] and [SEP]
     assert (cut.cut, cut.lost, list(cut.warnings)) == (1, 0, [])
     assert (cut.examples.gold.dtype, cut.examples.gold.tolist()) == (np.int64, [1, 0])
-    value = kind("regression").tokenize(
-        found, tiny_tokenizer(), Cutting("regression", data(max_length=8), "train")
+    value = kind(Task.REGRESSION).tokenize(
+        found, tiny_tokenizer(), Cutting(Task.REGRESSION, data(max_length=8), "train")
     )
     assert value.examples.gold.dtype == np.float32
 
 
 def test_token_sequences_of_pairs_that_are_encoded_apart() -> None:
-    examples = tokenized("sentence_similarity", [("low wine", "oak")], [0.5])
+    examples = tokenized(Task.SENTENCE_SIMILARITY, [("low wine", "oak")], [0.5])
     assert examples.second_at is not None
     assert (examples.lengths.tolist(), examples.second_at.tolist()) == ([7], [4])
 
 
 def test_token_sequences_of_words() -> None:
     found = [Labelled(SENTENCES[0] * 2, TAGGED[0] * 2, "f:1")]
-    cut: Cut = kind("token_classification").tokenize(
-        found, tiny_tokenizer(), Cutting("token_classification", data(max_length=8), "train")
+    cut: Cut = kind(Task.TOKEN_CLASSIFICATION).tokenize(
+        found, tiny_tokenizer(), Cutting(Task.TOKEN_CLASSIFICATION, data(max_length=8), "train")
     )
     assert (cut.cut, cut.lost) == (1, 2)  # six words and two special tokens have room
     assert cut.examples.places is not None
@@ -287,26 +306,26 @@ def test_a_question_without_room_is_told_as_who_gave_it_knows_it() -> None:
     found = [Labelled(("low wine never runs", "oak"), None, "f:1")]
     settings = data(max_length=8, stride=2)
     asked, read = (
-        Cutting("question_answering", settings),
-        Cutting("question_answering", settings, "dev"),
+        Cutting(Task.QUESTION_ANSWERING, settings),
+        Cutting(Task.QUESTION_ANSWERING, settings, "dev"),
     )
     with pytest.raises(ValueError, match=r"^the question leaves its context no room in 8 tokens"):
-        kind("question_answering").tokenize(found, tiny_tokenizer(), asked)
+        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), asked)
     with pytest.raises(ValueError, match=r"^f:1: the question's 4 tokens leave 1 of data"):
-        kind("question_answering").tokenize(found, tiny_tokenizer(), read)
+        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), read)
     skipping = Cutting(
-        "question_answering", settings.model_copy(update={"on_bad_row": "skip"}), "dev"
+        Task.QUESTION_ANSWERING, settings.model_copy(update={"on_bad_row": "skip"}), "dev"
     )
     with pytest.raises(ValueError, match="no question leaves room"):
-        kind("question_answering").tokenize(found, tiny_tokenizer(), skipping)
+        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), skipping)
     assert skipping.counts == {"dev.long_question": 1}
 
 
-@pytest.mark.parametrize("task", list(TASKS))
-def test_outputs_and_what_they_stand_for(task: HeadTask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [task for task in Task if task.head])
+def test_outputs_and_what_they_stand_for(task: Task, tmp_path: Path) -> None:
     loaded, chosen = load_model(tiny_teacher(tmp_path / "model", task), task), kind(task)
     texts = {"tokens": SENTENCES, "spans": QUESTIONS, "cosine": [("low", "oak"), ("warm", "malt")]}
-    given = texts.get(TASKS[task].head, [("low wine",), ("oak",)])
+    given = texts.get(Task(task).head, [("low wine",), ("oak",)])
     examples = tokenized(task, given, [chosen.blank] * 2)
     batch = collate(examples, np.arange(2), 0, None, 0, 0)
     with torch.inference_mode():
@@ -333,8 +352,11 @@ def test_outputs_and_what_they_stand_for(task: HeadTask, tmp_path: Path) -> None
 
 
 def test_scores_of_labels() -> None:
-    examples = tokenized("classification", [("oak",), ("malt",), ("wine",)], [1, 0, 1])
-    case, chosen = Case("classification", ["a", "b"], examples, examples), kind("classification")
+    examples = tokenized(Task.CLASSIFICATION, [("oak",), ("malt",), ("wine",)], [1, 0, 1])
+    case, chosen = (
+        Case(Task.CLASSIFICATION, ["a", "b"], examples, examples),
+        kind(Task.CLASSIFICATION),
+    )
     outputs, base = np.eye(2)[[1, 1, 0]], np.eye(2)[[1, 0, 0]]
     assert chosen.given(outputs, examples, case) is outputs
     assert chosen.scores(outputs, case)["accuracy"].value == pytest.approx(1 / 3)
@@ -348,8 +370,8 @@ def test_scores_of_labels() -> None:
     assert found["majority"]["accuracy"].value == expected
 
 
-@pytest.mark.parametrize("task", ["regression", "sentence_similarity"])
-def test_scores_of_values(task: HeadTask) -> None:
+@pytest.mark.parametrize("task", [Task.REGRESSION, Task.SENTENCE_SIMILARITY])
+def test_scores_of_values(task: Task) -> None:
     texts = [("oak wine", "oak"), ("malt", "peat"), ("copper still", "still pot")]
     examples = tokenized(task, texts, [0.9, 0.1, 0.5])
     case, chosen = Case(task, ["label"], examples, examples), kind(task)
@@ -366,7 +388,10 @@ def test_scores_of_values(task: HeadTask) -> None:
 
 def test_scores_of_tags() -> None:
     examples = words()
-    case, chosen = Case("token_classification", IOB2, examples, examples), kind_of("tokens")
+    case, chosen = (
+        Case(Task.TOKEN_CLASSIFICATION, IOB2, examples, examples),
+        kind(Task.TOKEN_CLASSIFICATION),
+    )
     outputs = at_words(examples, [[0, 1, 0, 0], [0, 1, 0]])  # the first entity ends too early
     assert chosen.given(outputs, examples, case) is outputs
     found = values(chosen.scores(outputs, case))
@@ -383,7 +408,9 @@ def test_scores_of_tags() -> None:
 
 def test_the_most_that_one_tag_for_all_words_scores() -> None:
     """Always O is right of four words in seven; always B-cask finds one of its seven entities."""
-    constant = kind_of("tokens").constant(Case("token_classification", IOB2, words()))
+    constant = kind(Task.TOKEN_CLASSIFICATION).constant(
+        Case(Task.TOKEN_CLASSIFICATION, IOB2, words())
+    )
     assert constant["accuracy"] == pytest.approx(4 / 7)
     assert constant["f1"] == pytest.approx(2 * 1 / (2 + 7))
 
@@ -392,17 +419,17 @@ def test_tags_of_another_tokenizer_are_brought_to_the_words() -> None:
     examples = words()
     found = [Labelled(one, own, "f:1") for one, own in zip(SENTENCES, TAGGED, strict=True)]
     settings = data().model_copy(update={"max_length": 5})  # the last word of four has no token
-    cutting = Cutting("token_classification", settings, "train")
-    short = kind_of("tokens").tokenize(found, tiny_tokenizer(), cutting).examples
-    case = Case("token_classification", IOB2, examples)
-    given = kind_of("tokens").given(at_words(short, TAGGED), short, case)
+    cutting = Cutting(Task.TOKEN_CLASSIFICATION, settings, "train")
+    short = kind(Task.TOKEN_CLASSIFICATION).tokenize(found, tiny_tokenizer(), cutting).examples
+    case = Case(Task.TOKEN_CLASSIFICATION, IOB2, examples)
+    given = kind(Task.TOKEN_CLASSIFICATION).given(at_words(short, TAGGED), short, case)
     assert given.shape == (len(examples.ids), 3)
-    assert kind_of("tokens").scores(given, case)["f1"].value == 1
+    assert kind(Task.TOKEN_CLASSIFICATION).scores(given, case)["f1"].value == 1
 
 
 def test_scores_of_answers() -> None:
-    examples, chosen = answers(), kind_of("spans")
-    case = Case("question_answering", ["start", "end"], examples)
+    examples, chosen = answers(), kind(Task.QUESTION_ANSWERING)
+    case = Case(Task.QUESTION_ANSWERING, ["start", "end"], examples)
     outputs = np.zeros((len(examples.ids), 2))
     outputs[examples.offsets[:-1]] = 9.0  # the first token: no answer
     given = chosen.given(outputs, examples, case)

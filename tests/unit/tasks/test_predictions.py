@@ -37,10 +37,10 @@ def logits_of(folder: Path, auto: type, *texts: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS], ids=["texts", "pairs"])
 def test_labels_of_texts_and_pairs(tmp_path: Path, texts: list[str | tuple[str, str]]) -> None:
-    folder = tiny_teacher(tmp_path / "model", "classification")
-    _, graph = exported(folder, "classification")
+    folder = tiny_teacher(tmp_path / "model", Task.CLASSIFICATION)
+    _, graph = exported(folder, Task.CLASSIFICATION)
     for model in (folder, graph):
-        found = potstill.predict(model, texts, "classification")
+        found = potstill.predict(model, texts, Task.CLASSIFICATION)
         for text, one in zip(texts, found, strict=True):
             given = (text,) if isinstance(text, str) else text
             logits = logits_of(folder, AutoModelForSequenceClassification, *given)
@@ -53,8 +53,8 @@ def test_labels_of_texts_and_pairs(tmp_path: Path, texts: list[str | tuple[str, 
 
 
 def test_each_of_several_labels_is_a_sigmoid(tmp_path: Path) -> None:
-    folder = tiny_teacher(tmp_path / "model", "multi_label")
-    [one] = potstill.predict(folder, TEXTS[:1], "multi_label")
+    folder = tiny_teacher(tmp_path / "model", Task.MULTI_LABEL)
+    [one] = potstill.predict(folder, TEXTS[:1], Task.MULTI_LABEL)
     logits = logits_of(folder, AutoModelForSequenceClassification, TEXTS[0])
     assert isinstance(one, Chosen)
     found = [one.probabilities[one.labels.index(label)] for label in LABELS.values()]
@@ -62,12 +62,12 @@ def test_each_of_several_labels_is_a_sigmoid(tmp_path: Path) -> None:
 
 
 def test_values_of_texts_and_cosines_of_pairs(tmp_path: Path) -> None:
-    folder = tiny_teacher(tmp_path / "value", "regression")
-    found = potstill.predict(folder, TEXTS, "regression")
+    folder = tiny_teacher(tmp_path / "value", Task.REGRESSION)
+    found = potstill.predict(folder, TEXTS, Task.REGRESSION)
     expected = [logits_of(folder, AutoModelForSequenceClassification, t).item() for t in TEXTS]
     assert found == pytest.approx(expected, abs=1e-5)
 
-    folder = tiny_teacher(tmp_path / "cosine", "sentence_similarity")
+    folder = tiny_teacher(tmp_path / "cosine", Task.SENTENCE_SIMILARITY)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     model.eval()
     cosines = []
@@ -78,15 +78,15 @@ def test_values_of_texts_and_cosines_of_pairs(tmp_path: Path) -> None:
                 for text in pair
             ]
         cosines.append(torch.cosine_similarity(*means, dim=0).item())
-    assert potstill.predict(folder, PAIRS, "sentence_similarity") == pytest.approx(
+    assert potstill.predict(folder, PAIRS, Task.SENTENCE_SIMILARITY) == pytest.approx(
         cosines, abs=1e-5
     )
     with pytest.raises(ValueError, match="sentence_similarity takes two texts"):
-        potstill.predict(folder, TEXTS, "sentence_similarity")
+        potstill.predict(folder, TEXTS, Task.SENTENCE_SIMILARITY)
 
 
 def test_a_word_has_the_tag_of_its_first_piece(tmp_path: Path) -> None:
-    folder = tiny_teacher(tmp_path / "model", "token_classification")
+    folder = tiny_teacher(tmp_path / "model", Task.TOKEN_CLASSIFICATION)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     words = tokenizer(" ".join(SENTENCE)).word_ids()
     assert words.count(0) > 1
@@ -94,20 +94,20 @@ def test_a_word_has_the_tag_of_its_first_piece(tmp_path: Path) -> None:
     shares = torch.softmax(logits, -1)
     firsts = [words.index(number) for number in range(len(SENTENCE))]
     for text in (SENTENCE, " ".join(SENTENCE)):
-        [one] = potstill.predict(folder, [text], "token_classification")
+        [one] = potstill.predict(folder, [text], Task.TOKEN_CLASSIFICATION)
         assert isinstance(one, Tagged)
         assert one.words == SENTENCE
         assert one.tags == tuple(TAGS[int(shares[n].argmax())] for n in firsts)
         assert one.probabilities == pytest.approx(shares[firsts].max(-1).values.tolist(), abs=1e-5)
     # words beyond the limit have no token
-    [one] = potstill.predict(folder, ["oak " * 20], "token_classification", max_length=8)
+    [one] = potstill.predict(folder, ["oak " * 20], Task.TOKEN_CLASSIFICATION, max_length=8)
     assert isinstance(one, Tagged)
     assert one.tags[6:] == ("O",) * 14
     assert one.probabilities[6:] == (1.0,) * 14
 
 
 def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
-    folder = tiny_teacher(tmp_path / "model", "question_answering")
+    folder = tiny_teacher(tmp_path / "model", Task.QUESTION_ANSWERING)
     question, context = "low ?", "the still boils copper and oak slowly"
     model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,7 +123,7 @@ def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
     allowed = [0, *places]
     p = torch.softmax(start[allowed], -1)[allowed.index(best[0])]
     p = p * torch.softmax(end[allowed], -1)[allowed.index(best[1])]
-    [one] = potstill.predict(folder, [(question, context)], "question_answering", max_answer=3)
+    [one] = potstill.predict(folder, [(question, context)], Task.QUESTION_ANSWERING, max_answer=3)
     assert isinstance(one, Given)
     assert one.text == expected
     assert one.probability == pytest.approx(float(p), abs=1e-5)
@@ -131,19 +131,19 @@ def test_an_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
 
 def test_what_is_too_long_is_told(tmp_path: Path) -> None:
     loaded = load_model(
-        tiny_teacher(tmp_path / "model", "question_answering"), "question_answering"
+        tiny_teacher(tmp_path / "model", Task.QUESTION_ANSWERING), Task.QUESTION_ANSWERING
     )
     with pytest.raises(
         ValueError, match=r"^the question leaves its context no room in 16 tokens: shorten it$"
     ):
         ask(loaded, [("oak " * 30, "the still")], cutting(max_length=16))
-    loaded = load_model(tiny_teacher(tmp_path / "other", "classification"), "classification")
+    loaded = load_model(tiny_teacher(tmp_path / "other", Task.CLASSIFICATION), Task.CLASSIFICATION)
     assert ask(loaded, [("oak " * 30,), ("oak",)], cutting(max_length=16)).cut == 1
     # the model itself reads 64 tokens, whatever is asked for
     assert ask(loaded, [("oak " * 100,)], cutting(max_length=500)).examples.lengths.tolist() == [64]
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, "regression"])
 def test_special_tokens_in_a_text_are_its_characters(tmp_path: Path, task: Task) -> None:
     loaded = load_model(tiny_teacher(tmp_path / "model", task), task)
     asked = ask(loaded, [("oak [SEP] [MASK] <b>",)], cutting())

@@ -14,7 +14,7 @@ import torch
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
 from potstill.data.sequences import UNLABELLED
-from potstill.recipe import Task, TaskData, row_of
+from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.labels import resolve_labels
 from potstill.tasks.reading import read_task
@@ -44,7 +44,7 @@ def read(
     unnamed: bool = False,
     **settings: Any,
 ) -> TaskRows:
-    row = row_of(task)
+    row = Task(task)
     assert row is not None
     data = TaskData.model_validate({"train": train, "heldout": 0.3, **settings})
     return read_task(data, row, 1, teacher_labels=teacher, unnamed=unnamed)
@@ -115,7 +115,7 @@ def test_labels_by_number_of_a_teacher_with_names(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("task", ["classification", "multi_label", "token_classification"])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.MULTI_LABEL, "token_classification"])
 def test_numbers_count_in_the_order_of_data_labels(task: Task, tmp_path: Path) -> None:
     """Whatever order a teacher has the same names in."""
     teacher, given = ["O", "B-still", "B-cask"], ["O", "B-cask", "B-still"]
@@ -160,9 +160,9 @@ def test_several_labels(tmp_path: Path) -> None:
         {"text": t, "a": int(n % 3 != 1), "b": int(n % 3 == 2)} for n, t in enumerate(texts)
     ]
     found = [
-        read(file(tmp_path, "list.jsonl", as_list), "multi_label"),
-        read(file(tmp_path, "text.tsv", as_text), "multi_label"),
-        read(file(tmp_path, "columns.tsv", as_columns), "multi_label", label=["a", "b"]),
+        read(file(tmp_path, "list.jsonl", as_list), Task.MULTI_LABEL),
+        read(file(tmp_path, "text.tsv", as_text), Task.MULTI_LABEL),
+        read(file(tmp_path, "columns.tsv", as_columns), Task.MULTI_LABEL, label=["a", "b"]),
     ]
     for one in found:
         assert one.labels == ["a", "b"]
@@ -174,7 +174,7 @@ def test_values_and_unlabelled_text(tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_text("\n".join(sentences(8, seed=3)), encoding="utf-8")
     scored = file(tmp_path, "train.tsv", rows(20, (0.5, 2, "3e0")))
-    found = read(scored, "regression", unlabelled=str(more), max_unlabelled=5)
+    found = read(scored, Task.REGRESSION, unlabelled=str(more), max_unlabelled=5)
     assert {e.gold for e in found.sides["train"]} == {0.5, 2.0, 3.0}
     assert len(found.sides["unlabelled"]) == 5
     assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
@@ -192,11 +192,11 @@ def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
     more = file(tmp_path, "more.tsv", [{"a": t, "b": t} for t in texts[:3]])
     settings = {"text": ["a", "b"], "label": "score", "unlabelled": str(more), "heldout": 0.0}
     path = file(tmp_path, "train.tsv", pairs)
-    found = read(path, "sentence_similarity", dev=str(path), **settings)
+    found = read(path, Task.SENTENCE_SIMILARITY, dev=str(path), **settings)
     # the least and the greatest score are the cosines 0 and 1
     assert [e.gold for e in found.sides["train"]] == [(p["score"] + 1) / 5 for p in pairs]
     assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
-    given = read(path, "sentence_similarity", dev=str(path), score_range=[-1, 9], **settings)
+    given = read(path, Task.SENTENCE_SIMILARITY, dev=str(path), score_range=[-1, 9], **settings)
     assert found.sides["train"][0].gold == 2 * given.sides["train"][0].gold == 1.0
     tokenizer = tiny_tokenizer()
     examples = tokenize_task(found, tokenizer).train
@@ -225,7 +225,7 @@ def test_pairs_that_can_not_be_used(
 ) -> None:
     train = file(tmp_path, "train.tsv", [{"a": t, "b": t, "score": score} for t in sentences(30)])
     with pytest.raises(ValueError, match=message):
-        read(train, "sentence_similarity", **{"text": ["a", "b"], "label": "score", **settings})
+        read(train, Task.SENTENCE_SIMILARITY, **{"text": ["a", "b"], "label": "score", **settings})
 
 
 def test_a_fixed_subset(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_row_that_cannot_be_used(
 def test_a_value_that_is_none(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", [*rows(10, (1, 2)), {"text": "oak", "label": "many"}])
     assert "label column 'label' holds 'many': a number belongs there" in problem(
-        train, "regression"
+        train, Task.REGRESSION
     )
 
 
@@ -284,15 +284,15 @@ def test_what_no_example_teaches(tmp_path: Path) -> None:
     same = file(tmp_path, "same.tsv", rows(20, ("good",)))
     assert "all examples have the label 'good'" in problem(same)
     several = file(tmp_path, "several.jsonl", rows(20, (["a"], [])))
-    assert "no example of the label b" in problem(several, "multi_label", labels=["a", "b"])
+    assert "no example of the label b" in problem(several, Task.MULTI_LABEL, labels=["a", "b"])
     flags = [{"text": t, "a": n % 2, "b": n % 3 % 2, "c": 0} for n, t in enumerate(sentences(20))]
     columns = file(tmp_path, "columns.tsv", flags)
-    assert "no example of the label c" in problem(columns, "multi_label", label=["a", "b", "c"])
+    assert "no example of the label c" in problem(columns, Task.MULTI_LABEL, label=["a", "b", "c"])
 
 
 def test_columns_that_hold_no_flags(tmp_path: Path) -> None:
     given = [{"text": t, "a": "yes", "b": 0} for t in sentences(5)]
-    said = problem(file(tmp_path, "f.tsv", given), "multi_label", label=["a", "b"])
+    said = problem(file(tmp_path, "f.tsv", given), Task.MULTI_LABEL, label=["a", "b"])
     assert "label column 'a' holds 'yes': 0 or 1 belongs there" in said
 
 
@@ -362,7 +362,7 @@ def test_names_and_numbers_as_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [[0, 1, 0], [0.0, 1.0, 0.0], "0,1,0"])
 def test_a_list_of_flags_is_no_list_of_names(label: Any, tmp_path: Path) -> None:
     train = file(tmp_path, "flags.jsonl", [*rows(3, (["a"], ["b", "c"])), *rows(1, (label,))])
-    said = problem(train, "multi_label", teacher=["a", "b", "c"])
+    said = problem(train, Task.MULTI_LABEL, teacher=["a", "b", "c"])
     assert said.startswith(f"{train}:4: label column 'label' names '0")
     assert "a column of 0 and 1 for each label" in said
 
@@ -370,7 +370,7 @@ def test_a_list_of_flags_is_no_list_of_names(label: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("label", [math.nan, [None], [math.nan]])
 def test_no_number_is_no_name(label: Any, tmp_path: Path) -> None:
     train = file(tmp_path, "nan.jsonl", [*rows(3, (["a"], ["b"])), *rows(1, (label,))])
-    said = problem(train, "multi_label")
+    said = problem(train, Task.MULTI_LABEL)
     assert said.startswith(f"{train}:4: label column 'label' holds ")
     assert "a list of names belongs there" in said
 
@@ -433,7 +433,7 @@ def test_ids_that_two_rows_have(tmp_path: Path) -> None:
     assert read(good, id="key", dev=good, unlabelled=more).sides["unlabelled"]
 
 
-@pytest.mark.parametrize("task", ["classification", "multi_label"])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, "multi_label"])
 def test_texts_with_several_labels_are_told(task: Task, tmp_path: Path) -> None:
     given = rows(30)
     again = [{**given[4], "label": "good"}, {**given[5], "label": "good"}]  # one of them was bad

@@ -14,7 +14,7 @@ from tiny_trainings import events, finetune, recipe
 
 from potstill import errors
 from potstill.pipeline import run
-from potstill.recipe import Recipe
+from potstill.recipe import Recipe, Task
 from potstill.training import loop
 from potstill.training import optimizer as optimizers
 
@@ -33,7 +33,7 @@ def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> No
     from potstill.training import Trainee
 
     loaded = load_model(masked_lm_teacher, "masked_lm")
-    reading = Reading.of("masked_lm", [HardTargets()], InBatch(), 8)
+    reading = Reading.of(Task.MASKED_LM, [HardTargets()], InBatch(), 8)
     settings = Training(epochs=1, weight_decay=0.1)
     optimizer = optimizers.make_optimizer(Trainee(loaded, [], reading, 8), settings)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}

@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
 from potstill.models import load_model
-from potstill.recipe import Task, TaskData, row_of
+from potstill.recipe import Task, TaskData
 from potstill.tasks import tokenize_task
 from potstill.tasks.reading import read_task
 from potstill.training import preflight
@@ -139,7 +139,7 @@ def test_many_labels(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said = np.where(flips, 1 - gold, gold)
     dev = given(np.zeros(300, dtype=int))
     dev = replace(dev, gold=gold)
-    several = of_task(teacher, "multi_label")
+    several = of_task(teacher, Task.MULTI_LABEL)
     answering(monkeypatch, said - 0.5)
     assert check_teacher(several, "teacher", dev, NAMES[:3]).warnings == []
     answering(monkeypatch, said[:, [0, 2, 1]] - 0.5)
@@ -159,7 +159,7 @@ def test_tags_in_another_order_are_refused(teacher: Any, monkeypatch: pytest.Mon
         dev.gold < 0, dev.gold, rng.choice(5, len(dev.ids), p=[0.6, 0.1, 0.1, 0.1, 0.1])
     )
     dev = replace(dev, gold=gold)
-    tagger = of_task(teacher, "token_classification")
+    tagger = of_task(teacher, Task.TOKEN_CLASSIFICATION)
 
     def found(said: np.ndarray) -> Any:
         monkeypatch.setattr(preflight, "head_outputs", lambda *_: np.eye(5)[said])
@@ -180,12 +180,12 @@ def test_tags_in_another_order_are_refused(teacher: Any, monkeypatch: pytest.Mon
 def test_a_reader_that_answers_no_better_than_none_is_told(
     teacher: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    row = row_of("question_answering")
+    row = Task("question_answering")
     assert row is not None
     train = write_squad(tmp_path / "train.json", questions(60))
     data = TaskData(train=train, dev=train, text=["question", "context"], label=["answers"])
     dev = tokenize_task(read_task(data, row, 1, teacher_labels=None), tiny_tokenizer()).dev
-    reader = of_task(teacher, "question_answering")
+    reader = of_task(teacher, Task.QUESTION_ANSWERING)
     shares = np.array([not truths for truths in dev.items.truths]).mean()
 
     def found(outputs: np.ndarray) -> Any:
@@ -206,7 +206,7 @@ def test_a_reader_that_answers_no_better_than_none_is_told(
 def test_values(teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     gold = rng.uniform(0, 5, 200)
-    value = of_task(teacher, "regression")
+    value = of_task(teacher, Task.REGRESSION)
 
     def found(outputs: np.ndarray) -> Any:
         answering(monkeypatch, outputs[:, None])

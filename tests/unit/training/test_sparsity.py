@@ -16,7 +16,7 @@ from torch import nn
 from conftest import Finished
 from potstill.models import load_model
 from potstill.pipeline import run
-from potstill.recipe import HardTargets, InBatch, Sparsity, Training
+from potstill.recipe import HardTargets, InBatch, Sparsity, Task, Training
 from potstill.tasks.heads import Reading
 from potstill.training import Trainee, loop
 from potstill.training import optimizer as optimizers
@@ -145,7 +145,7 @@ def test_what_is_removed_leaves_zeros_and_the_same_names(name: str) -> None:
 
 def test_scores_are_neither_decayed_nor_clipped(masked_lm_teacher: Path) -> None:
     loaded = load_model(masked_lm_teacher, "masked_lm")
-    trainee = Trainee(loaded, [], Reading.of("masked_lm", [HardTargets()], InBatch(), 8), 8)
+    trainee = Trainee(loaded, [], Reading.of(Task.MASKED_LM, [HardTargets()], InBatch(), 8), 8)
     names = {name for name, _ in loaded.model.named_parameters()}
     trainee.sparsify(Sparsity(method="movement", final=0.5))
     assert len(trainee.scores) == len(trained_linears(loaded.model)) == 4 * 6

@@ -16,7 +16,6 @@ from potstill.data import Batch, Examples, collate
 from potstill.models import LoadedModel, Signals, load_model
 from potstill.models.signals import Readout
 from potstill.recipe import (
-    VALUE_TASKS,
     Distill,
     GoldMse,
     HardTargets,
@@ -36,14 +35,14 @@ from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answ
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 LOSSES: dict[Task, list[Objective]] = {
-    "classification": [
+    Task.CLASSIFICATION: [
         *(SoftTargets(weight=5.0), HardTargets(), LogitsMse()),
         *(HiddenCosine(of="pooled"), VectorMse()),
     ],
-    "multi_label": [SoftTargets(), HardTargets(target="teacher"), HiddenCosine(of="pooled")],
-    "regression": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled")],
-    "sentence_similarity": [LogitsMse(), GoldMse(), HiddenCosine(of="pooled"), VectorMse()],
-    "token_classification": [SoftTargets(), HardTargets(target="teacher"), LogitsMse()],
+    Task.MULTI_LABEL: [SoftTargets(), HardTargets(target="teacher"), HiddenCosine(of="pooled")],
+    Task.REGRESSION: [LogitsMse(), GoldMse(), HiddenCosine(of="pooled")],
+    Task.SENTENCE_SIMILARITY: [LogitsMse(), GoldMse(), HiddenCosine(of="pooled"), VectorMse()],
+    Task.TOKEN_CLASSIFICATION: [SoftTargets(), HardTargets(target="teacher"), LogitsMse()],
 }
 
 
@@ -64,7 +63,8 @@ class Rounded(LiveTeacher):
         assert found.features_KD is not None
         assert found.readout is not None
         logits = found.readout.logits(found.features_KD, slice(0, len(found.features_KD)))
-        rounded = logits.float() if self.reading.task in VALUE_TASKS else logits.half().float()
+        exact = not self.reading.task.has_distribution
+        rounded = logits.float() if exact else logits.half().float()
         vectors = None if found.vectors_BD is None else found.vectors_BD.half().float()
         return Signals(
             found.hidden_BLD, rounded, Readout(torch.eye(rounded.shape[1])), vectors_BD=vectors
@@ -275,18 +275,19 @@ def stage(*objectives: Objective, **more: Any) -> Distill:
 
 def test_where_answers_are_kept() -> None:
     pooled = stage(SoftTargets(), HiddenCosine(of="pooled"))
-    assert why_live(pooled, "classification", 3.0) is None
-    assert why_live(pooled, "classification", 1.0) == "no example is read twice"
+    assert why_live(pooled, Task.CLASSIFICATION, 3.0) is None
+    assert why_live(pooled, Task.CLASSIFICATION, 1.0) == "no example is read twice"
     always = stage(SoftTargets(), cache=True)
-    assert why_live(always, "classification", 0.5) is None
-    assert why_live(stage(SoftTargets(), cache=False), "classification", 3.0) == "cache is false"
+    assert why_live(always, Task.CLASSIFICATION, 0.5) is None
+    assert why_live(stage(SoftTargets(), cache=False), Task.CLASSIFICATION, 3.0) == "cache is false"
     triple = stage(SoftTargets(), HiddenCosine())
     assert (
-        why_live(triple, "classification", 3.0) == "hidden_cosine reads the hidden states of tokens"
+        why_live(triple, Task.CLASSIFICATION, 3.0)
+        == "hidden_cosine reads the hidden states of tokens"
     )
     without = stage(SoftTargets(), Relations(weight=0))
-    assert why_live(without, "classification", 3.0) is None
-    said = why_live(pooled, "question_answering", 3.0)
+    assert why_live(without, Task.CLASSIFICATION, 3.0) is None
+    said = why_live(pooled, Task.QUESTION_ANSWERING, 3.0)
     assert said == "answers of question_answering are not kept"
     assert reads_vectors([VectorMse()])
     assert reads_vectors([HiddenCosine(of="pooled")])

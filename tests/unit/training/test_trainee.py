@@ -23,6 +23,7 @@ from potstill.recipe import (
     PatientHidden,
     Relations,
     SoftTargets,
+    Task,
     VectorMse,
 )
 from potstill.tasks.heads import Reading
@@ -33,7 +34,7 @@ from potstill.training.teachers import LiveTeacher
 def test_the_teacher_is_asked_but_is_no_part_of_it(masked_lm_teacher: Path) -> None:
     """A model that follows itself: no loss of hidden states, and no gradient of the teacher."""
     student, teacher = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
-    reading = Reading.of("masked_lm", [SoftTargets(), HiddenCosine()], InBatch(), 2)
+    reading = Reading.of(Task.MASKED_LM, [SoftTargets(), HiddenCosine()], InBatch(), 2)
     trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     names = {f"model.{name}" for name, _ in student.model.named_parameters()}
     assert {name for name, _ in trainee.named_parameters()} == names
@@ -89,12 +90,12 @@ def test_a_model_that_follows_itself_has_no_loss(
 def wide() -> LoadedModel:
     torch.manual_seed(5)
     model = BertForMaskedLM(tiny_config(6, hidden_size=48, initializer_range=0.2))
-    return LoadedModel(model.eval(), tiny_tokenizer(), "masked_lm", "wide")
+    return LoadedModel(model.eval(), tiny_tokenizer(), Task.MASKED_LM, "wide")
 
 
 def projected(folder: Path, teachers: list[LoadedModel], seed: int = 1) -> Trainee:
     objectives = [HiddenMse(), Relations()]
-    reading = Reading.of("masked_lm", objectives, InBatch(), 3)
+    reading = Reading.of(Task.MASKED_LM, objectives, InBatch(), 3)
     live = [LiveTeacher(teacher, reading) for teacher in teachers]
     return Trainee(load_model(folder, "masked_lm"), live, reading, chunk_size=8, seed=seed)
 
@@ -147,7 +148,7 @@ def test_teachers_of_one_width_need_no_projection(masked_lm_teacher: Path) -> No
 def test_one_teacher_twice_is_one_teacher(masked_lm_teacher: Path) -> None:
     """And the losses to two are the mean of those to each, by their weights."""
     objectives: list[Objective] = [SoftTargets(), HardTargets(target="teacher"), *ON_STATES]
-    reading = Reading.of("masked_lm", objectives, InBatch(), 3)
+    reading = Reading.of(Task.MASKED_LM, objectives, InBatch(), 3)
     student = load_model(masked_lm_teacher, "masked_lm")
     with torch.no_grad():
         for parameter in student.model.parameters():
@@ -156,7 +157,7 @@ def test_one_teacher_twice_is_one_teacher(masked_lm_teacher: Path) -> None:
     other = BertForMaskedLM(tiny_config(4, initializer_range=0.2)).eval()
     loaded = [
         load_model(masked_lm_teacher, "masked_lm"),
-        LoadedModel(other, tiny_tokenizer(), "masked_lm", "other"),
+        LoadedModel(other, tiny_tokenizer(), Task.MASKED_LM, "other"),
     ]
 
     def losses(*chosen: tuple[int, float]) -> dict[str, float]:
@@ -179,7 +180,7 @@ def test_evaluations_are_at_the_final_temperature(masked_lm_teacher: Path) -> No
             parameter.mul_(1.1)
 
     def loss(settings: SoftTargets, temperature: float | None) -> float:
-        reading = Reading.of("masked_lm", [settings], InBatch(), 3)
+        reading = Reading.of(Task.MASKED_LM, [settings], InBatch(), 3)
         trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
         return sums(trainee, temperature)["soft_targets"]
 
@@ -208,7 +209,7 @@ ABOVE = ("intermediate.", "output.")  # of the last layer, beyond its attention
 def test_what_no_objective_reaches_is_not_trained(
     masked_lm_teacher: Path, objective: Objective, frozen: tuple[str, ...]
 ) -> None:
-    reading = Reading.of("masked_lm", [objective], InBatch(), 3)
+    reading = Reading.of(Task.MASKED_LM, [objective], InBatch(), 3)
     student, teacher = (load_model(masked_lm_teacher, "masked_lm") for _ in range(2))
     for name, parameter in student.model.named_parameters():
         parameter.requires_grad_(not name.startswith("cls."))  # as a stage does
@@ -229,9 +230,9 @@ def test_projections_of_sentence_vectors(sentence_teacher: Path) -> None:
     torch.manual_seed(6)
     student = load_model(sentence_teacher, "sentence_embedding")
     wide = BertModel(tiny_config(hidden_size=48), add_pooling_layer=False).eval()
-    reading = Reading.of("sentence_embedding", [VectorMse()], InBatch(), 3)
+    reading = Reading.of(Task.SENTENCE_EMBEDDING, [VectorMse()], InBatch(), 3)
     teacher = LoadedModel(
-        wide, tiny_tokenizer(), "sentence_embedding", "wide", sentence=student.sentence
+        wide, tiny_tokenizer(), Task.SENTENCE_EMBEDDING, "wide", sentence=student.sentence
     )
     trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     ids, mask, gold = batch()
@@ -251,7 +252,7 @@ def test_losses_on_hidden_states_of_tags_are_over_words_first_pieces(tmp_path: P
         for parameter in student.model.parameters():
             parameter.mul_(1.1)
     objectives = [HiddenCosine(), PatientHidden(tokens="all"), HiddenMse(), *ON_STATES[4:]]
-    reading = Reading.of("token_classification", objectives, InBatch(), 3)
+    reading = Reading.of(Task.TOKEN_CLASSIFICATION, objectives, InBatch(), 3)
     trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
     trainee.model.eval()
     ids, mask, _ = batch()

@@ -27,7 +27,7 @@ from potstill.pipeline.plan.cost import (
 )
 from potstill.pipeline.plan.text import Text, sample_text
 from potstill.pipeline.rehearsal import rehearse
-from potstill.recipe import Corpus, Distill, Finetune, Recipe, Training
+from potstill.recipe import Corpus, Distill, Finetune, Recipe, Task, Training
 
 # A layer of the tiny models: width 32, inner width 48; weights and biases, and two layer norms.
 LAYER = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
@@ -145,9 +145,9 @@ def test_repeats_and_a_teacher_that_is_asked_once() -> None:
     layer = 4 * 384 * 384 + 2 * 384 * 1536 + 4 * 384 + 1536 + 384 + 4 * 384
     more = {"repeats": 3, "objectives": [{"kind": "soft_targets"}]}
     settings = Training(epochs=2, batch_size=10)
-    kept = _minilm(Distill, 6, 3, more, "classification", settings)
-    live = _minilm(Distill, 6, 3, {**more, "cache": False}, "classification", settings)
-    twin = _minilm(Finetune, None, 3, {"repeats": 3}, "classification", settings)
+    kept = _minilm(Distill, 6, 3, more, Task.CLASSIFICATION, settings)
+    live = _minilm(Distill, 6, 3, {**more, "cache": False}, Task.CLASSIFICATION, settings)
+    twin = _minilm(Finetune, None, 3, {"repeats": 3}, Task.CLASSIFICATION, settings)
     per_second = EFFICIENCY * 1e12
     costs = [cost_of(outline, text, matmul=1e12) for outline in (kept, live, twin)]
     assert [cost.steps for cost in costs] == [200, 200, 100]
@@ -227,7 +227,7 @@ def test_memory_of_relations_projections_and_a_second_loss_on_logits(
     with torch.device("meta"):
         wide = BertForMaskedLM(tiny_config(hidden_size=48))
     assert outline.model is not None
-    teacher = LoadedModel(wide, tiny_tokenizer(), "masked_lm", "wide")
+    teacher = LoadedModel(wide, tiny_tokenizer(), Task.MASKED_LM, "wide")
     stage = Distill.model_validate(distill({"kind": "hidden_mse"}))
     own = trained_parameters(Outline(stage, outline.model, outline.teachers))
     assert trained_parameters(Outline(stage, outline.model, (teacher,))) == own + 2 * 48 * 32
@@ -282,7 +282,9 @@ def test_checkpoints_hold_weights_and_two_moments(masked_lm_teacher: Path, text_
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     with torch.device("meta"):
-        return LoadedModel(BertModel(tiny_config()), tiny_tokenizer(), "sentence_embedding", "tiny")
+        return LoadedModel(
+            BertModel(tiny_config()), tiny_tokenizer(), Task.SENTENCE_EMBEDDING, "tiny"
+        )
 
 
 def corpus(*sources: Any, **settings: Any) -> Corpus:

@@ -32,6 +32,7 @@ from potstill.recipe import (
     Relations,
     SoftTargets,
     Stage,
+    Task,
     TaskData,
     Training,
 )
@@ -56,7 +57,7 @@ def corpus(*paths: Path, **settings: Any) -> Corpus:
 @pytest.fixture
 def context(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> Context:
     return Context(
-        task="masked_lm",
+        task=Task.MASKED_LM,
         seed=1,
         text_settings=corpus(text_file),
         run=tmp_path,
@@ -293,7 +294,7 @@ def labelled(teacher: Path, folder: Path, **changes: Any) -> Context:
     (folder / "train.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
     given = {"train": str(folder / "train.tsv"), "max_length": 40}
     return Context(
-        task="classification",
+        task=Task.CLASSIFICATION,
         seed=1,
         text_settings=TaskData.model_validate(given),
         run=folder,

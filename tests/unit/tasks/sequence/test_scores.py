@@ -23,8 +23,8 @@ def test_the_constant_answer_of_several_labels_is_the_best_there_is() -> None:
     """No set of labels, given to every example, scores more on the examples it was chosen by."""
     rng = np.random.default_rng(0)
     gold = (rng.random((50, 4)) < [0.45, 0.1, 0.3, 0.02]).astype(int)
-    side = given("multi_label", gold)
-    found = trivial_labels("multi_label", side, side, list("abcd"), 1)["majority"] > 0
+    side = given(Task.MULTI_LABEL, gold)
+    found = trivial_labels(Task.MULTI_LABEL, side, side, list("abcd"), 1)["majority"] > 0
     assert (found == found[0]).all()
     scores = [
         f1_score(gold, np.tile([c in chosen for c in range(4)], (50, 1)), average="micro")
@@ -35,7 +35,7 @@ def test_the_constant_answer_of_several_labels_is_the_best_there_is() -> None:
     assert 0 < found[0].sum() < 4
 
 
-@pytest.mark.parametrize("task", ["classification", "multi_label", "regression"])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.MULTI_LABEL, Task.REGRESSION])
 def test_texts_without_a_word_have_no_tfidf(task: Task) -> None:
     gold = np.array([[1, 0], [0, 1]] * 2) if task == "multi_label" else np.array([0, 1] * 2)
     wordless = replace(given(task, gold), texts=[("?",), ("a",), ("!",), ("b c",)])
@@ -50,8 +50,8 @@ def test_labels_the_surest_first() -> None:
         np.array([[0.0, np.log(p / (1 - p))] for p in shares])
         for shares in ((0.9, 0.6, 0.8, 0.95), (0.2, 0.3, 0.9, 0.01))
     )
-    side = given("classification", np.array([1, 0, 1, 1]))
-    shown = label_examples("classification", base, other, side, ["no", "yes"], 2)
+    side = given(Task.CLASSIFICATION, np.array([1, 0, 1, 1]))
+    shown = label_examples(Task.CLASSIFICATION, base, other, side, ["no", "yes"], 2)
     # how sure the less sure of both is: 0.8, 0.6, (agree), 0.95
     assert [each["query"] for each in shown] == ["3", "0"]
     assert shown[1] == {
@@ -65,8 +65,8 @@ def test_labels_the_surest_first() -> None:
 def test_labels_that_one_model_alone_gives_the_surest_first() -> None:
     base = np.array([[3.0, -1.0], [2.0, 2.0], [-4.0, 1.0]])
     other = np.array([[-2.0, -1.0], [2.0, -1.0], [3.0, 1.0]])
-    side = given("multi_label", np.array([[1, 0], [0, 0], [0, 1]]))
-    shown = label_examples("multi_label", base, other, side, ["a", "b"], 50)
+    side = given(Task.MULTI_LABEL, np.array([[1, 0], [0, 0], [0, 1]]))
+    shown = label_examples(Task.MULTI_LABEL, base, other, side, ["a", "b"], 50)
     # less sure of the two: 3, 2 and 1 away from undecided
     assert [each["query"] for each in shown] == ["2", "0", "1"]
     assert shown[0] == {
@@ -76,10 +76,10 @@ def test_labels_that_one_model_alone_gives_the_surest_first() -> None:
         "student": {"top": "a", "p": pytest.approx(1 / (1 + np.exp(-3.0)))},
     }
     assert (shown[2]["expected"], shown[2]["teacher"]["top"]) == ("not b", "b")
-    assert len(label_examples("multi_label", base, other, side, ["a", "b"], 2)) == 2
+    assert len(label_examples(Task.MULTI_LABEL, base, other, side, ["a", "b"], 2)) == 2
 
 
-@pytest.mark.parametrize("task", ["regression", "sentence_similarity"])
+@pytest.mark.parametrize("task", [Task.REGRESSION, Task.SENTENCE_SIMILARITY])
 def test_values_that_are_furthest_apart_come_first(task: Task) -> None:
     base, other = np.array([[0.0], [1.0], [2.0]]), np.array([[0.25], [3.0], [1.0]])
     side = given(task, np.array([0.0, 1.5, 2.0], dtype=np.float32))

@@ -12,7 +12,7 @@ import pytest
 from conftest import sentences, tiny_tokenizer
 from potstill.data import Examples, collate
 from potstill.data.sequences import UNLABELLED
-from potstill.recipe import TaskData, row_of
+from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.reading import read_task
 from potstill.tasks.spans.examples import answer_tokens
@@ -22,7 +22,7 @@ from tiny_tokenizers import family_tokenizer
 
 
 def read(train: Any, **settings: Any) -> TaskRows:
-    row = row_of("question_answering")
+    row = Task(Task.QUESTION_ANSWERING)
     assert row is not None
     basic = {"text": ["question", "context"], "label": "answers", "heldout": 0.3, "max_length": 24}
     data = TaskData.model_validate({"train": train, **basic, **settings})

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import tiny_tokenizer
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.recipe import TaskData, row_of
+from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.reading import read_task
 from potstill.tasks.tokens.examples import first_pieces, sorted_tags
@@ -23,7 +23,7 @@ LABELS = ["O", "B-cask", "I-cask", "B-still", "I-still"]
 
 
 def read(train: Any, teacher: list[str] | None = None, **settings: Any) -> TaskRows:
-    row = row_of("token_classification")
+    row = Task(Task.TOKEN_CLASSIFICATION)
     assert row is not None
     given = {"train": train, "text": "tokens", "label": "tags", "heldout": 0.3, **settings}
     return read_task(TaskData.model_validate(given), row, 1, teacher_labels=teacher)
