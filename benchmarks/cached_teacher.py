@@ -29,7 +29,15 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from potstill.data import Examples
 from potstill.models import LoadedModel
-from potstill.recipe import HardTargets, HiddenCosine, InBatch, Objective, SoftTargets, Training
+from potstill.recipe import (
+    HardTargets,
+    HiddenCosine,
+    InBatch,
+    Objective,
+    SoftTargets,
+    Task,
+    Training,
+)
 from potstill.storage import environment
 from potstill.storage.files import write_text
 from potstill.tasks.heads import Reading
@@ -116,7 +124,7 @@ def _epoch(
 ) -> float:
     """Seconds of one epoch in one way, by the loop's own clock."""
     objectives = GOLD if way == "plain" else TRIPLE
-    reading = Reading.of("classification", objectives, InBatch(), settings.batch_size)
+    reading = Reading.of(Task.CLASSIFICATION, objectives, InBatch(), settings.batch_size)
     teachers: dict[str, list[LiveTeacher | CachedTeacher]] = {
         "plain": [],
         "cached": [CachedTeacher(copy.deepcopy(teacher), answers)] if way == "cached" else [],
@@ -146,7 +154,7 @@ def _model(shape: dict[str, int], depth: int) -> LoadedModel:
         unk_token="[UNK]",
     )
     model = BertForSequenceClassification(config)
-    return LoadedModel(model, tokenizer, "classification", f"{depth} layers")
+    return LoadedModel(model, tokenizer, Task.CLASSIFICATION, f"{depth} layers")
 
 
 def _examples(count: int, vocabulary: int) -> Examples:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import psutil
 
 from potstill.benchmarking.worker import peak_memory_bytes
-from potstill.recipe import HardTargets, HiddenCosine, SoftTargets, Training
+from potstill.recipe import HardTargets, HiddenCosine, SoftTargets, Task, Training
 from potstill.storage import environment
 from potstill.storage.files import write_text
 
@@ -477,10 +477,10 @@ def _potstill(
         HardTargets(weight=HARD),
         HiddenCosine(weight=COSINE),
     )
-    reading = Reading.of("masked_lm", objectives, InBatch(), batch_size=1)
+    reading = Reading.of(Task.MASKED_LM, objectives, InBatch(), batch_size=1)
     no_tokenizer: Any = None  # batches are token ids: nothing asks for it
-    live = LiveTeacher(LoadedModel(teacher, no_tokenizer, "masked_lm", "teacher"), reading)
-    loaded = LoadedModel(student, no_tokenizer, "masked_lm", "student")
+    live = LiveTeacher(LoadedModel(teacher, no_tokenizer, Task.MASKED_LM, "teacher"), reading)
+    loaded = LoadedModel(student, no_tokenizer, Task.MASKED_LM, "student")
     trainee = Trainee(loaded, [live], reading, chunk_size)
     return potstill_losses(trainee), make_optimizer(trainee, SETTINGS)
 

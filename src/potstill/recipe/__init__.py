@@ -65,11 +65,7 @@ from potstill.recipe.tasks import ENDINGS, Head, Task
 from potstill.recipe.training import Distill, Finetune, InBatch, Sparsity, Training, WeightedTeacher
 
 __all__ = [
-    "CACHED_TASKS",
     "ENDINGS",
-    "TASKS",
-    "TEXT_TASKS",
-    "VALUE_TASKS",
     "AttentionMse",
     "Benchmark",
     "Block",
@@ -133,7 +129,6 @@ __all__ = [
     "plain_twin",
     "published_chain",
     "repeated",
-    "row_of",
     "scoring",
     "shipped_recipes",
     "unfit",
