@@ -11,10 +11,22 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
-from potstill.data.sequences import IGNORED, UNLABELLED
+from potstill.data.sequences import IGNORED, UNLABELLED, Pairs, Sentences
 from potstill.recipe import Task
 
 LABELS = 3
+
+
+def bare(kind: type[Any], **given: Any) -> Any:
+    """Examples of a class that say nothing but what is given; no sequences."""
+    nothing = np.zeros(0, dtype=np.int64)
+    more = {"word_at": nothing} if kind is Sentences else {"spans": nothing, "of": nothing}
+    return kind(
+        **{"ids": nothing, "offsets": nothing, "lengths": nothing, "types": None},
+        **{"gold": nothing, "texts": [], "origins": []},
+        **more,
+        **given,
+    )
 
 
 def examples(task: Task, count: int, seed: int = 0) -> Examples:
@@ -35,22 +47,14 @@ def examples(task: Task, count: int, seed: int = 0) -> Examples:
     if task == "token_classification":
         gold = rng.integers(0, LABELS, len(ids))
         gold[rng.random(len(ids)) < 0.4] = IGNORED
-    second_at = None
-    if task == "sentence_similarity":  # each of two tokens at least
-        second_at = rng.integers(2, lengths - 1).astype(np.int32)
-    by_token = task == "token_classification"
     names = [str(i) for i in range(count)]
-    return Examples(
-        ids,
-        offsets,
-        lengths,
-        None,
-        gold,
-        [(n,) for n in names],
-        names,
-        by_token=by_token,
-        second_at=second_at,
-    )
+    parts = ids, offsets, lengths, None, gold, [(n,) for n in names], names
+    if task == "sentence_similarity":  # each of two tokens at least
+        return Pairs(*parts, second_at=rng.integers(2, lengths - 1).astype(np.int32))
+    if task == "token_classification":
+        nothing = [()] * count
+        return Sentences(*parts, word_at=np.full(len(ids), -1), words=nothing, tags=nothing)
+    return Examples(*parts)
 
 
 def write_model(task: Task, folder: Path, seed: int = 0, layers: int = 2) -> Path:

@@ -182,7 +182,8 @@ def collate(
     """A batch of sequences, masked by each one's own random stream and padded on the right."""
     if isinstance(tokens, Examples):
         assert masker is None
-        return _collate_examples(tokens, indices, pad_id)
+        found = tokens.batch(indices, pad_id)
+        return Batch(**{name: torch.from_numpy(v) for name, v in found.items() if v is not None})
     longest = int(tokens.lengths[indices].max())
     ids_BL = np.full((len(indices), longest), pad_id, dtype=np.int64)
     gold_BL = np.full((len(indices), longest), IGNORED, dtype=np.int64)
@@ -199,45 +200,3 @@ def collate(
         attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
         gold_BL=torch.from_numpy(gold_BL),
     )
-
-
-def _collate_examples(examples: Examples, indices: np.ndarray, pad_id: int) -> Batch:
-    if examples.second_at is not None:
-        texts = examples.apart(indices)
-        batch = _collate_examples(texts, np.arange(len(texts)), pad_id)
-        numbers_P = torch.from_numpy(indices.astype(np.int64) + examples.numbered_from)
-        return replace(batch, gold_BL=batch.gold_BL[: len(indices)], numbers_B=numbers_P)
-    ids_BL = _padded(examples, examples.ids, indices, pad_id)
-    types, gold = examples.types, examples.gold
-    real_BL = np.arange(ids_BL.shape[1]) < examples.lengths[indices][:, None]
-    return Batch(
-        input_ids_BL=torch.from_numpy(ids_BL),
-        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
-        gold_BL=torch.from_numpy(
-            _padded(examples, gold, indices, IGNORED) if examples.by_token else gold[indices]
-        ),
-        token_type_ids_BL=(
-            None if types is None else torch.from_numpy(_padded(examples, types, indices, 0))
-        ),
-        numbers_B=torch.from_numpy(indices.astype(np.int64) + examples.numbered_from),
-        answerable_BL=_answerable(examples, indices),
-    )
-
-
-def _answerable(examples: Examples, indices: np.ndarray) -> torch.Tensor | None:
-    """The context's tokens, and the first of all, which stands for no answer: bool [B x L]."""
-    if examples.places is None or examples.by_token:
-        return None
-    start_BL = _padded(examples, examples.places[:, 0], indices, -1)
-    start_BL[:, 0] = 0
-    return torch.from_numpy(start_BL >= 0)
-
-
-def _padded(examples: Examples, flat: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
-    """Per-token values of some examples: int64 [B x L]."""
-    longest = int(examples.lengths[indices].max())
-    rows_BL = np.full((len(indices), longest), fill, dtype=np.int64)
-    for row, index in enumerate(indices.tolist()):
-        start, end = examples.offsets[index], examples.offsets[index + 1]
-        rows_BL[row, : end - start] = flat[start:end]
-    return rows_BL

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -33,55 +33,20 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
-    """What is scored as one where it is not simply a sequence: sentences of words, and questions.
-
-    Attributes:
-        of: int64 [N]: the item that each sequence is of; those of one are neighbours, in order.
-        texts: an item's words; or its question and its context.
-        truths: an item's labels by word, as numbers; or the answers it may have, none for none.
-        longest: tokens of an answer at most.
-        may_lack: some questions of the training text have no answer, so that none is one.
-    """
-
-    of: np.ndarray
-    texts: Sequence[tuple[str, ...]]
-    truths: Sequence[Sequence[Any]]
-    longest: int = 0
-    may_lack: bool = False
-
-    def __len__(self) -> int:
-        return len(self.truths)
-
-    def __add__(self, other: Items) -> Items:
-        return replace(
-            self,
-            of=np.concatenate([self.of, other.of + len(self)]),
-            texts=[*self.texts, *other.texts],
-            truths=[*self.truths, *other.truths],
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class Examples:
-    """The tokenised examples of a task's data, special tokens included, in memory.
+    """Hold a task's tokenized examples, special tokens included, in memory.
+
+    One or two texts that are one sequence; other kinds of heads have a class of their own below.
 
     Attributes:
         ids: int32, all sequences end to end.
-        offsets: int64 [N + 1]: example i is ids[offsets[i] : offsets[i + 1]].
+        offsets: int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]].
         lengths: int32 [N].
-        types: token types (uint8), as long as `ids`; None: all 0.
-        gold: a row an example, or, for tokens, as long as `ids`; see heads.
-        texts: each example's texts, for people to read.
-        origins: where each came from: "file:line".
-        by_token: `gold` is as long as `ids`.
-        places: as long as `ids`. Tokens: the number of the word whose first piece it is, -1 for
-            none. Questions: the characters of the context that it covers, int32 [T x 2], both -1
-            where it is no part of it.
-        items: of tokens and of questions.
-        second_at: int32 [N], of two texts that are encoded apart: where in a sequence the second
-            one begins.
-        numbered_from: the number of the first one, where they follow others in a teacher's cache.
+        types: Token types (uint8), as long as `ids`; None: all 0.
+        gold: One row per sequence; see tasks/heads.py.
+        texts: Each sequence's texts, for people to read.
+        origins: Where each came from: "file:line".
+        numbered_from: The number of the first one, where they follow others in a teacher's cache.
     """
 
     ids: np.ndarray
@@ -91,95 +56,200 @@ class Examples:
     gold: np.ndarray
     texts: Sequence[tuple[str, ...]]
     origins: Sequence[str]
-    by_token: bool = False
-    places: np.ndarray | None = None
-    items: Items | None = None
     numbered_from: int = 0
-    second_at: np.ndarray | None = None
+
+    # What has an entry per token, and what has one per sequence.
+    per_token: ClassVar[tuple[str, ...]] = ("ids", "types")
+    per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "gold", "texts", "origins")
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Sequence `index`: int32 [L]."""
+        """Return sequence `index`: int32 [L]."""
         found: np.ndarray = self.ids[self.offsets[index] : self.offsets[index + 1]]
         return found
 
-    def __add__(self, other: Examples) -> Examples:
-        assert self.by_token == other.by_token
-        types = None
-        if self.types is not None or other.types is not None:
-            types = np.concatenate(
-                [
-                    np.zeros(len(e.ids), np.uint8) if e.types is None else e.types
-                    for e in (self, other)
-                ]
-            )
-        return Examples(
-            np.concatenate([self.ids, other.ids]),
-            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
-            np.concatenate([self.lengths, other.lengths]),
-            types,
-            np.concatenate([self.gold, other.gold]),
-            [*self.texts, *other.texts],
-            [*self.origins, *other.origins],
-            self.by_token,
-            _joined(self.places, other.places),
-            None if self.items is None or other.items is None else self.items + other.items,
-            second_at=_joined(self.second_at, other.second_at),
-        )
+    def __add__(self, other: Self) -> Self:
+        if self.types is None and other.types is not None:
+            self = replace(self, types=np.zeros(len(self.ids), np.uint8))
+        if other.types is None and self.types is not None:
+            other = replace(other, types=np.zeros(len(other.ids), np.uint8))
+        both = self._each(lambda name: _joined(getattr(self, name), getattr(other, name)))
+        offsets = np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        return replace(self, **both, offsets=offsets, numbered_from=0)
 
-    def first(self, count: int) -> Examples:
-        """The first so many items: all sequences of each."""
-        if self.items is None:
-            return self.chosen(np.arange(min(count, len(self))))
-        chosen = self.chosen(np.flatnonzero(self.items.of < count))
-        assert chosen.items is not None
-        kept = replace(
-            chosen.items, texts=self.items.texts[:count], truths=self.items.truths[:count]
-        )
-        return replace(chosen, items=kept)
+    @property
+    def items(self) -> int:
+        """Count what is scored as one: sequences, or questions."""
+        return len(self)
 
-    def chosen(self, indices: np.ndarray) -> Examples:
-        """Some of them, in the order of `indices`."""
+    def first(self, count: int) -> Self:
+        """Return the first `count` items: all sequences of each."""
+        return self.chosen(np.arange(min(count, len(self))))
+
+    def chosen(self, indices: np.ndarray) -> Self:
+        """Return some sequences, in the order of `indices`."""
         parts = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]
         flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-        lengths = self.lengths[indices]
-        return Examples(
-            self.ids[flat],
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            lengths,
-            None if self.types is None else self.types[flat],
-            self.gold[flat if self.by_token else indices],
-            [self.texts[i] for i in indices],
-            [self.origins[i] for i in indices],
-            self.by_token,
-            None if self.places is None else self.places[flat],
-            None if self.items is None else replace(self.items, of=self.items.of[indices]),
-            second_at=None if self.second_at is None else self.second_at[indices],
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[indices], dtype=np.int64)])
+        found = self._each(
+            lambda name: _taken(getattr(self, name), flat if name in self.per_token else indices)
         )
+        return replace(self, **found, offsets=offsets, numbered_from=0)
+
+    def _each(self, made: Callable[[str], Any]) -> dict[str, Any]:
+        return {name: made(name) for name in (*self.per_token, *self.per_sequence)}
+
+    def alone(self) -> Examples:
+        """Return the sequences as a model reads them."""
+        return self
+
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+        """Return some sequences padded on the right, by the names that `Batch` has for them."""
+        ids_BL = self.padded(self.ids, indices, pad_id)
+        real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
+        return {
+            "input_ids_BL": ids_BL,
+            "attention_mask_BL": real_BL.astype(np.int64),
+            "gold_BL": self.gold[indices],
+            "token_type_ids_BL": (
+                None if self.types is None else self.padded(self.types, indices, 0)
+            ),
+            "numbers_B": indices.astype(np.int64) + self.numbered_from,
+        }
+
+    def padded(self, values: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
+        """Return values per token of some sequences: int64 [B x L]."""
+        rows_BL = np.full((len(indices), int(self.lengths[indices].max())), fill, dtype=np.int64)
+        for row, index in enumerate(indices.tolist()):
+            start, end = self.offsets[index], self.offsets[index + 1]
+            rows_BL[row, : end - start] = values[start:end]
+        return rows_BL
+
+
+E = TypeVar("E", bound=Examples)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(Examples):
+    """Hold pairs of texts that a model reads apart.
+
+    Attributes:
+        second_at: int32 [N]: where in a sequence the second text begins.
+    """
+
+    second_at: np.ndarray = field(kw_only=True)
+
+    per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "second_at")
+
+    def alone(self) -> Examples:
+        return self.apart(np.arange(len(self)))
 
     def apart(self, indices: np.ndarray) -> Examples:
-        """The first texts of some pairs, then their second ones, each with the pair's gold."""
-        assert self.second_at is not None
+        """Return the first texts of some pairs, then their second ones, each with the gold."""
         starts, middles = self.offsets[indices], self.offsets[indices] + self.second_at[indices]
         first = np.concatenate([starts, middles])
         last = np.concatenate([middles, self.offsets[indices + 1]])
         lengths = (last - first).astype(np.int32)
         flat = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-        return replace(
-            self,
+        return Examples(
             ids=self.ids[flat],
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             lengths=lengths,
             types=None,
             gold=np.tile(self.gold[indices], 2),
-            second_at=None,
+            texts=self.texts,
+            origins=self.origins,
         )
 
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+        apart = self.apart(indices)
+        numbers_P = indices.astype(np.int64) + self.numbered_from
+        found = apart.batch(np.arange(len(apart)), pad_id)
+        return {**found, "gold_BL": self.gold[indices], "numbers_B": numbers_P}
 
-def _joined(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
-    return None if one is None or other is None else np.concatenate([one, other])
+
+@dataclass(frozen=True, eq=False)
+class Sentences(Examples):
+    """Hold sentences whose words have tags; `gold` is as long as `ids`.
+
+    Attributes:
+        word_at: int32, as long as `ids`: the number of the word whose first subword token it is,
+            -1 for none.
+        words: Each sentence's words.
+        tags: Each sentence's labels by word, as numbers; none where it has no labels.
+    """
+
+    word_at: np.ndarray = field(kw_only=True)
+    words: Sequence[tuple[str, ...]] = field(kw_only=True)
+    tags: Sequence[Sequence[int]] = field(kw_only=True)
+
+    per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "gold", "word_at")
+    per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "texts", "origins", "words", "tags")
+
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+        gold_BL = self.padded(self.gold, indices, IGNORED)
+        return {**super().batch(indices, pad_id), "gold_BL": gold_BL}
+
+
+@dataclass(frozen=True, eq=False)
+class Questions(Examples):
+    """Hold windows of questions and their contexts; `gold` is the first and last token.
+
+    Attributes:
+        spans: int32 [T x 2]: the characters of the context that each of the `ids` covers, both -1
+            where it is no part of the context.
+        of: int64 [N]: the question that each window is of; those of one are neighbors, in order.
+        questions: Each question with its context.
+        answers: The answers that each question may have; none for a question without one.
+        longest: Tokens of an answer, at most.
+        may_lack: Whether some question of the training text has no answer, so that none is one.
+    """
+
+    spans: np.ndarray = field(kw_only=True)
+    of: np.ndarray = field(kw_only=True)
+    questions: Sequence[tuple[str, ...]] = field(kw_only=True)
+    answers: Sequence[Sequence[str]] = field(kw_only=True)
+    longest: int = field(default=0, kw_only=True)
+    may_lack: bool = field(default=False, kw_only=True)
+
+    per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "spans")
+    per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "of")
+
+    def __add__(self, other: Self) -> Self:
+        both = super().__add__(replace(other, of=other.of + self.items))
+        return replace(
+            both,
+            questions=[*self.questions, *other.questions],
+            answers=[*self.answers, *other.answers],
+        )
+
+    @property
+    def items(self) -> int:
+        return len(self.questions)
+
+    def first(self, count: int) -> Self:
+        chosen = self.chosen(np.flatnonzero(self.of < count))
+        return replace(chosen, questions=self.questions[:count], answers=self.answers[:count])
+
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+        # the context's tokens, and the first of all, which stands for no answer
+        start_BL = self.padded(self.spans[:, 0], indices, -1)
+        start_BL[:, 0] = 0
+        return {**super().batch(indices, pad_id), "answerable_BL": start_BL >= 0}
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return None
+    return np.concatenate([one, other]) if isinstance(one, np.ndarray) else [*one, *other]
+
+
+def _taken(values: Any, indices: np.ndarray) -> Any:
+    if values is None or isinstance(values, np.ndarray):
+        return None if values is None else values[indices]
+    return [values[index] for index in indices]
 
 
 @dataclass(frozen=True, eq=False)

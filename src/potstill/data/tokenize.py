@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
-from potstill.data.sequences import Examples
+from potstill.data.sequences import E
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Sequences:
         self.types += [np.array(one, dtype=np.uint8) for one in encoded["token_type_ids"]]
         self.is_cut += [bool(one.overflowing) for one in encoded.encodings or []]
 
-    def examples(self, **others: Any) -> Examples:
-        """The sequences end to end, with what else Examples has."""
+    def examples(self, kind: type[E], **others: Any) -> E:
+        """Return the sequences end to end, with what else the class has."""
         lengths = np.array([len(one) for one in self.ids], dtype=np.int32)
         types_T = np.concatenate(self.types)
-        return Examples(
+        return kind(
             ids=np.concatenate(self.ids),
             offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             lengths=lengths,

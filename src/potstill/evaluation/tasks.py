@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from potstill.data import Examples
+from potstill.data.sequences import Questions
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.lineup import Compared, Lineup
 from potstill.evaluation.retention import Runs, mean_resampled, mean_score, retentions
@@ -33,7 +34,7 @@ _KEYS = (
 
 def evaluate_task(
     lineup: Lineup,
-    case: Case,
+    case: Case[Any],
     settings: Evaluate,
     metric: str | None = None,
     progress: Callable[[float], None] = lambda _: None,
@@ -78,7 +79,7 @@ def evaluate_task(
     found = lineup.result(
         Compared(
             task=task,
-            records=len(case.test if case.test.items is None else case.test.items),
+            records=case.test.items,
             models=_models(lineup, case, outputs, scored, metric),
             references={name: {task: _values(runs)} for name, runs in references.items()},
             retention=retention,
@@ -95,14 +96,14 @@ def evaluate_task(
     return {key: found[key] for key in _KEYS}
 
 
-def _softened(case: Case, base: Any, other: Any) -> dict[str, Any] | None:
+def _softened(case: Case[Any], base: Any, other: Any) -> dict[str, Any] | None:
     """One example's distribution over the labels, where they exclude each other."""
     if case.task != Task.CLASSIFICATION:
         return None
     return softened(base, other, case.test, case.labels)
 
 
-def _confusion(case: Case, outputs: Mapping[str, Any]) -> dict[str, list[list[int]]] | None:
+def _confusion(case: Case[Any], outputs: Mapping[str, Any]) -> dict[str, list[list[int]]] | None:
     """How often each label was given for each, by model, where labels exclude each other."""
     if case.task != Task.CLASSIFICATION:
         return None
@@ -111,7 +112,7 @@ def _confusion(case: Case, outputs: Mapping[str, Any]) -> dict[str, list[list[in
 
 
 def _outputs(
-    lineup: Lineup, case: Case, cut: Mapping[str, Examples], progress: Callable[[float], None]
+    lineup: Lineup, case: Case[Any], cut: Mapping[str, Examples], progress: Callable[[float], None]
 ) -> dict[str, list[Any]]:
     """What each training of each model is scored by."""
     task = case.task
@@ -135,7 +136,7 @@ def _outputs(
 
 def _models(
     lineup: Lineup,
-    case: Case,
+    case: Case[Any],
     outputs: Mapping[str, Sequence[Any]],
     scored: Mapping[str, Runs],
     metric: str,
@@ -154,11 +155,13 @@ def _models(
 
 def _check_same_items(test: Examples, tests: Mapping[str, Examples]) -> None:
     for name, own in tests.items():
-        if test.items is None or own.items is None or own.items.texts == test.items.texts:
+        if not isinstance(test, Questions) or not isinstance(own, Questions):
+            continue
+        if own.questions == test.questions:
             continue
         raise ValueError(
-            f"{name}: by its tokenizer {len(own.items)} questions leave room for their context, by "
-            f"the baseline's {len(test.items)}: raise data.max_length or lower data.stride, so "
+            f"{name}: by its tokenizer {own.items} questions leave room for their context, by "
+            f"the baseline's {test.items}: raise data.max_length or lower data.stride, so "
             "that none is left out"
         )
 
@@ -193,7 +196,7 @@ def _values(runs: Runs) -> dict[str, Any]:
     return {name: mean_score(runs, name) for name in runs[0]}
 
 
-def _agreement(case: Case, runs: Sequence[Any], base: Any) -> dict[str, float]:
+def _agreement(case: Case[Any], runs: Sequence[Any], base: Any) -> dict[str, float]:
     """How alike a model's answers and the baseline's are, right or wrong."""
     kind = kind_of(case.task)
     each = [kind.agreement(given, base, case) for given in runs]

@@ -83,8 +83,8 @@ def check_parity(
             agreement.
         ValueError: a graph that can't be read, or no text.
     """
-    if isinstance(text, Examples) and text.second_at is not None:
-        text = text.apart(np.arange(len(text)))
+    if isinstance(text, Examples):
+        text = text.alone()
     other = open_graph(os.fspath(graph), source.task)
     compared = islice(_corners(source, text, texts), None if corners else 1)
     found = [_compared(name, source, other, batches) for name, batches in compared]

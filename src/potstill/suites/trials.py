@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from potstill.data import Examples
-from potstill.data.sequences import UNLABELLED
+from potstill.data.sequences import UNLABELLED, Questions
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.pipeline import Reporter, Silent, finetune
@@ -163,7 +163,7 @@ def _score(trial: Trial, loaded: LoadedModel, suffix: str, found: dict[str, Any]
         found["low"][name] = low[metric]
         found["constant"][name] = constant[metric]
     part = f"scored{suffix}"
-    found["examples"][part] = len(examples) if examples.items is None else len(examples.items)
+    found["examples"][part] = examples.items
     found["left_out"] |= {part: left_out} if left_out else {}
 
 
@@ -177,9 +177,8 @@ def scored_examples(
     rows = read_for(task.task, settings, config, trial.seed, every_class=False)
     found = tokenize_task(rows, loaded.tokenizer)
     examples = found.dev
-    if examples.items is not None:  # which a few questions alone may not show
-        lacking = task.name == "squad2"
-        examples = changed(examples, items=changed(examples.items, may_lack=lacking))
+    if isinstance(examples, Questions):  # which a few questions alone may not show
+        examples = changed(examples, may_lack=task.name == "squad2")
     left = {k: n for k, n in found.counts.items() if k.startswith("dev.")}
     rest = sum(n for k, n in left.items() if k not in ("dev.rows", "dev.examples"))
     return examples, found.labels, rest

@@ -45,7 +45,7 @@ def check_classes(task: Task, labels: Sequence[str], train: Sequence[Labelled]) 
     Raises:
         ValueError: no example of some of the labels, or of some type of entities.
     """
-    counts = kind_of(task).class_counts(task, labels, train)
+    counts = kind_of(task).class_counts(labels, train)
     absent = [label for label, count in counts if count == 0]
     if absent:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_classes(task: Task, labels: Sequence[str], train: Sequence[Labelled]) 
 
 def class_warnings(task: Task, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
     """What is worth a warning of the examples that are learnt from."""
-    counts = kind_of(task).class_counts(task, labels, train)
+    counts = kind_of(task).class_counts(labels, train)
     rare = [f"{label} ({count})" for label, count in counts if count < _RARE]
     found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
     return found + _disputed(train) if task.has_labels else found

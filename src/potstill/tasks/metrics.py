@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from potstill.data import Examples
+from potstill.data.sequences import E
 from potstill.recipe import Task
 
 Array = np.ndarray
@@ -43,7 +43,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Case(Generic[E]):
     """The examples that answers are scored on.
 
     Attributes:
@@ -53,8 +53,8 @@ class Case:
 
     task: Task
     labels: Sequence[str]
-    test: Examples
-    train: Examples | None = None
+    test: E
+    train: E | None = None
 
 
 def best_constant(

@@ -12,6 +12,7 @@ import torch
 
 from potstill.data import Examples, collate
 from potstill.models import LoadedModel, Runtime, load_model
+from potstill.models.config import label_names
 from potstill.models.runtime import Filled
 from potstill.recipe import Task, TaskData
 from potstill.tasks.kinds import Prediction, kind_of
@@ -29,11 +30,12 @@ class Asked:
     """What a model was asked and what it gave.
 
     Attributes:
+        examples: of the class that the kind of head has for them.
         outputs: as `head_outputs`.
         cut: how many texts are longer than was read of them.
     """
 
-    examples: Examples
+    examples: Any
     outputs: np.ndarray
     cut: int
 
@@ -109,7 +111,9 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
 
 def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
     """What a model's outputs stand for, in the examples' order."""
-    return kind_of(loaded.task).decide(asked.outputs, asked.examples, loaded)
+    names = label_names(loaded.model.config)
+    found: Prediction = kind_of(loaded.task).decide(asked.outputs, asked.examples, names)
+    return found
 
 
 def predict(

@@ -15,7 +15,8 @@ from potstill.data.sources import Record, heldout_side, read_rows
 from potstill.models.config import has_head, is_unnamed, label_names
 from potstill.recipe import Source, Task, TaskData
 from potstill.tasks.checks import check_classes, check_columns, check_metric
-from potstill.tasks.kinds import Kind, kind_of
+from potstill.tasks.kind import Kind
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.labels import check_named
 from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, usable
 
@@ -24,7 +25,7 @@ from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, usable
 class _Reader:
     data: TaskData
     task: Task
-    kind: Kind
+    kind: Kind[Any]
     counts: Counter[str] = field(default_factory=Counter)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)  # (side, id) -> origin
 
@@ -52,7 +53,7 @@ class _Reader:
         self, side: str, row: Mapping[str, object], origin: str, labelled: bool
     ) -> tuple[tuple[str, ...], Any]:
         self._once(side, row, origin, labelled)
-        return self.kind.read(row, origin, self.data, self.task, labelled)
+        return self.kind.read(row, origin, self.data, labelled)
 
     def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
         """Plain text, which has no names of columns, is the one text that there is."""
@@ -134,7 +135,7 @@ def read_task(
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
     read_labels = [example.label for example in sides["train"]]
-    labels = kind.labels(task, read_labels, data, teacher_labels, unnamed)
+    labels = kind.labels(read_labels, data, teacher_labels, unnamed)
     by_number = data.labels is not None or teacher_labels is not None
     sides = kind.scaled(sides, data)
     found: dict[str, list[Labelled]] = {}
@@ -145,7 +146,7 @@ def read_task(
                 reader.counts,
                 side,
                 one.origin,
-                partial(_labelled, task, labels, one, data.labels, by_number),
+                partial(_labelled, kind, labels, one, data.labels, by_number),
             )
             for one in examples
         ]
@@ -185,7 +186,7 @@ def read_for(
 
 
 def _split(
-    examples: list[RawExample], data: TaskData, kind: Kind, seed: int
+    examples: list[RawExample], data: TaskData, kind: Kind[Any], seed: int
 ) -> tuple[list[RawExample], list[RawExample]]:
     """Examples to train on, and the held-out share; all questions of a context are on one side."""
     sides: tuple[list[RawExample], list[RawExample]] = ([], [])
@@ -232,13 +233,13 @@ def _of_one_kind(
 
 
 def _labelled(
-    task: Task,
+    kind: Kind[Any],
     labels: Sequence[str],
     example: RawExample,
     given: Sequence[str] | None,
     by_number: bool,
 ) -> Labelled:
-    gold = kind_of(task).gold(task, example, labels, given)
-    if task == Task.CLASSIFICATION and not by_number and example.label is not None:
+    gold = kind.gold(example, labels, given)
+    if kind.task == Task.CLASSIFICATION and not by_number and example.label is not None:
         check_named(example.label, labels)
     return Labelled(example.texts, gold, example.origin)

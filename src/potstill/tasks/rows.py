@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
-from potstill.data import Examples
+from potstill.data.sequences import E
 from potstill.recipe import Task, TaskData
 
 _SHOWN = 10  # names that a message lists
@@ -59,7 +59,7 @@ class Cutting:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(Generic[E]):
     """Token sequences of examples, and what was lost on the way.
 
     Attributes:
@@ -68,7 +68,7 @@ class Cut:
         warnings: what else matters, in sentences.
     """
 
-    examples: Examples
+    examples: E
     cut: int = 0
     lost: int = 0
     warnings: Sequence[str] = ()

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from potstill.data import Examples, collate
+from potstill.data.sequences import Pairs, Questions
 from potstill.models import LoadedModel, Signals
 from potstill.recipe import Task
 from potstill.tasks.heads import labelled_signals
@@ -53,7 +54,7 @@ def check_tokens(loaded: LoadedModel, examples: Examples, max_length: int) -> No
     """
     for number in _spread(len(examples), TEXTS):
         texts = examples.texts[number]
-        together = [texts] if examples.second_at is None else [(text,) for text in texts]
+        together = [(text,) for text in texts] if isinstance(examples, Pairs) else [texts]
         own: list[int] = []
         for each in together:
             own += loaded.tokenizer(
@@ -81,9 +82,9 @@ def check_teacher(
             way, beyond doubt.
     """
     task = teacher.task
-    if len(dev if dev.items is None else dev.items) < FEW:
+    if dev.items < FEW:
         return Findings()
-    if task.head == "spans":
+    if isinstance(dev, Questions):
         return _check_answers(teacher, name, dev.first(EXAMPLES))
     sample = dev.chosen(_spread(len(dev), EXAMPLES))
     outputs = head_outputs(teacher, sample)
@@ -246,14 +247,13 @@ def _knows(answers_NC: np.ndarray, gold_NC: np.ndarray) -> bool:
 # --- answers --------------------------------------------------------------------------------------
 
 
-def _check_answers(teacher: LoadedModel, name: str, sample: Examples) -> Findings:
+def _check_answers(teacher: LoadedModel, name: str, sample: Questions) -> Findings:
     """Whether its answers to questions are above those that take no model."""
-    assert sample.items is not None
     answers = [one.text for one in best_answers(head_outputs(teacher, sample), sample)]
-    own = answer_scores(answers, sample.items)["f1"].value
+    own = answer_scores(answers, sample)["f1"].value
     trivial = {
-        kind: answer_scores(each, sample.items)["f1"].value
-        for kind, each in trivial_answers(sample.items).items()
+        kind: answer_scores(each, sample)["f1"].value
+        for kind, each in trivial_answers(sample).items()
     }
     found = Findings(numbers={"f1": own, **trivial, "of": len(answers)})
     best = max(trivial, key=lambda kind: trivial[kind])

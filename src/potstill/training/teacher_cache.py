@@ -137,7 +137,7 @@ def _fingerprint(examples: Examples) -> str:
         examples.offsets,
         examples.types,
         examples.gold,
-        examples.second_at,
+        getattr(examples, "second_at", None),
     ):
         told = "none" if values is None else f"{values.dtype.str}{values.shape}"
         digest.update(told.encode())

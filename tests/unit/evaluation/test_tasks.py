@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
+from tiny_labels import bare
 from transformers import BertForSequenceClassification
 
 from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.data import Examples
-from potstill.data.sequences import Items
+from potstill.data.sequences import Questions
 from potstill.evaluation import evaluate_task, retention, tasks
 from potstill.evaluation.lineup import Lineup
 from potstill.models import load_model
@@ -233,9 +234,8 @@ def test_questions_that_one_tokenizer_leaves_out_are_refused(tmp_path: Path) -> 
     rows = read_task(data, row, 1, teacher_labels=None)
     found = tokenize_task(rows, tiny_tokenizer())
     items = found.test.items
-    assert items is not None
-    fewer = found.test.first(len(items) - 1)
-    with pytest.raises(ValueError, match=f"trimmed: by its tokenizer {len(items) - 1} questions"):
+    fewer = found.test.first(items - 1)
+    with pytest.raises(ValueError, match=f"trimmed: by its tokenizer {items - 1} questions"):
         evaluated(
             {"teacher": [], "trimmed": []},
             found,
@@ -260,12 +260,12 @@ def test_confusion_counts_what_was_given_for_what_was_right(
         assert confusion[name] == counts
 
 
-def labelled(gold: Any, **others: Any) -> Examples:
+def labelled(gold: Any) -> Examples:
     count = len(gold)
     ids = np.zeros(count, dtype=np.int32)
     texts = [("x",)] * count
     lengths, offsets = np.ones(count, dtype=np.int32), np.arange(count + 1)
-    return Examples(ids, offsets, lengths, None, np.array(gold), texts, ["x"] * count, **others)
+    return Examples(ids, offsets, lengths, None, np.array(gold), texts, ["x"] * count)
 
 
 def test_the_most_that_a_constant_answer_scores() -> None:
@@ -282,6 +282,7 @@ def test_the_most_that_a_constant_answer_scores() -> None:
         "pearson": 0.0,
         "spearman": 0.0,
     }
-    items = Items(np.arange(4), [("q", "c")] * 4, [["Paris"], [], ["Rome"], []])
-    found = constant_scores(Task.QUESTION_ANSWERING, labelled([0] * 4, items=items), [])
+    answers = [["Paris"], [], ["Rome"], []]
+    asked = bare(Questions, questions=[("q", "c")] * 4, answers=answers)
+    found = constant_scores(Task.QUESTION_ANSWERING, asked, [])
     assert found == {"exact_match": 0.5, "f1": 0.5}

@@ -15,11 +15,13 @@ from conftest import tiny_tokenizer
 from potstill.data import Examples, collate
 from potstill.data.sequences import UNLABELLED
 from potstill.models import load_model
+from potstill.models.config import label_names
 from potstill.recipe import Head, Task, TaskData
-from potstill.tasks.kinds import Kind, kind_of
+from potstill.tasks.kind import Kind
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case, accuracy
 from potstill.tasks.rows import BadRow, Cut, Cutting, Labelled, RawExample
-from potstill.tasks.sequence.kind import CosineKind, SequenceKind
+from potstill.tasks.sequence.kind import CosineKind, LabelKind, MultiLabelKind, ValueKind
 from potstill.tasks.sequence.scores import Chosen
 from potstill.tasks.spans.kind import SpansKind
 from potstill.tasks.spans.scores import Given
@@ -44,17 +46,17 @@ def data(**settings: Any) -> TaskData:
     return TaskData.model_validate({"train": "train.tsv", **settings})
 
 
-def tokenized(task: Task, texts: list[tuple[str, ...]], gold: list[Any]) -> Examples:
+def tokenized(task: Task, texts: list[tuple[str, ...]], gold: list[Any]) -> Any:
     found = [Labelled(one, own, "f:1") for one, own in zip(texts, gold, strict=True)]
     cutting = Cutting(task, data(max_length=32, stride=8), "train", may_lack=True)
     return kind(task).tokenize(found, tiny_tokenizer(), cutting).examples
 
 
-def words() -> Examples:
+def words() -> Any:
     return tokenized(Task.TOKEN_CLASSIFICATION, SENTENCES, TAGGED)
 
 
-def answers() -> Examples:
+def answers() -> Any:
     return tokenized(Task.QUESTION_ANSWERING, QUESTIONS, [[(4, "oak cask")], []])
 
 
@@ -64,21 +66,21 @@ def values(scored: Mapping[str, Any]) -> dict[str, float]:
 
 def at_words(examples: Examples, tags: list[list[int]]) -> np.ndarray:
     """Logits that say these tags at the words' first pieces."""
-    assert examples.items is not None
-    assert examples.places is not None
     flat = np.zeros((len(examples.ids), len(IOB2)))
     for item, own in enumerate(tags):
         start = examples.offsets[item]
         for token in range(start, examples.offsets[item + 1]):
-            if examples.places[token] >= 0:
-                flat[token, own[examples.places[token]]] = 5.0
+            if examples.word_at[token] >= 0:
+                flat[token, own[examples.word_at[token]]] = 5.0
     return flat
 
 
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        (Task.MULTI_LABEL, SequenceKind),
+        (Task.CLASSIFICATION, LabelKind),
+        (Task.MULTI_LABEL, MultiLabelKind),
+        (Task.REGRESSION, ValueKind),
         (Task.SENTENCE_SIMILARITY, CosineKind),
         (Task.TOKEN_CLASSIFICATION, TokensKind),
         (Task.QUESTION_ANSWERING, SpansKind),
@@ -143,8 +145,8 @@ def test_a_row_is_read(
 ) -> None:
     chosen = kind(task)
     chosen.check_columns(data(**settings))
-    assert chosen.read(row, "f:1", data(**settings), task, True) == (texts, label)
-    assert chosen.read(row, "f:1", data(**settings), task, False) == (texts, None)
+    assert chosen.read(row, "f:1", data(**settings), True) == (texts, label)
+    assert chosen.read(row, "f:1", data(**settings), False) == (texts, None)
 
 
 @pytest.mark.parametrize(
@@ -209,16 +211,14 @@ def test_scores_of_pairs_become_cosines() -> None:
     ],
 )
 def test_labels(task: Task, read: Any, teacher: list[str] | None, expected: list[str]) -> None:
-    assert kind(task).labels(task, read, data(), teacher, False) == expected
+    assert kind(task).labels(read, data(), teacher, False) == expected
 
 
 def test_labels_that_can_not_be_learnt() -> None:
     with pytest.raises(ValueError, match="all examples have the label 'a': two are needed"):
-        kind(Task.CLASSIFICATION).labels(Task.CLASSIFICATION, ["a", "a"], data(), None, False)
+        kind(Task.CLASSIFICATION).labels(["a", "a"], data(), None, False)
     with pytest.raises(ValueError, match="'person' is no tag of IOB2"):
-        kind(Task.TOKEN_CLASSIFICATION).labels(
-            Task.TOKEN_CLASSIFICATION, [["O"]], data(), ["O", "person"], False
-        )
+        kind(Task.TOKEN_CLASSIFICATION).labels([["O"]], data(), ["O", "person"], False)
 
 
 @pytest.mark.parametrize(
@@ -238,17 +238,15 @@ def test_labels_that_can_not_be_learnt() -> None:
 )
 def test_gold(task: Task, texts: Any, label: Any, labels: list[str], expected: Any) -> None:
     example = RawExample(texts, label, "f:1")
-    assert kind(task).gold(task, example, labels, None) == expected
+    assert kind(task).gold(example, labels, None) == expected
 
 
 def test_gold_of_no_value_and_of_no_label() -> None:
     nobody = RawExample(("oak", "malt"), None, "f:1")
     for task in (Task.REGRESSION, Task.SENTENCE_SIMILARITY):
-        assert math.isnan(kind(task).gold(task, nobody, ["label"], None))
+        assert math.isnan(kind(task).gold(nobody, ["label"], None))
     with pytest.raises(BadRow, match="label 'c' is none of the model's"):
-        kind(Task.CLASSIFICATION).gold(
-            Task.CLASSIFICATION, RawExample(("oak",), "c", "f:1"), ["a", "b"], None
-        )
+        kind(Task.CLASSIFICATION).gold(RawExample(("oak",), "c", "f:1"), ["a", "b"], None)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +264,7 @@ def test_examples_of_each_class(
     task: Task, gold: list[Any], labels: list[str], expected: list[tuple[str, int]]
 ) -> None:
     train = [Labelled(("oak",), own, "f:1") for own in gold]
-    assert kind(task).class_counts(task, labels, train) == expected
+    assert kind(task).class_counts(labels, train) == expected
 
 
 # --- tokens and outputs ---------------------------------------------------------------------------
@@ -288,18 +286,16 @@ def test_token_sequences_of_texts() -> None:
 
 def test_token_sequences_of_pairs_that_are_encoded_apart() -> None:
     examples = tokenized(Task.SENTENCE_SIMILARITY, [("low wine", "oak")], [0.5])
-    assert examples.second_at is not None
     assert (examples.lengths.tolist(), examples.second_at.tolist()) == ([7], [4])
 
 
 def test_token_sequences_of_words() -> None:
     found = [Labelled(SENTENCES[0] * 2, TAGGED[0] * 2, "f:1")]
-    cut: Cut = kind(Task.TOKEN_CLASSIFICATION).tokenize(
+    cut: Cut[Any] = kind(Task.TOKEN_CLASSIFICATION).tokenize(
         found, tiny_tokenizer(), Cutting(Task.TOKEN_CLASSIFICATION, data(max_length=8), "train")
     )
     assert (cut.cut, cut.lost) == (1, 2)  # six words and two special tokens have room
-    assert cut.examples.places is not None
-    assert cut.examples.places.tolist() == [-1, 0, 1, 2, 3, 4, 5, -1]
+    assert cut.examples.word_at.tolist() == [-1, 0, 1, 2, 3, 4, 5, -1]
 
 
 def test_a_question_without_room_is_told_as_who_gave_it_knows_it() -> None:
@@ -340,7 +336,7 @@ def test_outputs_and_what_they_stand_for(task: Task, tmp_path: Path) -> None:
         flat = np.concatenate(
             [one[:length] for one, length in zip(flat, examples.lengths, strict=True)]
         )
-    decided = chosen.decide(flat, examples, loaded)
+    decided = chosen.decide(flat, examples, label_names(loaded.model.config))
     kinds = {"regression": float, "sentence_similarity": float}
     kinds |= {"token_classification": Tagged, "question_answering": Given}
     assert [type(one) for one in decided] == [kinds.get(task, Chosen)] * 2

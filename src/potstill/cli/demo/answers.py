@@ -189,7 +189,6 @@ class Answerer:
 
     def _tags(self, given: Asked) -> Answer:
         examples, names = given.examples, self.names
-        assert examples.places is not None
         own = label_names(self.runtime.loaded.model.config)
         [tagged] = tagged_words(given.outputs, examples, own)
         renamed = dict(zip(own, names, strict=True))
@@ -200,7 +199,7 @@ class Answerer:
                 names,
                 given.outputs[token].astype(np.float64),
             )
-            for token, word in enumerate(examples.places.tolist())
+            for token, word in enumerate(examples.word_at.tolist())
             if word >= 0
         ]
         spans = sorted(entities(tags), key=lambda entity: entity[1])
@@ -259,7 +258,6 @@ def _span(given: Asked, context: str) -> Answer:
     if decided.text:
         rows = [_share(decided.text, decided.probability)]
     else:
-        assert given.examples.items is not None
         rows = [_share(NO_ANSWER, decided.probability)]
         [best] = best_answers(given.outputs, _without_none(given))
         if best.text:
@@ -275,8 +273,7 @@ def _span(given: Asked, context: str) -> Answer:
 
 
 def _without_none(given: Asked) -> Any:
-    assert given.examples.items is not None
-    return replace(given.examples, items=replace(given.examples.items, may_lack=False))
+    return replace(given.examples, may_lack=False)
 
 
 def _ends(given: Asked, context: str) -> tuple[list[Distribution], int]:
@@ -284,18 +281,17 @@ def _ends(given: Asked, context: str) -> tuple[list[Distribution], int]:
     the window whose best ones are the likeliest.
     """
     examples, count = given.examples, len(given.examples)
-    assert examples.places is not None
     found, tops = [], []
     for window in range(count):
         rows = np.arange(examples.offsets[window], examples.offsets[window + 1])
-        inside = rows[examples.places[rows, 0] >= 0]
+        inside = rows[examples.spans[rows, 0] >= 0]
         tops.append(given.outputs[inside].max(axis=0).sum() if len(inside) else -np.inf)
         allowed = np.concatenate([rows[:1], inside])  # the first token stands for no answer
         part = f" (part {window + 1} of {count})" if count > 1 else ""
         for side, title in ((0, "where the answer starts"), (1, "where it ends")):
-            keys = [None, *(int(place) for place in examples.places[inside, side])]
+            keys = [None, *(int(place) for place in examples.spans[inside, side])]
             shown: dict[Any, str] = {None: NO_ANSWER}
-            for begin, end in examples.places[inside].tolist():
+            for begin, end in examples.spans[inside].tolist():
                 shown[(begin, end)[side]] = f"{context[begin:end]} (at {begin + 1})"
             logits = given.outputs[allowed, side].astype(np.float64)
             found.append(Distribution(f"{title}{part}", keys, logits, shown))

@@ -247,8 +247,8 @@ def headline(result: Mapping[str, Any]) -> str:
 def _samples(graph: Path, context: Context, count: int) -> list[dict[str, np.ndarray]]:
     """Texts of the training side, one a sample, spread over the lengths that there are."""
     side = context.training_side
-    if isinstance(side, Examples) and side.second_at is not None:
-        side = side.apart(np.arange(len(side)))
+    if isinstance(side, Examples):
+        side = side.alone()
     order = np.argsort(side.lengths, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
     wanted = [found.name for found in open_session(graph, 1).get_inputs()]

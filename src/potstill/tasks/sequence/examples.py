@@ -11,46 +11,44 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
+from potstill.data.sequences import Pairs
 from potstill.data.tokenize import TOKENIZING, Sequences
-from potstill.recipe import Task, TaskData
-from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing, text_of
+from potstill.recipe import TaskData
+from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing
 
 _BATCH = 1000  # texts that are tokenised at a time
 
 
-def read_texts(
-    row: Mapping[str, object], data: TaskData, task: Task, labelled: bool
-) -> tuple[tuple[str, ...], Any]:
-    """A row's text or two, and its label as it stands there: a name, names, a number; None: not
-    asked for.
+def read_label(row: Mapping[str, object], column: str) -> str:
+    """Read a row's label: a name, or the name of a number.
 
     Raises:
-        BadRow: an empty text, or a label of another kind than the task's.
+        BadRow: no label, a fraction, or another kind of value.
     """
-    texts = tuple(text_of(row, name) for name in data.text)
-    return texts, _label(row, data, task) if labelled else None
-
-
-def _label(row: Mapping[str, object], data: TaskData, task: Task) -> Any:
-    columns = data.label
-    if task == Task.MULTI_LABEL:
-        return _several(row, columns, data.separator)
-    value = column_of(row, columns[0], "label")
-    if is_missing(value):
-        raise BadRow("no_label", f"the label column '{columns[0]}' is empty: fill it in")
-    if not task.has_distribution:
-        return _number(value, columns[0])
+    value = _value(row, column)
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(
             "bad_label", f"label {value!r} is a fraction: classes are names or whole numbers"
         )
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
-        raise BadRow("bad_label", f"label column '{columns[0]}' holds a {kind}: name another")
+        raise BadRow("bad_label", f"label column '{column}' holds a {kind}: name another")
     return str(int(value)) if isinstance(value, (bool, float)) else str(value).strip()
 
 
-def _several(row: Mapping[str, object], columns: Sequence[str], separator: str) -> list[str]:
+def _value(row: Mapping[str, object], column: str) -> Any:
+    value = column_of(row, column, "label")
+    if is_missing(value):
+        raise BadRow("no_label", f"the label column '{column}' is empty: fill it in")
+    return value
+
+
+def read_labels(row: Mapping[str, object], columns: Sequence[str], separator: str) -> list[str]:
+    """Read a row's labels: of one cell, or of one column per label.
+
+    Raises:
+        BadRow: what is no list of names, or neither 0 nor 1.
+    """
     values = [column_of(row, column, "label") for column in columns]
     if len(columns) > 1:
         chosen = []
@@ -88,7 +86,13 @@ def _names(value: Any, column: str, separator: str) -> list[str]:
     return names
 
 
-def _number(value: Any, column: str) -> float:
+def read_value(row: Mapping[str, object], column: str) -> float:
+    """Read a row's value.
+
+    Raises:
+        BadRow: no value, or no finite number.
+    """
+    value = _value(row, column)
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -136,6 +140,7 @@ def tokenize_texts(
         texts = (list(column) for column in columns)
         pieces.add(tokenizer(*texts, truncation=True, max_length=most, **TOKENIZING))
     examples = pieces.examples(
+        Examples,
         gold=np.array([example.gold for example in found], dtype=gold_type),
         texts=[example.texts for example in found],
         origins=[example.origin for example in found],
@@ -145,8 +150,8 @@ def tokenize_texts(
 
 def tokenize_apart(
     found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
-) -> tuple[Examples, int]:
-    """Pairs of texts, each a sequence of its own (see `Examples.second_at`), and how many are cut.
+) -> tuple[Pairs, int]:
+    """Pairs of texts, each a sequence of its own (see `Pairs`), and how many are cut.
 
     Args:
         most: tokens of each text; what is beyond is cut.
@@ -166,6 +171,7 @@ def tokenize_apart(
             seconds.append(len(front))
         pieces.is_cut += [a or b for a, b in zip(first.is_cut, second.is_cut, strict=True)]
     examples = pieces.examples(
+        Pairs,
         gold=np.array([pair.gold for pair in found], dtype=np.float32),
         texts=[pair.texts for pair in found],
         origins=[pair.origin for pair in found],

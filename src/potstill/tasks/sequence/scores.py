@@ -15,9 +15,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from potstill.data import Examples
-from potstill.recipe import Task
 from potstill.tasks import metrics
-from potstill.tasks.metrics import Scored
+from potstill.tasks.metrics import Case, Scored
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,17 @@ class Chosen:
     probabilities: tuple[float, ...]
 
 
-def chosen_labels(task: Task, outputs_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
-    """Each text's labels: softmax of the logits; of multi-label the sigmoid of each."""
-    logits_NC = outputs_NC.astype(np.float64)
-    shares_NC = expit(logits_NC) if task == Task.MULTI_LABEL else softmax(logits_NC, axis=1)
+def likeliest(outputs_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
+    """Return each text's labels by the softmax of the logits."""
+    return _ordered(softmax(outputs_NC.astype(np.float64), axis=1), names)
+
+
+def likely(outputs_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
+    """Return each text's labels by the sigmoid of each logit."""
+    return _ordered(expit(outputs_NC.astype(np.float64)), names)
+
+
+def _ordered(shares_NC: np.ndarray, names: Sequence[str]) -> list[Chosen]:
     found = []
     for shares_C in shares_NC:
         order = np.argsort(-shares_C, kind="stable")
@@ -46,84 +52,100 @@ def chosen_labels(task: Task, outputs_NC: np.ndarray, names: Sequence[str]) -> l
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def label_scores(
-    task: Task, outputs: np.ndarray, gold: np.ndarray, classes: int
-) -> dict[str, Scored]:
-    """Every metric of classification, multi-label, regression or similarity.
-
-    Args:
-        outputs: logits [N x classes], or values [N x 1].
-        gold: see heads.
-    """
-    if not task.has_distribution:
-        predicted, wanted = outputs[:, 0].astype(float), gold.astype(float)
-        return {
-            "pearson": metrics.pearson(wanted, predicted),
-            "spearman": metrics.spearman(wanted, predicted),
-            "mse": metrics.mse(wanted, predicted),
-        }
-    if task == Task.MULTI_LABEL:
-        wanted, predicted = gold == 1, outputs > 0
-        return {
-            "micro_f1": metrics.micro_f1(wanted, predicted),
-            "macro_f1": metrics.multi_label_macro_f1(wanted, predicted),
-            "exact_match": metrics.exact_match(wanted, predicted),
-        }
-    predicted = outputs.argmax(axis=1)
+def label_scores(outputs_NC: np.ndarray, gold_N: np.ndarray, classes: int) -> dict[str, Scored]:
+    """Compute every metric of texts with one label each; logits [N x classes]."""
+    predicted_N = outputs_NC.argmax(axis=1)
     found = {
-        "accuracy": metrics.accuracy(gold, predicted),
-        "macro_f1": metrics.macro_f1(gold, predicted, classes),
-        "matthews": metrics.matthews(gold, predicted, classes),
+        "accuracy": metrics.accuracy(gold_N, predicted_N),
+        "macro_f1": metrics.macro_f1(gold_N, predicted_N, classes),
+        "matthews": metrics.matthews(gold_N, predicted_N, classes),
     }
     if classes == 2:
-        found["f1"] = metrics.f1(gold, predicted)
+        found["f1"] = metrics.f1(gold_N, predicted_N)
     return found
 
 
-def label_agreement(task: Task, outputs: np.ndarray, base: np.ndarray) -> dict[str, float]:
-    """How alike two models' answers are, right or wrong."""
-    if not task.has_distribution:
-        return {"pearson": metrics.pearson(base[:, 0], outputs[:, 0]).value}
-    if task == Task.MULTI_LABEL:
-        return {"labels": float(((outputs > 0) == (base > 0)).mean())}
-    log_s, log_t = log_softmax(outputs, axis=1), log_softmax(base, axis=1)
+def multi_label_scores(outputs_NC: np.ndarray, gold_NC: np.ndarray) -> dict[str, Scored]:
+    """Compute every metric of texts with any number of labels each; gold is 0 or 1."""
+    wanted_NC, predicted_NC = gold_NC == 1, outputs_NC > 0
+    return {
+        "micro_f1": metrics.micro_f1(wanted_NC, predicted_NC),
+        "macro_f1": metrics.multi_label_macro_f1(wanted_NC, predicted_NC),
+        "exact_match": metrics.exact_match(wanted_NC, predicted_NC),
+    }
+
+
+def value_scores(outputs_N1: np.ndarray, gold_N: np.ndarray) -> dict[str, Scored]:
+    """Compute every metric of texts with a value each."""
+    predicted_N, wanted_N = outputs_N1[:, 0].astype(float), gold_N.astype(float)
+    return {
+        "pearson": metrics.pearson(wanted_N, predicted_N),
+        "spearman": metrics.spearman(wanted_N, predicted_N),
+        "mse": metrics.mse(wanted_N, predicted_N),
+    }
+
+
+def label_agreement(outputs_NC: np.ndarray, base_NC: np.ndarray) -> dict[str, float]:
+    """Compute how alike two models' labels are, right or wrong."""
+    log_s, log_t = log_softmax(outputs_NC, axis=1), log_softmax(base_NC, axis=1)
     kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
-    same_N = outputs.argmax(axis=1) == base.argmax(axis=1)
+    same_N = outputs_NC.argmax(axis=1) == base_NC.argmax(axis=1)
     return {"top1": float(same_N.mean()), "kl": float(kl_N.mean())}
 
 
-def trivial_labels(
-    task: Task, train: Examples | None, test: Examples, labels: Sequence[str], seed: int
-) -> dict[str, np.ndarray]:
-    """Answers, as logits, of the commonest label (or the mean) and of a linear model on TF-IDF,
-    where the texts have a word.
-    """
-    if train is None:
-        return {"majority": _commonest(task, test.gold, len(test), len(labels))}
-    gold, count = train.gold, len(test)
-    majority = _commonest(task, gold, count, len(labels))
-    if task == Task.SENTENCE_SIMILARITY:
-        first, second = zip(*test.texts, strict=True)
-        if not metrics.has_words([*first, *second]):
-            return {"majority": majority}
-        return {"majority": majority, "tfidf": tfidf_cosines(first, second)[:, None]}
-    texts = [" \n ".join(one) for one in train.texts]
-    asked = [" \n ".join(one) for one in test.texts]
-    if not metrics.has_words(texts):
-        return {"majority": majority}
-    features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
-    linear: Any
-    if task == Task.REGRESSION:
-        linear = make_pipeline(features, Ridge()).fit(texts, gold)
-        return {"majority": majority, "tfidf": linear.predict(asked)[:, None]}
+def value_agreement(outputs_N1: np.ndarray, base_N1: np.ndarray) -> dict[str, float]:
+    """Compute how alike two models' values are, right or wrong."""
+    return {"pearson": metrics.pearson(base_N1[:, 0], outputs_N1[:, 0]).value}
+
+
+# --- what takes no network ------------------------------------------------------------------------
+
+
+def tfidf_label(train: Examples, test: Examples, classes: int, seed: int) -> np.ndarray | None:
+    """Return a logistic regression's log-probabilities on TF-IDF, [N x C]; None without a word."""
+    fitted = _fitted(train, LogisticRegression(max_iter=1000, C=10.0, random_state=seed))
+    if fitted is None:
+        return None
+    found = np.full((len(test), classes), -np.inf)
+    found[:, fitted.classes_] = fitted.predict_log_proba(_whole(test))
+    return found
+
+
+def tfidf_labels(train: Examples, test: Examples, seed: int) -> np.ndarray | None:
+    """Return one logistic regression per label on TF-IDF, logits [N x C]; None without a word."""
     logistic = LogisticRegression(max_iter=1000, C=10.0, random_state=seed)
-    if task == Task.MULTI_LABEL:
-        linear = make_pipeline(features, OneVsRestClassifier(logistic)).fit(texts, gold)
-        return {"majority": majority, "tfidf": linear.decision_function(asked).reshape(count, -1)}
-    linear = make_pipeline(features, logistic).fit(texts, gold)
-    scores = np.full((count, len(labels)), -np.inf)
-    scores[:, linear.classes_] = linear.predict_log_proba(asked)
-    return {"majority": majority, "tfidf": scores}
+    fitted = _fitted(train, OneVsRestClassifier(logistic))
+    if fitted is None:
+        return None
+    found: np.ndarray = fitted.decision_function(_whole(test)).reshape(len(test), -1)
+    return found
+
+
+def tfidf_value(train: Examples, test: Examples) -> np.ndarray | None:
+    """Return a ridge regression's values on TF-IDF, [N x 1]; None without a word."""
+    fitted = _fitted(train, Ridge())
+    return None if fitted is None else fitted.predict(_whole(test))[:, None]
+
+
+def tfidf_cosine(test: Examples) -> np.ndarray | None:
+    """Return the cosine of each pair's TF-IDF vectors, [N x 1]; None without a word."""
+    first, second = zip(*test.texts, strict=True)
+    if not metrics.has_words([*first, *second]):
+        return None
+    return tfidf_cosines(first, second)[:, None]
+
+
+def _whole(examples: Examples) -> list[str]:
+    return [" \n ".join(texts) for texts in examples.texts]
+
+
+def _fitted(train: Examples, model: Any) -> Any:
+    """Return a model that learned from the TF-IDF of the training texts; None without a word."""
+    texts = _whole(train)
+    if not metrics.has_words(texts):
+        return None
+    features = TfidfVectorizer(sublinear_tf=True, min_df=1, ngram_range=(1, 2))
+    return make_pipeline(features, model).fit(texts, train.gold)
 
 
 def tfidf_cosines(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
@@ -133,18 +155,7 @@ def tfidf_cosines(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     return np.asarray(both[0].multiply(both[1]).sum(axis=1)).ravel()
 
 
-def _commonest(task: Task, gold: np.ndarray, count: int, classes: int) -> np.ndarray:
-    """The same answer for all examples, as logits: the mean, or the commonest label or labels."""
-    if not task.has_distribution:
-        answer = gold.mean(keepdims=True)
-    elif task == Task.MULTI_LABEL:
-        answer = np.where(_commonest_labels(gold), 1.0, -1.0)
-    else:
-        answer = np.bincount(gold, minlength=classes).astype(float)
-    return np.tile(answer, (count, 1))
-
-
-def _commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
+def commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
     """The commonest labels, as many as give every example the best F1 over all labels: bool [C]."""
     order = np.argsort(-gold_NC.sum(axis=0), kind="stable")
     right = gold_NC.sum(axis=0)[order].cumsum()
@@ -183,20 +194,10 @@ def softened(
 
 
 def label_examples(
-    task: Task,
-    base: np.ndarray,
-    other: np.ndarray,
-    test: Examples,
-    labels: Sequence[str],
-    most: int,
+    base: np.ndarray, other: np.ndarray, case: Case[Examples], most: int
 ) -> list[Mapping[str, Any]]:
-    """Examples that two models answer differently, those of which both are sure first; of values
-    those that are furthest apart; of several labels a text each label by itself.
-    """
-    if not task.has_distribution:
-        return _value_examples(base[:, 0], other[:, 0], test, most)
-    if task == Task.MULTI_LABEL:
-        return _yes_or_no_examples(base, other, test, labels, most)
+    """Show texts that two models label differently, those of which both are sure first."""
+    test, labels = case.test, case.labels
     p_t, p_s = metrics.softmax(base, 1.0), metrics.softmax(other, 1.0)
     top_t, top_s = base.argmax(axis=1), other.argmax(axis=1)
     differing = np.flatnonzero(top_t != top_s)
@@ -213,9 +214,10 @@ def label_examples(
     ]
 
 
-def _value_examples(
+def value_examples(
     base_N: np.ndarray, other_N: np.ndarray, test: Examples, most: int
 ) -> list[Mapping[str, Any]]:
+    """Show texts that two models give different values, those furthest apart first."""
     order = np.argsort(-np.abs(base_N - other_N), kind="stable")[:most]
     return [
         {
@@ -229,10 +231,11 @@ def _value_examples(
     ]
 
 
-def _yes_or_no_examples(
-    base_NC: np.ndarray, other_NC: np.ndarray, test: Examples, labels: Sequence[str], most: int
+def multi_label_examples(
+    base_NC: np.ndarray, other_NC: np.ndarray, case: Case[Examples], most: int
 ) -> list[Mapping[str, Any]]:
-    """One for each label of a text that one model gives and the other doesn't."""
+    """Show each label of a text that one model gives and the other does not, the surest first."""
+    test, labels = case.test, case.labels
     rows, columns = np.nonzero((base_NC > 0) != (other_NC > 0))
     # how far from 0 a logit is, either way, is how sure of its answer a model is
     sure = np.minimum(np.abs(base_NC), np.abs(other_NC))[rows, columns]

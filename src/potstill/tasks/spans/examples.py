@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import Examples
-from potstill.data.sequences import UNLABELLED, Items
+from potstill.data.sequences import UNLABELLED, Questions
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
-from potstill.tasks.rows import BadRow, Labelled, column_of, text_of, usable
+from potstill.tasks.rows import BadRow, Cutting, Labelled, column_of, text_of, usable
 
 LABELS = ["start", "end"]
 _BATCH = 500  # questions that are tokenised at a time
@@ -97,26 +95,19 @@ class _Windows(Sequences):
 def tokenize_questions(
     found: Sequence[Labelled],
     tokenizer: PreTrainedTokenizerFast,
-    data: TaskData,
-    side: str,
-    counts: Counter[str],
-    *,
-    may_lack: bool,
-) -> tuple[Examples, list[str]]:
+    cutting: Cutting,
+) -> tuple[Questions, list[str]]:
     """Token sequences of questions with a window of their context each, and warnings.
 
     A window's gold is the first answer where all of it is in the window, and the first token twice
     where it is not or there is none (Devlin et al. 2019, section 4.3).
 
-    Args:
-        counts: what is left out is counted here.
-        may_lack: some question of the training text has no answer.
-
     Raises:
         ValueError: a question that leaves no room for its context.
     """
+    data, side = cutting.data, cutting.side or "text"
     stride = data.max_length // 3 if data.stride is None else data.stride
-    kept = _with_room(found, tokenizer, data, stride, side, counts)
+    kept = _with_room(found, tokenizer, cutting, stride)
     windows = _Windows()
     for start in range(0, len(kept), _BATCH):
         part = kept[start : start + _BATCH]
@@ -138,17 +129,16 @@ def tokenize_questions(
             windows.of.append(start + int(encoded["overflow_to_sample_mapping"][number]))
     gold, warnings = _golds(kept, windows, data, side)
     examples = windows.examples(
+        Questions,
         gold=gold,
         texts=[kept[number].texts for number in windows.of],
         origins=[kept[number].origin for number in windows.of],
-        places=np.concatenate(windows.places),
-        items=Items(
-            of=np.array(windows.of, dtype=np.int64),
-            texts=[example.texts for example in kept],
-            truths=[[text for _, text in example.gold or []] for example in kept],
-            longest=data.max_answer,
-            may_lack=may_lack,
-        ),
+        spans=np.concatenate(windows.places),
+        of=np.array(windows.of, dtype=np.int64),
+        questions=[example.texts for example in kept],
+        answers=[[text for _, text in example.gold or []] for example in kept],
+        longest=data.max_answer,
+        may_lack=cutting.may_lack,
     )
     return examples, warnings
 
@@ -156,12 +146,11 @@ def tokenize_questions(
 def _with_room(
     found: Sequence[Labelled],
     tokenizer: PreTrainedTokenizerFast,
-    data: TaskData,
+    cutting: Cutting,
     stride: int,
-    side: str,
-    counts: Counter[str],
 ) -> list[Labelled]:
     """Those whose question leaves a window more room than two windows share."""
+    data, side = cutting.data, cutting.side or "text"
     texts = [example.texts[0] for example in found]
     questions = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     rest = data.max_length - tokenizer.num_special_tokens_to_add(pair=True)
@@ -179,7 +168,7 @@ def _with_room(
     kept = [
         example
         for example, ids in zip(found, questions, strict=True)
-        if usable(data, counts, side, example.origin, partial(checked, example, len(ids)))
+        if usable(data, cutting.counts, side, example.origin, partial(checked, example, len(ids)))
     ]
     if not kept:
         raise ValueError(f"data.{side}: no question leaves room for its context")

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from potstill.data import Examples
-from potstill.data.sequences import Items
+from potstill.data.sequences import Questions
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 
@@ -33,27 +32,25 @@ class Given:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def best_answers(outputs_T2: np.ndarray, examples: Examples) -> list[Given]:
+def best_answers(outputs_T2: np.ndarray, examples: Questions) -> list[Given]:
     """Each question's answer: the span whose start and end logits have the largest sum.
 
-    It begins and ends in the context, is of `items.longest` tokens at most, and is of any of the
+    It begins and ends in the context, is of `longest` tokens at most, and is of any of the
     question's windows. Where questions may lack an answer, none is given if the first token's sum,
     the least of all windows, is larger (Devlin et al. 2019, section 4.3).
 
     Args:
         outputs_T2: start and end logits at every token of every window.
     """
-    items = examples.items
-    assert items is not None
-    best: list[tuple[float, Given]] = [(-np.inf, Given("", 1.0))] * len(items)
-    none: list[tuple[float, Given]] = [(np.inf, Given("", 1.0))] * len(items)
-    for window, item in enumerate(items.of.tolist()):
+    best: list[tuple[float, Given]] = [(-np.inf, Given("", 1.0))] * examples.items
+    none: list[tuple[float, Given]] = [(np.inf, Given("", 1.0))] * examples.items
+    for window, item in enumerate(examples.of.tolist()):
         found, nothing = _window_answers(outputs_T2, examples, window)
         if found is not None and found[0] > best[item][0]:
             best[item] = found
         if nothing[0] < none[item][0]:
             none[item] = nothing
-    if not items.may_lack:
+    if not examples.may_lack:
         return [given for _, given in best]
     return [
         nothing if score >= found_score else found
@@ -62,13 +59,11 @@ def best_answers(outputs_T2: np.ndarray, examples: Examples) -> list[Given]:
 
 
 def _window_answers(
-    outputs_T2: np.ndarray, examples: Examples, window: int
+    outputs_T2: np.ndarray, examples: Questions, window: int
 ) -> tuple[tuple[float, Given] | None, tuple[float, Given]]:
     """A window's best span and no answer, each with its sum of logits."""
-    assert examples.items is not None
-    assert examples.places is not None
     part = slice(examples.offsets[window], examples.offsets[window + 1])
-    places_L2, logits_L2 = examples.places[part], outputs_T2[part].astype(np.float64)
+    places_L2, logits_L2 = examples.spans[part], outputs_T2[part].astype(np.float64)
     context = np.flatnonzero(places_L2[:, 0] >= 0)
     allowed = np.union1d([0], context)
     log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
@@ -79,7 +74,7 @@ def _window_answers(
         return None, none
     start_K, end_K = logits_L2[context, 0], logits_L2[context, 1]
     top: tuple[float, int, int] | None = None
-    for more in range(min(examples.items.longest, len(context))):
+    for more in range(min(examples.longest, len(context))):
         sums = start_K[: len(context) - more] + end_K[more:]
         at = int(sums.argmax())
         if top is None or sums[at] > top[0]:
@@ -129,21 +124,21 @@ def _word_f1(given: list[str], truth: str) -> float:
     return 2 * both / (len(given) + len(wanted))
 
 
-def answer_scores(given: Sequence[str], items: Items) -> dict[str, Scored]:
+def answer_scores(given: Sequence[str], examples: Questions) -> dict[str, Scored]:
     """Exact match and F1, means over questions."""
-    pairs = list(zip(given, items.truths, strict=True))
+    pairs = list(zip(given, examples.answers, strict=True))
     exact = np.array([exact_match(text, truths) for text, truths in pairs])
     overlap = np.array([answer_f1(text, truths) for text, truths in pairs])
     return {"exact_match": metrics.mean(exact), "f1": metrics.mean(overlap)}
 
 
-def trivial_answers(test: Items) -> dict[str, list[str]]:
+def trivial_answers(test: Questions) -> dict[str, list[str]]:
     """Answers without a model: none; the sentence of the context that shares most words with the
     question, the first of equals.
     """
     return {
-        "majority": [""] * len(test),
-        "sentence": [likeliest_sentence(*texts) for texts in test.texts],
+        "majority": [""] * test.items,
+        "sentence": [likeliest_sentence(*texts) for texts in test.questions],
     }
 
 
@@ -164,7 +159,7 @@ def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str,
 
 
 def answer_examples(
-    base: Sequence[Given], other: Sequence[Given], items: Items, most: int
+    base: Sequence[Given], other: Sequence[Given], examples: Questions, most: int
 ) -> list[Mapping[str, Any]]:
     """Questions that two models answer differently, the surest first."""
     differing = [
@@ -175,8 +170,8 @@ def answer_examples(
     differing.sort(key=lambda n: -min(base[n].probability, other[n].probability))
     return [
         {
-            "query": " | ".join(items.texts[n]),
-            "expected": _shown(" / ".join(dict.fromkeys(items.truths[n]))),
+            "query": " | ".join(examples.questions[n]),
+            "expected": _shown(" / ".join(dict.fromkeys(examples.answers[n]))),
             "teacher": {"top": _shown(base[n].text), "p": base[n].probability},
             "student": {"top": _shown(other[n].text), "p": other[n].probability},
         }

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import Examples
 from potstill.data.files import Sentence
-from potstill.data.sequences import IGNORED, UNLABELLED, Items
+from potstill.data.sequences import IGNORED, UNLABELLED, Sentences
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
 from potstill.tasks.labels import label_number
@@ -163,7 +162,7 @@ def type_counts(labels: Sequence[str], train: Sequence[Labelled]) -> dict[str, i
 
 def tokenize_sentences(
     found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
-) -> tuple[Examples, int, int]:
+) -> tuple[Sentences, int, int]:
     """Token sequences of sentences, the first piece of each word carrying its label.
 
     A sentence is tokenised as the text that it is, words with a space between them: so do models
@@ -193,16 +192,13 @@ def tokenize_sentences(
             lost += len(example.texts) - int((places[-1] >= 0).sum())
     gold = [_gold(example.gold, own) for example, own in zip(found, places, strict=True)]
     examples = pieces.examples(
+        Sentences,
         gold=np.concatenate(gold),
         texts=[(" ".join(example.texts),) for example in found],
         origins=[example.origin for example in found],
-        by_token=True,
-        places=np.concatenate(places),
-        items=Items(
-            of=np.arange(len(found), dtype=np.int64),
-            texts=[example.texts for example in found],
-            truths=[example.gold or [] for example in found],
-        ),
+        word_at=np.concatenate(places),
+        words=[example.texts for example in found],
+        tags=[example.gold or [] for example in found],
     )
     return examples, pieces.cut, lost
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from potstill.data import Examples
-from potstill.data.sequences import Items
+from potstill.data.sequences import Sentences
 from potstill.tasks import metrics
-from potstill.tasks.metrics import Scored
+from potstill.tasks.metrics import Case, Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
 _SURE = 20.0  # logit above all others' of an answer that is given without a doubt
@@ -31,16 +30,14 @@ class Tagged:
     probabilities: tuple[float, ...]
 
 
-def tagged_words(outputs_TC: np.ndarray, examples: Examples, names: Sequence[str]) -> list[Tagged]:
+def tagged_words(outputs_TC: np.ndarray, examples: Sentences, names: Sequence[str]) -> list[Tagged]:
     """Each sentence's words with their tags."""
-    assert examples.items is not None
-    assert examples.places is not None
     shares_TC = softmax(outputs_TC.astype(np.float64), axis=1)
     found = []
-    for item, words in enumerate(examples.items.texts):
+    for item, words in enumerate(examples.words):
         tags, sure = ["O"] * len(words), [1.0] * len(words)
         for token in range(examples.offsets[item], examples.offsets[item + 1]):
-            word = int(examples.places[token])
+            word = int(examples.word_at[token])
             if word >= 0:
                 best = int(shares_TC[token].argmax())
                 tags[word], sure[word] = names[best], float(shares_TC[token, best])
@@ -72,19 +69,17 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     return found
 
 
-def predicted_tags(outputs_TC: np.ndarray, examples: Examples, other: int) -> list[np.ndarray]:
+def predicted_tags(outputs_TC: np.ndarray, examples: Sentences, other: int) -> list[np.ndarray]:
     """Each sentence's labels by word, as numbers.
 
     Args:
         outputs_TC: logits at every token.
         other: the number of O, which words get that have no token.
     """
-    assert examples.items is not None
-    assert examples.places is not None
     found = []
-    for item, words in enumerate(examples.items.texts):
+    for item, words in enumerate(examples.words):
         part = slice(examples.offsets[item], examples.offsets[item + 1])
-        places_L = examples.places[part]
+        places_L = examples.word_at[part]
         tags = np.full(len(words), other)
         tags[places_L[places_L >= 0]] = outputs_TC[part][places_L >= 0].argmax(axis=1)
         found.append(tags)
@@ -92,7 +87,7 @@ def predicted_tags(outputs_TC: np.ndarray, examples: Examples, other: int) -> li
 
 
 def at_words(
-    outputs_TC: np.ndarray, examples: Examples, wanted: Examples, other: int
+    outputs_TC: np.ndarray, examples: Sentences, wanted: Sentences, other: int
 ) -> np.ndarray:
     """Outputs for sentences that one tokenizer cut, at the tokens that another one cut them into.
 
@@ -105,12 +100,10 @@ def at_words(
     Returns:
         [T x C] of the tokens of `wanted`; 0 where no word begins.
     """
-    assert examples.places is not None
-    assert wanted.places is not None
-    found_TC = np.zeros((len(wanted.places), outputs_TC.shape[1]), dtype=outputs_TC.dtype)
+    found_TC = np.zeros((len(wanted.word_at), outputs_TC.shape[1]), dtype=outputs_TC.dtype)
     for item in range(len(wanted)):
         parts = [slice(one.offsets[item], one.offsets[item + 1]) for one in (examples, wanted)]
-        here_L, there_L = examples.places[parts[0]], wanted.places[parts[1]]
+        here_L, there_L = examples.word_at[parts[0]], wanted.word_at[parts[1]]
         rows = {int(word): row for row, word in enumerate(here_L) if word >= 0}
         for place in np.flatnonzero(there_L >= 0).tolist():
             row = rows.get(int(there_L[place]))
@@ -145,30 +138,29 @@ def tag_scores(
 
 
 def trivial_tags(
-    train: Items | None, test: Items, labels: Sequence[str]
+    train: Sentences | None, test: Sentences, labels: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
     """Tags without a model: O everywhere; each word's commonest tag in the training sentences where
     there are some, O for words that are not there.
     """
     other = labels.index("O")
-    nothing = {"majority": [np.full(len(words), other) for words in test.texts]}
+    nothing = {"majority": [np.full(len(words), other) for words in test.words]}
     if train is None:
         return nothing
     seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for words, tags in zip(train.texts, train.truths, strict=True):
+    for words, tags in zip(train.words, train.tags, strict=True):
         for word, tag in zip(words, tags, strict=False):  # a sentence without tags adds nothing
             seen[word][int(tag)] += 1
     commonest = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
-    tags = [np.array([commonest.get(word, other) for word in words]) for words in test.texts]
-    return {**nothing, "lexicon": tags}
+    lexicon = [np.array([commonest.get(word, other) for word in words]) for words in test.words]
+    return {**nothing, "lexicon": lexicon}
 
 
 def tag_agreement(
-    outputs_TC: np.ndarray, base_TC: np.ndarray, examples: Examples
+    outputs_TC: np.ndarray, base_TC: np.ndarray, examples: Sentences
 ) -> dict[str, float]:
     """How alike two models' tags of the words are, right or wrong."""
-    assert examples.places is not None
-    first_T = examples.places >= 0
+    first_T = examples.word_at >= 0
     log_s, log_t = (log_softmax(values[first_T], axis=1) for values in (outputs_TC, base_TC))
     same_K = log_s.argmax(axis=1) == log_t.argmax(axis=1)
     kl_K = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
@@ -178,14 +170,12 @@ def tag_agreement(
 def tag_examples(
     base_TC: np.ndarray,
     other_TC: np.ndarray,
-    examples: Examples,
-    labels: Sequence[str],
+    case: Case[Sentences],
     most: int,
 ) -> list[Mapping[str, Any]]:
-    """Words that two models tag differently, the surest first."""
-    assert examples.items is not None
-    assert examples.places is not None
-    first = np.flatnonzero(examples.places >= 0)
+    """Show words that two models tag differently, the surest first."""
+    examples, labels = case.test, case.labels
+    first = np.flatnonzero(examples.word_at >= 0)
     p_t, p_s = softmax(base_TC[first], axis=1), softmax(other_TC[first], axis=1)
     top_t, top_s = p_t.argmax(axis=1), p_s.argmax(axis=1)
     differing = np.flatnonzero(top_t != top_s)
@@ -194,8 +184,8 @@ def tag_examples(
     shown: list[Mapping[str, Any]] = []
     for k in differing.tolist():
         item = int(np.searchsorted(examples.offsets, first[k], side="right")) - 1
-        word = int(examples.places[first[k]])
-        words, truth = examples.items.texts[item], examples.items.truths[item]
+        word = int(examples.word_at[first[k]])
+        words, truth = examples.words[item], examples.tags[item]
         shown.append(
             {
                 "query": f"{words[word]} (word {word + 1}) in: {' '.join(words)}",

@@ -184,7 +184,7 @@ def test_an_answer_of_a_long_context_is_softened_in_its_own_window(tmp_path: Pat
     asked = one.ask(("low", context))
     assert len(asked.examples) > 1
     logits = np.zeros_like(asked.outputs)
-    at = asked.examples.places[:, 0] == context.index("copper")
+    at = asked.examples.spans[:, 0] == context.index("copper")
     logits[np.flatnonzero(at)[-1]] = 5.0
     found = one.answer(("low", context), Asked(asked.examples, logits, 0))
     assert found.headline == "copper"

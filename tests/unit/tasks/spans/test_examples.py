@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import sentences, tiny_tokenizer
-from potstill.data import Examples, collate
-from potstill.data.sequences import UNLABELLED
+from potstill.data import collate
+from potstill.data.sequences import UNLABELLED, Questions
 from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.reading import read_task
@@ -41,15 +41,13 @@ def problem(train: Any, **settings: Any) -> str:
     return str(caught.value)
 
 
-def windows(side: Examples) -> list[list[int]]:
+def windows(side: Questions) -> list[list[int]]:
     """The numbers of each item's windows."""
-    assert side.items is not None
-    return [np.flatnonzero(side.items.of == item).tolist() for item in range(len(side.items))]
+    return [np.flatnonzero(side.of == item).tolist() for item in range(side.items)]
 
 
-def places(side: Examples, window: int) -> np.ndarray:
-    assert side.places is not None
-    return side.places[side.offsets[window] : side.offsets[window + 1]]
+def places(side: Questions, window: int) -> np.ndarray:
+    return side.spans[side.offsets[window] : side.offsets[window + 1]]
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -125,8 +123,7 @@ def test_windows_overlap_and_cover_the_context(tmp_path: Path) -> None:
     side = tokenize_task(
         read(train, heldout=0.0, dev=train, max_length=16, stride=5), tiny_tokenizer()
     ).train
-    assert side.items is not None
-    assert len(side) > len(side.items) == 30
+    assert len(side) > side.items == 30
     for item, numbers in enumerate(windows(side)):
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
         tokens = tiny_tokenizer()(rows[item]["context"], add_special_tokens=False)["input_ids"]
@@ -199,13 +196,11 @@ def test_text_for_the_teacher_needs_no_answers(tmp_path: Path) -> None:
     assert found.unlabelled is not None
     assert found.unlabelled.gold.tolist() == [[UNLABELLED, UNLABELLED]]
     both = found.train + found.unlabelled
-    assert both.items is not None
-    assert both.items.texts[both.items.of[-1]] == ("low ?", "the oak")
+    assert both.questions[both.of[-1]] == ("low ?", "the oak")
     few = both.first(3)
-    assert few.items is not None
-    assert len(few.items) == 3
-    assert set(few.items.of.tolist()) == {0, 1, 2}
-    assert len(few) == sum(int(n) < 3 for n in both.items.of)
+    assert few.items == 3
+    assert set(few.of.tolist()) == {0, 1, 2}
+    assert len(few) == sum(int(n) < 3 for n in both.of)
 
 
 def test_what_no_window_holds_is_told(tmp_path: Path) -> None:
@@ -256,8 +251,7 @@ def test_a_row_that_cannot_be_used(changes: dict[str, Any], message: str, tmp_pa
     assert said.startswith(f"{train}:31: {message}")
     assert said.endswith("or leave such rows out with data.on_bad_row=skip")
     found = tokenize_task(read(train, on_bad_row="skip", **settings), tiny_tokenizer())
-    assert found.train.items is not None
-    assert len(found.train.items) == 30
+    assert found.train.items == 30
     assert any(w.startswith("1 rows are left out (train.") for w in found.warnings)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny_labels import bare
 
-from potstill.data import Examples
-from potstill.data.sequences import Items
+from potstill.data.sequences import Questions
 from potstill.tasks.spans.scores import (
     Given,
     answer_agreement,
@@ -62,7 +62,8 @@ def test_scores(given: str, truths: list[str], exact: float, f1: float) -> None:
 
 
 def test_scores_are_means_over_questions() -> None:
-    items = Items(np.arange(3), [("q", "c")] * 3, [["Paris"], ["10th centuries"], []])
+    answers = [["Paris"], ["10th centuries"], []]
+    items = bare(Questions, questions=[("q", "c")] * 3, answers=answers)
     found = answer_scores(["paris", "10th 11th centuries", "no"], items)
     assert found["exact_match"].value == pytest.approx(1 / 3)
     assert found["f1"].value == pytest.approx(1.8 / 3)
@@ -73,14 +74,14 @@ def test_scores_are_means_over_questions() -> None:
 CONTEXT = "ab cd ef gh ij"
 
 
-def windows(*, longest: int = 3, may_lack: bool = True) -> Examples:
+def windows(*, longest: int = 3, may_lack: bool = True) -> Questions:
     """A question with two windows that overlap, and one with one: [first, q, sep, context, sep]."""
     spans = [(0, 2), (3, 5), (6, 8), (9, 11), (12, 14)]
     outside = [(-1, -1)] * 3
     each = [[*outside, *spans[:3], (-1, -1)], [*outside, *spans[2:], (-1, -1)]]
     each.append([*outside, *spans, (-1, -1)])
     lengths = np.array([len(one) for one in each], dtype=np.int32)
-    return Examples(
+    return Questions(
         ids=np.zeros(lengths.sum(), dtype=np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         lengths=lengths,
@@ -88,8 +89,12 @@ def windows(*, longest: int = 3, may_lack: bool = True) -> Examples:
         gold=np.zeros((3, 2), dtype=np.int64),
         texts=[("q", CONTEXT)] * 3,
         origins=["x[0]", "x[0]", "x[1]"],
-        places=np.array([span for one in each for span in one], dtype=np.int32),
-        items=Items(np.array([0, 0, 1]), [("q", CONTEXT)] * 2, [["cd"], []], longest, may_lack),
+        spans=np.array([span for one in each for span in one], dtype=np.int32),
+        of=np.array([0, 0, 1]),
+        questions=[("q", CONTEXT)] * 2,
+        answers=[["cd"], []],
+        longest=longest,
+        may_lack=may_lack,
     )
 
 
@@ -98,7 +103,6 @@ def windows(*, longest: int = 3, may_lack: bool = True) -> Examples:
 @pytest.mark.parametrize("longest", [1, 3])
 def test_the_best_span_of_all(seed: int, may_lack: bool, longest: int) -> None:
     given = windows(longest=longest, may_lack=may_lack)
-    assert given.places is not None
     outputs = np.random.default_rng(seed).normal(size=(len(given.ids), 2)) * 3
     outputs[::7] -= 1.0
     for item, numbers in enumerate(([0, 1], [2])):
@@ -108,11 +112,11 @@ def test_the_best_span_of_all(seed: int, may_lack: bool, longest: int) -> None:
             none = min(none, outputs[first].sum())
             for start in range(first, int(given.offsets[window + 1])):
                 for end in range(start, int(given.offsets[window + 1])):
-                    inside = given.places[start][0] >= 0 and given.places[end][0] >= 0
+                    inside = given.spans[start][0] >= 0 and given.spans[end][0] >= 0
                     total = outputs[start, 0] + outputs[end, 1]
                     if inside and end - start < longest and total > best:
                         best = total
-                        text = CONTEXT[given.places[start][0] : given.places[end][1]]
+                        text = CONTEXT[given.spans[start][0] : given.spans[end][1]]
         expected = "" if may_lack and none >= best else text
         assert best_answers(outputs.astype(np.float32), given)[item].text == expected
 
@@ -137,8 +141,7 @@ def test_the_probability_is_that_of_start_and_end() -> None:
 
 def test_a_window_without_a_context_gives_none() -> None:
     given = windows(may_lack=False)
-    assert given.places is not None
-    given.places[:] = -1
+    given.spans[:] = -1
     assert [a.text for a in best_answers(np.zeros((len(given.ids), 2)), given)] == ["", ""]
 
 
@@ -151,7 +154,8 @@ def test_the_sentence_that_shares_most_words() -> None:
     assert likeliest_sentence("Who?", context) == "Ada wrote it."
     assert likeliest_sentence("Who finished it?", context) == "He never finished it."
     assert likeliest_sentence("Who?", "no end") == "no end"
-    items = Items(np.arange(2), [("who wrote", context), ("what", context)], [["Ada"], []])
+    asked = [("who wrote", context), ("what", context)]
+    items = bare(Questions, questions=asked, answers=[["Ada"], []])
     found = trivial_answers(items)
     assert found == {"majority": ["", ""], "sentence": ["Ada wrote it.", "Ada wrote it."]}
 
@@ -162,7 +166,8 @@ def test_agreement_and_examples() -> None:
     found = answer_agreement(one, two)
     assert found["top1"] == pytest.approx(1 / 3)
     assert found["f1"] == pytest.approx((1 + 0 + 2 / 3) / 3)
-    items = Items(np.arange(3), [("q", "c")] * 3, [["Paris"], [], ["10th", "10th"]])
+    answers = [["Paris"], [], ["10th", "10th"]]
+    items = bare(Questions, questions=[("q", "c")] * 3, answers=answers)
     shown = answer_examples(one, two, items, most=5)
     assert [(s["expected"], s["teacher"]["top"], s["student"]["top"]) for s in shown] == [
         ("(no answer)", "(no answer)", "Rome"),

@@ -123,8 +123,7 @@ def test_text_for_the_teacher_needs_no_tags(tmp_path: Path) -> None:
         *(IGNORED, UNLABELLED, IGNORED),
     ]
     both = examples.train + examples.unlabelled
-    assert both.items is not None
-    assert both.items.of.tolist() == list(range(len(both)))
+    assert len(both.words) == len(both.tags) == both.items == len(both)
 
 
 # --- word pieces ----------------------------------------------------------------------------------
@@ -138,15 +137,13 @@ def test_pieces_are_those_of_word_ids(tmp_path: Path) -> None:
         read(write_conll(tmp_path / "t.conll", given), heldout=0.5), tiny_tokenizer()
     )
     for side in (found.train, found.dev):
-        assert side.items is not None
-        assert side.places is not None
-        for index, words in enumerate(side.items.texts):
+        for index, words in enumerate(side.words):
             encoded = tiny_tokenizer()(list(words), is_split_into_words=True)
             assert side[index].tolist() == encoded["input_ids"]
             expected, before = [], None
             for word in encoded.word_ids():
                 first = word is not None and word != before
-                expected.append(side.items.truths[index][word] if first else IGNORED)
+                expected.append(side.tags[index][word] if first else IGNORED)
                 before = word
             part = slice(side.offsets[index], side.offsets[index + 1])
             assert side.gold[part].tolist() == expected
@@ -175,8 +172,7 @@ def test_words_beyond_the_length_are_told(tmp_path: Path) -> None:
         w.startswith("3 of 69 words of train have no token, most of them beyond data.max_length (8")
         for w in found.warnings
     )
-    assert found.train.items is not None
-    assert len(found.train.items.truths[20]) == 9
+    assert len(found.train.tags[20]) == 9
     everything = write_conll(tmp_path / "long.conll", [long])
     said = problem(everything, heldout=0.0, dev=everything, max_length=8)
     assert "data.max_length: 8 tokens cut every text of data.train" in said

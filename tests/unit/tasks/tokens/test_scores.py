@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny_labels import bare
 
-from potstill.data import Examples
-from potstill.data.sequences import Items
+from potstill.data.sequences import Sentences
 from potstill.evaluation import retention
+from potstill.recipe import Task
+from potstill.tasks.metrics import Case
 from potstill.tasks.tokens.scores import (
     at_words,
     entities,
@@ -70,9 +72,9 @@ def test_a_resample_scores_what_its_sentences_score() -> None:
         assert np.isfinite(retention.resampled([scored], 1)).all()
 
 
-def examples() -> Examples:
+def examples() -> Sentences:
     """Two sentences of three words and one; the last word of the first one has no token."""
-    return Examples(
+    return Sentences(
         ids=np.arange(8, dtype=np.int32),
         offsets=np.array([0, 5, 8]),
         lengths=np.array([5, 3], dtype=np.int32),
@@ -80,9 +82,9 @@ def examples() -> Examples:
         gold=np.array([-100, 1, -100, 2, -100, -100, 0, -100]),
         texts=[("ada lovelace wrote",), ("it",)],
         origins=["x:1", "x:5"],
-        by_token=True,
-        places=np.array([-1, 0, -1, 1, -1, -1, 0, -1], dtype=np.int32),
-        items=Items(np.arange(2), [("ada", "lovelace", "wrote"), ("it",)], [[1, 2, 0], [0]]),
+        word_at=np.array([-1, 0, -1, 1, -1, -1, 0, -1], dtype=np.int32),
+        words=[("ada", "lovelace", "wrote"), ("it",)],
+        tags=[[1, 2, 0], [0]],
     )
 
 
@@ -107,8 +109,9 @@ def test_agreement_is_of_first_pieces_alone() -> None:
 
 def test_words_that_are_tagged_differently() -> None:
     one, two = outputs(0, 1, 0, 2, 0, 0, 3, 0), outputs(0, 1, 0, 4, 0, 0, 0, 0)
+    case = Case(Task.TOKEN_CLASSIFICATION, LABELS, examples())
     two[6] *= 2  # of this one both are surer
-    shown = tag_examples(one, two, examples(), LABELS, most=5)
+    shown = tag_examples(one, two, case, most=5)
     assert [s["query"] for s in shown] == [
         "it (word 1) in: it",
         "lovelace (word 2) in: ada lovelace wrote",
@@ -118,16 +121,16 @@ def test_words_that_are_tagged_differently() -> None:
         "I-per",
         "I-loc",
     )
-    assert len(tag_examples(one, two, examples(), LABELS, most=1)) == 1
+    assert len(tag_examples(one, two, case, most=1)) == 1
 
 
 def test_trivial_tags() -> None:
-    train = Items(
-        np.arange(3),
-        [("ada", "wrote"), ("ada", "it"), ("ada", "lovelace"), ("it", "lovelace")],
-        [[1, 0], [0, 0], [1, 2], []],  # nobody tagged the last
+    train = bare(
+        Sentences,
+        words=[("ada", "wrote"), ("ada", "it"), ("ada", "lovelace"), ("it", "lovelace")],
+        tags=[[1, 0], [0, 0], [1, 2], []],  # nobody tagged the last
     )
-    test = Items(np.arange(1), [("ada", "lovelace", "Ada", "it")], [[1, 2, 0, 0]])
+    test = bare(Sentences, words=[("ada", "lovelace", "Ada", "it")], tags=[[1, 2, 0, 0]])
     found = trivial_tags(train, test, LABELS)
     assert found["majority"][0].tolist() == [0, 0, 0, 0]
     assert found["lexicon"][0].tolist() == [1, 2, 0, 0]
@@ -135,7 +138,7 @@ def test_trivial_tags() -> None:
 
 def test_outputs_of_another_tokenizer_are_moved_by_word() -> None:
     # ada is two pieces, "lovelace" has no token any more; the second sentence has one token less
-    other = Examples(
+    other = Sentences(
         ids=np.arange(6, dtype=np.int32),
         offsets=np.array([0, 4, 6]),
         lengths=np.array([4, 2], dtype=np.int32),
@@ -143,9 +146,9 @@ def test_outputs_of_another_tokenizer_are_moved_by_word() -> None:
         gold=np.full(6, -100),
         texts=examples().texts,
         origins=examples().origins,
-        by_token=True,
-        places=np.array([-1, 0, -1, -1, 0, -1], dtype=np.int32),
-        items=examples().items,
+        word_at=np.array([-1, 0, -1, -1, 0, -1], dtype=np.int32),
+        words=examples().words,
+        tags=examples().tags,
     )
     found_TC = at_words(outputs(4, 1, 2, 4, 3, 4), other, examples(), other=0)
     tags = predicted_tags(found_TC, examples(), other=0)

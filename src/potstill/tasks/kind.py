@@ -1,0 +1,158 @@
+"""The one face of all kinds of heads: from a file's row to a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from potstill.data import Batch
+from potstill.data.sequences import UNLABELLED, E
+from potstill.models import LoadedModel
+from potstill.recipe import Task, TaskData
+from potstill.tasks.heads import head_logits
+from potstill.tasks.metrics import Case, Scored, best_constant
+from potstill.tasks.rows import Cut, Cutting, Labelled, RawExample
+
+
+class Kind(ABC, Generic[E]):
+    """Answer what is asked of a kind of head, for one task.
+
+    Attributes:
+        by_token: Whether its outputs have a row per token; else per example.
+        own_id: The column of ids that rows have where `data.id` names none; None: no such column.
+        blank: The gold of a text that nobody labeled and a model is only asked about.
+        said: What `references` are called in a sentence.
+    """
+
+    by_token: ClassVar[bool] = False
+    own_id: ClassVar[str | None] = None
+    blank: ClassVar[Any] = UNLABELLED
+    said: ClassVar[Mapping[str, str]]
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def check_columns(self, data: TaskData) -> None:
+        """Refuse another number of text columns.
+
+        Raises:
+            ValueError: too many, or too few.
+        """
+
+    @abstractmethod
+    def read(
+        self, row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
+    ) -> tuple[tuple[str, ...], Any]:
+        """Read a row's texts, and its label as it stands there; None: not asked for.
+
+        Raises:
+            BadRow: the row can't be used.
+        """
+
+    def columns(self, texts: tuple[str, ...], data: TaskData) -> dict[str, str]:
+        """Name an example's texts by their columns, as a corpus's record has them."""
+        return dict(zip(data.text, texts, strict=False))
+
+    def group(self, data: TaskData) -> str | None:
+        """Name the column whose equal texts are all held out or none; None: all columns."""
+        return None
+
+    def scaled(
+        self, sides: dict[str, list[RawExample]], data: TaskData
+    ) -> dict[str, list[RawExample]]:
+        """Bring labels to the scale of the outputs.
+
+        Raises:
+            ValueError: the training examples have no scale.
+        """
+        return sides
+
+    @abstractmethod
+    def labels(
+        self, read: Sequence[Any], data: TaskData, teacher: Sequence[str] | None, unnamed: bool
+    ) -> list[str]:
+        """Name the labels in the order of the outputs; of a value the value's name alone.
+
+        Args:
+            read: Labels of the training examples, as `read` gave them.
+            teacher: As in `resolve_labels`, with `unnamed`.
+
+        Raises:
+            ValueError: labels that can't be learned, or not with this teacher.
+        """
+
+    @abstractmethod
+    def gold(self, example: RawExample, labels: Sequence[str], given: Sequence[str] | None) -> Any:
+        """Turn an example's label into gold, as `Labelled` has it; `given` as in `label_number`.
+
+        Raises:
+            BadRow: a label that is none of the labels.
+        """
+
+    def class_counts(
+        self, labels: Sequence[str], train: Sequence[Labelled]
+    ) -> list[tuple[str, int]]:
+        """Count the examples of each class; nothing where there are no classes."""
+        return []
+
+    # --- tokens and outputs -----------------------------------------------------------------------
+
+    @abstractmethod
+    def tokenize(
+        self, found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, cutting: Cutting
+    ) -> Cut[E]:
+        """Cut examples into token sequences of at most `data.max_length` tokens.
+
+        Raises:
+            ValueError: a question that leaves no room for its context.
+        """
+
+    def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
+        """Run a model: a row per example [B x C], or per token [B x L x C]."""
+        return head_logits(loaded, batch)
+
+    @abstractmethod
+    def decide(self, outputs: np.ndarray, examples: E, names: Sequence[str]) -> Any:
+        """Say what a model's outputs stand for, in the examples' order.
+
+        Args:
+            names: The model's own names of its labels.
+        """
+
+    # --- scores -----------------------------------------------------------------------------------
+
+    def given(self, outputs: np.ndarray, examples: E, case: Case[E]) -> Any:
+        """Turn outputs into what is scored.
+
+        Args:
+            examples: `case.test`, as the model's own tokenizer cuts it.
+        """
+        return outputs
+
+    @abstractmethod
+    def scores(self, given: Any, case: Case[E]) -> dict[str, Scored]:
+        """Score what `given` gave by every metric of the task."""
+
+    def constant(self, case: Case[E]) -> dict[str, float]:
+        """Score the same answer for all examples: by each metric the most, whichever it is."""
+        count = len(case.test.ids) if self.by_token else len(case.test)
+        return best_constant(len(case.labels), count, lambda given: self.scores(given, case))
+
+    @abstractmethod
+    def references(self, case: Case[E], seed: int) -> dict[str, dict[str, Scored]]:
+        """Score what takes no network; `majority`, always there, gives the commonest answer."""
+
+    @abstractmethod
+    def agreement(self, given: Any, base: Any, case: Case[E]) -> dict[str, float]:
+        """Say how alike two models' answers are, right or wrong."""
+
+    @abstractmethod
+    def show(self, base: Any, other: Any, case: Case[E], most: int) -> list[Mapping[str, Any]]:
+        """Show examples that two models answer differently, the surest or furthest first."""
