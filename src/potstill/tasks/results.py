@@ -1,0 +1,183 @@
+"""What stages leave in result.json, as types that writers and readers share.
+
+No key is required: a reader meets the results of older runs, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+# part -> score -> value; beside values, `seeds` has those of each training.
+Scores = Mapping[str, Mapping[str, Any]]
+Shares = dict[str, dict[str, float]]  # model -> part.score -> share of the baseline's
+Spans = dict[str, dict[str, list[float]]]  # model -> part.score -> [low, high]
+
+
+class Difference(TypedDict, total=False):
+    """The student's score minus another's.
+
+    Attributes:
+        score: Its full name, such as `retrieval.mrr`; for a task with labels, `metric` alone.
+        metric: The last part of the name.
+        interval: The paired 95% confidence interval; None: there is none.
+    """
+
+    score: str
+    metric: str
+    difference: float
+    interval: list[float] | None
+
+
+class Evaluation(TypedDict, total=False):
+    """What an evaluation found.
+
+    Attributes:
+        records: How many items were scored.
+        models, references: Model or trivial baseline -> scores.
+        retention, intervals: Scores relative to the baseline's; see `evaluation.retention`.
+        twin: The model that was trained as the student was, without a teacher.
+        differences: Twin or reference -> the student's score minus its score.
+        findings: What a reader must not miss, in sentences.
+        softened: One example's distribution at several temperatures.
+        examples: What baseline and student answer differently.
+        labels, metric, confusion: For a task with labels.
+        masked_positions: For masked LM.
+        warnings: What was wrong with the data.
+    """
+
+    task: str
+    records: int
+    masked_positions: int
+    baseline: str
+    labels: list[str]
+    metric: str
+    models: dict[str, Scores]
+    references: dict[str, Scores]
+    retention: Shares
+    intervals: Spans
+    twin: str | None
+    differences: dict[str, Difference]
+    findings: list[str]
+    softened: Mapping[str, Any] | None
+    confusion: dict[str, list[list[int]]] | None
+    examples: Sequence[Mapping[str, Any]]
+    warnings: list[str]
+
+
+class TextCounts(TypedDict, total=False):
+    """The text or the examples that a training read: counts of what there was, and warnings."""
+
+    counts: dict[str, int]
+    warnings: list[str]
+    labels: list[str]
+
+
+class Trained(TypedDict, total=False):
+    """What a training left.
+
+    Attributes:
+        steps, tokens, seconds: Of the training.
+        final, best: The evaluation at the end, and the best one with its step.
+        objectives: Settings of each objective that had a weight.
+        projections: Name and shape of each projection that was learned.
+        teachers: "cached" or "live".
+        corpus, data: What was read: one of them.
+        repeats: Each training's own result, where there were several, with its `seed`.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    final: dict[str, Any] | None
+    best: dict[str, Any] | None
+    stopped_early: bool
+    objectives: list[dict[str, Any]]
+    projections: list[str]
+    findings: list[str]
+    teachers: str
+    corpus: TextCounts
+    data: TextCounts
+    repeats: list[dict[str, Any]]
+    preflight: dict[str, Any]
+    warnings: list[str]
+
+
+class Ratio(TypedDict, total=False):
+    """A ratio to the baseline: median over rounds, 95% confidence interval, verdict."""
+
+    median: float
+    low: float
+    high: float
+    verdict: str
+
+
+class Ratios(TypedDict, total=False):
+    """A model's speed and size relative to the baseline's; keys are lengths or batch sizes."""
+
+    speedup: dict[str, Ratio]
+    throughput: Ratio
+    throughput_by_batch: dict[str, Ratio]
+    size_ratio: float
+    parameter_ratio: float
+    multiply_add_ratio: dict[str, float]
+
+
+class Measured(TypedDict, total=False):
+    """A model's size, speed and memory; keys are lengths in tokens or batch sizes."""
+
+    parameters: int
+    multiply_adds: dict[str, int | None]
+    weight_bytes: int
+    folder_bytes: int
+    load_s: float
+    peak_memory_bytes: int
+    latency_ms: dict[str, dict[str, float]]
+    latency_intervals_ms: dict[str, dict[str, list[float]]]
+    throughput_per_s: float
+    throughput_by_batch: dict[str, float]
+
+
+class Noise(TypedDict, total=False):
+    """Whether the machine was too busy for the numbers to be trusted, and why."""
+
+    wall_over_cpu: float | None
+    noisy: bool
+    message: str | None
+
+
+class Pass(TypedDict, total=False):
+    """A timed pass over texts."""
+
+    over: str
+    columns: list[str] | None
+    texts: int
+    max_length: int
+    rounds: int
+    models: dict[str, dict[str, Any]]
+    ratios: dict[str, Ratio]
+    raw_s: dict[str, list[float]]
+
+
+# A keyword of Python can't name an attribute.
+_WithPass = TypedDict("_WithPass", {"pass": Pass}, total=False)
+
+
+class Benchmarked(_WithPass, total=False):
+    """What a benchmark measured; `raw...` are its samples, `pass` a timed pass over texts."""
+
+    threads: int
+    batch: int
+    throughput_batch: int
+    throughput_length: int
+    baseline: str
+    rounds: int
+    repeats: int
+    models: dict[str, Measured]
+    ratios: dict[str, Ratios]
+    noise: Noise
+    notes: list[str]
+    raw: Mapping[str, Any]
+    raw_cpu: Mapping[str, Any]
+    raw_throughput_per_s: Mapping[str, Any]
+    raw_throughput_by_batch: Mapping[str, Any]
