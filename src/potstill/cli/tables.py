@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.reporting.suites import average_labels, shown_metrics
-from potstill.tasks.score_names import LABELS, SHORT_NAMES, metric_name
+from potstill.tasks.score_names import metric_name, short_name
 
 
 def metrics_table(path: Path) -> Table:
@@ -47,7 +47,7 @@ def metrics_table(path: Path) -> Table:
         )
     kept = {name: comparisons.get(name, {}).get("retention_by_score", {}) for name in models}
     for key in dict.fromkeys(key for values in kept.values() for key in values):
-        _row(table, f"kept, {_name(key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
+        _row(table, f"kept, {short_name(key)}", kept, lambda r, k=key: f"{r[k]:.1%}")
     return table
 
 
@@ -60,7 +60,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     shares, ends = result.get("retention", {}), result.get("intervals", {})
     for key in dict.fromkeys(key for values in shares.values() for key in values):
         _row(
-            *(table, f"kept, {_name(key)}", {name: name for name in models}),
+            *(table, f"kept, {short_name(key)}", {name: name for name in models}),
             lambda name, k=key: _with_ends(shares[name][k], ends[name][k]),
         )
     return table
@@ -250,17 +250,18 @@ def _score_rows(table: Table, scores: Mapping[str, Mapping[str, Mapping[str, Any
         if isinstance(value, (int, float))
     )
     for task, metric in keys:
-        _row(table, _name(f"{task}.{metric}"), scores, lambda s, t=task, m=metric: f"{s[t][m]:.3f}")
+        _row(
+            table,
+            short_name(f"{task}.{metric}"),
+            scores,
+            lambda s, t=task, m=metric: f"{s[t][m]:.3f}",
+        )
     for task in dict.fromkeys(task for task, _ in keys):
         _row(table, "of each seed", scores, lambda s, t=task: _several(s[t]["seeds"]))
 
 
 def _several(values: Sequence[float]) -> str:
     return "\n".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
-
-
-def _name(key: str) -> str:
-    return SHORT_NAMES.get(key) or LABELS.get(key) or key.replace(".", " ")
 
 
 def _row(table: Table, label: str, models: Mapping[str, Any], show: Any) -> None:

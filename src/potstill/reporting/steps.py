@@ -10,7 +10,7 @@ from potstill.reporting.phrases import kept_note, vocabulary_note
 from potstill.reporting.results import Results, StageResult
 from potstill.reporting.table import flat_scores, number
 from potstill.reporting.verdict import headline_retention
-from potstill.tasks.score_names import HEADLINES, label_of
+from potstill.tasks.score_names import HEADLINES, is_loss, label_of
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,13 @@ class Artifact:
     score: float | None
 
 
-LOSSES = ("loss", "mse", "perplexity", "kl")  # the lower the better
-
-
 def headline_score(results: Results, metrics: Mapping[str, Any]) -> str | None:
     """The score that models are judged by, such as `retrieval.mrr`, the higher the better; None:
     nothing was scored.
     """
     kept, value = headline_retention(metrics, str(results.student))
     scores = metrics["models"].get(results.baseline, {}).get("scores", {})
-    flat = [key for key in flat_scores(scores) if key.partition(".")[2] not in LOSSES]
+    flat = [key for key in flat_scores(scores) if not is_loss(key)]
     own = f"{metrics['settings'].get('task')}.{metrics['settings'].get('metric')}"
     wanted = [kept] if value is not None else [own, *HEADLINES, *flat]
     return next((key for key in wanted if key in flat), None)

@@ -1,91 +1,70 @@
-"""What scores are called: in tables, in short, in sentences, and on the hub."""
+"""What scores are called, which way is better, and what the hub calls their task: one table."""
 
 from __future__ import annotations
 
-# Scores that say something of the model itself, not of its likeness to the teacher.
-CARD_TASKS = {
-    "retrieval": "information-retrieval",
-    "sts": "sentence-similarity",
-    "topic_probe": "text-classification",
-    "masked_lm": "fill-mask",
-    "classification": "text-classification",
-    "multi_label": "text-classification",
-    "regression": "text-classification",
-    "sentence_similarity": "sentence-similarity",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
+from typing import NamedTuple
+
+
+class _Score(NamedTuple):
+    """What a score is called.
+
+    Attributes:
+        short: Where six models have to fit into 80 columns.
+        headline: In the verdict, which speaks of the first score of the table that has one.
+        is_loss: Whether it is better the lower it is.
+    """
+
+    label: str
+    short: str
+    headline: str | None = None
+    is_loss: bool = False
+
+
+_SCORES = {
+    "retrieval.mrr": _Score("Retrieval MRR", "retrieval MRR", "MRR"),
+    "retrieval.recall_at_1": _Score("Retrieval recall@1", "retrieval recall@1"),
+    "masked_lm.loss": _Score("Masked-LM loss", "masked-LM loss", is_loss=True),
+    "masked_lm.perplexity": _Score("Masked-LM perplexity", "masked-LM perplexity", is_loss=True),
+    "masked_lm.top1": _Score(
+        "Masked-LM top-1 accuracy", "masked-LM top-1", "masked-LM top-1 accuracy"
+    ),
+    "sts.spearman": _Score(
+        "Likeness of pairs, Spearman", "pairs, Spearman", "Spearman's correlation on pairs"
+    ),
+    "sts.pearson": _Score("Likeness of pairs, Pearson", "pairs, Pearson"),
+    "topic_probe.accuracy": _Score(
+        "Topic accuracy, linear probe", "topic accuracy", "topic accuracy"
+    ),
+    "classification.accuracy": _Score("Accuracy", "accuracy", "accuracy"),
+    "classification.f1": _Score("F1 of the second label", "F1, second label"),
+    "classification.macro_f1": _Score("F1, mean over labels", "macro F1"),
+    "classification.matthews": _Score("Matthews' correlation", "Matthews", "Matthews' correlation"),
+    "multi_label.micro_f1": _Score("F1 over all labels", "micro F1"),
+    "multi_label.macro_f1": _Score("F1, mean over labels", "macro F1"),
+    "multi_label.exact_match": _Score("Exactly right", "exactly right"),
+    "regression.pearson": _Score("Pearson's correlation", "Pearson"),
+    "regression.spearman": _Score("Spearman's correlation", "Spearman"),
+    "regression.mse": _Score("Mean squared error", "squared error", is_loss=True),
+    "sentence_similarity.spearman": _Score("Likeness of pairs, Spearman", "pairs, Spearman"),
+    "sentence_similarity.pearson": _Score("Likeness of pairs, Pearson", "pairs, Pearson"),
+    "sentence_similarity.mse": _Score(
+        "Likeness of pairs, mean squared error", "pairs, squared error", is_loss=True
+    ),
+    "token_classification.f1": _Score("F1 of entities", "F1 of entities"),
+    "token_classification.precision": _Score("Precision of entities", "precision"),
+    "token_classification.recall": _Score("Recall of entities", "recall"),
+    "token_classification.accuracy": _Score("Accuracy of words", "accuracy of words"),
+    "question_answering.exact_match": _Score("Exact match", "exact match"),
+    "question_answering.f1": _Score("F1 of words", "F1 of words"),
+    "similarity.pearson": _Score("Similarity matrix, correlation", "similarity of spaces"),
+    "hidden.cosine": _Score("Hidden cosine", "hidden cosine"),
+    "agreement.labels": _Score("Agreement on labels", "agreement, labels"),
+    "agreement.f1": _Score("F1 against its answers", "agreement, F1"),
+    "agreement.pearson": _Score("Correlation with its predictions", "agreement, Pearson"),
+    "agreement.top1": _Score("Agreement of top-1 predictions", "agreement, top-1"),
+    "agreement.kl": _Score("KL divergence of predictions", "agreement, KL", is_loss=True),
 }
-
-LABELS = {
-    "retrieval.mrr": "Retrieval MRR",
-    "retrieval.recall_at_1": "Retrieval recall@1",
-    "topic_probe.accuracy": "Topic accuracy, linear probe",
-    "sentence_similarity.spearman": "Likeness of pairs, Spearman",
-    "sentence_similarity.pearson": "Likeness of pairs, Pearson",
-    "sentence_similarity.mse": "Likeness of pairs, mean squared error",
-    "sts.spearman": "Likeness of pairs, Spearman",
-    "sts.pearson": "Likeness of pairs, Pearson",
-    "similarity.pearson": "Similarity matrix, correlation",
-    "hidden.cosine": "Hidden cosine",
-    "classification.accuracy": "Accuracy",
-    "classification.f1": "F1 of the second label",
-    "classification.macro_f1": "F1, mean over labels",
-    "classification.matthews": "Matthews' correlation",
-    "multi_label.micro_f1": "F1 over all labels",
-    "multi_label.macro_f1": "F1, mean over labels",
-    "multi_label.exact_match": "Exactly right",
-    "regression.pearson": "Pearson's correlation",
-    "regression.spearman": "Spearman's correlation",
-    "regression.mse": "Mean squared error",
-    "token_classification.f1": "F1 of entities",
-    "token_classification.precision": "Precision of entities",
-    "token_classification.recall": "Recall of entities",
-    "token_classification.accuracy": "Accuracy of words",
-    "question_answering.exact_match": "Exact match",
-    "question_answering.f1": "F1 of words",
-    "agreement.labels": "Agreement on labels",
-    "agreement.f1": "F1 against its answers",
-    "agreement.pearson": "Correlation with its predictions",
-    "masked_lm.loss": "Masked-LM loss",
-    "masked_lm.perplexity": "Masked-LM perplexity",
-    "masked_lm.top1": "Masked-LM top-1 accuracy",
-    "agreement.top1": "Agreement of top-1 predictions",
-    "agreement.kl": "KL divergence of predictions",
-    "loss": "Total: the weighted sum",
-    "soft_targets": "Soft targets",
-    "hard_targets": "Hard targets",
-    "logits_mse": "Squared difference of logits",
-    "gold_mse": "Squared difference from the value",
-    "hidden_cosine": "Hidden cosine",
-    "vector_mse": "Squared distance of sentence vectors",
-    "patient_hidden": "Patient hidden states",
-    "hidden_mse": "Squared difference of hidden states",
-    "attention_mse": "Squared difference of attention scores",
-    "relations": "Self-attention relations",
-}
-# What the verdict speaks of: the first of these that was scored, else the first retention there is.
-HEADLINES = {
-    "retrieval.mrr": "MRR",
-    "masked_lm.top1": "masked-LM top-1 accuracy",
-    "sts.spearman": "Spearman's correlation on pairs",
-    "topic_probe.accuracy": "topic accuracy",
-    "classification.accuracy": "accuracy",
-    "classification.matthews": "Matthews' correlation",
-}
-REFERENCES = {
-    "tfidf": "TF-IDF",
-    "unigram": "unigram",
-    "majority": "commonest answer",
-    "lexicon": "each word's commonest tag",
-    "sentence": "sentence with most words shared",
-}
-
-
-def label_of(key: str) -> str:
-    """What a score, a loss or a reference is called."""
-    return LABELS.get(key) or REFERENCES.get(key) or key.replace("_", " ").replace(".", ": ")
-
-
+# In sentences, without their part; not listed: names that only need spaces.
 _SAID = {
     "mrr": "MRR",
     "recall_at_1": "recall@1",
@@ -98,47 +77,62 @@ _SAID = {
     "spearman": "Spearman's correlation",
     "mse": "mean squared error",
 }
+OBJECTIVES = {
+    "loss": "Total: the weighted sum",
+    "soft_targets": "Soft targets",
+    "hard_targets": "Hard targets",
+    "logits_mse": "Squared difference of logits",
+    "gold_mse": "Squared difference from the value",
+    "hidden_cosine": "Hidden cosine",
+    "vector_mse": "Squared distance of sentence vectors",
+    "patient_hidden": "Patient hidden states",
+    "hidden_mse": "Squared difference of hidden states",
+    "attention_mse": "Squared difference of attention scores",
+    "relations": "Self-attention relations",
+}
+_REFERENCES = {
+    "tfidf": "TF-IDF",
+    "unigram": "unigram",
+    "majority": "commonest answer",
+    "lexicon": "each word's commonest tag",
+    "sentence": "sentence with most words shared",
+}
+# What the hub calls the task of scores that tell of the model itself, not of its likeness to the
+# baseline.
+CARD_TASKS = {
+    "retrieval": "information-retrieval",
+    "masked_lm": "fill-mask",
+    "sts": "sentence-similarity",
+    "topic_probe": "text-classification",
+    "classification": "text-classification",
+    "multi_label": "text-classification",
+    "regression": "text-classification",
+    "sentence_similarity": "sentence-similarity",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+HEADLINES = {key: score.headline for key, score in _SCORES.items() if score.headline}
+_LOSSES = {key.rpartition(".")[2] for key, score in _SCORES.items() if score.is_loss}
+
+
+def label_of(key: str) -> str:
+    """Return what a score, a loss or a reference is called."""
+    if key in _SCORES:
+        return _SCORES[key].label
+    named = OBJECTIVES.get(key) or _REFERENCES.get(key)
+    return named or key.replace("_", " ").replace(".", ": ")
+
+
+def short_name(key: str) -> str:
+    """Return what a score such as `retrieval.mrr` is called in the terminal's narrow columns."""
+    return _SCORES[key].short if key in _SCORES else key.replace(".", " ")
 
 
 def metric_name(metric: str) -> str:
-    """What a score is called in a sentence: macro F1 for macro_f1."""
+    """Return what a score is called in a sentence: macro F1 for macro_f1."""
     return _SAID.get(metric, metric.replace("_", " "))
 
 
-# Shorter than the report's: six models have to fit into 80 columns.
-SHORT_NAMES = {
-    "classification.accuracy": "accuracy",
-    "classification.f1": "F1, second label",
-    "classification.macro_f1": "macro F1",
-    "classification.matthews": "Matthews",
-    "multi_label.micro_f1": "micro F1",
-    "multi_label.macro_f1": "macro F1",
-    "multi_label.exact_match": "exactly right",
-    "regression.pearson": "Pearson",
-    "regression.spearman": "Spearman",
-    "regression.mse": "squared error",
-    "token_classification.f1": "F1 of entities",
-    "token_classification.precision": "precision",
-    "token_classification.recall": "recall",
-    "token_classification.accuracy": "accuracy of words",
-    "question_answering.exact_match": "exact match",
-    "question_answering.f1": "F1 of words",
-    "sentence_similarity.spearman": "pairs, Spearman",
-    "sentence_similarity.pearson": "pairs, Pearson",
-    "sentence_similarity.mse": "pairs, squared error",
-    "sts.spearman": "pairs, Spearman",
-    "sts.pearson": "pairs, Pearson",
-    "agreement.labels": "agreement, labels",
-    "agreement.f1": "agreement, F1",
-    "agreement.pearson": "agreement, Pearson",
-    "retrieval.mrr": "retrieval MRR",
-    "retrieval.recall_at_1": "retrieval recall@1",
-    "topic_probe.accuracy": "topic accuracy",
-    "similarity.pearson": "similarity of spaces",
-    "hidden.cosine": "hidden cosine",
-    "masked_lm.loss": "masked-LM loss",
-    "masked_lm.perplexity": "masked-LM perplexity",
-    "masked_lm.top1": "masked-LM top-1",
-    "agreement.top1": "agreement, top-1",
-    "agreement.kl": "agreement, KL",
-}
+def is_loss(key: str) -> bool:
+    """Say whether a score, such as `masked_lm.loss` or `mse`, is better the lower it is."""
+    return key.rpartition(".")[2] in _LOSSES

@@ -10,12 +10,13 @@ from potstill.recipe import Task
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case, Scored
 from potstill.tasks.predictions import head_outputs
+from potstill.tasks.score_names import is_loss
 
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
     """One score of a model, the higher the better."""
     value = task_scores(loaded, examples, labels)[name].value
-    return -value if name == "mse" else value
+    return -value if is_loss(name) else value
 
 
 def task_scores(

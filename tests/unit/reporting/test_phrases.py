@@ -24,7 +24,7 @@ def test_objectives_are_named_with_what_tells_them_apart():
         get_args(model.model_fields["kind"].annotation)[0]
         for model in get_args(get_args(Objective)[0])
     ]
-    assert {kind for kind in kinds if kind not in score_names.LABELS} == set()
+    assert {kind for kind in kinds if kind not in score_names.OBJECTIVES} == set()
     soft = SoftTargets(weight=5, temperature=8, schedule="cosine", final_temperature=1)
     note = phrases.objective_note(soft.model_dump())
     assert note == "weight 5, T = 8 to 1, cosine"

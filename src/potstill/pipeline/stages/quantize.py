@@ -34,7 +34,7 @@ from potstill.storage.onnx_files import (
     require_onnx,
     weight_bytes,
 )
-from potstill.tasks.score_names import HEADLINES
+from potstill.tasks.score_names import HEADLINES, is_loss
 
 VERSION = 1
 
@@ -199,7 +199,7 @@ class _Quantizing:
             context.models.update(others)
         key = headline(result)
         part, _, metric = key.partition(".")
-        sign = -1.0 if metric == "mse" else 1.0
+        sign = -1.0 if is_loss(metric) else 1.0
         return key, {name: sign * result["models"][name][part][metric] for name in names}
 
     # --- what is told -----------------------------------------------------------------------------
