@@ -12,16 +12,19 @@ import torch
 
 from potstill.data.sources import Record
 from potstill.evaluation import retrieval
-from potstill.evaluation.lineup import Compared, Lineup
+from potstill.evaluation.lineup import Lineup, counted
+from potstill.evaluation.retention import values_of
 from potstill.models import Runtime
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate, Task
 from potstill.tasks import metrics
+from potstill.tasks.metrics import Scored
+from potstill.tasks.results import Evaluation
 
 SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
 HIDDEN_TEXTS = 96  # texts whose token vectors are compared with the baseline's
 
-Scores = dict[str, dict[str, float]]
+Parts = dict[str, dict[str, Scored]]  # such as {"retrieval": {"mrr": ...}}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class _Found:
     queries_QD: np.ndarray
     ranks_Q: np.ndarray  # of each query's own passage
     tops_Q: np.ndarray  # the passage that scores highest
+    right_P: np.ndarray | None  # whether a linear probe finds a passage's topic
+
+    def similarity(self, base: _Found) -> dict[str, float]:
+        """How alike the passages' similarities are in two models' spaces."""
+        return {"pearson": retrieval.similarity_correlation(self.passages_PD, base.passages_PD)}
 
     def cosines_P(self, query: int) -> np.ndarray:
         """Similarities of all passages to one query, float64."""
@@ -46,7 +54,7 @@ def evaluate_embeddings(
     records: Sequence[Record],
     settings: Evaluate,
     progress: Callable[[float], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Retrieval of passages by queries, similarity to the baseline's space, topics.
 
     Args:
@@ -57,44 +65,44 @@ def evaluate_embeddings(
         ValueError: as `check_records`.
     """
     text, seed = _Texts.of(records, settings), lineup.seed
-    found: dict[str, _Found] = {}
     work = sum(2 if text.queries else 1 for _ in lineup.order) * len(text.passages) + 1
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done / work)
-
+    advance = counted(work, progress)
     hidden = _hidden_cosines(lineup, text.passages[:HIDDEN_TEXTS], settings.max_length)
+    found: dict[str, _Found] = {}
     for name, folder in lineup.folders.items():
         runtime = Runtime.open(folder, Task.SENTENCE_EMBEDDING)
-        found[name] = _answers(runtime, text, settings.max_length, advance)
+        found[name] = _answers(runtime, text, settings, seed, advance)
     base, other = found[lineup.baseline], found[lineup.shown]
-    scores: dict[str, Scores] = {}
-    correct: dict[str, np.ndarray] = {}
-    for name in lineup.order:
-        scores[name], topics = _embedding_scores(found[name], base, text, seed)
-        scores[name]["hidden"] = {"cosine": hidden[name]} if name in hidden else {}
-        if topics is not None:
-            correct[name] = topics
-    items = _per_item(found, correct)
-    retention, intervals = lineup.rank_retentions(items, _chance(text))
-    tfidf, plainly = _tfidf(text, seed)
-    return lineup.result(
-        Compared(
-            task=Task.SENTENCE_EMBEDDING,
-            records=len(text.passages),
-            models=scores,
-            references={"tfidf": tfidf},
-            retention=retention,
-            intervals=intervals,
-            differences=_differences(lineup, items, plainly),
-            said={"tfidf": "TF-IDF"},
-            softened=_softened(base, other, text),
-            examples=_examples(base, other, text),
-        )
+    parts = {name: _scored(one.ranks_Q, one.right_P) for name, one in found.items()}
+    tfidf = _tfidf(text, seed)
+    alone = lineup.shown == lineup.baseline
+    first = next((f"{part}.{metric}" for part in tfidf for metric in tfidf[part]), None)
+    compared = lineup.compare(
+        {name: [_by_metric(own)] for name, own in parts.items()},
+        {"tfidf": [_by_metric(tfidf)]},
+        _chance(text),
+        None if alone else first,
+        {"tfidf": "TF-IDF"},
     )
+    return {
+        "task": Task.SENTENCE_EMBEDDING,
+        "records": len(text.passages),
+        "baseline": lineup.baseline,
+        "models": {
+            name: _values(
+                own, {"similarity": found[name].similarity(base), "hidden": hidden.get(name, {})}
+            )
+            for name, own in parts.items()
+        },
+        "references": {"tfidf": _values(tfidf, {})},
+        "retention": compared.retention,
+        "intervals": compared.intervals,
+        "twin": lineup.twin,
+        "differences": compared.differences,
+        "findings": compared.findings,
+        "softened": _softened(base, other, text),
+        "examples": _examples(base, other, text),
+    }
 
 
 def check_records(records: Sequence[Record], settings: Evaluate) -> None:
@@ -157,118 +165,88 @@ def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
 
 
 def _answers(
-    runtime: Runtime, text: _Texts, max_length: int | None, advance: Callable[[int], None]
+    runtime: Runtime, text: _Texts, settings: Evaluate, seed: int, advance: Callable[[int], None]
 ) -> _Found:
-    passages_PD = runtime.embed(text.passages, max_length=max_length, progress=advance)
-    if text.queries is None:
-        nobody = np.zeros(0, dtype=np.int64)
-        return _Found(passages_PD, passages_PD[:0], nobody, nobody)
-    queries_QD = runtime.embed(text.queries, max_length=max_length, progress=advance)
-    ranks_Q, tops_Q = retrieval.own_ranks(retrieval.cosine_blocks(queries_QD, passages_PD))
-    return _Found(passages_PD, queries_QD, ranks_Q, tops_Q)
-
-
-def _embedding_scores(
-    found: _Found, base: _Found, text: _Texts, seed: int
-) -> tuple[Scores, np.ndarray | None]:
-    scores: Scores = {}
+    limit = settings.max_length
+    passages_PD = runtime.embed(text.passages, max_length=limit, progress=advance)
+    queries_QD, ranks_Q, tops_Q = passages_PD[:0], *np.zeros((2, 0), dtype=np.int64)
     if text.queries is not None:
-        scores["retrieval"] = {
-            "mrr": retrieval.mean_reciprocal_rank(found.ranks_Q),
-            "recall_at_1": retrieval.recall_at_k(found.ranks_Q, 1),
-        }
-    scores["similarity"] = {
-        "pearson": retrieval.similarity_correlation(found.passages_PD, base.passages_PD)
-    }
-    correct = None
+        queries_QD = runtime.embed(text.queries, max_length=limit, progress=advance)
+        ranks_Q, tops_Q = retrieval.own_ranks(retrieval.cosine_blocks(queries_QD, passages_PD))
+    right_P = None
     if text.labels is not None:
-        correct = retrieval.probe_correct(found.passages_PD, np.array(text.labels), seed=seed)
-        scores["topic_probe"] = {"accuracy": float(correct.mean())}
-    return scores, correct
+        right_P = retrieval.probe_correct(passages_PD, np.array(text.labels), seed=seed)
+    return _Found(passages_PD, queries_QD, ranks_Q, tops_Q, right_P)
 
 
-def _tfidf(text: _Texts, seed: int) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Scores of TF-IDF, and the items that they are means of; none of texts without a word."""
-    scores: Scores = {}
-    items: dict[str, np.ndarray] = {}
+def _scored(ranks_Q: np.ndarray, right_P: np.ndarray | None) -> Parts:
+    """The scores that are means over items; none of what was not asked."""
+    found: Parts = {}
+    if len(ranks_Q):
+        found["retrieval"] = {
+            "mrr": retrieval.mean_reciprocal_rank(ranks_Q),
+            "recall_at_1": retrieval.recall_at_k(ranks_Q, 1),
+        }
+    if right_P is not None:
+        found["topic_probe"] = {"accuracy": metrics.mean(right_P)}
+    return found
+
+
+def _tfidf(text: _Texts, seed: int) -> Parts:
+    """Scores of TF-IDF; none of texts without a word."""
     if not metrics.has_words(text.passages):
-        return scores, items
-    if text.queries is not None:
-        ranks, _ = retrieval.own_ranks(retrieval.tfidf_retrieval(text.queries, text.passages))
-        scores["retrieval"] = {
-            "mrr": retrieval.mean_reciprocal_rank(ranks),
-            "recall_at_1": retrieval.recall_at_k(ranks, 1),
-        }
-        items["retrieval.mrr"] = 1 / ranks
-    if text.labels is not None:
-        correct = retrieval.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
-        scores["topic_probe"] = {"accuracy": float(correct.mean())}
-        items["topic_probe.accuracy"] = correct.astype(float)
-    return scores, items
-
-
-def _differences(
-    lineup: Lineup,
-    items: Mapping[str, Mapping[str, np.ndarray]],
-    tfidf: Mapping[str, np.ndarray],
-) -> dict[str, dict[str, Any]]:
-    """The student's first score less its twin's and that of TF-IDF."""
-    score = next(iter(tfidf), None)
-    if score is None or lineup.shown == lineup.baseline:
         return {}
-    return lineup.differences(score, items[score], {"tfidf": tfidf[score]})
-
-
-def _per_item(
-    found: Mapping[str, _Found], correct: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, np.ndarray]]:
-    """score name -> model -> one value an item, whose mean is the score."""
-    items: dict[str, dict[str, np.ndarray]] = {}
-    if all(len(answer.ranks_Q) for answer in found.values()):
-        items["retrieval.mrr"] = {name: 1 / answer.ranks_Q for name, answer in found.items()}
-        items["retrieval.recall_at_1"] = {
-            name: (answer.ranks_Q <= 1).astype(float) for name, answer in found.items()
-        }
-    if correct:
-        items["topic_probe.accuracy"] = {name: c.astype(float) for name, c in correct.items()}
-    return items
+    ranks_Q, right_P = np.zeros(0, dtype=np.int64), None
+    if text.queries is not None:
+        ranks_Q, _ = retrieval.own_ranks(retrieval.tfidf_retrieval(text.queries, text.passages))
+    if text.labels is not None:
+        right_P = retrieval.tfidf_probe(text.passages, np.array(text.labels), seed=seed)
+    return _scored(ranks_Q, right_P)
 
 
 def _chance(text: _Texts) -> dict[str, float]:
-    """score name -> what guessing scores (see `metrics.retentions`)."""
-    count = len(text.passages)
-    chance = {
-        "retrieval.mrr": float((1 / np.arange(1, count + 1)).mean()),
-        "retrieval.recall_at_1": 1 / count,
-    }
+    """score name -> what guessing scores (see `retention.retentions`)."""
+    count, chance = len(text.passages), {}
+    if text.queries is not None:
+        chance["retrieval.mrr"] = float((1 / np.arange(1, count + 1)).mean())
+        chance["retrieval.recall_at_1"] = 1 / count
     if text.labels is not None:
         chance["topic_probe.accuracy"] = max(Counter(text.labels).values()) / count
     return chance
 
 
+def _by_metric(parts: Parts) -> dict[str, Scored]:
+    return {metric: scored for part in parts.values() for metric, scored in part.items()}
+
+
+def _values(parts: Parts, more: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The values of all scores, in the order of result.json."""
+    found = {**{part: values_of(scores) for part, scores in parts.items()}, **more}
+    order = ("retrieval", "similarity", "topic_probe", "hidden")
+    return {part: dict(found[part]) for part in order if part in found}
+
+
 def _hidden_cosines(
     lineup: Lineup, texts: Sequence[str], max_length: int | None
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Mean cosine of last hidden states with the baseline's, over tokens that both see alike."""
-    folders = lineup.folders
-    base = Runtime.open(folders.pop(lineup.baseline), Task.SENTENCE_EMBEDDING)
-    result = {lineup.baseline: 1.0}
-    for name, folder in folders.items():
-        other = Runtime.open(folder, Task.SENTENCE_EMBEDDING)
+    base = Runtime.open(lineup.folders[lineup.baseline], Task.SENTENCE_EMBEDDING)
+    result = {lineup.baseline: {"cosine": 1.0}}
+    for name in lineup.order[1:]:
+        other = Runtime.open(lineup.folders[name], Task.SENTENCE_EMBEDDING)
         same_width = other.loaded.model.config.hidden_size == base.loaded.model.config.hidden_size
         same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
-        shown = all(_shows_hidden(runtime) for runtime in (base, other))
-        if not (same_width and same_tokens and shown):
+        if not (same_width and same_tokens and _shows_hidden(base) and _shows_hidden(other)):
             continue
-        cosines = []
         limit = min(
             other.loaded.max_length, base.loaded.max_length, max_length or base.loaded.max_length
         )
         both = zip(base.hidden(texts, 32, limit), other.hidden(texts, 32, limit), strict=True)
-        for (_, hidden_b, mask), (_, hidden_o, _) in both:
-            real = mask.bool()
-            cosines.append(torch.cosine_similarity(hidden_b[real], hidden_o[real], dim=-1).cpu())
-        result[name] = float(torch.cat(cosines).mean())
+        cosines = [
+            torch.cosine_similarity(hidden_b[mask.bool()], hidden_o[mask.bool()], dim=-1).cpu()
+            for (_, hidden_b, mask), (_, hidden_o, _) in both
+        ]
+        result[name] = {"cosine": float(torch.cat(cosines).mean())}
     return result
 
 

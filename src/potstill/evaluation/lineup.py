@@ -1,14 +1,14 @@
-"""Who is compared, and what every comparison's result has."""
+"""Who is compared, and what every comparison finds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from potstill.evaluation import retention as bootstrap
-from potstill.tasks.metrics import Array
+from potstill.evaluation.retention import Runs
+from potstill.tasks.results import Difference, Shares, Spans
 
 
 @dataclass(frozen=True)
@@ -54,69 +54,52 @@ class Lineup:
         """The first training of each model, in `order`."""
         return {name: self.models[name][0] for name in self.order}
 
-    # --- what all comparisons share ---------------------------------------------------------------
+    def retentions(
+        self, runs: Mapping[str, Runs], chance: Mapping[str, float]
+    ) -> tuple[Shares, Spans]:
+        """Compute retention and its intervals; see `retention.retentions`."""
+        return bootstrap.retentions(runs, self.baseline, chance, self.seed)
 
-    def rank_retentions(
-        self, items: Mapping[str, Mapping[str, Array]], chance: Mapping[str, float]
-    ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
-        """Compute retention and its intervals; see `retention.rank_retentions`."""
-        return bootstrap.rank_retentions(items, self.baseline, self.seed, chance)
-
-    def differences(
-        self, score: str, items: Mapping[str, Array], references: Mapping[str, Array]
-    ) -> dict[str, dict[str, Any]]:
-        """Compare the student with its twin and with references; see `retention.differences`.
+    def compare(
+        self,
+        runs: Mapping[str, Runs],
+        references: Mapping[str, Runs],
+        chance: Mapping[str, float],
+        score: str | None,
+        said: Mapping[str, str],
+    ) -> Comparison:
+        """Compare the models with the baseline, and the student with its twin and references.
 
         Args:
-            items: Model -> one value for each item.
-            references: Reference -> one value for each item.
+            runs, chance: As in `retention.retentions`.
+            references: What takes no network -> its scores, of the same items.
+            score: The one that differences are of; None: there are none.
+            said: What references are called in a sentence.
         """
-        values = {name: items[name] for name in self.compared}
-        return bootstrap.differences(score, {**values, **references}, self.shown, self.seed)
-
-    def result(self, found: Compared) -> dict[str, Any]:
-        """Write what was found as result.json has it."""
-        return {
-            "task": found.task,
-            "records": found.records,
-            "baseline": self.baseline,
-            "models": found.models,
-            "references": found.references,
-            "retention": found.retention,
-            "intervals": found.intervals,
-            "twin": self.twin,
-            "differences": found.differences,
-            "findings": bootstrap.not_beaten(
-                found.differences, self.shown, found.said, -1 if found.is_loss else 1
-            ),
-            "softened": found.softened,
-            "examples": found.examples,
-        }
+        retained, intervals = self.retentions(runs, chance)
+        others = {**{name: runs[name] for name in self.compared}, **references}
+        found = bootstrap.differences(score, others, self.shown, self.seed) if score else {}
+        findings = bootstrap.not_beaten(found, self.shown, said)
+        return Comparison(retained, intervals, found, findings)
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a comparison found, whatever the task.
+class Comparison:
+    """What a comparison found, as result.json has it."""
 
-    Attributes:
-        records: How many items were scored.
-        models, references: Name -> part -> score -> value.
-        retention, intervals: As `retention.rank_retentions` gives them.
-        differences: As `retention.differences` gives them.
-        said: What references are called in a sentence.
-        is_loss: Whether the score of `differences` is the better the lower it is.
-        softened: One example's distribution at several temperatures; None: there is none.
-        examples: What baseline and student answer differently.
-    """
+    retention: Shares
+    intervals: Spans
+    differences: dict[str, Difference]
+    findings: list[str]
 
-    task: str
-    records: int
-    models: Mapping[str, Any]
-    references: Mapping[str, Any]
-    retention: Mapping[str, Any]
-    intervals: Mapping[str, Any]
-    differences: Mapping[str, Mapping[str, Any]]
-    said: Mapping[str, str]
-    softened: Mapping[str, Any] | None
-    examples: Sequence[Mapping[str, Any]]
-    is_loss: bool = False
+
+def counted(work: int, progress: Callable[[float], None]) -> Callable[[int], None]:
+    """Return what is called with each number of texts done and reports the share of all."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done / work)
+
+    return advance

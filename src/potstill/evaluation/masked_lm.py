@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from potstill.data import Batch, Masker, Tokens, collate
 from potstill.data.masking import EVALUATION_EPOCH
-from potstill.evaluation.lineup import Compared, Lineup
+from potstill.evaluation.lineup import Lineup
 from potstill.models import LoadedModel, load_model
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Evaluate, Task
 from potstill.tasks import metrics
 from potstill.tasks.heads import masked_lm_signals
+from potstill.tasks.metrics import Scored
+from potstill.tasks.results import Evaluation
 
 BATCH = 32
 GRAPH_BATCH = 4  # of an ONNX graph
@@ -52,14 +54,33 @@ class _Seen:
         self.gold.append(batch.gold_BL[is_masked_BL].numpy())
 
 
+@dataclass(frozen=True)
+class MaskedText:
+    """The text that masked-LM models are scored on.
+
+    Attributes:
+        train_counts_V: how often each token stands in the training text: the unigram reference.
+    """
+
+    heldout: Tokens
+    train_counts_V: np.ndarray
+    masker: Masker
+
+    @property
+    def known_V(self) -> np.ndarray:
+        """Counts as the unigram reference has them.
+
+        Special tokens count as unseen: they are never masked, so never the right answer.
+        """
+        return np.where(self.masker.special_V, 0, self.train_counts_V)
+
+
 def evaluate_masked_lm(
     lineup: Lineup,
-    heldout: Tokens,
-    train_counts: np.ndarray,
-    masker: Masker,
+    text: MaskedText,
     settings: Evaluate,
     progress: Callable[[float], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
     result.json.
 
@@ -67,53 +88,55 @@ def evaluate_masked_lm(
 
     Args:
         lineup: of a model that was trained several times the first training is scored.
-        train_counts: how often each token stands in the training text: the unigram reference.
 
     Raises:
         ValueError: no held-out text, models of different vocabularies, or a model without
             positions for the longest of the sequences.
     """
+    heldout, baseline = text.heldout, lineup.baseline
     check_heldout(heldout)
-    baseline = lineup.baseline
     loaded = {name: load_model(folder, Task.MASKED_LM) for name, folder in lineup.folders.items()}
     check_vocabularies(loaded, baseline)
-    pad_id = loaded[baseline].tokenizer.pad_token_id
     chosen = np.arange(len(heldout))[: settings.max_records]
     _check_lengths(loaded, int(heldout.lengths[chosen].max()))
     chosen = chosen[np.argsort(heldout.lengths[chosen], kind="stable")]
+    pad_id = loaded[baseline].tokenizer.pad_token_id
     tallies, seen = {name: _Tally() for name in lineup.order}, _Seen()
     example = _Example(baseline, lineup.shown)
     for start in range(0, len(chosen), BATCH):
         rows = chosen[start : start + BATCH]
-        batch = collate(heldout, rows, pad_id, masker, lineup.seed, EVALUATION_EPOCH)
+        batch = collate(heldout, rows, pad_id, text.masker, lineup.seed, EVALUATION_EPOCH)
         seen.add(batch)
         _one_batch(loaded, batch, tallies, example, baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
-    masked = sum(seen.masked_S)
-    # By sequence, scaled so that their mean is the top-1 of all positions, as its chance level is.
-    rates = {name: np.array(t.right_S) / np.mean(seen.masked_S) for name, t in tallies.items()}
-    unigram = _unigram(train_counts, masker.special_V, np.concatenate(seen.gold))
-    plainly = _unigram_rates(train_counts, masker.special_V, seen.gold, seen.masked_S)
-    retention, intervals = lineup.rank_retentions(
-        {"masked_lm.top1": rates}, {"masked_lm.top1": unigram["masked_lm"]["top1"]}
+    unigram, plainly = _unigram(text.known_V, seen)
+    compared = lineup.compare(
+        {name: [_top1(np.array(tally.right_S), seen)] for name, tally in tallies.items()},
+        {"unigram": [_top1(plainly, seen)]},
+        {"masked_lm.top1": unigram["masked_lm"]["top1"]},
+        "masked_lm.top1",
+        {"unigram": "always predicting the commonest token"},
     )
-    found = Compared(
-        task=Task.MASKED_LM,
-        records=len(chosen),
-        models={
-            name: _scores(tally, masked, seen.tokens, name == baseline)
-            for name, tally in tallies.items()
-        },
-        references={"unigram": unigram},
-        retention=retention,
-        intervals=intervals,
-        differences=lineup.differences("masked_lm.top1", rates, {"unigram": plainly}),
-        said={"unigram": "always predicting the commonest token"},
-        softened=example.softened,
-        examples=example.surest(),
-    )
-    first = {"task": found.task, "records": found.records, "masked_positions": masked}
-    return first | lineup.result(found)
+    return {
+        "task": Task.MASKED_LM,
+        "records": len(chosen),
+        "masked_positions": sum(seen.masked_S),
+        "baseline": baseline,
+        "models": {name: _scores(one, seen, name == baseline) for name, one in tallies.items()},
+        "references": {"unigram": unigram},
+        "retention": compared.retention,
+        "intervals": compared.intervals,
+        "twin": lineup.twin,
+        "differences": compared.differences,
+        "findings": compared.findings,
+        "softened": example.softened,
+        "examples": example.surest(),
+    }
+
+
+def _top1(right_S: np.ndarray, seen: _Seen) -> dict[str, Scored]:
+    """By sequence, scaled so that the mean is the top-1 of all positions, as chance is."""
+    return {"top1": metrics.mean(right_S / np.mean(seen.masked_S))}
 
 
 def check_heldout(heldout: Tokens) -> None:
@@ -221,51 +244,31 @@ def _add(tally: _Tally, log_kV: Tensor, base_kV: Tensor, gold_k: Tensor) -> Tens
     return top_k == gold_k
 
 
-def _scores(
-    tally: _Tally, masked: int, tokens: int, is_baseline: bool
-) -> dict[str, dict[str, float]]:
-    loss = tally.loss / masked
-    scores = {
-        "masked_lm": {
-            "loss": loss,
-            "perplexity": float(np.exp(loss)),
-            "top1": sum(tally.right_S) / masked,
-        }
-    }
+def _scores(tally: _Tally, seen: _Seen, is_baseline: bool) -> dict[str, dict[str, float]]:
+    masked = sum(seen.masked_S)
+    loss, top1 = tally.loss / masked, sum(tally.right_S) / masked
+    scores = {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
     if not is_baseline:
         scores["agreement"] = {"top1": tally.agree / masked, "kl": tally.kl / masked}
         if not np.isnan(tally.cosine):
-            scores["hidden"] = {"cosine": tally.cosine / tokens}
+            scores["hidden"] = {"cosine": tally.cosine / seen.tokens}
     return scores
 
 
-def _unigram(
-    train_counts_V: np.ndarray, special_V: np.ndarray, gold_K: np.ndarray
-) -> dict[str, dict[str, float]]:
+def _unigram(counts_V: np.ndarray, seen: _Seen) -> tuple[dict[str, dict[str, float]], np.ndarray]:
     """Always predicting by the tokens' frequencies in the training text (add-one smoothed).
 
-    Special tokens count as unseen: they are never masked, so never the right answer.
+    Returns:
+        Scores, and right answers by sequence.
     """
-    counts_V = np.where(special_V, 0, train_counts_V)
-    smoothed_V = counts_V + 1.0
+    smoothed_V, gold_K = counts_V + 1.0, np.concatenate(seen.gold)
     loss = float(-np.log(smoothed_V[gold_K] / smoothed_V.sum()).mean())
-    top1 = float((gold_K == int(counts_V.argmax())).mean())
-    return {"masked_lm": {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}}
-
-
-def _unigram_rates(
-    train_counts_V: np.ndarray,
-    special_V: np.ndarray,
-    gold: Sequence[np.ndarray],
-    masked_S: Sequence[int],
-) -> np.ndarray:
-    """Right answers by sequence of always predicting the commonest token, scaled as the models'."""
-    commonest = int(np.where(special_V, 0, train_counts_V).argmax())
-    right_K = np.concatenate(gold) == commonest
-    of_K = np.repeat(np.arange(len(masked_S)), masked_S)
-    right_S = np.bincount(of_K, weights=right_K, minlength=len(masked_S))
-    rates_S: np.ndarray = right_S / np.mean(masked_S)
-    return rates_S
+    right_K = gold_K == int(counts_V.argmax())
+    top1 = float(right_K.mean())
+    of_K = np.repeat(np.arange(len(seen.masked_S)), seen.masked_S)
+    right_S = np.bincount(of_K, weights=right_K, minlength=len(seen.masked_S))
+    scores = {"loss": loss, "perplexity": float(np.exp(loss)), "top1": top1}
+    return {"masked_lm": scores}, right_S
 
 
 class _Example:

@@ -6,18 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from potstill.evaluation import retention as bootstrap
 from potstill.evaluation import retrieval
 from potstill.evaluation.lineup import Lineup
+from potstill.evaluation.retention import values_of
 from potstill.models import Runtime
 from potstill.recipe import Evaluate, ScoredPairs, Task, TaskData
 from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 from potstill.tasks.reading import read_task
+from potstill.tasks.results import Evaluation
 from potstill.tasks.sequence.scores import tfidf_cosines
 
 FEWEST = 10
@@ -85,7 +86,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
     )
 
 
-def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> dict[str, Any]:
+def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> Evaluation:
     """Spearman's and Pearson's correlation of the cosine of two texts with their score.
 
     Args:
@@ -99,22 +100,17 @@ def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> 
         name: [_scores(_cosines(folder, pairs, max_length), pairs)]
         for name, folder in lineup.folders.items()
     }
-    guesses = dict.fromkeys(("spearman", "pearson"), 0.0)
-    retention, intervals = bootstrap.retentions(runs, lineup.baseline, guesses, "sts", lineup.seed)
+    retention, intervals = lineup.retentions(runs, {"sts.spearman": 0.0, "sts.pearson": 0.0})
     references = {}
     if metrics.has_words([*pairs.first, *pairs.second]):
         tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)
-        references["tfidf"] = {"sts": _values(tfidf)}
+        references["tfidf"] = {"sts": values_of(tfidf)}
     return {
-        "models": {name: {"sts": _values(found)} for name, [found] in runs.items()},
+        "models": {name: {"sts": values_of(found)} for name, [found] in runs.items()},
         "references": references,
         "retention": retention,
         "intervals": intervals,
     }
-
-
-def _values(found: Mapping[str, Scored]) -> dict[str, float]:
-    return {metric: scored.value for metric, scored in found.items()}
 
 
 def _scores(cosine_N: np.ndarray, pairs: Pairs) -> dict[str, Scored]:
@@ -134,15 +130,15 @@ def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
     return cosine_N
 
 
-def with_pairs(result: dict[str, Any], lineup: Lineup, stage: Evaluate) -> dict[str, Any]:
+def with_pairs(result: Evaluation, lineup: Lineup, stage: Evaluate) -> Evaluation:
     """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
     if stage.pairs is None:
         return result
     pairs = read_pairs(stage.pairs)
-    found = score_pairs(lineup, pairs, stage.max_length)
-    for part, by_model in found.items():
-        for name, scores in by_model.items():
-            result[part][name] = result[part].get(name, {}) | scores
+    whole = cast("dict[str, Any]", result)
+    for part, by_model in score_pairs(lineup, pairs, stage.max_length).items():
+        for name, scores in cast("dict[str, Any]", by_model).items():
+            whole[part][name] = whole[part].get(name, {}) | scores
     if pairs.left_out:
         result["warnings"] = [*result.get("warnings", []), pairs.left_out]
     return result

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from potstill.tasks.metrics import Array
+from potstill.tasks.metrics import Array, Scored, mean
 
 BLOCK = 2_000_000  # scores of pairs of texts that exist at a time
 
@@ -70,14 +70,14 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + height, rows))
 
 
-def mean_reciprocal_rank(ranks_Q: Array) -> float:
+def mean_reciprocal_rank(ranks_Q: Array) -> Scored:
     """Mean of 1 / rank; ranks count from 1."""
-    return float(np.mean(1.0 / ranks_Q))
+    return mean(1.0 / ranks_Q)
 
 
-def recall_at_k(ranks_Q: Array, k: int) -> float:
+def recall_at_k(ranks_Q: Array, k: int) -> Scored:
     """Share of queries whose right passage is among the first k."""
-    return float(np.mean(ranks_Q <= k))
+    return mean(ranks_Q <= k)
 
 
 def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:

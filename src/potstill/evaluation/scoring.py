@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from potstill.data import make_masker, read_records, tokenize_corpus
 from potstill.evaluation.embeddings import evaluate_embeddings
 from potstill.evaluation.lineup import Lineup
-from potstill.evaluation.masked_lm import evaluate_masked_lm
+from potstill.evaluation.masked_lm import MaskedText, evaluate_masked_lm
 from potstill.evaluation.pairs import with_pairs
 from potstill.evaluation.tasks import evaluate_task
 from potstill.models import load_config, load_model, task_of
@@ -20,6 +19,7 @@ from potstill.storage.places import Folder
 from potstill.tasks import read_for, tokenize_task
 from potstill.tasks.examples import tokenize_test
 from potstill.tasks.metrics import Case
+from potstill.tasks.results import Evaluation
 
 Text = Corpus | TaskData | str | Sequence[str]
 
@@ -37,7 +37,7 @@ def evaluate(
     seed: int = 1,
     progress: Callable[[float], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score models on text beside a baseline, as the evaluate stage does.
 
     Args:
@@ -58,51 +58,50 @@ def evaluate(
     lineup = Lineup({name: [path] for name, path in folders.items()}, os.fspath(baseline), seed)
     task = task_for(baseline, text)
     if task.head is not None:
-        return _evaluate_task(lineup, task, text, passage, label, progress)
+        columns = {"text": passage.split(","), "label": (label or "label").split(",")}
+        return _evaluate_task(lineup, task, text, columns, progress)
     for model in models:
         if task == Task.MASKED_LM and task_of(model) != task:
             raise ValueError(
                 f"{os.fspath(model)} has no masked-LM head and the baseline {os.fspath(baseline)} "
                 "has one: give models of one task"
             )
-    columns = (
-        [column for column in (query, passage, label) if column]
-        if task == Task.SENTENCE_EMBEDDING
-        else [passage]
-    )
-    corpus = corpus_of(text, folders.values(), task, columns, unit)
+    encoders = task == Task.SENTENCE_EMBEDDING
+    read = [column for column in (query, passage, label) if column] if encoders else [passage]
+    corpus = corpus_of(text, folders.values(), task, read, unit)
     assert isinstance(corpus, Corpus)
     settings = Evaluate(query=query, passage=passage, label=label, pairs=pairs)
-    if task == Task.SENTENCE_EMBEDDING:
+    if encoders:
         records = list(read_records(corpus.sources, corpus.columns))
         found = evaluate_embeddings(lineup, records, settings, progress)
         return with_pairs(found, lineup, settings)
-    tokenizer = load_model(baseline, task).tokenizer
-    everything = tokenize_corpus(
-        corpus.model_copy(update={"heldout": 0.0}),
-        tokenizer,
-        cache_folder() / "tokens",
-        seed,
-        say=say,
-    ).train
-    masker = make_masker(Masking(), tokenizer, everything.token_counts)
-    return evaluate_masked_lm(
-        lineup, everything, everything.token_counts, masker, settings, progress
-    )
+    return evaluate_masked_lm(lineup, _masked_text(lineup, corpus, say), settings, progress)
+
+
+def _masked_text(lineup: Lineup, corpus: Corpus, say: Callable[[str], None]) -> MaskedText:
+    """All of a corpus, as the baseline's tokenizer cuts it."""
+    tokenizer = load_model(lineup.folders[lineup.baseline], Task.MASKED_LM).tokenizer
+    whole, cache = corpus.model_copy(update={"heldout": 0.0}), cache_folder() / "tokens"
+    found = tokenize_corpus(whole, tokenizer, cache, lineup.seed, say=say).train
+    masker = make_masker(Masking(), tokenizer, found.token_counts)
+    return MaskedText(found, found.token_counts, masker)
 
 
 def _evaluate_task(
     lineup: Lineup,
     task: Task,
     text: Text,
-    passage: str,
-    label: str | None,
+    columns: Mapping[str, Sequence[str]],
     progress: Callable[[float], None],
-) -> dict[str, Any]:
-    """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from."""
+) -> Evaluation:
+    """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from.
+
+    Args:
+        columns: `text` and `label`, of files.
+    """
     if isinstance(text, Corpus):
         raise ValueError(f"text: {task} reads labelled files or a TaskData, not a Corpus")
-    folders, baseline = lineup.folders, lineup.baseline
+    baseline, folders = lineup.baseline, lineup.folders
     for name, folder in folders.items():
         own = task_for(folder, text)
         if own != task:
@@ -110,31 +109,26 @@ def _evaluate_task(
                 f"{name} does {own} and the baseline {baseline} {task}: give models of one task"
             )
     opened = {name: load_model(f, task, weights=False) for name, f in folders.items()}
-    data, train = text, True
-    if not isinstance(data, TaskData):
-        sources = [text] if isinstance(text, str) else list(text)
-        positions = min(loaded.max_length for loaded in opened.values())
-        train = False
-        data = TaskData.model_validate(
-            {
-                **{"train": sources, "dev": sources, "text": passage.split(",")},
-                **{"label": (label or "label").split(","), "max_length": min(512, positions)},
-            }
-        )
-    rows = read_for(task, data, load_config(baseline), lineup.seed, every_class=train)
-    if train:
-        found = tokenize_task(rows, opened[baseline].tokenizer)
+    tokenizers = {name: loaded.tokenizer for name, loaded in opened.items()}
+    if isinstance(text, TaskData):
+        data = text
+        rows = read_for(task, data, load_config(baseline), lineup.seed)
+        found = tokenize_task(rows, tokenizers[baseline])
         test, learnt, warnings = found.test, found.train, found.warnings
-    else:  # nobody named a side of plain files
-        (test, told), learnt = tokenize_test(rows, opened[baseline].tokenizer), None
-        warnings = [
+    else:
+        sources = [text] if isinstance(text, str) else list(text)
+        limit = min(512, *(loaded.max_length for loaded in opened.values()))
+        sides = {"train": sources, "dev": sources, "max_length": limit}
+        data = TaskData.model_validate({**sides, **columns})
+        rows = read_for(task, data, load_config(baseline), lineup.seed, every_class=False)
+        (test, told), learnt = tokenize_test(rows, tokenizers[baseline]), None
+        warnings = [  # nobody named a side of plain files
             one.replace(" of dev", "").replace("data.max_length", "the models take") for one in told
         ]
     # each model's texts as its own tokenizer cuts them, whatever the two have in common
-    others = {n: loaded.tokenizer for n, loaded in opened.items() if n != baseline}
-    tests = {name: tokenize_test(rows, tokenizer)[0] for name, tokenizer in others.items()}
-    case = Case(task, rows.labels, test, learnt)
-    scored = evaluate_task(lineup, case, Evaluate(), data.metric, progress, tests=tests)
+    own_tests = {n: tokenize_test(rows, t)[0] for n, t in tokenizers.items() if n != baseline}
+    case = Case(task, rows.labels, test, learnt, own_tests)
+    scored = evaluate_task(lineup, case, Evaluate(), data.metric, progress)
     return {**scored, "warnings": warnings}
 
 
@@ -157,14 +151,9 @@ def corpus_of(
         return text
     opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]
     limit = min(loaded.max_length for loaded in opened)
+    paths = [text] if isinstance(text, str) else list(text)
     tree = {
-        "sources": [
-            {
-                "kind": "files",
-                "paths": [text] if isinstance(text, str) else list(text),
-                "unit": unit,
-            }
-        ],
+        "sources": [{"kind": "files", "paths": paths, "unit": unit}],
         "columns": list(columns),
         "min_length": 4,
         "max_length": min(limit, Corpus.model_fields["max_length"].default),

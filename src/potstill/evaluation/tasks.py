@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from potstill.data import Examples
-from potstill.data.sequences import Questions
-from potstill.evaluation import retention as bootstrap
-from potstill.evaluation.lineup import Compared, Lineup
-from potstill.evaluation.retention import Runs, mean_resampled, mean_score, retentions
+from potstill.evaluation.lineup import Lineup, counted
+from potstill.evaluation.retention import Runs, mean_score
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import Evaluate, Task
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case
 from potstill.tasks.predictions import head_outputs
+from potstill.tasks.results import Evaluation
+from potstill.tasks.score_names import is_loss
 from potstill.tasks.sequence.scores import confusion, softened
 
 SHOWN = 50  # examples that the report may choose from
-
-
-# as result.json has them
-_KEYS = (
-    *("task", "records", "baseline", "labels", "metric", "twin", "models", "references"),
-    *("retention", "intervals", "differences", "findings", "softened", "confusion", "examples"),
-)
 
 
 def evaluate_task(
@@ -38,9 +30,7 @@ def evaluate_task(
     settings: Evaluate,
     metric: str | None = None,
     progress: Callable[[float], None] = lambda _: None,
-    *,
-    tests: Mapping[str, Examples] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Scores of each model, retention against the baseline, and what trivial means reach.
 
     A model that was trained several times scores the mean of its trainings. Intervals are of the
@@ -52,7 +42,6 @@ def evaluate_task(
             answer are learnt from; None: the commonest answer is that of `test` itself, and the
             others are not there.
         metric: the score that findings speak of; None: the task's own.
-        tests: of models with a tokenizer of their own: name -> `test` as it cuts the texts.
 
     Returns:
         As result.json: see docs on tasks.
@@ -63,74 +52,65 @@ def evaluate_task(
     """
     task = case.task
     kind, metric = kind_of(task), metric or task.metric
-    _check_same_items(case.test, tests or {})
+    _check_same_items(case)
     if settings.max_records is not None:
-        case = replace(case, test=case.test.first(settings.max_records))
-        tests = {k: own.first(settings.max_records) for k, own in (tests or {}).items()}
-    cut = {name: (tests or {}).get(name, case.test) for name in lineup.models}
-    outputs = _outputs(lineup, case, cut, progress)
+        case = case.first(settings.max_records)
+    outputs = _outputs(lineup, case, progress)
     scored = {name: [kind.scores(each, case) for each in given] for name, given in outputs.items()}
     references = {name: [found] for name, found in kind.references(case, lineup.seed).items()}
-    # a loss is not kept
-    kept = [one for one in dict.fromkeys([metric, *scored[lineup.baseline][0]]) if one != "mse"]
-    guesses = {one: mean_score(references["majority"], one) for one in kept}
-    retention, intervals = retentions(scored, lineup.baseline, guesses, task, lineup.seed)
-    base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
-    found = lineup.result(
-        Compared(
-            task=task,
-            records=case.test.items,
-            models=_models(lineup, case, outputs, scored, metric),
-            references={name: {task: _values(runs)} for name, runs in references.items()},
-            retention=retention,
-            intervals=intervals,
-            differences=_differences(lineup, metric, scored, references),
-            said=kind.said,
-            is_loss=metric == "mse",
-            softened=_softened(case, base, other),
-            examples=kind.show(base, other, case, SHOWN),
-        )
+    wanted = dict.fromkeys([metric, *scored[lineup.baseline][0]])
+    compared = lineup.compare(
+        scored,
+        references,
+        {
+            f"{task}.{one}": mean_score(references["majority"], one)
+            for one in wanted
+            if not is_loss(one)
+        },
+        metric,
+        kind.said,
     )
-    found |= {"labels": list(case.labels), "metric": metric}
-    found["confusion"] = _confusion(case, {name: given[0] for name, given in outputs.items()})
-    return {key: found[key] for key in _KEYS}
+    # one label an example, so that there is a distribution over them
+    exclusive = task.problem_type == "single_label_classification"
+    base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
+    return {
+        "task": task,
+        "records": len(case.test if case.test.items is None else case.test.items),
+        "baseline": lineup.baseline,
+        "labels": list(case.labels),
+        "metric": metric,
+        "twin": lineup.twin,
+        "models": _models(lineup, case, outputs, scored, metric),
+        "references": {name: {task: _values(runs)} for name, runs in references.items()},
+        "retention": compared.retention,
+        "intervals": compared.intervals,
+        "differences": compared.differences,
+        "findings": compared.findings,
+        "softened": softened(base, other, case.test, case.labels) if exclusive else None,
+        "confusion": {
+            name: confusion(given[0], case.test, len(case.labels))
+            for name, given in outputs.items()
+        }
+        if exclusive
+        else None,
+        "examples": kind.show(base, other, case, SHOWN),
+    }
 
 
-def _softened(case: Case[Any], base: Any, other: Any) -> dict[str, Any] | None:
-    """One example's distribution over the labels, where they exclude each other."""
-    if case.task != Task.CLASSIFICATION:
-        return None
-    return softened(base, other, case.test, case.labels)
-
-
-def _confusion(case: Case[Any], outputs: Mapping[str, Any]) -> dict[str, list[list[int]]] | None:
-    """How often each label was given for each, by model, where labels exclude each other."""
-    if case.task != Task.CLASSIFICATION:
-        return None
-    count = len(case.labels)
-    return {name: confusion(given, case.test, count) for name, given in outputs.items()}
-
-
-def _outputs(
-    lineup: Lineup, case: Case[Any], cut: Mapping[str, Examples], progress: Callable[[float], None]
-) -> dict[str, list[Any]]:
+def _outputs(lineup: Lineup, case: Case, progress: Callable[[float], None]) -> dict[str, list[Any]]:
     """What each training of each model is scored by."""
-    task = case.task
-    kind = kind_of(task)
-    done, work = 0, sum(len(lineup.models[name]) * len(cut[name]) for name in lineup.order)
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(done / work)
+    kind = kind_of(case.task)
+    cut = {name: case.own.get(name, case.test) for name in lineup.order}
+    advance = counted(sum(len(lineup.models[name]) * len(cut[name]) for name in cut), progress)
 
     def given(folder: Path, examples: Examples) -> Any:
-        loaded = load_model(folder, task, labels=case.labels)
-        outputs = _in_order(loaded, task, case.labels, examples, advance)
+        loaded = load_model(folder, case.task, labels=case.labels)
+        outputs = _in_order(loaded, case.task, case.labels, examples, advance)
         return kind.given(outputs, examples, case)
 
     return {
-        name: [given(folder, cut[name]) for folder in lineup.models[name]] for name in lineup.order
+        name: [given(folder, examples) for folder in lineup.models[name]]
+        for name, examples in cut.items()
     }
 
 
@@ -141,23 +121,25 @@ def _models(
     scored: Mapping[str, Runs],
     metric: str,
 ) -> dict[str, Any]:
-    """Each model's scores, and how alike its answers and the baseline's are."""
-    base = outputs[lineup.baseline][0]
+    """Each model's scores, and how alike its answers and the baseline's are, right or wrong."""
+    kind, base = kind_of(case.task), outputs[lineup.baseline][0]
     found: dict[str, Any] = {}
     for name in lineup.order:
         found[name] = {case.task: _values(scored[name])}
         if len(scored[name]) > 1:
             found[name][case.task]["seeds"] = [one[metric].value for one in scored[name]]
         if name != lineup.baseline:
-            found[name]["agreement"] = _agreement(case, outputs[name], base)
+            each = [kind.agreement(given, base, case) for given in outputs[name]]
+            found[name]["agreement"] = {
+                key: float(np.mean([one[key] for one in each])) for key in each[0]
+            }
     return found
 
 
-def _check_same_items(test: Examples, tests: Mapping[str, Examples]) -> None:
-    for name, own in tests.items():
-        if not isinstance(test, Questions) or not isinstance(own, Questions):
-            continue
-        if own.questions == test.questions:
+def _check_same_items(case: Case) -> None:
+    test = case.test
+    for name, own in case.own.items():
+        if test.items is None or own.items is None or own.items.texts == test.items.texts:
             continue
         raise ValueError(
             f"{name}: by its tokenizer {own.items} questions leave room for their context, by "
@@ -194,28 +176,3 @@ def _in_order(
 
 def _values(runs: Runs) -> dict[str, Any]:
     return {name: mean_score(runs, name) for name in runs[0]}
-
-
-def _agreement(case: Case[Any], runs: Sequence[Any], base: Any) -> dict[str, float]:
-    """How alike a model's answers and the baseline's are, right or wrong."""
-    kind = kind_of(case.task)
-    each = [kind.agreement(given, base, case) for given in runs]
-    return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
-
-
-def _differences(
-    lineup: Lineup, metric: str, scored: Mapping[str, Runs], references: Mapping[str, Runs]
-) -> dict[str, dict[str, Any]]:
-    """The student's score less the twin's and the trivial ones', with a paired 95% interval."""
-    student, *twins = (scored[name] for name in lineup.compared)
-    others = {**dict(zip(lineup.compared[1:], twins, strict=True)), **references}
-    drawn = mean_resampled([student, *others.values()], metric, lineup.seed)
-    mine = mean_score(student, metric)
-    return {
-        name: {
-            "metric": metric,
-            "difference": mine - mean_score(other, metric),
-            "interval": bootstrap.interval(drawn[0] - values_R),
-        }
-        for (name, other), values_R in zip(others.items(), drawn[1:], strict=True)
-    }

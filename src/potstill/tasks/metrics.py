@@ -8,8 +8,8 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,12 +49,19 @@ class Case(Generic[E]):
     Attributes:
         labels: names, in the order of the outputs.
         train: what trivial means learn from, where there is something.
+        own: model -> `test` as its own tokenizer cuts the texts, where that is another one.
     """
 
     task: Task
     labels: Sequence[str]
-    test: E
-    train: E | None = None
+    test: Examples
+    train: Examples | None = None
+    own: Mapping[str, Examples] = field(default_factory=dict)
+
+    def first(self, most: int) -> Case:
+        """The same with at most so many examples to score."""
+        own = {name: examples.first(most) for name, examples in self.own.items()}
+        return replace(self, test=self.test.first(most), own=own)
 
 
 def best_constant(

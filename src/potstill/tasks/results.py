@@ -52,8 +52,8 @@ class Evaluation(TypedDict, total=False):
     baseline: str
     labels: list[str]
     metric: str
-    models: dict[str, Scores]
-    references: dict[str, Scores]
+    models: Mapping[str, Scores]
+    references: Mapping[str, Scores]
     retention: Shares
     intervals: Spans
     twin: str | None

@@ -181,11 +181,11 @@ def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch
     seen: dict[str, float] = {}
 
     def retentions(*arguments: Any) -> Any:
-        seen.update(arguments[-1])
+        seen.update(arguments[2])
         return original(*arguments)
 
-    original = bootstrap.rank_retentions
-    monkeypatch.setattr(bootstrap, "rank_retentions", retentions)
+    original = bootstrap.retentions
+    monkeypatch.setattr(bootstrap, "retentions", retentions)
     models = {"teacher": Path(), "student": Path()}
     found = evaluate_embeddings(lineup(models), records, SETTINGS)
     scores = found["models"]["teacher"]

@@ -1,4 +1,4 @@
-"""Who is compared with whom, and the common part of a result, worked out by hand."""
+"""Who is compared with whom, and what is found, worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from potstill.evaluation import retention
-from potstill.evaluation.lineup import Compared, Lineup
+from potstill.evaluation.lineup import Lineup, counted
+from potstill.evaluation.retention import not_beaten, resampled
+from potstill.tasks.metrics import mean
 
 NAMES = ["student", "teacher", "plain"]
 
@@ -21,20 +22,8 @@ def lineup(**parts: str | None) -> Lineup:
     return Lineup(models, "teacher", 3, **parts)
 
 
-def compared(differences: dict[str, Any], **others: Any) -> Compared:
-    return Compared(
-        task="masked_lm",
-        records=7,
-        models={"teacher": {}},
-        references={"unigram": {}},
-        retention={"student": {}},
-        intervals={},
-        differences=differences,
-        said={"unigram": "the commonest token"},
-        softened=None,
-        examples=[{"query": "oak"}],
-        **others,
-    )
+def means(items: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: [{"mrr": mean(values)}] for name, values in items.items()}
 
 
 def test_the_baseline_comes_first() -> None:
@@ -82,52 +71,55 @@ def test_differences_are_from_the_twin_and_then_the_references() -> None:
     rng = np.random.default_rng(0)
     items = {name: rng.random(40) for name in NAMES}
     other = rng.random(40)
-    found = lineup(student="student", twin="plain").differences("s.mrr", items, {"tfidf": other})
+    beside = lineup(student="student", twin="plain")
+    runs, references = means(items), means({"tfidf": other})
+    found = beside.compare(runs, references, {}, "s.mrr", {}).differences
     assert list(found) == ["plain", "tfidf"]
     for name, values in (("plain", items["plain"]), ("tfidf", other)):
         assert found[name]["difference"] == pytest.approx((items["student"] - values).mean())
         assert (found[name]["score"], found[name]["metric"]) == ("s.mrr", "mrr")
-        low, high = found[name]["interval"]
-        assert (low, high) == retention.mean_interval(items["student"] - values, 3)
+        [drawn] = resampled([mean(items["student"] - values)], 3)
+        assert found[name]["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+    assert beside.compare(runs, references, {}, None, {}).differences == {}
 
 
 def test_retention_is_of_the_baseline() -> None:
     ones = np.array([1.0] * 30 + [0.0] * 10)
     halves = np.array([1.0] * 15 + [0.0] * 25)
-    items = {"s.mrr": {"teacher": ones, "student": halves, "plain": ones}}
-    kept, intervals = lineup().rank_retentions(items, {"s.mrr": 0.1})
-    assert kept == {"student": {"s.mrr": 0.5}, "plain": {"s.mrr": 1.0}}
-    assert intervals["plain"]["s.mrr"] == [1.0, 1.0]
-    above, _ = lineup().rank_retentions(items, {"s.mrr": 0.9})
+    runs = means({"teacher": ones, "student": halves, "plain": ones})
+    found = lineup().compare(runs, {}, {"s.mrr": 0.1}, None, {})
+    assert found.retention == {"student": {"s.mrr": 0.5}, "plain": {"s.mrr": 1.0}}
+    assert found.intervals["plain"]["s.mrr"] == [1.0, 1.0]
+    above, _ = lineup().retentions(runs, {"s.mrr": 0.9})
     assert above == {"student": {}, "plain": {}}
 
 
-def test_the_common_part_of_a_result() -> None:
-    differences = {
-        "plain": {"metric": "top1", "difference": -0.1, "interval": [-0.2, 0.1]},
-        "unigram": {"metric": "top1", "difference": 0.3, "interval": [0.2, 0.4]},
-    }
-    found = lineup(student="student", twin="plain").result(compared(differences))
-    assert found == {
-        "task": "masked_lm",
-        "records": 7,
-        "baseline": "teacher",
-        "models": {"teacher": {}},
-        "references": {"unigram": {}},
-        "retention": {"student": {}},
-        "intervals": {},
-        "twin": "plain",
-        "differences": differences,
-        "findings": ["student does not beat plain, trained without a teacher (top-1 accuracy)"],
-        "softened": None,
-        "examples": [{"query": "oak"}],
-    }
-    assert lineup().result(compared({}))["twin"] is None
+def test_findings_say_what_is_not_beaten() -> None:
+    runs = means({"teacher": np.ones(40), "student": np.zeros(40), "plain": np.ones(40)})
+    below = means({"unigram": np.zeros(40) - 1})
+    said = {"unigram": "the commonest token"}
+    beside = lineup(student="student", twin="plain")
+    assert beside.compare(runs, below, {}, "s.mrr", said).findings == [
+        "student does not beat plain, trained without a teacher (MRR)"
+    ]
+    equal = means({"unigram": np.zeros(40)})
+    assert "does not beat the commonest token (MRR)" in " ".join(
+        beside.compare(runs, equal, {}, "s.mrr", said).findings
+    )
 
 
 def test_a_lower_loss_is_better() -> None:
-    differences = {"unigram": {"metric": "mse", "difference": -0.3, "interval": [-0.4, -0.2]}}
-    assert lineup().result(compared(differences, is_loss=True))["findings"] == []
-    assert lineup().result(compared(differences))["findings"] == [
-        "plain does not beat the commonest token (mean squared error)"
+    told: dict[str, Any] = {"metric": "mse", "difference": -0.3, "interval": [-0.4, -0.2]}
+    said = {"unigram": "the commonest token"}
+    assert not_beaten({"unigram": told}, "plain", said) == []
+    assert not_beaten({"unigram": {**told, "metric": "top1"}}, "plain", said) == [
+        "plain does not beat the commonest token (top-1 accuracy)"
     ]
+
+
+def test_progress_is_the_share_of_all_texts() -> None:
+    seen: list[float] = []
+    advance = counted(8, seen.append)
+    for count in (2, 4, 2):
+        advance(count)
+    assert seen == [0.25, 0.75, 1.0]

@@ -20,6 +20,7 @@ from potstill.data.masking import EVALUATION_EPOCH
 from potstill.evaluation import evaluate_masked_lm, masked_lm
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.lineup import Lineup
+from potstill.evaluation.masked_lm import MaskedText
 from potstill.models import load_model, save_model
 from potstill.recipe import Evaluate, Masking
 
@@ -45,15 +46,17 @@ def masker() -> Masker:
     return make_masker(Masking(probability=0.3), TOKENIZER, TRAIN_COUNTS)
 
 
+def text(heldout: Tokens = HELDOUT, counts: np.ndarray = TRAIN_COUNTS) -> MaskedText:
+    return MaskedText(heldout, counts, masker())
+
+
 def lineup(models: dict[str, Path], seed: int = SEED, **parts: str | None) -> Lineup:
     """Models of one training each, beside the teacher."""
     return Lineup({name: [folder] for name, folder in models.items()}, "teacher", seed, **parts)
 
 
 def evaluate(folders: dict[str, Path], **settings: Any) -> dict[str, Any]:
-    return evaluate_masked_lm(
-        lineup(folders), HELDOUT, TRAIN_COUNTS, masker(), Evaluate(**settings)
-    )
+    return evaluate_masked_lm(lineup(folders), text(), Evaluate(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +186,7 @@ NO_CHANCE = np.bincount([V - 1] * 9, minlength=V)
 
 
 def test_retention_is_that_of_top1(folders: dict[str, Path]) -> None:
-    result = evaluate_masked_lm(lineup(folders), HELDOUT, NO_CHANCE, masker(), Evaluate())
+    result = evaluate_masked_lm(lineup(folders), text(counts=NO_CHANCE), Evaluate())
     assert result["retention"]["copy"] == {"masked_lm.top1": 1.0}
     rates = [result["models"][name]["masked_lm"]["top1"] for name in ("student", "teacher")]
     kept = result["retention"]["student"]["masked_lm.top1"]
@@ -206,15 +209,15 @@ def test_the_baseline_s_top1_is_compared_with_the_unigram_reference_s(
 ) -> None:
     """Both are shares of all masked positions, though the items are sequences of many."""
     seen: list[Any] = []
-    monkeypatch.setattr(bootstrap, "rank_retentions", lambda *given: seen.append(given) or ({}, {}))
+    monkeypatch.setattr(bootstrap, "retentions", lambda *given: seen.append(given) or ({}, {}))
     found = evaluate(folders)
-    [(items, baseline, _, chance)] = seen
+    [(models, baseline, chance, _)] = seen
     unigram = found["references"]["unigram"]["masked_lm"]
     assert chance == {"masked_lm.top1": unigram["top1"]}
     assert baseline == "teacher"
-    for name, values_S in items["masked_lm.top1"].items():
-        assert len(values_S) == COUNT
-        assert values_S.mean() == pytest.approx(found["models"][name]["masked_lm"]["top1"])
+    for name, [scored] in models.items():
+        assert len(scored["top1"].items_NS) == COUNT
+        assert scored["top1"].value == pytest.approx(found["models"][name]["masked_lm"]["top1"])
 
 
 def test_the_unigram_reference_is_add_one_smoothed_without_special_tokens(
@@ -265,7 +268,7 @@ def test_another_width_has_no_hidden_cosine(teacher: Path, tmp_path: Path) -> No
 def test_progress_only_grows(teacher: Path) -> None:
     seen: list[float] = []
     models = {"teacher": teacher}
-    evaluate_masked_lm(lineup(models), HELDOUT, TRAIN_COUNTS, masker(), Evaluate(), seen.append)
+    evaluate_masked_lm(lineup(models), text(), Evaluate(), seen.append)
     assert seen == [32 / COUNT, 1.0]
 
 
@@ -316,7 +319,7 @@ def test_differences_from_the_twin_and_the_unigram(folders: dict[str, Path]) -> 
         "plain": folders["copy"],
     }
     beside = lineup(models, student="student", twin="plain")
-    found = evaluate_masked_lm(beside, HELDOUT, TRAIN_COUNTS, masker(), Evaluate())
+    found = evaluate_masked_lm(beside, text(), Evaluate())
     top1 = {name: scores["masked_lm"]["top1"] for name, scores in found["models"].items()}
     top1["unigram"] = found["references"]["unigram"]["masked_lm"]["top1"]
     assert list(found["differences"]) == ["plain", "unigram"]
@@ -352,7 +355,7 @@ def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> N
     def evaluated(names: str, student: str | None = None) -> dict[str, Any]:
         chosen = {name: folders[name] for name in names.split()}
         beside = lineup(chosen, student=student)
-        return evaluate_masked_lm(beside, HELDOUT, TRAIN_COUNTS, masker(), Evaluate())
+        return evaluate_masked_lm(beside, text(), Evaluate())
 
     everyone = "student copy teacher"
     named, last = evaluated(everyone, "student"), evaluated("student teacher")
@@ -370,15 +373,13 @@ def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> N
 def test_no_heldout_text_is_refused(teacher: Path) -> None:
     message = "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_masked_lm(
-            lineup({"teacher": teacher}), tokens([]), TRAIN_COUNTS, masker(), Evaluate()
-        )
+        evaluate_masked_lm(lineup({"teacher": teacher}), text(tokens([])), Evaluate())
 
 
 def test_one_heldout_sequence_has_scores_but_no_interval(folders: dict[str, Path]) -> None:
     one = tokens([" ".join(sentences(2, seed=21))])
     often = make_masker(Masking(probability=0.9), TOKENIZER, TRAIN_COUNTS)
-    found = evaluate_masked_lm(lineup(folders), one, TRAIN_COUNTS, often, Evaluate())
+    found = evaluate_masked_lm(lineup(folders), MaskedText(one, TRAIN_COUNTS, often), Evaluate())
     assert (found["records"], found["intervals"]) == (1, {})
     assert found["retention"] == {"student": {}, "copy": {}}
     assert found["models"]["teacher"]["masked_lm"]["top1"] > 0

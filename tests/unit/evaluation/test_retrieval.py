@@ -9,7 +9,6 @@ from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from potstill.evaluation import retention as bootstrap
 from potstill.evaluation import retrieval
 from potstill.tasks import metrics
 
@@ -42,12 +41,12 @@ def test_target_ranks_count_ties_and_nan_against_the_model() -> None:
 
 def test_mean_reciprocal_rank_and_recall() -> None:
     ranks_Q = np.array([1, 2, 4, 10])
-    assert retrieval.mean_reciprocal_rank(ranks_Q) == pytest.approx(
+    assert retrieval.mean_reciprocal_rank(ranks_Q).value == pytest.approx(
         (1 + 1 / 2 + 1 / 4 + 1 / 10) / 4
     )
-    assert retrieval.recall_at_k(ranks_Q, 1) == 0.25
-    assert retrieval.recall_at_k(ranks_Q, 4) == 0.75
-    assert retrieval.recall_at_k(ranks_Q, 3) == 0.5
+    assert retrieval.recall_at_k(ranks_Q, 1).value == 0.25
+    assert retrieval.recall_at_k(ranks_Q, 4).value == 0.75
+    assert retrieval.recall_at_k(ranks_Q, 3).value == 0.5
 
 
 @pytest.mark.parametrize("block", [1, 20, 33, 10_000])  # less than a row, two rows, three, all
@@ -254,83 +253,3 @@ def test_softmax_equals_torch(temperature: float) -> None:
 def test_softmax_by_hand() -> None:
     # at T = 2, logits 2 ln 3 and 0 are as 3 to 1
     np.testing.assert_allclose(metrics.softmax([2 * np.log(3), 0.0], 2.0), [0.75, 0.25])
-
-
-# --- retention ------------------------------------------------------------------------------------
-
-
-def test_retentions_by_hand() -> None:
-    items = {
-        "retrieval.mrr": {
-            "teacher": np.array([1, 1, 0.5, 0.5]),
-            "student": np.array([1, 0.5, 0.5, 0.25]),
-            "plain": np.array([0.5, 0.5, 0.25, 0.25]),
-        },
-        "probe.accuracy": {"teacher": np.zeros(4), "student": np.ones(4), "plain": np.ones(4)},
-    }
-    chance = {"retrieval.mrr": 0.4, "probe.accuracy": 0.0}
-    retention, intervals = bootstrap.rank_retentions(items, "teacher", 0, chance)
-    assert retention == {"student": {"retrieval.mrr": 0.75}, "plain": {"retrieval.mrr": 0.5}}
-    # each item of the plain one is half the teacher's, so that every resample's ratio is 0.5
-    assert intervals["plain"] == {"retrieval.mrr": [0.5, 0.5]}
-    low, high = intervals["student"]["retrieval.mrr"]
-    assert 0.5 <= low < 0.75 < high <= 1
-
-
-def test_a_baseline_near_chance_has_no_retention() -> None:
-    """60 of 100 right: the interval is 0.6 +- 1.96 * sqrt(0.6 * 0.4 / 100), so from 0.504."""
-    items = {"top1": {"student": np.ones(100), "teacher": np.arange(100) < 60}}
-
-    def kept(chance: float) -> tuple[dict[str, dict[str, float]], set[str]]:
-        retention, intervals = bootstrap.rank_retentions(items, "teacher", 0, {"top1": chance})
-        return retention, set(intervals)
-
-    assert kept(0.53) == ({"student": {}}, set())
-    assert kept(0.47) == ({"student": {"top1": pytest.approx(1 / 0.6)}}, {"student"})
-    alone = {"top1": {"teacher": np.ones(100)}}
-    assert bootstrap.rank_retentions(alone, "teacher", 0, {"top1": 0.0}) == ({}, {})
-
-
-def test_a_single_item_has_no_retention() -> None:
-    items = {"top1": {"teacher": np.ones(1), "student": np.ones(1)}}
-    assert bootstrap.rank_retentions(items, "teacher", 0, {"top1": 0.0}) == ({"student": {}}, {})
-
-
-def test_mean_interval_is_the_normal_one_and_of_the_same_resamples() -> None:
-    values_N = np.random.default_rng(0).normal(3, 2, size=2000)
-    interval = bootstrap.mean_interval(values_N, seed=1)
-    half = 1.96 * values_N.std() / np.sqrt(2000)
-    assert interval is not None
-    assert interval[0] == pytest.approx(values_N.mean() - half, abs=0.15 * half)
-    assert interval[1] == pytest.approx(values_N.mean() + half, abs=0.15 * half)
-    # the ratio to a score that is always 1 is the score itself
-    assert interval == bootstrap.retention_interval(values_N, np.ones(2000), seed=1)
-
-
-def test_retention_interval_agrees_with_the_delta_method() -> None:
-    generator = np.random.default_rng(0)
-    teacher_N = generator.uniform(0.5, 1, size=2000)
-    student_N = 0.9 * teacher_N + generator.normal(0, 0.1, size=2000)
-    interval = bootstrap.retention_interval(student_N, teacher_N, seed=1)
-    assert interval == bootstrap.retention_interval(student_N, teacher_N, seed=1)
-    ratio = student_N.mean() / teacher_N.mean()
-    # the ratio's error is that of the residuals student - ratio * teacher (delta method); were
-    # the items not resampled in pairs, the interval would be about twice as wide
-    half = 1.96 * (student_N - ratio * teacher_N).std() / teacher_N.mean() / np.sqrt(2000)
-    assert interval is not None
-    assert interval[0] == pytest.approx(ratio - half, abs=0.15 * half)
-    assert interval[1] == pytest.approx(ratio + half, abs=0.15 * half)
-
-
-def test_retention_interval_is_none_where_the_teacher_may_have_nothing() -> None:
-    teacher_N = np.array([1.0, 0, 0, 0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the None says it: nothing more on the user's terminal
-        assert bootstrap.retention_interval(np.ones(4), teacher_N, seed=0) is None
-    # above chance as a whole, yet a few of 2000 resamples hold the one failure four times
-    teacher_N = np.array([1.0, 1, 1, 0])
-    retention, intervals = bootstrap.rank_retentions(
-        {"top1": {"teacher": teacher_N, "student": np.ones(4)}}, "teacher", 0, {"top1": 0.0}
-    )
-    assert retention == {"student": {"top1": pytest.approx(4 / 3)}}
-    assert intervals == {}

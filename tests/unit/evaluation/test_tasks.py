@@ -60,8 +60,8 @@ def evaluated(
     **parts: str,
 ) -> dict[str, Any]:
     lineup = Lineup(models, "teacher", 1, **parts)
-    case = Case(task, given.labels, given.test, given.train)
-    return evaluate_task(lineup, case, Evaluate(), tests=tests)
+    case = Case(task, given.labels, given.test, given.train, tests or {})
+    return evaluate_task(lineup, case, Evaluate())
 
 
 def logits_of(folder: Path, side: Examples) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from potstill.data.sources import heldout_side
 from potstill.evaluation import evaluate_embeddings, evaluate_masked_lm, evaluate_task
 from potstill.evaluation.embeddings import check_records
 from potstill.evaluation.lineup import Lineup
+from potstill.evaluation.masked_lm import MaskedText, check_vocabularies
 from potstill.evaluation.masked_lm import check_heldout as check_sequences
-from potstill.evaluation.masked_lm import check_vocabularies
 from potstill.evaluation.pairs import read_pairs, with_pairs
 from potstill.pipeline.context import Context, Outline, Outlook, chosen_models
 from potstill.recipe import Corpus, Evaluate, Recipe, Task, TaskData
 from potstill.tasks.metrics import Case
+from potstill.tasks.results import Evaluation
 
 VERSION = 3
 FIRST_RECORDS = 100  # what the columns of a corpus are judged by before it is read
@@ -46,17 +47,16 @@ def check_scored(stage: Evaluate, outlook: Outlook) -> None:
 
 def run(
     stage: Evaluate, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[Mapping[str, Any], dict[str, str]]:
     return score(stage, context), {}
 
 
-def score(stage: Evaluate, context: Context) -> dict[str, Any]:
+def score(stage: Evaluate, context: Context) -> Evaluation:
     lineup, progress = _lineup(stage, context), context.reporter.progress
     if isinstance(context.text_settings, TaskData):
-        found = context.examples
-        case = Case(context.task, found.labels, found.test, found.train)
-        own, metric = _own_tests(lineup.models, context), context.text_settings.metric
-        return evaluate_task(lineup, case, stage, metric, progress, tests=own)
+        own, found = _own_tests(lineup.models, context), context.examples
+        case = Case(context.task, found.labels, found.test, found.train, own)
+        return evaluate_task(lineup, case, stage, context.text_settings.metric, progress)
     if context.task == Task.SENTENCE_EMBEDDING:
         stage = with_passage(stage, context.corpus_settings)
         scored = evaluate_embeddings(lineup, context.heldout_records, stage, progress)
@@ -64,9 +64,8 @@ def score(stage: Evaluate, context: Context) -> dict[str, Any]:
     # which is the vocabulary of all of them, or they are refused
     context = context.cut_as(stage.baseline)
     corpus, masker = context.corpus, context.masker(stage.masking)
-    return evaluate_masked_lm(
-        lineup, corpus.heldout, corpus.train.token_counts, masker, stage, progress
-    )
+    text = MaskedText(corpus.heldout, corpus.train.token_counts, masker)
+    return evaluate_masked_lm(lineup, text, stage, progress)
 
 
 def _lineup(stage: Evaluate, context: Context) -> Lineup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -53,7 +54,7 @@ class StageFile(Protocol):
 
     def run(
         self, stage: Any, folder: Path, context: Context, fingerprint: str
-    ) -> tuple[dict[str, Any], dict[str, str]]:
+    ) -> tuple[Mapping[str, Any], dict[str, str]]:
         """Do it; see `run_stage`.
 
         Returns:
