@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import sentences
 from tiny_tasks import questions, write_squad
 
-TRAIN, SCORED, TEST = 12, 8, 5
+TRAIN, SCORED = 12, 8
 
 _STS = "index genre filename year old_index source1 source2 sentence1 sentence2"
 _MNLI = (
@@ -18,53 +18,32 @@ _MNLI = (
 _MRPC = ["#1 ID", "#2 ID", "#1 String", "#2 String"]
 _INFERENCE = "index sentence1 sentence2"
 
-# folder -> header of labelled files, header of test files, labels
-TABLES: dict[str, tuple[list[str], list[str], list[str]]] = {
-    "CoLA": (["", "", "", ""], ["index", "sentence"], ["0", "1"]),
-    "SST-2": (["sentence", "label"], ["index", "sentence"], ["0", "1"]),
-    "MRPC": (["Quality", *_MRPC], ["index", *_MRPC], ["0", "1"]),
-    "QQP": (
-        ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"],
-        ["id", "question1", "question2"],
-        ["0", "1"],
-    ),
-    "STS-B": (f"{_STS} score".split(), _STS.split(), []),
-    "MNLI": (
-        f"{_MNLI} label1 gold_label".split(),
-        _MNLI.split(),
-        ["contradiction", "entailment", "neutral"],
-    ),
-    "QNLI": (
-        ["index", "question", "sentence", "label"],
-        ["index", "question", "sentence"],
-        ["entailment", "not_entailment"],
-    ),
-    "RTE": (
-        f"{_INFERENCE} label".split(),
-        _INFERENCE.split(),
-        ["entailment", "not_entailment"],
-    ),
-    "WNLI": (f"{_INFERENCE} label".split(), _INFERENCE.split(), ["0", "1"]),
+# folder -> header, labels
+TABLES: dict[str, tuple[list[str], list[str]]] = {
+    "CoLA": (["", "", "", ""], ["0", "1"]),
+    "SST-2": (["sentence", "label"], ["0", "1"]),
+    "MRPC": (["Quality", *_MRPC], ["0", "1"]),
+    "QQP": (["id", "qid1", "qid2", "question1", "question2", "is_duplicate"], ["0", "1"]),
+    "STS-B": (f"{_STS} score".split(), []),
+    "MNLI": (f"{_MNLI} label1 gold_label".split(), ["contradiction", "entailment", "neutral"]),
+    "QNLI": (["index", "question", "sentence", "label"], ["entailment", "not_entailment"]),
+    "RTE": (f"{_INFERENCE} label".split(), ["entailment", "not_entailment"]),
+    "WNLI": (f"{_INFERENCE} label".split(), ["0", "1"]),
 }
 _TEXTS = {"sentence", "sentence1", "sentence2", "question", "question1", "question2"}
 _TEXTS |= {"#1 String", "#2 String"}
 
 
 def write_glue(folder: Path, tasks: list[str] | None = None) -> Path:
-    """All nine tasks, with test files and the diagnostic set."""
+    """All nine tasks; test files, which nothing reads, are not there."""
     for name in tasks or TABLES:
         own = folder / name
         own.mkdir(parents=True)
-        header, asked, labels = TABLES[name]
+        header, labels = TABLES[name]
         parts = ("_matched", "_mismatched") if name == "MNLI" else ("",)
         _table(own / "train.tsv", header, labels, TRAIN, name)
         for number, part in enumerate(parts):
             _table(own / f"dev{part}.tsv", header, labels, SCORED, name, seed=1 + number)
-            _table(own / f"test{part}.tsv", asked, labels, TEST, name, seed=3 + number)
-        if name == "MNLI":
-            (folder / "diagnostic").mkdir()
-            columns = ["index", "sentence1", "sentence2"]
-            _table(folder / "diagnostic" / "diagnostic.tsv", columns, labels, TEST, name, seed=5)
     return folder
 
 

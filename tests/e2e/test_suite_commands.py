@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Finished
 from potstill.suites.catalog import SUITES
-from tiny_suites import TEST, write_glue
+from tiny_suites import write_glue
 
 
 def test_glue(
@@ -33,9 +33,6 @@ def test_glue(
             assert set(tasks[task.name]) == {*task.scores, "score"}
         means = [found["score"]["median"] for found in tasks.values()]
         assert result["models"][name]["average"]["all"] == pytest.approx(sum(means) / 9)
-        written = output / "predictions-partial" / name
-        assert len(list(written.iterdir())) == 11
-        assert all(len(path.read_text().splitlines()) == 1 + TEST for path in written.iterdir())
     for shown in ("PARTIAL", "1 seed instead of 5", "MNLI accuracy mismatched", "without WNLI"):
         assert shown in done.out
 

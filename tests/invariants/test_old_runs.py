@@ -117,9 +117,9 @@ def digest_of_corpus(settings: dict[str, Any]) -> str:
 
 
 def key_of_suite(settings: dict[str, Any]) -> str:
-    data = SuiteData(SUITES["glue"][0], Path(), counts={}, tests=[])
+    data = SuiteData(SUITES["glue"][0], Path(), counts={})
     training = Training.model_validate(settings)
-    return Trial(Entrant("m", Path(), "0" * 64), data, training, 64, 1, Path(), False).key
+    return Trial(Entrant("m", Path(), "0" * 64), data, training, 64, 1, Path()).key
 
 
 def _name(entry: dict[str, Any]) -> str:

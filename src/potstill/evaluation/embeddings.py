@@ -95,11 +95,7 @@ def evaluate_embeddings(
             for name, own in parts.items()
         },
         "references": {"tfidf": _values(tfidf, {})},
-        "retention": compared.retention,
-        "intervals": compared.intervals,
-        "twin": lineup.twin,
-        "differences": compared.differences,
-        "findings": compared.findings,
+        **compared,
         "softened": _softened(base, other, text),
         "examples": _examples(base, other, text),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.retention import Runs
-from potstill.tasks.results import Difference, Shares, Spans
+from potstill.tasks.results import Evaluation, Shares, Spans
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Lineup:
         chance: Mapping[str, float],
         score: str | None,
         said: Mapping[str, str],
-    ) -> Comparison:
+    ) -> Evaluation:
         """Compare the models with the baseline, and the student with its twin and references.
 
         Args:
@@ -75,22 +75,20 @@ class Lineup:
             references: What takes no network -> its scores, of the same items.
             score: The one that differences are of; None: there are none.
             said: What references are called in a sentence.
+
+        Returns:
+            `retention`, `intervals`, `twin`, `differences` and `findings`.
         """
         retained, intervals = self.retentions(runs, chance)
         others = {**{name: runs[name] for name in self.compared}, **references}
         found = bootstrap.differences(score, others, self.shown, self.seed) if score else {}
-        findings = bootstrap.not_beaten(found, self.shown, said)
-        return Comparison(retained, intervals, found, findings)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found, as result.json has it."""
-
-    retention: Shares
-    intervals: Spans
-    differences: dict[str, Difference]
-    findings: list[str]
+        return {
+            "retention": retained,
+            "intervals": intervals,
+            "twin": self.twin,
+            "differences": found,
+            "findings": bootstrap.not_beaten(found, self.shown, said),
+        }
 
 
 def counted(work: int, progress: Callable[[float], None]) -> Callable[[int], None]:

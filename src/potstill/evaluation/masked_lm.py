@@ -124,11 +124,7 @@ def evaluate_masked_lm(
         "baseline": baseline,
         "models": {name: _scores(one, seen, name == baseline) for name, one in tallies.items()},
         "references": {"unigram": unigram},
-        "retention": compared.retention,
-        "intervals": compared.intervals,
-        "twin": lineup.twin,
-        "differences": compared.differences,
-        "findings": compared.findings,
+        **compared,
         "softened": example.softened,
         "examples": example.surest(),
     }

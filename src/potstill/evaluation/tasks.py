@@ -58,20 +58,9 @@ def evaluate_task(
     outputs = _outputs(lineup, case, progress)
     scored = {name: [kind.scores(each, case) for each in given] for name, given in outputs.items()}
     references = {name: [found] for name, found in kind.references(case, lineup.seed).items()}
-    wanted = dict.fromkeys([metric, *scored[lineup.baseline][0]])
-    compared = lineup.compare(
-        scored,
-        references,
-        {
-            f"{task}.{one}": mean_score(references["majority"], one)
-            for one in wanted
-            if not is_loss(one)
-        },
-        metric,
-        kind.said,
-    )
-    # one label an example, so that there is a distribution over them
-    exclusive = task.problem_type == "single_label_classification"
+    kept = [one for one in dict.fromkeys([metric, *scored[lineup.baseline][0]]) if not is_loss(one)]
+    chance = {f"{task}.{one}": mean_score(references["majority"], one) for one in kept}
+    compared = lineup.compare(scored, references, chance, metric, kind.said)
     base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
     return {
         "task": task,
@@ -82,18 +71,24 @@ def evaluate_task(
         "twin": lineup.twin,
         "models": _models(lineup, case, outputs, scored, metric),
         "references": {name: {task: _values(runs)} for name, runs in references.items()},
-        "retention": compared.retention,
-        "intervals": compared.intervals,
-        "differences": compared.differences,
-        "findings": compared.findings,
-        "softened": softened(base, other, case.test, case.labels) if exclusive else None,
-        "confusion": {
-            name: confusion(given[0], case.test, len(case.labels))
-            for name, given in outputs.items()
-        }
-        if exclusive
-        else None,
+        **compared,
+        **_exclusive(lineup, case, outputs),
         "examples": kind.show(base, other, case, SHOWN),
+    }
+
+
+def _exclusive(lineup: Lineup, case: Case, outputs: Mapping[str, Sequence[Any]]) -> Evaluation:
+    """One example's distribution, and how often each label was given for each, by model.
+
+    Both None where an example may have several labels, a value, or an answer.
+    """
+    if case.task.problem_type != "single_label_classification":
+        return {"softened": None, "confusion": None}
+    base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
+    count = len(case.labels)
+    return {
+        "softened": softened(base, other, case.test, case.labels),
+        "confusion": {n: confusion(given[0], case.test, count) for n, given in outputs.items()},
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from potstill.recipe import Task, Training
 
@@ -20,21 +20,21 @@ class Split:
     Attributes:
         files: below the data folder, as it is published; of several the first that is there.
         hub: name of the split on the hub.
-        config: on the hub, where it is not the task's own.
     """
 
     files: tuple[str, ...]
     hub: str
-    config: str | None = None
 
 
-@dataclass(frozen=True)
-class Hub:
+class Hub(NamedTuple):
     """A data set of the hub at one revision, which never changes."""
 
     name: str
     config: str | None
     revision: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.config or 'default'}@{self.revision}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class SuiteTask:
         labels: as the official files have them, in the order of a head's outputs.
         metrics: what is reported, of task_metrics' names; the task's score is their mean.
         scored: what is scored: a suffix of the metrics' names -> its part of the data.
-        tests: a submission's file -> the part without labels that it answers.
-        header: columns of labelled files that have no header.
+        header: columns of files that have no header.
         hub_text, hub_labels: where the hub calls columns or labels (in order) otherwise.
         batch_size, epochs, learning_rate, max_length: of fine-tuning.
         small: too few scored examples for a share of the teacher's score to mean much.
@@ -56,15 +55,14 @@ class SuiteTask:
 
     name: str
     title: str
-    task: Task
     hub: Hub
-    text: tuple[str, ...]
-    label: str
-    labels: tuple[str, ...]
-    metrics: tuple[str, ...]
     train: Split
     scored: dict[str, Split]
-    tests: dict[str, Split] = field(default_factory=dict)
+    task: Task = Task.CLASSIFICATION
+    text: tuple[str, ...] = ("sentence1", "sentence2")
+    label: str = "label"
+    labels: tuple[str, ...] = ("0", "1")
+    metrics: tuple[str, ...] = ("accuracy",)
     layout: Layout = "tsv"
     header: tuple[str, ...] | None = None
     hub_text: tuple[str, ...] | None = None
@@ -82,167 +80,21 @@ class SuiteTask:
         return [f"{metric}{suffix}" for suffix in self.scored for metric in self.metrics]
 
 
-def _glue(config: str) -> Hub:
-    return Hub("nyu-mll/glue", config, "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
+def _glue(title: str, scored: Mapping[str, tuple[str, str]] | None = None, **own: Any) -> SuiteTask:
+    """A task of GLUE: batches of 32, 3 epochs, as Devlin et al. 2019, section 4.1, have them.
 
-
-def _split(folder: str, name: str, hub: str) -> Split:
-    return Split((f"{folder}/{name}.tsv",), hub)
-
-
-def _parts(folder: str) -> tuple[Split, dict[str, Split], dict[str, Split]]:
-    """The three parts of a GLUE task whose files are called train, dev and test."""
-    return (
-        _split(folder, "train", "train"),
-        {"": _split(folder, "dev", "validation")},
-        {f"{folder}.tsv": _split(folder, "test", "test")},
+    Args:
+        scored: suffix -> file and split of the hub; None: those that most tasks have.
+    """
+    name, parts = title.lower().replace("-", ""), scored or {"": ("dev", "validation")}
+    return SuiteTask(
+        name,
+        title,
+        Hub("nyu-mll/glue", name, "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"),
+        Split((f"{title}/train.tsv",), "train"),
+        {suffix: Split((f"{title}/{file}.tsv",), hub) for suffix, (file, hub) in parts.items()},
+        **own,
     )
-
-
-_PAIR = ("sentence1", "sentence2")
-_BINARY = ("0", "1")
-_ENTAILED = ("entailment", "not_entailment")
-
-# Batches of 32, 3 epochs: Devlin et al. 2019, section 4.1, whose smallest learning rate is 2e-5; 5
-# epochs of MRPC and WNLI, as transformers' own GLUE example has them.
-GLUE = (
-    SuiteTask(
-        "cola",
-        "CoLA",
-        Task.CLASSIFICATION,
-        _glue("cola"),
-        ("sentence",),
-        "label",
-        _BINARY,
-        ("matthews",),
-        *_parts("CoLA"),
-        header=("source", "label", "mark", "sentence"),
-        hub_labels=("unacceptable", "acceptable"),
-    ),
-    SuiteTask(
-        "mnli",
-        "MNLI",
-        Task.CLASSIFICATION,
-        _glue("mnli"),
-        _PAIR,
-        "gold_label",
-        ("entailment", "neutral", "contradiction"),
-        ("accuracy",),
-        _split("MNLI", "train", "train"),
-        {
-            "_matched": _split("MNLI", "dev_matched", "validation_matched"),
-            "_mismatched": _split("MNLI", "dev_mismatched", "validation_mismatched"),
-        },
-        {
-            "MNLI-m.tsv": _split("MNLI", "test_matched", "test_matched"),
-            "MNLI-mm.tsv": _split("MNLI", "test_mismatched", "test_mismatched"),
-            # the diagnostic set, which has no training text of its own
-            "AX.tsv": Split(("diagnostic/diagnostic.tsv", "AX/AX.tsv"), "test", "ax"),
-        },
-        hub_text=("premise", "hypothesis"),
-    ),
-    SuiteTask(
-        "mrpc",
-        "MRPC",
-        Task.CLASSIFICATION,
-        _glue("mrpc"),
-        ("#1 String", "#2 String"),
-        "Quality",
-        _BINARY,
-        ("accuracy", "f1"),
-        *_parts("MRPC"),
-        hub_text=_PAIR,
-        hub_labels=("not_equivalent", "equivalent"),
-        epochs=5,
-    ),
-    SuiteTask(
-        "qnli",
-        "QNLI",
-        Task.CLASSIFICATION,
-        _glue("qnli"),
-        ("question", "sentence"),
-        "label",
-        _ENTAILED,
-        ("accuracy",),
-        *_parts("QNLI"),
-    ),
-    SuiteTask(
-        "qqp",
-        "QQP",
-        Task.CLASSIFICATION,
-        _glue("qqp"),
-        ("question1", "question2"),
-        "is_duplicate",
-        _BINARY,
-        ("accuracy", "f1"),
-        *_parts("QQP"),
-        hub_labels=("not_duplicate", "duplicate"),
-    ),
-    SuiteTask(
-        "rte",
-        "RTE",
-        Task.CLASSIFICATION,
-        _glue("rte"),
-        _PAIR,
-        "label",
-        _ENTAILED,
-        ("accuracy",),
-        *_parts("RTE"),
-        small=True,
-    ),
-    SuiteTask(
-        "sst2",
-        "SST-2",
-        Task.CLASSIFICATION,
-        _glue("sst2"),
-        ("sentence",),
-        "label",
-        _BINARY,
-        ("accuracy",),
-        *_parts("SST-2"),
-        hub_labels=("negative", "positive"),
-    ),
-    SuiteTask(
-        "stsb",
-        "STS-B",
-        Task.REGRESSION,
-        _glue("stsb"),
-        _PAIR,
-        "score",
-        (),
-        ("pearson", "spearman"),
-        *_parts("STS-B"),
-    ),
-    SuiteTask(
-        "wnli",
-        "WNLI",
-        Task.CLASSIFICATION,
-        _glue("wnli"),
-        _PAIR,
-        "label",
-        _BINARY,
-        ("accuracy",),
-        *_parts("WNLI"),
-        hub_labels=("not_entailment", "entailment"),
-        epochs=5,
-        small=True,
-    ),
-)
-
-IMDB = SuiteTask(
-    "imdb",
-    "IMDb",
-    Task.CLASSIFICATION,
-    Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"),
-    ("text",),
-    "label",
-    ("neg", "pos"),
-    ("accuracy",),
-    Split(("aclImdb/train", "train"), "train"),
-    {"": Split(("aclImdb/test", "test"), "test")},
-    layout="folders",
-    max_length=512,
-)
 
 
 def _squad(name: str, version: str, hub: Hub, batch_size: int, epochs: float) -> SuiteTask:
@@ -250,14 +102,14 @@ def _squad(name: str, version: str, hub: Hub, batch_size: int, epochs: float) ->
     return SuiteTask(
         name,
         f"SQuAD {version}",
-        Task.QUESTION_ANSWERING,
         hub,
-        ("question", "context"),
-        "answers",
-        (),
-        ("exact_match", "f1"),
         Split((f"train-v{version}.json",), "train"),
         {"": Split((f"dev-v{version}.json",), "validation")},
+        task=Task.QUESTION_ANSWERING,
+        text=("question", "context"),
+        label="answers",
+        labels=(),
+        metrics=("exact_match", "f1"),
         layout="squad",
         hub_label="answers",
         batch_size=batch_size,
@@ -267,26 +119,74 @@ def _squad(name: str, version: str, hub: Hub, batch_size: int, epochs: float) ->
     )
 
 
-SQUAD = _squad(
-    "squad",
-    "1.1",
-    Hub("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d25016731768db1f"),
-    batch_size=32,
-    epochs=3,
-)
-SQUAD2 = _squad(
-    "squad2",
-    "2.0",
-    Hub("rajpurkar/squad_v2", None, "3ffb306f725f7d2ce8394bc1873b24868140c412"),
-    batch_size=48,
-    epochs=2,
-)
+_ENTAILED = ("entailment", "not_entailment")
+_SQUAD = Hub("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d25016731768db1f")
+_SQUAD2 = Hub("rajpurkar/squad_v2", None, "3ffb306f725f7d2ce8394bc1873b24868140c412")
 
 SUITES: dict[SuiteName, tuple[SuiteTask, ...]] = {
-    "glue": GLUE,
-    "imdb": (IMDB,),
-    "squad": (SQUAD,),
-    "squad2": (SQUAD2,),
+    # The smallest learning rate of Devlin et al.; 5 epochs of MRPC and WNLI, as transformers' own
+    # GLUE example has them.
+    "glue": (
+        _glue(
+            "CoLA",
+            text=("sentence",),
+            metrics=("matthews",),
+            header=("source", "label", "mark", "sentence"),
+            hub_labels=("unacceptable", "acceptable"),
+        ),
+        _glue(
+            "MNLI",
+            {
+                "_matched": ("dev_matched", "validation_matched"),
+                "_mismatched": ("dev_mismatched", "validation_mismatched"),
+            },
+            label="gold_label",
+            labels=("entailment", "neutral", "contradiction"),
+            hub_text=("premise", "hypothesis"),
+        ),
+        _glue(
+            "MRPC",
+            text=("#1 String", "#2 String"),
+            label="Quality",
+            metrics=("accuracy", "f1"),
+            hub_text=("sentence1", "sentence2"),
+            hub_labels=("not_equivalent", "equivalent"),
+            epochs=5,
+        ),
+        _glue("QNLI", text=("question", "sentence"), labels=_ENTAILED),
+        _glue(
+            "QQP",
+            text=("question1", "question2"),
+            label="is_duplicate",
+            metrics=("accuracy", "f1"),
+            hub_labels=("not_duplicate", "duplicate"),
+        ),
+        _glue("RTE", labels=_ENTAILED, small=True),
+        _glue("SST-2", text=("sentence",), hub_labels=("negative", "positive")),
+        _glue(
+            "STS-B",
+            task=Task.REGRESSION,
+            label="score",
+            labels=(),
+            metrics=("pearson", "spearman"),
+        ),
+        _glue("WNLI", hub_labels=("not_entailment", "entailment"), epochs=5, small=True),
+    ),
+    "imdb": (
+        SuiteTask(
+            "imdb",
+            "IMDb",
+            Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"),
+            Split(("aclImdb/train", "train"), "train"),
+            {"": Split(("aclImdb/test", "test"), "test")},
+            text=("text",),
+            labels=("neg", "pos"),
+            layout="folders",
+            max_length=512,
+        ),
+    ),
+    "squad": (_squad("squad", "1.1", _SQUAD, batch_size=32, epochs=3),),
+    "squad2": (_squad("squad2", "2.0", _SQUAD2, batch_size=48, epochs=2),),
 }
 SEEDS = 5  # the paper's: its scores are the median of five (Sanh et al. 2019, table 1)
 

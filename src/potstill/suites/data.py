@@ -30,29 +30,19 @@ class SuiteData:
     """A task's examples, ready to be read.
 
     Attributes:
-        folder: of .jsonl files: train, watch, and each of `scored` and `tests`.
+        folder: of .jsonl files: train, watch, and each of `scored`.
         counts: examples of each part; `of.PART`: what there would be without a limit;
             `left_out.PART`: its rows that can't be used.
-        tests: files of a submission that there is text for.
     """
 
     task: SuiteTask
     folder: Path
     counts: Mapping[str, int]
-    tests: Sequence[str]
 
     @property
     def fingerprint(self) -> str:
-        """Of the examples with labels: the same on every machine."""
-        return self._digest(name for name in self._parts if name not in self.tests)
-
-    @property
-    def tests_fingerprint(self) -> str:
-        """The same of the examples that a submission is about."""
-        return self._digest(self.tests)
-
-    def _digest(self, parts: Iterable[str]) -> str:
-        paths = [str(self.folder / f"{name}.jsonl") for name in parts]
+        """Of the examples: the same on every machine."""
+        paths = [str(self.folder / f"{name}.jsonl") for name in self._parts]
         return sources_fingerprint([Files(paths=paths)] if paths else [])
 
     @property
@@ -89,19 +79,15 @@ class SuiteData:
             }
         )
 
-    def test_rows(self, name: str) -> list[tuple[str, tuple[str, ...]]]:
-        """The number of each line of a submission's file, and the text or two it is about."""
-        with (self.folder / f"{name}.jsonl").open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        return [(row["index"], _texts_of(row)) for row in rows]
 
-
-def check_files(tasks: Iterable[SuiteTask], data_dir: Path) -> None:
-    """Look for the files that are needed, before any of them is read.
+def check_files(tasks: Iterable[SuiteTask], data_dir: Path | None) -> None:
+    """Look for the files that are needed, before any of them is read; None: the hub has them.
 
     Raises:
         ValueError: one is missing.
     """
+    if data_dir is None:
+        return
     if not data_dir.is_dir():
         raise ValueError(f"--data-dir: {data_dir} is no folder")
     for task in tasks:
@@ -123,15 +109,15 @@ def read_suite_task(
 
     Args:
         data_dir: a folder in the official layout; None: the hub, at the pinned revision.
-        limit: examples of each part at most: chosen at random, the same ones each time; of texts
-            without labels the first ones.
+        limit: examples of each part at most: chosen at random, the same ones each time.
         say: called with a sentence where what was kept is damaged.
 
     Raises:
         ValueError: a file or the hub's data can't be read, or the limit leaves a label out.
     """
-    parts = _parts(task, data_dir)
-    sources = {name: _source(task, split, data_dir) for name, (split, _) in parts.items()}
+    scored = {_scored_part(suffix): split for suffix, split in task.scored.items()}
+    parts = {"train": task.train, **scored}
+    sources = {name: _source(task, split, data_dir) for name, split in parts.items()}
     hub = data_dir is None
     digests = {name: sources_fingerprint(source) for name, source in sources.items()}
     row = asdict(task)
@@ -140,26 +126,25 @@ def read_suite_task(
 
     def build(folder: Path) -> None:
         counts: dict[str, int] = {}
-        for name, (_, labelled) in parts.items():
+        for name, source in sources.items():
             try:
-                rows, left_out = _usable(task, sources[name], hub, labelled)
+                rows, left_out = _usable(task, source, hub)
             except ValueError as error:
                 advice = "; --data-dir names a folder with the files as published" if hub else ""
                 raise ValueError(f"{error}{advice}") from None
             counts[f"of.{name}"] = len(rows)
-            rows = _limited(rows, limit, labelled)
+            rows = _limited(rows, limit)
             _check_labels(task, name, rows, limit)
             _write(folder / f"{name}.jsonl", rows)
             counts[name] = len(rows)
             if left_out:
                 counts[f"left_out.{name}"] = left_out
-            if name == _scored_part(next(iter(task.scored))):
+            if name == next(iter(scored)):
                 _write(folder / "watch.jsonl", rows[:_WATCHED])
         write_meta(folder, {"counts": counts})
 
     def opened(folder: Path) -> SuiteData:
-        counts = read_meta(folder)["counts"]
-        return SuiteData(task, folder, counts, [n for n in task.tests if n in parts])
+        return SuiteData(task, folder, read_meta(folder)["counts"])
 
     place = cache_folder() / "suites" / f"{task.name}-{key[:16]}"
     return kept(place, build, opened, f"cache of {task.title}'s data", say)
@@ -169,25 +154,14 @@ def _scored_part(suffix: str) -> str:
     return f"scored{suffix}"
 
 
-def _parts(task: SuiteTask, data_dir: Path | None) -> dict[str, tuple[Split, bool]]:
-    """Name of a part -> where it is, and whether it has labels."""
-    scored = {_scored_part(suffix): split for suffix, split in task.scored.items()}
-    found = {name: (split, True) for name, split in {"train": task.train, **scored}.items()}
-    for name, split in task.tests.items():
-        if data_dir is None or _place(split, data_dir) is not None:
-            found[name] = split, False
-    return found
-
-
 def _place(split: Split, data_dir: Path) -> Path | None:
     return next((data_dir / name for name in split.files if (data_dir / name).exists()), None)
 
 
 def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> list[Files | HubDataset]:
     if data_dir is None:
-        hub = task.hub
-        config = split.config or hub.config
-        return [HubDataset(name=hub.name, config=config, split=split.hub, revision=hub.revision)]
+        name, config, revision = task.hub
+        return [HubDataset(name=name, config=config, split=split.hub, revision=revision)]
     place = _place(split, data_dir)
     assert place is not None, "files are checked before they are read"
     if task.layout == "folders":
@@ -200,62 +174,51 @@ def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> list[Files 
 
 
 def _usable(
-    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool, labelled: bool
+    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool
 ) -> tuple[list[Row], int]:
     """A part's rows, in our columns; and how many are left out: without a text, or a known label.
 
-    Some lines of the official files are broken; every reader of them leaves those out. Where
-    answers are wanted for every line, none is.
+    Some lines of the official files are broken; every reader of them leaves those out.
     """
-    found: list[Row] = []
-    left_out = 0
-    for number, row in enumerate(_raw(task, source, hub, labelled)):
-        made = _row(task, row, hub, labelled, number)
-        if made is None:
-            left_out += 1
-        else:
-            found.append(made)
+    every = [_row(task, row, hub, number) for number, row in enumerate(_raw(task, source, hub))]
+    found = [row for row in every if row is not None]
     if not found:
-        raise ValueError(f"{_name(source)}: no row of it can be used as {task.title}'s")
-    return found, left_out
-
-
-def _name(source: Sequence[Files | HubDataset]) -> str:
-    one = source[0]
-    return one.paths[0] if isinstance(one, Files) else f"{one.name}:{one.split}"
+        one = source[0]
+        name = one.paths[0] if isinstance(one, Files) else f"{one.name}:{one.split}"
+        raise ValueError(f"{name}: no row of it can be used as {task.title}'s")
+    return found, len(every) - len(found)
 
 
 def _raw(
-    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool, labelled: bool
+    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool
 ) -> Iterator[Mapping[str, Any]]:
     if hub:
-        columns = [*(task.hub_text or task.text), task.hub_label, "idx", "id"]
+        columns = [*(task.hub_text or task.text), task.hub_label, "id"]
         return (row for row, _ in read_rows(source, columns))
     files = source[0]
     assert isinstance(files, Files)
     match task.layout:
         case "tsv":
-            return _table(task, expand(files)[0], labelled)
+            return _table(task, expand(files)[0])
         case "folders" | "squad":
             return (row for file in expand(files) for row, _ in file_rows(file, files, []))
         case _:
             assert_never(task.layout)
 
 
-def _table(task: SuiteTask, file: File, labelled: bool) -> Iterator[Mapping[str, Any]]:
+def _table(task: SuiteTask, file: File) -> Iterator[Mapping[str, Any]]:
     """Lines of a .tsv; a short one lacks its last columns.
 
     Raises:
         ValueError: the header lacks a column.
     """
-    wanted = [*task.text, *([task.label] if labelled else [])]
     with file.lines(["utf-8"]) as lines:
-        header = list(task.header) if task.header and labelled else None
+        header = list(task.header) if task.header else None
         for line in lines:
             fields = line.rstrip("\n").split("\t")
             if header is None:
                 header = fields
-                missing = next((name for name in wanted if name not in header), None)
+                missing = next((c for c in (*task.text, task.label) if c not in header), None)
                 if missing is not None:
                     raise ValueError(
                         f"{file.name}:1: no column '{missing}', which {task.title} has as it is "
@@ -266,9 +229,7 @@ def _table(task: SuiteTask, file: File, labelled: bool) -> Iterator[Mapping[str,
                 yield dict(zip(header, fields, strict=False))
 
 
-def _row(
-    task: SuiteTask, row: Mapping[str, Any], hub: bool, labelled: bool, number: int
-) -> Row | None:
+def _row(task: SuiteTask, row: Mapping[str, Any], hub: bool, number: int) -> Row | None:
     columns = (task.hub_text or task.text) if hub else task.text
     texts = [str(row.get(name) or "").strip() for name in columns]
     if task.layout == "squad":
@@ -279,9 +240,6 @@ def _row(
         whole = {name: str(row[name]) for name in columns}
         return {**whole, "id": str(row.get("id", number)), task.label: answers}
     named = dict(zip(("first", "second"), texts, strict=False))
-    if not labelled:  # the server wants an answer for every line
-        index = row.get("index", row.get("id", row.get("idx", number)))
-        return {"index": str(index), **{key: text or "." for key, text in named.items()}}
     label = _label(task, row.get(task.hub_label if hub else task.label))
     return None if label is None or not all(texts) else {**named, "label": label}
 
@@ -302,11 +260,9 @@ def _label(task: SuiteTask, value: Any) -> str | float | None:
     return None
 
 
-def _limited(rows: list[Row], limit: int | None, labelled: bool) -> list[Row]:
+def _limited(rows: list[Row], limit: int | None) -> list[Row]:
     if limit is None or limit >= len(rows):
         return rows
-    if not labelled:
-        return rows[:limit]
     chosen = np.random.default_rng(_CHOICE).permutation(len(rows))[:limit]
     return [rows[number] for number in sorted(chosen.tolist())]
 
@@ -322,10 +278,6 @@ def _check_labels(task: SuiteTask, part: str, rows: list[Row], limit: int | None
             f"{task.title}: {how} no example of the label '{absent}' to train on: "
             + ("raise --limit" if limit is not None else "take the file as it is published")
         )
-
-
-def _texts_of(row: Row) -> tuple[str, ...]:
-    return tuple(row[key] for key in ("first", "second") if key in row)
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:

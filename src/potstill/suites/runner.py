@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from potstill.pipeline import Reporter, Silent
 from potstill.recipe import Training
 from potstill.storage import environment
-from potstill.storage.files import write_json, write_text
+from potstill.storage.files import write_json
 from potstill.suites.catalog import SEEDS, SuiteTask, suite_tasks, training_of
 from potstill.suites.data import SuiteData, check_files, read_suite_task
 from potstill.suites.entrants import Folder, max_lengths, named_models, open_entrants
@@ -22,44 +22,42 @@ from potstill.suites.trials import Entrant, Trial, run_trial
 
 RESULT = "suite.json"
 WORK = "work"
-PREDICTIONS = ("predictions", "predictions-partial")  # of a suite, of a quick look
 _TRAINING = {
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "betas",
-    "eps",
-    "weight_decay",
-    "warmup",
-    "clip",
+    *("epochs", "batch_size", "learning_rate", "betas", "eps", "weight_decay", "warmup", "clip"),
 }
 
 
 @dataclass(frozen=True)
+class _Task:
+    """A task with its examples, and how all models are fine-tuned on it."""
+
+    task: SuiteTask
+    data: SuiteData
+    training: Training
+    max_length: int
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Part of the examples -> its rows that can't be used."""
+        ends = {key.partition("left_out.")[2]: count for key, count in self.data.counts.items()}
+        return {part: count for part, count in ends.items() if part}
+
+
+@dataclass(frozen=True)
 class _Plan:
-    """What is run: tasks with their data and settings, models, seeds."""
+    """What is run: tasks, models, seeds."""
 
     suite: str
-    tasks: list[SuiteTask]
-    data: dict[str, SuiteData]
-    trainings: dict[str, Training]
-    lengths: dict[str, int]
+    tasks: dict[str, _Task]
     entrants: list[Entrant]  # the baseline first
     seeds: list[int]
     limit: int | None
     output: Path
     notes: list[str]
 
-    def trial(self, task: SuiteTask, entrant: Entrant, seed: int) -> Trial:
-        return Trial(
-            entrant,
-            self.data[task.name],
-            self.trainings[task.name],
-            self.lengths[task.name],
-            seed,
-            self.output / WORK / entrant.name / task.name,
-            predicts=seed == self.seeds[0],
-        )
+    def trial(self, own: _Task, entrant: Entrant, seed: int) -> Trial:
+        folder = self.output / WORK / entrant.name / own.task.name
+        return Trial(entrant, own.data, own.training, own.max_length, seed, folder)
 
     @property
     def partial(self) -> list[str]:
@@ -71,9 +69,9 @@ class _Plan:
         if len(self.seeds) < SEEDS:
             seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
             reasons.append(f"{seeds} instead of {SEEDS}")
-        for task in self.tasks:
-            for part, (taken, there) in self.data[task.name].cut.items():
-                reasons.append(f"{task.title}: {taken} of {there} examples of {part}")
+        for own in self.tasks.values():
+            for part, (taken, there) in own.data.cut.items():
+                reasons.append(f"{own.task.title}: {taken} of {there} examples of {part}")
         return reasons
 
 
@@ -117,39 +115,25 @@ def evaluate_suite(
     """
     _check_numbers(seeds, limit, learning_rate, epochs)
     chosen = suite_tasks(suite, tasks)
-    if data_dir is not None:
-        check_files(chosen, Path(data_dir))
+    place = None if data_dir is None else Path(data_dir)
+    check_files(chosen, place)
     folder = Path(output) if output is not None else Path("runs") / "suites" / suite
-    _check_output(folder)
-    named = named_models(models, baseline)
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     report = reporter or Silent()
     notes: list[str] = []
-    entrants = open_entrants(named, folder / WORK, notes)
-    data = {}
-    for task in chosen:
-        report.say(f"reading {task.title}")
-        place = Path(data_dir) if data_dir else None
-        data[task.name] = read_suite_task(task, place, limit, report.say)
-    plan = _Plan(
-        suite=suite,
-        tasks=chosen,
-        data=data,
-        trainings={task.name: training_of(task, learning_rate, epochs) for task in chosen},
-        lengths=max_lengths(chosen, entrants, notes),
-        entrants=entrants,
-        seeds=list(range(1, seeds + 1)),
-        limit=limit,
-        output=folder,
-        notes=notes,
-    )
-    found = _trials(plan, report)
-    result = _result(plan, found, hub=data_dir is None)
+    entrants = open_entrants(named_models(models, baseline), folder / WORK, notes)
+    data = _read(chosen, place, limit, report)
+    lengths = max_lengths(chosen, entrants, notes)
+    planned = {
+        name: _Task(one.task, one, training_of(one.task, learning_rate, epochs), lengths[name])
+        for name, one in data.items()
+    }
+    plan = _Plan(suite, planned, entrants, list(range(1, seeds + 1)), limit, folder, notes)
+    result = _result(plan, _trials(plan, report), hub=place is None)
     write_json(folder / RESULT, result)
-    _collect_predictions(plan)
     return result
 
 
@@ -170,15 +154,14 @@ def _check_numbers(
         raise ValueError("a suite runs in one process: start it without torchrun or accelerate")
 
 
-def _check_output(folder: Path) -> None:
-    """Refuse a folder in which predictions stand that would be replaced and are not a suite's."""
-    if (folder / RESULT).exists() or (folder / WORK).exists():
-        return
-    found = next((name for name in PREDICTIONS if (folder / name).exists()), None)
-    if found is not None:
-        raise ValueError(
-            f"--output: {folder} holds a folder '{found}' that no suite wrote: name another folder"
-        )
+def _read(
+    tasks: Sequence[SuiteTask], place: Path | None, limit: int | None, reporter: Reporter
+) -> dict[str, SuiteData]:
+    found = {}
+    for task in tasks:
+        reporter.say(f"reading {task.title}")
+        found[task.name] = read_suite_task(task, place, limit, reporter.say)
+    return found
 
 
 # --- the work -------------------------------------------------------------------------------------
@@ -187,33 +170,31 @@ _Found = dict[str, dict[str, list[dict[str, Any]]]]  # model -> task -> a score.
 
 
 def _trials(plan: _Plan, reporter: Reporter) -> _Found:
-    found: _Found = {one.name: {task.name: [] for task in plan.tasks} for one in plan.entrants}
-    every = [
-        (task, entrant, seed)
-        for task in plan.tasks
-        for seed in plan.seeds
-        for entrant in plan.entrants
-    ]
-    for number, (task, entrant, seed) in enumerate(every, start=1):
-        trial = plan.trial(task, entrant, seed)
+    found: _Found = {one.name: {name: [] for name in plan.tasks} for one in plan.entrants}
+    every = list(product(plan.tasks.values(), plan.seeds, plan.entrants))
+    for number, (own, seed, entrant) in enumerate(every, start=1):
+        trial = plan.trial(own, entrant, seed)
         known = trial.known()
-        title = f"{task.title}, {entrant.name}, seed {seed}"
+        title = f"{own.task.title}, {entrant.name}, seed {seed}"
         reporter.stage(number, len(every), title, known is not None)
         if known is None:
             if trial.replaces:
                 reporter.say(f"{title}: model, data or settings are not those of before")
             known = run_trial(trial, reporter)
-        found[entrant.name][task.name].append(known)
+        found[entrant.name][own.task.name].append(known)
     return found
 
 
 def _result(plan: _Plan, found: _Found, *, hub: bool) -> dict[str, Any]:
     baseline = plan.entrants[0].name
     tasks = {
-        name: {task.name: task_result(task, found[name][task.name]) for task in plan.tasks}
-        for name in found
+        name: {key: task_result(own.task, trials[key]) for key, own in plan.tasks.items()}
+        for name, trials in found.items()
     }
-    sure = {task.name: is_above_constant(task, found[baseline][task.name]) for task in plan.tasks}
+    first = {name: trials[0] for name, trials in found[baseline].items()}
+    sure = {
+        name: is_above_constant(own.task, found[baseline][name]) for name, own in plan.tasks.items()
+    }
     digests = {one.name: one.digest for one in plan.entrants}
     return {
         "suite": plan.suite,
@@ -229,20 +210,16 @@ def _result(plan: _Plan, found: _Found, *, hub: bool) -> dict[str, Any]:
             if name != baseline
         },
         "tasks": {
-            task.name: {
-                "title": task.title,
-                "metrics": task.scores,
-                "small": task.small,
-                "baseline_above_constant": sure[task.name],
-                "constant": found[baseline][task.name][0]["constant"],
-                "examples": found[baseline][task.name][0]["examples"],
-                "left_out": {
-                    key.removeprefix("left_out."): count
-                    for key, count in plan.data[task.name].counts.items()
-                    if key.startswith("left_out.")
-                },
+            name: {
+                "title": own.task.title,
+                "metrics": own.task.scores,
+                "small": own.task.small,
+                "baseline_above_constant": sure[name],
+                "constant": first[name]["constant"],
+                "examples": first[name]["examples"],
+                "left_out": own.left_out,
             }
-            for task in plan.tasks
+            for name, own in plan.tasks.items()
         },
         "notes": [*plan.notes, *_notes(plan, sure, found)],
         "settings": _settings(plan, hub),
@@ -258,17 +235,13 @@ def _settings(plan: _Plan, hub: bool) -> dict[str, Any]:
         "limit": plan.limit,
         "threads": torch.get_num_threads(),
         "tasks": {
-            task.name: {
-                "max_length": plan.lengths[task.name],
-                "data": (
-                    f"{task.hub.name}:{task.hub.config or 'default'}@{task.hub.revision}"
-                    if hub
-                    else "local files in the official layout"
-                ),
-                "fingerprint": plan.data[task.name].fingerprint,
-                "training": plan.trainings[task.name].model_dump(mode="json", include=_TRAINING),
+            name: {
+                "max_length": own.max_length,
+                "data": str(own.task.hub) if hub else "local files in the official layout",
+                "fingerprint": own.data.fingerprint,
+                "training": own.training.model_dump(mode="json", include=_TRAINING),
             }
-            for task in plan.tasks
+            for name, own in plan.tasks.items()
         },
     }
 
@@ -277,44 +250,21 @@ def _notes(plan: _Plan, sure: Mapping[str, Mapping[str, bool]], found: _Found) -
     """What a reader must not miss, in sentences."""
     baseline = plan.entrants[0].name
     told = []
-    unsure = [task.title for task in plan.tasks if not sure[task.name]["score"]]
+    unsure = [own.task.title for name, own in plan.tasks.items() if not sure[name]["score"]]
     if unsure:
         told.append(
             f"no retention on {', '.join(unsure)}: {baseline} does not score above a constant "
             "answer beyond doubt"
         )
-    small = [task for task in plan.tasks if task.small]
+    small = {name: own.task.title for name, own in plan.tasks.items() if own.task.small}
     if small:
-        shown = [f"{t.title} ({found[baseline][t.name][0]['examples']['scored']})" for t in small]
+        first = {name: found[baseline][name][0]["examples"]["scored"] for name in small}
+        shown = [f"{title} ({first[name]})" for name, title in small.items()]
         told.append(f"too few scored examples for claims about retention: {', '.join(shown)}")
-    for task in plan.tasks:
-        for part, count in plan.data[task.name].counts.items():
-            if part.startswith("left_out."):
-                where = part.removeprefix("left_out.")
-                told.append(f"{task.title}: {count} rows of {where} can't be used: left out")
+    for key, own in plan.tasks.items():
+        for part, count in own.left_out.items():
+            told.append(f"{own.task.title}: {count} rows of {part} can't be used: left out")
         for name, trials in found.items():
-            for part, count in trials[task.name][0]["left_out"].items():
-                told.append(f"{task.title}: {count} rows of {part} are not scored for {name}")
+            for part, count in trials[key][0]["left_out"].items():
+                told.append(f"{own.task.title}: {count} rows of {part} are not scored for {name}")
     return told
-
-
-# --- submissions ----------------------------------------------------------------------------------
-
-
-def _collect_predictions(plan: _Plan) -> None:
-    """The first seed's answers, side by side as a submission has them; a quick look's are marked.
-
-    The first seed, not the best one: choosing by the scores would make them too good.
-    """
-    place = plan.output / PREDICTIONS[bool(plan.partial)]
-    for former in PREDICTIONS:
-        shutil.rmtree(plan.output / former, ignore_errors=True)
-    for entrant in plan.entrants:
-        for task in plan.tasks:
-            for path in plan.trial(task, entrant, plan.seeds[0]).predictions:
-                own = place / entrant.name
-                own.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, own / path.name)
-    if plan.partial and place.is_dir():
-        reasons = "; ".join(plan.partial)
-        write_text(place / "PARTIAL.txt", f"A quick look, not the suite: {reasons}.\n")

@@ -86,21 +86,11 @@ def retention(
         for task in base
     }
     kept = [task for task in base if sure[task][_SCORE]]
-    return {
-        "tasks": tasks,
-        "overall": {
-            **{
-                name: _share(averages(_medians(own))[name], averages(_medians(base))[name])
-                if kept
-                else None
-                for name in ("all", "without_wnli")
-            },
-            "above_constant": _share(
-                averages({t: own[t][_SCORE]["median"] for t in kept})["all"],
-                averages({t: base[t][_SCORE]["median"] for t in kept})["all"],
-            ),
-        },
-    }
+    mine, other = (averages(_medians(found)) for found in (own, base))
+    above = [averages(_medians({task: found[task] for task in kept})) for found in (own, base)]
+    overall = {name: _share(mine[name], other[name]) if kept else None for name in mine}
+    overall["above_constant"] = _share(above[0]["all"], above[1]["all"])
+    return {"tasks": tasks, "overall": overall}
 
 
 def _medians(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

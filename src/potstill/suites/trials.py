@@ -9,29 +9,21 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from potstill.data import Examples
-from potstill.data.sequences import UNLABELLED, Questions
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.pipeline import Reporter, Silent, finetune
-from potstill.recipe import Task, Training
+from potstill.recipe import Training
 from potstill.recipe.config import digested
 from potstill.storage.caches import key_of
-from potstill.storage.files import read_json, write_json, write_text
-from potstill.suites.catalog import SuiteTask
+from potstill.storage.files import read_json, write_json
 from potstill.suites.data import SuiteData
 from potstill.tasks import read_for, task_scores, tokenize_task
 from potstill.tasks.metrics import Scored
-from potstill.tasks.predictions import head_outputs
-from potstill.tasks.rows import Labelled
 from potstill.tasks.scoring import constant_scores
-from potstill.tasks.sequence.examples import tokenize_texts
 
 VERSION = 1  # raise it when the same training would give other scores
 SCORE = "score.json"
-PREDICTIONS = "predictions"
 _RESAMPLING = 5
 
 
@@ -55,7 +47,6 @@ class Trial:
 
     Attributes:
         folder: of the model and the task; each trial has a folder of its own in it.
-        predicts: whether it answers the examples without labels, too.
     """
 
     entrant: Entrant
@@ -64,34 +55,25 @@ class Trial:
     max_length: int
     seed: int
     folder: Path
-    predicts: bool
 
     @property
     def key(self) -> str:
         """Of all that decides the scores."""
         settings = digested(self.training)
         data = [self.data.task.name, self.data.fingerprint]
-        if self.predicts:
-            data.append(self.data.tests_fingerprint)
         return key_of([VERSION, self.entrant.digest, data, settings, self.max_length, self.seed])
 
     @property
     def place(self) -> Path:
         return self.folder / f"seed-{self.seed}-{self.key[:8]}"
 
-    @property
-    def predictions(self) -> list[Path]:
-        """Files of a submission that it has written."""
-        return [self.place / PREDICTIONS / name for name in self.data.tests if self.predicts]
-
     def known(self) -> dict[str, Any] | None:
         """Its score, where it has been run; None else."""
         try:
             found = read_json(self.place / SCORE)
-            whole = found["key"] == self.key and all(path.is_file() for path in self.predictions)
+            return dict(found) if found["key"] == self.key else None
         except (ValueError, KeyError, TypeError):
             return None
-        return dict(found) if whole else None
 
     @property
     def replaces(self) -> bool:
@@ -138,9 +120,6 @@ def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
     found |= {name: {} for name in ("scores", "low", "constant", "examples", "left_out")}
     for suffix in task.scored:
         _score(trial, loaded, suffix, found)
-    for path in trial.predictions:
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, _answers(trial, loaded, path.name))
     trained = read_json(place / "training" / "result.json")
     found |= {key: trained[key] for key in ("steps", "tokens", "seconds")}
     found["examples"]["train"] = trained["data"]["counts"]["train.examples"]
@@ -192,29 +171,3 @@ def _low_ends(scored: Mapping[str, Scored], metrics: Sequence[str]) -> dict[str,
         bounds = interval(values_R)
         found[metric] = scored[metric].value if bounds is None else bounds[0]
     return found
-
-
-# --- submissions ----------------------------------------------------------------------------------
-
-
-def _answers(trial: Trial, loaded: LoadedModel, name: str) -> str:
-    """A submission's file: a line an example, labels as the official files have them."""
-    task = trial.data.task
-    rows = trial.data.test_rows(name)
-    nothing = np.nan if task.task == Task.REGRESSION else UNLABELLED
-    kind = np.float32 if task.task == Task.REGRESSION else np.int64
-    blank = [Labelled(texts, nothing, f"{name}[{index}]") for index, texts in rows]
-    examples, _ = tokenize_texts(blank, loaded.tokenizer, trial.max_length, kind)
-    outputs = head_outputs(loaded, examples)
-    lines = [
-        f"{index}\t{answer}"
-        for (index, _), answer in zip(rows, answer_names(task, outputs), strict=True)
-    ]
-    return "\n".join(["index\tprediction", *lines]) + "\n"
-
-
-def answer_names(task: SuiteTask, outputs: np.ndarray) -> list[str]:
-    """What a head's outputs [N x C] say, as a submission has it: a label, or 0.000 to 5.000."""
-    if task.task == Task.REGRESSION:
-        return [f"{value:.3f}" for value in np.clip(outputs[:, 0], 0.0, 5.0)]
-    return [task.labels[number] for number in outputs.argmax(axis=1)]

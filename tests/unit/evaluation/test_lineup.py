@@ -73,14 +73,14 @@ def test_differences_are_from_the_twin_and_then_the_references() -> None:
     other = rng.random(40)
     beside = lineup(student="student", twin="plain")
     runs, references = means(items), means({"tfidf": other})
-    found = beside.compare(runs, references, {}, "s.mrr", {}).differences
+    found = beside.compare(runs, references, {}, "s.mrr", {})["differences"]
     assert list(found) == ["plain", "tfidf"]
     for name, values in (("plain", items["plain"]), ("tfidf", other)):
         assert found[name]["difference"] == pytest.approx((items["student"] - values).mean())
         assert (found[name]["score"], found[name]["metric"]) == ("s.mrr", "mrr")
         [drawn] = resampled([mean(items["student"] - values)], 3)
         assert found[name]["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
-    assert beside.compare(runs, references, {}, None, {}).differences == {}
+    assert beside.compare(runs, references, {}, None, {})["differences"] == {}
 
 
 def test_retention_is_of_the_baseline() -> None:
@@ -88,8 +88,8 @@ def test_retention_is_of_the_baseline() -> None:
     halves = np.array([1.0] * 15 + [0.0] * 25)
     runs = means({"teacher": ones, "student": halves, "plain": ones})
     found = lineup().compare(runs, {}, {"s.mrr": 0.1}, None, {})
-    assert found.retention == {"student": {"s.mrr": 0.5}, "plain": {"s.mrr": 1.0}}
-    assert found.intervals["plain"]["s.mrr"] == [1.0, 1.0]
+    assert found["retention"] == {"student": {"s.mrr": 0.5}, "plain": {"s.mrr": 1.0}}
+    assert found["intervals"]["plain"]["s.mrr"] == [1.0, 1.0]
     above, _ = lineup().retentions(runs, {"s.mrr": 0.9})
     assert above == {"student": {}, "plain": {}}
 
@@ -99,12 +99,12 @@ def test_findings_say_what_is_not_beaten() -> None:
     below = means({"unigram": np.zeros(40) - 1})
     said = {"unigram": "the commonest token"}
     beside = lineup(student="student", twin="plain")
-    assert beside.compare(runs, below, {}, "s.mrr", said).findings == [
+    assert beside.compare(runs, below, {}, "s.mrr", said)["findings"] == [
         "student does not beat plain, trained without a teacher (MRR)"
     ]
     equal = means({"unigram": np.zeros(40)})
     assert "does not beat the commonest token (MRR)" in " ".join(
-        beside.compare(runs, equal, {}, "s.mrr", said).findings
+        beside.compare(runs, equal, {}, "s.mrr", said)["findings"]
     )
 
 

@@ -146,11 +146,11 @@ def test_the_rule_holds_for_the_token_cache(tmp_path: Path) -> None:
 
 
 def test_the_rule_holds_for_the_trainings_of_a_suite(tmp_path: Path) -> None:
-    data = SuiteData(SUITES["glue"][0], tmp_path, counts={}, tests=[])
+    data = SuiteData(SUITES["glue"][0], tmp_path, counts={})
     entrant = Entrant("model", tmp_path, "digest")
 
     def key(training: Training) -> str:
-        return Trial(entrant, data, training, 64, 1, tmp_path, predicts=False).key
+        return Trial(entrant, data, training, 64, 1, tmp_path).key
 
     before = key(Training(epochs=1))
     assert key(LaterTraining(epochs=1)) == before

@@ -10,7 +10,7 @@ import pytest
 
 from potstill.suites.catalog import SUITES, SuiteTask, suite_tasks
 from potstill.suites.data import check_files, read_suite_task
-from tiny_suites import SCORED, TEST, TRAIN, write_glue, write_imdb, write_squads
+from tiny_suites import SCORED, TRAIN, write_glue, write_imdb, write_squads
 
 TASKS = {task.name: task for tasks in SUITES.values() for task in tasks}
 
@@ -30,9 +30,7 @@ def test_official_layouts(task: SuiteTask, folder: Path) -> None:
     found = read_suite_task(task, folder, None)
     assert found.counts["train"] == TRAIN
     assert all(found.counts[f"scored{suffix}"] == SCORED for suffix in task.scored)
-    assert all(found.counts[name] == TEST for name in task.tests)
     assert not [key for key in found.counts if key.startswith("left_out")]
-    assert list(found.tests) == list(task.tests)
     assert not found.cut
     data = found.to_train(64)
     for row in rows(found.folder / "train.jsonl"):
@@ -47,13 +45,11 @@ def test_cola_has_no_header_and_quotes_are_text(tmp_path: Path) -> None:
     lines = ['gj04\t1\t\t"Quoted" he said.', "gj04\t0\t*\tHim sleeps."]
     for name in ("train", "dev"):
         (own / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (own / "test.tsv").write_text('index\tsentence\n7\tA "test\n', encoding="utf-8")
     found = read_suite_task(TASKS["cola"], tmp_path, None)
     assert rows(found.folder / "scored.jsonl") == [
         {"first": '"Quoted" he said.', "label": "1"},
         {"first": "Him sleeps.", "label": "0"},
     ]
-    assert found.test_rows("CoLA.tsv") == [("7", ('A "test',))]
 
 
 def test_a_score_that_is_no_number_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -76,13 +72,9 @@ def test_broken_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     bad = ["5\t6\tcut here", "1\t2\t3\t\ttwo ?\t0", "1\t2\t3\tone ?\ttwo ?\tmaybe"]
     (own / "train.tsv").write_text("\n".join([header, *good, *bad]) + "\n", encoding="utf-8")
     (own / "dev.tsv").write_text("\n".join([header, *good]) + "\n", encoding="utf-8")
-    # an answer is wanted for every line of a test file, whatever stands there
-    test = ["id\tquestion1\tquestion2", "0\tone ?\t", "1\tone ?\ttwo ?"]
-    (own / "test.tsv").write_text("\n".join(test) + "\n", encoding="utf-8")
     found = read_suite_task(TASKS["qqp"], tmp_path, None)
     assert found.counts["train"] == 2
     assert found.counts["left_out.train"] == 3
-    assert found.test_rows("QQP.tsv") == [("0", ("one ?", ".")), ("1", ("one ?", "two ?"))]
 
 
 def test_a_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
@@ -118,16 +110,6 @@ def test_a_limit_takes_the_same_examples_each_time_and_says_so(folder: Path) -> 
     assert read_suite_task(TASKS["sst2"], folder, TRAIN).fingerprint == whole.fingerprint
     with pytest.raises(ValueError, match=r"SST-2: --limit 1 leaves no example of the label '.'"):
         read_suite_task(TASKS["sst2"], folder, 1)
-
-
-def test_test_files_are_no_part_of_what_decides_other_seeds(tmp_path: Path) -> None:
-    write_glue(tmp_path, ["WNLI"])
-    before = read_suite_task(TASKS["wnli"], tmp_path, None)
-    (tmp_path / "WNLI" / "test.tsv").unlink()
-    after = read_suite_task(TASKS["wnli"], tmp_path, None)
-    assert after.tests == []
-    assert after.fingerprint == before.fingerprint
-    assert after.tests_fingerprint != before.tests_fingerprint
 
 
 def test_damaged_data_is_read_again_and_said(tmp_path: Path) -> None:
@@ -218,11 +200,10 @@ def test_the_hubs_labels_become_the_official_ones(monkeypatch: pytest.MonkeyPatc
         values = {"sentence": texts, "label": labels, "idx": list(range(len(labels)))}
         return Dataset.from_dict(values, features=features)
 
-    splits = {"train": table([0, 1, 1]), "validation": table([1, 0]), "test": table([-1, -1])}
+    splits = {"train": table([0, 1, 1]), "validation": table([1, 0])}
     asked = hub(monkeypatch, splits)
     found = read_suite_task(TASKS["cola"], None, None)
     assert [row["label"] for row in rows(found.folder / "train.jsonl")] == ["0", "1", "1"]
-    assert found.test_rows("CoLA.tsv") == [("0", ("text 0",)), ("1", ("text 1",))]
     assert {(one.name, one.config) for one in asked} == {("nyu-mll/glue", "cola")}
     assert {one.revision for one in asked} == {TASKS["cola"].hub.revision}
 
@@ -232,7 +213,7 @@ def test_the_hubs_columns_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     values = {"sentence1": ["a b"], "sentence2": ["c"], "label": [2.5], "idx": [0]}
     table = Dataset.from_dict(values)
-    hub(monkeypatch, dict.fromkeys(("train", "validation", "test"), table))
+    hub(monkeypatch, dict.fromkeys(("train", "validation"), table))
     found = read_suite_task(TASKS["stsb"], None, None)
     expected = [{"first": "a b", "second": "c", "label": 2.5}]
     assert rows(found.folder / "scored.jsonl") == expected

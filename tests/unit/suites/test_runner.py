@@ -21,11 +21,9 @@ from potstill.errors import Interrupted
 from potstill.models import load_model
 from potstill.pipeline import Silent
 from potstill.suites import trials
-from potstill.suites.catalog import suite_tasks
 from potstill.suites.runner import RESULT
-from potstill.suites.trials import answer_names
 from potstill.training import loop
-from tiny_suites import TEST, write_glue, write_imdb, write_squads
+from tiny_suites import write_glue, write_imdb, write_squads
 
 FAST: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-3}
 
@@ -154,11 +152,7 @@ def test_a_quick_look_is_marked_everywhere(
         "1 seed instead of 5",
         "CoLA: 4 of 12 examples of train",
     ]
-    assert "CoLA: 4 of 5 examples of CoLA.tsv" in result["partial_reasons"]
-    place = tmp_path / "predictions-partial"
-    assert "2 of 9 tasks; 1 seed instead of 5" in (place / "PARTIAL.txt").read_text()
-    assert len((place / sentence_teacher.name / "CoLA.tsv").read_text().splitlines()) == 1 + 4
-    assert not (tmp_path / "predictions").exists()
+    assert "CoLA: 4 of 8 examples of scored" in result["partial_reasons"]
 
 
 def test_a_whole_suite_is_not_marked(sentence_teacher: Path, data: Path, tmp_path: Path) -> None:
@@ -168,49 +162,6 @@ def test_a_whole_suite_is_not_marked(sentence_teacher: Path, data: Path, tmp_pat
     own = result["models"][sentence_teacher.name]["tasks"]["imdb"]["accuracy"]
     assert len(own["all"]) == 5
     assert own["median"] == np.median(own["all"])
-
-
-def test_predictions_are_laid_out_as_the_server_has_them(
-    sentence_teacher: Path, data: Path, tmp_path: Path
-) -> None:
-    tasks = ["rte", "stsb", "wnli"]
-    given: dict[str, Any] = {"data_dir": data, "tasks": tasks, "seeds": 1, **FAST}
-    evaluate_suite([], sentence_teacher, output=tmp_path, **given)
-    own = tmp_path / "predictions-partial" / sentence_teacher.name
-    assert sorted(path.name for path in own.iterdir()) == ["RTE.tsv", "STS-B.tsv", "WNLI.tsv"]
-    for name, allowed in (
-        ("RTE", {"entailment", "not_entailment"}),
-        ("WNLI", {"0", "1"}),
-        ("STS-B", None),
-    ):
-        header, *lines = (own / f"{name}.tsv").read_text().splitlines()
-        assert header == "index\tprediction"
-        fields = [line.split("\t") for line in lines]
-        assert [index for index, _ in fields] == [str(number) for number in range(TEST)]
-        if allowed is None:
-            assert all(0 <= float(value) <= 5 for _, value in fields)
-        else:
-            assert {value for _, value in fields} <= allowed
-
-
-def test_predictions_that_no_suite_wrote_are_not_thrown_away(
-    sentence_teacher: Path, data: Path, tmp_path: Path
-) -> None:
-    mine = tmp_path / "predictions" / "mine.tsv"
-    mine.parent.mkdir()
-    mine.write_text("index\tprediction\n")
-    given: dict[str, Any] = {"data_dir": data, "tasks": ["wnli"], "seeds": 1, **FAST}
-    with pytest.raises(ValueError, match=r"holds a folder 'predictions' that no suite wrote"):
-        evaluate_suite([], sentence_teacher, output=tmp_path, **given)
-    assert mine.is_file()
-    assert not (tmp_path / "work").exists()
-
-
-def test_names_of_answers() -> None:
-    [mnli, stsb] = suite_tasks("glue", ["mnli", "stsb"])
-    logits = np.array([[0.1, 2.0, -1.0], [3.0, 0.0, 0.0], [0.0, 0.1, 0.2]])
-    assert answer_names(mnli, logits) == ["neutral", "entailment", "contradiction"]
-    assert answer_names(stsb, np.array([[-0.3], [2.5004], [7.0]])) == ["0.000", "2.500", "5.000"]
 
 
 def test_a_fine_tuned_models_body_gets_a_new_head(data: Path, tmp_path: Path) -> None:
