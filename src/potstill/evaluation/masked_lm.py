@@ -298,7 +298,10 @@ class _Example:
             for row in ((p_t > 0.3) & (p_t < 0.7)).nonzero()[:1, 0].tolist():
                 b, position = places[row].tolist()
                 text = _around(tokenizer, batch.input_ids_BL[b], position)
-                self.softened = _soften(tokenizer, base_kV[row], student_kV[row], text)
+                shown_8 = base_kV[row].topk(8).indices
+                names = tokenizer.convert_ids_to_tokens(shown_8.tolist())
+                both = base_kV[row].numpy(), student_kV[row].numpy()
+                self.softened = metrics.softened(text, names, *both, shown_8.numpy())
         least = self._differing[-1][0] if len(self._differing) == SHOWN else 0.0
         differing = ((top_t != top_s) & (sure > least)).nonzero()[:, 0]
         order = differing[sure[differing].argsort(descending=True, stable=True)][:SHOWN]
@@ -322,17 +325,3 @@ def _around(tokenizer: Any, ids_L: Tensor, position: int, width: int = 14) -> st
     near = ids_L[max(position - width, 1) : position + width].tolist()
     kept = [i for i in near if i not in tokenizer.all_special_ids or i == tokenizer.mask_token_id]
     return str(tokenizer.decode(kept))
-
-
-def _soften(tokenizer: Any, base_V: Tensor, student_V: Tensor, text: str) -> dict[str, Any]:
-    shown = base_V.topk(8).indices
-    whole = base_V.numpy(), student_V.numpy()
-    return {
-        "text": text,
-        "candidates": tokenizer.convert_ids_to_tokens(shown.tolist()),
-        "temperatures": {
-            f"{t:g}": metrics.softmax(whole[0], t)[shown.numpy()].tolist()
-            for t in metrics.TEMPERATURES
-        },
-        "student": {"1": metrics.softmax(whole[1], 1.0)[shown.numpy()].tolist()},
-    }

@@ -225,3 +225,21 @@ def softmax(logits: ArrayLike, temperature: float) -> Array:
     """softmax(logits / temperature) along the last axis."""
     probabilities: Array = special.softmax(np.asarray(logits) / temperature, axis=-1)
     return probabilities
+
+
+def softened(
+    text: str, candidates: Sequence[str], base_C: Array, student_C: Array, shown: Array
+) -> dict[str, Any]:
+    """One text's distribution at several temperatures, and the student's, as result.json has it.
+
+    Args:
+        candidates: names of the classes that are `shown`, by their numbers.
+        base_C, student_C: logits of all classes.
+    """
+    shares = {f"{t:g}": softmax(base_C, t)[shown].tolist() for t in TEMPERATURES}
+    return {
+        "text": text,
+        "candidates": candidates,
+        "temperatures": shares,
+        "student": {"1": softmax(student_C, 1.0)[shown].tolist()},
+    }

@@ -183,14 +183,8 @@ def softened(
     most_N = metrics.softmax(base, 1.0).max(axis=1)
     chosen = int(np.abs(most_N - 0.7).argmin())  # sure, yet not so sure that nothing is to be seen
     shown = np.argsort(-base[chosen], kind="stable")[:8]
-    return {
-        "text": " | ".join(test.texts[chosen]),
-        "candidates": [labels[number] for number in shown],
-        "temperatures": {
-            f"{t:g}": metrics.softmax(base[chosen], t)[shown].tolist() for t in metrics.TEMPERATURES
-        },
-        "student": {"1": metrics.softmax(other[chosen], 1.0)[shown].tolist()},
-    }
+    text, names = " | ".join(test.texts[chosen]), [labels[number] for number in shown]
+    return metrics.softened(text, names, base[chosen], other[chosen], shown)
 
 
 def label_examples(
