@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -118,20 +118,22 @@ def read_suite_task(
     scored = {_scored_part(suffix): split for suffix, split in task.scored.items()}
     parts = {"train": task.train, **scored}
     sources = {name: _source(task, split, data_dir) for name, split in parts.items()}
-    hub = data_dir is None
-    digests = {name: sources_fingerprint(source) for name, source in sources.items()}
-    row = asdict(task)
-    told = {key: row[key] for key in ("text", "label", "labels", "header", "hub_labels", "layout")}
+    digests = {name: sources_fingerprint([source]) for name, source in sources.items()}
+    row, keys = asdict(task), ("text", "label", "labels", "header", "hub_labels", "layout")
+    told = {key: row[key] for key in keys}
     key = key_of([_VERSION, told, digests, limit])
 
     def build(folder: Path) -> None:
         counts: dict[str, int] = {}
         for name, source in sources.items():
             try:
-                rows, left_out = _usable(task, source, hub)
+                rows, left_out = _usable(task, source)
             except ValueError as error:
-                advice = "; --data-dir names a folder with the files as published" if hub else ""
-                raise ValueError(f"{error}{advice}") from None
+                hub, advice = (
+                    data_dir is None,
+                    "; --data-dir names a folder with the files as published",
+                )
+                raise ValueError(f"{error}{advice if hub else ''}") from None
             counts[f"of.{name}"] = len(rows)
             rows = _limited(rows, limit)
             _check_labels(task, name, rows, limit)
@@ -158,50 +160,43 @@ def _place(split: Split, data_dir: Path) -> Path | None:
     return next((data_dir / name for name in split.files if (data_dir / name).exists()), None)
 
 
-def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> list[Files | HubDataset]:
+def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> Files | HubDataset:
     if data_dir is None:
-        name, config, revision = task.hub
-        return [HubDataset(name=name, config=config, split=split.hub, revision=revision)]
+        return HubDataset(split=split.hub, **task.hub._asdict())
     place = _place(split, data_dir)
     assert place is not None, "files are checked before they are read"
     if task.layout == "folders":
         paths = [str(Path(glob.escape(str(place / label))) / "*.txt") for label in task.labels]
-        return [Files(paths=paths, unit="document")]
-    return [Files(paths=[str(place)])]
+        return Files(paths=paths, unit="document")
+    return Files(paths=[str(place)])
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _usable(
-    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool
-) -> tuple[list[Row], int]:
+def _usable(task: SuiteTask, source: Files | HubDataset) -> tuple[list[Row], int]:
     """A part's rows, in our columns; and how many are left out: without a text, or a known label.
 
     Some lines of the official files are broken; every reader of them leaves those out.
     """
-    every = [_row(task, row, hub, number) for number, row in enumerate(_raw(task, source, hub))]
+    hub = isinstance(source, HubDataset)
+    every = [_row(task, row, hub, number) for number, row in enumerate(_raw(task, source))]
     found = [row for row in every if row is not None]
     if not found:
-        one = source[0]
-        name = one.paths[0] if isinstance(one, Files) else f"{one.name}:{one.split}"
+        name = source.paths[0] if isinstance(source, Files) else f"{source.name}:{source.split}"
         raise ValueError(f"{name}: no row of it can be used as {task.title}'s")
     return found, len(every) - len(found)
 
 
-def _raw(
-    task: SuiteTask, source: Sequence[Files | HubDataset], hub: bool
-) -> Iterator[Mapping[str, Any]]:
-    if hub:
+def _raw(task: SuiteTask, source: Files | HubDataset) -> Iterator[Mapping[str, Any]]:
+    if isinstance(source, HubDataset):
         columns = [*(task.hub_text or task.text), task.hub_label, "id"]
-        return (row for row, _ in read_rows(source, columns))
-    files = source[0]
-    assert isinstance(files, Files)
+        return (row for row, _ in read_rows([source], columns))
     match task.layout:
         case "tsv":
-            return _table(task, expand(files)[0])
+            return _table(task, expand(source)[0])
         case "folders" | "squad":
-            return (row for file in expand(files) for row, _ in file_rows(file, files, []))
+            return (row for file in expand(source) for row, _ in file_rows(file, source, []))
         case _:
             assert_never(task.layout)
 
@@ -213,20 +208,16 @@ def _table(task: SuiteTask, file: File) -> Iterator[Mapping[str, Any]]:
         ValueError: the header lacks a column.
     """
     with file.lines(["utf-8"]) as lines:
-        header = list(task.header) if task.header else None
-        for line in lines:
-            fields = line.rstrip("\n").split("\t")
-            if header is None:
-                header = fields
-                missing = next((c for c in (*task.text, task.label) if c not in header), None)
-                if missing is not None:
-                    raise ValueError(
-                        f"{file.name}:1: no column '{missing}', which {task.title} has as it is "
-                        f"published; there are: {', '.join(header)}"
-                    )
-                continue
-            if line.strip():
-                yield dict(zip(header, fields, strict=False))
+        rows = (line.rstrip("\n").split("\t") for line in lines if line.strip())
+        header = task.header or next(rows, ())
+        missing = next((c for c in (*task.text, task.label) if c not in header), None)
+        if missing is not None:
+            raise ValueError(
+                f"{file.name}:1: no column '{missing}', which {task.title} has as it is "
+                f"published; there are: {', '.join(header)}"
+            )
+        for fields in rows:
+            yield dict(zip(header, fields, strict=False))
 
 
 def _row(task: SuiteTask, row: Mapping[str, Any], hub: bool, number: int) -> Row | None:
@@ -281,6 +272,5 @@ def _check_labels(task: SuiteTask, part: str, rows: list[Row], limit: int | None
 
 
 def _write(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

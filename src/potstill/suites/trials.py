@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
@@ -19,7 +18,6 @@ from potstill.storage.caches import key_of
 from potstill.storage.files import read_json, write_json
 from potstill.suites.data import SuiteData
 from potstill.tasks import read_for, task_scores, tokenize_task
-from potstill.tasks.metrics import Scored
 from potstill.tasks.scoring import constant_scores
 
 VERSION = 1  # raise it when the same training would give other scores
@@ -135,11 +133,11 @@ def _score(trial: Trial, loaded: LoadedModel, suffix: str, found: dict[str, Any]
     examples, labels, left_out = scored_examples(trial, suffix, loaded)
     scored = task_scores(loaded, examples, labels)
     constant = constant_scores(task.task, examples, labels)
-    low = _low_ends(scored, task.metrics)
-    for metric in task.metrics:
-        name = f"{metric}{suffix}"
+    drawn = resampled([scored[metric] for metric in task.metrics], _RESAMPLING)
+    for metric, values_R in zip(task.metrics, drawn, strict=True):
+        name, bounds = f"{metric}{suffix}", interval(values_R)
         found["scores"][name] = scored[metric].value
-        found["low"][name] = low[metric]
+        found["low"][name] = scored[metric].value if bounds is None else bounds[0]
         found["constant"][name] = constant[metric]
     part = f"scored{suffix}"
     found["examples"][part] = examples.items
@@ -161,13 +159,3 @@ def scored_examples(
     left = {k: n for k, n in found.counts.items() if k.startswith("dev.")}
     rest = sum(n for k, n in left.items() if k not in ("dev.rows", "dev.examples"))
     return examples, found.labels, rest
-
-
-def _low_ends(scored: Mapping[str, Scored], metrics: Sequence[str]) -> dict[str, float]:
-    """The lower end of each score's 95% interval, over examples; the score where it has none."""
-    drawn = resampled([scored[metric] for metric in metrics], _RESAMPLING)
-    found = {}
-    for metric, values_R in zip(metrics, drawn, strict=True):
-        bounds = interval(values_R)
-        found[metric] = scored[metric].value if bounds is None else bounds[0]
-    return found
