@@ -145,7 +145,7 @@ def test_pairs_with_scores(sentence_teacher: Path, text_file: Path, tmp_path: Pa
     assert result["references"]["tfidf"]["sts"]["spearman"] > 0.5
     report = (folder / "report.html").read_text()
     assert "Likeness of pairs, Spearman" in report
-    assert "1 of 21 rows of evaluate.pairs are left out (1 bad_label)" in report
+    assert "1 of 21 rows of evaluate.pairs are skipped (1 bad_label)" in report
 
 
 def test_an_interrupted_repeat_goes_on(

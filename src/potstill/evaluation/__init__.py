@@ -1,8 +1,9 @@
-"""Models compared with a baseline.
+"""Compare models with a baseline.
 
-On labelled examples (`tasks.py`), as sentence encoders (`embeddings.py`, `pairs.py`), as masked
-LMs (`masked_lm.py`); `lineup.py` says who is compared with whom, `retention.py` what was kept and
-how sure that is. `scoring.py` does all of it on files of one's own.
+Models are scored on labeled examples (`tasks.py`), as sentence encoders (`embeddings.py`,
+`pairs.py`) or as masked LMs (`masked_lm.py`). `lineup.py` names who is compared with whom,
+`retention.py` computes score retention and its confidence intervals, and `scoring.py` does all of
+it on the user's own files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of models on held-out text, each beside the baseline: what was kept."""
+"""Score sentence encoders on held-out text: retrieval, similarity and topics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from potstill.tasks import metrics
 from potstill.tasks.metrics import Scored
 from potstill.tasks.results import Evaluation
 
-SCALE = 20.0  # of the softened example: logits = scale * cosine similarity
+SCALE = 20.0  # for the softened example: logits = scale * cosine similarity
 HIDDEN_TEXTS = 96  # texts whose token vectors are compared with the baseline's
 
 Parts = dict[str, dict[str, Scored]]  # such as {"retrieval": {"mrr": ...}}
@@ -29,7 +29,7 @@ Parts = dict[str, dict[str, Scored]]  # such as {"retrieval": {"mrr": ...}}
 
 @dataclass(frozen=True)
 class _Found:
-    """One model's answers to the retrieval questions: none where there are no queries."""
+    """Hold one model's vectors and retrieval results; empty ranks where there are no queries."""
 
     passages_PD: np.ndarray
     queries_QD: np.ndarray
@@ -38,11 +38,11 @@ class _Found:
     right_P: np.ndarray | None  # whether a linear probe finds a passage's topic
 
     def similarity(self, base: _Found) -> dict[str, float]:
-        """How alike the passages' similarities are in two models' spaces."""
+        """Correlate the passages' cosine similarities in two models' spaces."""
         return {"pearson": retrieval.similarity_correlation(self.passages_PD, base.passages_PD)}
 
     def cosines_P(self, query: int) -> np.ndarray:
-        """Similarities of all passages to one query, float64."""
+        """Return the similarity of all passages to one query, float64."""
         query_1D = self.queries_QD[query : query + 1].astype(np.float64)
         [(_, scores_1P)] = retrieval.cosine_blocks(query_1D, self.passages_PD)
         cosines: np.ndarray = scores_1P[0]
@@ -55,14 +55,16 @@ def evaluate_embeddings(
     settings: Evaluate,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:
-    """Retrieval of passages by queries, similarity to the baseline's space, topics.
+    """Score retrieval of passages by queries, similarity to the baseline's space, and topics.
 
     Args:
-        lineup: of a model that was trained several times the first training is scored.
-        records: held-out records; exact duplicates of a passage are left out.
+        lineup: Names the models; only the first training of each model is scored.
+        records: Holds the held-out records; exact duplicates of a passage are skipped.
+        settings: Names the columns; limits records and tokens per text.
+        progress: Receives the finished fraction, 0 to 1.
 
     Raises:
-        ValueError: as `check_records`.
+        ValueError: As `check_records`.
     """
     text, seed = _Texts.of(records, settings), lineup.seed
     work = sum(2 if text.queries else 1 for _ in lineup.order) * len(text.passages) + 1
@@ -104,16 +106,20 @@ def evaluate_embeddings(
 def check_records(records: Sequence[Record], settings: Evaluate) -> None:
     """Refuse held-out records that `evaluate_embeddings` would refuse; no model is needed.
 
+    Args:
+        records: Holds the held-out records.
+        settings: Names the columns.
+
     Raises:
-        ValueError: fewer than 10 distinct passages; a record whose passage, query or label is null
-            or missing; labels too rare for the topic probe.
+        ValueError: There are fewer than 10 distinct passages, a passage, query or label is null or
+            missing, or labels are too rare for the topic probe.
     """
     _Texts.of(records, settings)
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """The distinct records' texts; `labels` only where there are topics to tell apart."""
+    """Hold the distinct records' texts; `labels` only where there are at least two topics."""
 
     passages: list[str]
     queries: list[str] | None
@@ -139,14 +145,14 @@ class _Texts:
 def _value(record: Record, key: str, column: str) -> str:
     if column not in record.columns:
         raise ValueError(
-            f"{record.origin}: the {key} column '{column}' is null or missing there (there are: "
-            f"{', '.join(record.columns)}): fill it in, or leave the record out"
+            f"{record.origin}: the {key} column '{column}' is null or missing. Fill it in, or "
+            f"remove the record. Its columns are {', '.join(record.columns)}."
         )
     return record.columns[column]
 
 
 def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
-    """Each passage once: a duplicate would make the right answer ambiguous."""
+    """Return each passage once: a duplicate would make the right answer ambiguous."""
     column = settings.passage or "text"
     by_text: dict[str, Record] = {}
     for record in records:
@@ -154,8 +160,8 @@ def _distinct(records: Sequence[Record], settings: Evaluate) -> list[Record]:
     distinct = [record for text, record in by_text.items() if text][: settings.max_records]
     if len(distinct) < 10:
         raise ValueError(
-            f"only {len(distinct)} distinct held-out records to evaluate on: at least 10 are "
-            "needed; raise corpus.heldout or give corpus.heldout_sources"
+            f"corpus.heldout: only {len(distinct)} distinct records are held out; an evaluation "
+            "needs at least 10. Raise corpus.heldout, or set corpus.heldout_sources."
         )
     return distinct
 
@@ -176,7 +182,7 @@ def _answers(
 
 
 def _scored(ranks_Q: np.ndarray, right_P: np.ndarray | None) -> Parts:
-    """The scores that are means over items; none of what was not asked."""
+    """Score what was asked; each score is a mean over items."""
     found: Parts = {}
     if len(ranks_Q):
         found["retrieval"] = {
@@ -189,7 +195,7 @@ def _scored(ranks_Q: np.ndarray, right_P: np.ndarray | None) -> Parts:
 
 
 def _tfidf(text: _Texts, seed: int) -> Parts:
-    """Scores of TF-IDF; none of texts without a word."""
+    """Score TF-IDF; empty for texts without a word."""
     if not metrics.has_words(text.passages):
         return {}
     ranks_Q, right_P = np.zeros(0, dtype=np.int64), None
@@ -201,7 +207,7 @@ def _tfidf(text: _Texts, seed: int) -> Parts:
 
 
 def _chance(text: _Texts) -> dict[str, float]:
-    """score name -> what guessing scores (see `retention.retentions`)."""
+    """Return score name -> what guessing scores (see `retention.retentions`)."""
     count, chance = len(text.passages), {}
     if text.queries is not None:
         chance["retrieval.mrr"] = float((1 / np.arange(1, count + 1)).mean())
@@ -216,7 +222,7 @@ def _by_metric(parts: Parts) -> dict[str, Scored]:
 
 
 def _values(parts: Parts, more: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The values of all scores, in the order of result.json."""
+    """Return the values of all scores, in the order of result.json."""
     found = {**{part: values_of(scores) for part, scores in parts.items()}, **more}
     order = ("retrieval", "similarity", "topic_probe", "hidden")
     return {part: dict(found[part]) for part in order if part in found}
@@ -225,7 +231,7 @@ def _values(parts: Parts, more: Mapping[str, Mapping[str, float]]) -> dict[str, 
 def _hidden_cosines(
     lineup: Lineup, texts: Sequence[str], max_length: int | None
 ) -> dict[str, dict[str, float]]:
-    """Mean cosine of last hidden states with the baseline's, over tokens that both see alike."""
+    """Return the mean cosine of last hidden states with the baseline's, over shared tokens."""
     base = Runtime.open(lineup.folders[lineup.baseline], Task.SENTENCE_EMBEDDING)
     result = {lineup.baseline: {"cosine": 1.0}}
     for name in lineup.order[1:]:
@@ -247,7 +253,7 @@ def _hidden_cosines(
 
 
 def _shows_hidden(runtime: Runtime) -> bool:
-    """Whether a model gives token vectors; an ONNX graph may give sentence vectors alone."""
+    """Check whether a model outputs token vectors; some ONNX graphs output only text vectors."""
     model = runtime.loaded.model
     return not isinstance(model, OnnxModel) or "last_hidden_state" in model.outputs
 
@@ -256,12 +262,13 @@ def _shows_hidden(runtime: Runtime) -> bool:
 
 
 def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | None:
-    """One real question's distribution over all passages, at several temperatures: the shares of
-    the eight that the baseline finds nearest, which leave the rest of 1 to all others.
+    """Return one query's probabilities of its eight nearest passages at several temperatures.
+
+    The rest of the probability is that of all other passages.
     """
     if text.queries is None:
         return None
-    # the least certain question that the baseline still answers: there is something to see
+    # the least certain query that the baseline still gets right: there is something to see
     certainty_Q = np.concatenate(
         [
             metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1)
@@ -276,7 +283,7 @@ def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | N
 
 
 def _examples(base: _Found, student: _Found, text: _Texts) -> list[dict[str, Any]]:
-    """Questions that baseline and student answer differently, largest difference first."""
+    """Return queries that baseline and student answer differently, largest difference first."""
     if text.queries is None:
         return []
     ranks_t, ranks_s = base.ranks_Q, student.ranks_Q

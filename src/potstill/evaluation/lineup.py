@@ -1,4 +1,4 @@
-"""Who is compared, and what every comparison finds."""
+"""Name who is compared, and compare them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from potstill.tasks.results import Evaluation, Shares, Spans
 
 @dataclass(frozen=True)
 class Lineup:
-    """The models that are compared, and the part that each of them plays.
+    """Hold the models that are compared, and the role of each.
 
     Attributes:
-        models: Name -> folders, one for each training.
+        models: Name -> folders, one per training.
         baseline: The model that the others are compared with, one of `models`.
-        seed: Of the bootstrap, and of references that learn.
-        student: The model whose answers stand beside the baseline's; None: the last of `models`
-            that is not the baseline.
-        twin: The same student trained without a teacher; None: there is no such model.
+        seed: Seeds the bootstrap, and references that learn.
+        student: The model whose answers are shown next to the baseline's; None: the last of
+            `models` that is not the baseline.
+        twin: The same student trained without distillation; None: there is no such model.
     """
 
     models: Mapping[str, Sequence[Path]]
@@ -36,22 +36,22 @@ class Lineup:
 
     @property
     def order(self) -> list[str]:
-        """The names, the baseline's first."""
+        """Return the names, the baseline's first."""
         return [self.baseline, *(name for name in self.models if name != self.baseline)]
 
     @property
     def shown(self) -> str:
-        """The student, which `softened` and `examples` show and findings speak of."""
+        """Return the student, which `softened`, `examples` and `findings` are about."""
         return self.order[-1] if self.student is None else self.student
 
     @property
     def compared(self) -> list[str]:
-        """The student, and its twin where that is another model."""
+        """Return the student, and its baseline without distillation where that is another model."""
         return [self.shown] if self.twin in (None, self.shown) else [self.shown, str(self.twin)]
 
     @property
     def folders(self) -> dict[str, Path]:
-        """The first training of each model, in `order`."""
+        """Return the first training of each model, in `order`."""
         return {name: self.models[name][0] for name in self.order}
 
     def retentions(
@@ -72,9 +72,9 @@ class Lineup:
 
         Args:
             runs, chance: As in `retention.retentions`.
-            references: What takes no network -> its scores, of the same items.
-            score: The one that differences are of; None: there are none.
-            said: What references are called in a sentence.
+            references: Trivial baseline -> its scores of the same items.
+            score: Names the score of `differences`; None: there are none.
+            said: Names the references in a sentence.
 
         Returns:
             `retention`, `intervals`, `twin`, `differences` and `findings`.
@@ -92,7 +92,7 @@ class Lineup:
 
 
 def counted(work: int, progress: Callable[[float], None]) -> Callable[[int], None]:
-    """Return what is called with each number of texts done and reports the share of all."""
+    """Return a function that receives a number of finished texts and reports the fraction."""
     done = 0
 
     def advance(count: int) -> None:

@@ -1,4 +1,4 @@
-"""Masked-LM models on held-out text: how well they predict, how alike they are."""
+"""Score masked-LM models on held-out text: how well they predict, how alike they are."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from potstill.tasks.metrics import Scored
 from potstill.tasks.results import Evaluation
 
 BATCH = 32
-GRAPH_BATCH = 4  # of an ONNX graph
+GRAPH_BATCH = 4  # for an ONNX graph
 SHOWN = 50  # examples that the report may choose from
 CHUNK = 256  # rows of logits that exist at a time, per model
 
 
 @dataclass
 class _Tally:
-    """Sums of one model, and right answers by sequence for the intervals."""
+    """Sum up one model's answers; right ones by sequence, for the intervals."""
 
     loss: float = 0.0
     kl: float = 0.0
@@ -41,7 +41,7 @@ class _Tally:
 
 @dataclass
 class _Seen:
-    """What the models were asked: real tokens, masked positions by sequence, gold by batch."""
+    """Count what the models were asked: tokens, masked positions by sequence, gold by batch."""
 
     tokens: int = 0
     masked_S: list[int] = field(default_factory=list)
@@ -56,10 +56,12 @@ class _Seen:
 
 @dataclass(frozen=True)
 class MaskedText:
-    """The text that masked-LM models are scored on.
+    """Hold the text that masked-LM models are scored on.
 
     Attributes:
-        train_counts_V: how often each token stands in the training text: the unigram reference.
+        heldout: The text, masked the same way for all models.
+        train_counts_V: Frequency of each token in the training text: the unigram reference.
+        masker: Masks the text.
     """
 
     heldout: Tokens
@@ -68,7 +70,7 @@ class MaskedText:
 
     @property
     def known_V(self) -> np.ndarray:
-        """Counts as the unigram reference has them.
+        """Return the counts that the unigram reference predicts by.
 
         Special tokens count as unseen: they are never masked, so never the right answer.
         """
@@ -81,17 +83,19 @@ def evaluate_masked_lm(
     settings: Evaluate,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:
-    """Loss and top-1 at the masked positions of held-out text, agreement with the baseline; as
-    result.json.
+    """Score loss and top-1 at the masked positions, and agreement with the baseline.
 
     All models see the same masks, which never change. T = 1.
 
     Args:
-        lineup: of a model that was trained several times the first training is scored.
+        lineup: Names the models; only the first training of each model is scored.
+        text: Holds the held-out text, its masks, and the counts of the unigram reference.
+        settings: Limits the number of sequences.
+        progress: Receives the finished fraction, 0 to 1.
 
     Raises:
-        ValueError: no held-out text, models of different vocabularies, or a model without
-            positions for the longest of the sequences.
+        ValueError: There is no held-out text, models have different vocabularies, or a sequence is
+            longer than a model's maximum sequence length.
     """
     heldout, baseline = text.heldout, lineup.baseline
     check_heldout(heldout)
@@ -115,7 +119,7 @@ def evaluate_masked_lm(
         {"unigram": [_top1(plainly, seen)]},
         {"masked_lm.top1": unigram["masked_lm"]["top1"]},
         "masked_lm.top1",
-        {"unigram": "always predicting the commonest token"},
+        {"unigram": "always predicting the most frequent token"},
     )
     return {
         "task": Task.MASKED_LM,
@@ -131,35 +135,40 @@ def evaluate_masked_lm(
 
 
 def _top1(right_S: np.ndarray, seen: _Seen) -> dict[str, Scored]:
-    """By sequence, scaled so that the mean is the top-1 of all positions, as chance is."""
+    """Score top-1 by sequence, scaled so that the mean is the top-1 of all positions."""
     return {"top1": metrics.mean(right_S / np.mean(seen.masked_S))}
 
 
 def check_heldout(heldout: Tokens) -> None:
-    """Refuse what `evaluate_masked_lm` would refuse of the text; no model is needed.
+    """Refuse held-out text that `evaluate_masked_lm` would refuse; no model is needed.
 
     Raises:
-        ValueError: no held-out text.
+        ValueError: There is no held-out text.
     """
     if len(heldout) == 0:
         raise ValueError(
-            "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
+            "corpus.heldout: no text is held out to evaluate on. Raise corpus.heldout, or set "
+            "corpus.heldout_sources."
         )
 
 
 def check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:
-    """Refuse models that predict different tokens: a smaller vocabulary is easier to be right in.
+    """Refuse models that predict different tokens: a smaller vocabulary is easier to predict.
+
+    Args:
+        loaded: Name -> model.
+        baseline: Names the model whose vocabulary counts.
 
     Raises:
-        ValueError: naming the first model whose vocabulary is another.
+        ValueError: A model has another vocabulary than the baseline.
     """
     base = loaded[baseline]
     for name, other in loaded.items():
         if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
             raise ValueError(
-                f"models {name} and {baseline} have different vocabularies: their predictions "
-                "can't be compared; name models of one vocabulary, or evaluate before "
-                "trim_vocabulary"
+                f"evaluate.models: {name} and {baseline} have different vocabularies, so their "
+                "predictions are not comparable. Name models of one vocabulary, or evaluate before "
+                "trim_vocabulary."
             )
 
 
@@ -169,14 +178,14 @@ def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
     )
     if longest > limit:
         raise ValueError(
-            f"model {name} has positions for {limit} tokens and the longest held-out sequence has "
-            f"{longest}: lower corpus.max_length to {limit}"
+            f"corpus.max_length: the longest held-out sequence has {longest} tokens, and the "
+            f"maximum sequence length of {name} is {limit}. Set corpus.max_length={limit}."
         )
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """A model's hidden states, if it shows them, and its logits at the masked positions."""
+    """Hold a model's hidden states, if it outputs them, and its logits at masked positions."""
 
     hidden_BLD: Tensor | None
     logits: Callable[[slice], Tensor]  # rows of the K positions -> [k x V]
@@ -185,7 +194,7 @@ class _Answers:
 def _answers(one: LoadedModel, batch: Batch, rows_BL: Tensor) -> _Answers:
     ids_BL, mask_BL = batch.input_ids_BL, batch.attention_mask_BL
     if isinstance(one.model, OnnxModel):
-        parts = []  # a graph gives logits at all positions: of few texts at a time
+        parts = []  # a graph outputs logits at all positions: a few texts at a time
         for start in range(0, len(ids_BL), GRAPH_BATCH):
             some = slice(start, start + GRAPH_BATCH)
             logits_bLV = one.model(input_ids=ids_BL[some], attention_mask=mask_BL[some]).logits
@@ -232,7 +241,7 @@ def _one_batch(
 
 
 def _add(tally: _Tally, log_kV: Tensor, base_kV: Tensor, gold_k: Tensor) -> Tensor:
-    """Add one chunk to a model's tally; returns which rows it got right."""
+    """Add one chunk to a model's tally, and return which rows it got right."""
     top_k = log_kV.argmax(-1)
     tally.loss -= float(log_kV.gather(1, gold_k[:, None]).sum())
     tally.kl += float((base_kV.exp() * (base_kV - log_kV)).sum())
@@ -252,10 +261,10 @@ def _scores(tally: _Tally, seen: _Seen, is_baseline: bool) -> dict[str, dict[str
 
 
 def _unigram(counts_V: np.ndarray, seen: _Seen) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-    """Always predicting by the tokens' frequencies in the training text (add-one smoothed).
+    """Score predicting by the tokens' frequencies in the training text (add-one smoothed).
 
     Returns:
-        Scores, and right answers by sequence.
+        Scores, and the number of right answers by sequence.
     """
     smoothed_V, gold_K = counts_V + 1.0, np.concatenate(seen.gold)
     loss = float(-np.log(smoothed_V[gold_K] / smoothed_V.sum()).mean())
@@ -268,9 +277,7 @@ def _unigram(counts_V: np.ndarray, seen: _Seen) -> tuple[dict[str, dict[str, flo
 
 
 class _Example:
-    """Collects what the report shows: one softened distribution, and the positions that are
-    answered differently by models that are both sure.
-    """
+    """Collect one softened distribution, and positions that two sure models answer differently."""
 
     def __init__(self, baseline: str, student: str) -> None:
         self.baseline, self.student = baseline, student
@@ -278,7 +285,7 @@ class _Example:
         self._differing: list[tuple[float, dict[str, Any]]] = []
 
     def surest(self) -> list[dict[str, Any]]:
-        """Positions that the two answer differently, the surest first."""
+        """Return positions that the two answer differently, the surest first."""
         return [example for _, example in self._differing]
 
     def look(
@@ -321,7 +328,7 @@ class _Example:
 
 
 def _around(tokenizer: Any, ids_L: Tensor, position: int, width: int = 14) -> str:
-    """The words around a masked position."""
+    """Return the words around a masked position."""
     near = ids_L[max(position - width, 1) : position + width].tolist()
     kept = [i for i in near if i not in tokenizer.all_special_ids or i == tokenizer.mask_token_id]
     return str(tokenizer.decode(kept))

@@ -1,4 +1,4 @@
-"""Sentence encoders on labelled pairs: does the cosine order pairs as people do (STS)?"""
+"""Score sentence encoders on labeled pairs: their cosines against people's scores (STS)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from potstill.tasks.results import Evaluation
 from potstill.tasks.sequence.scores import tfidf_cosines
 
 FEWEST = 10
-# keys of `data` in what is said of a row, by which nobody has given pairs
+# keys of `data` in messages about a row; pairs have keys of their own
 _KEYS = re.compile(r"\bdata\.(?=(text|label|on_bad_row)[)=])")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts two by two, and how alike people found them.
+    """Hold pairs of texts, and how similar people found them.
 
     Attributes:
-        left_out: in a sentence, rows that can't be used; empty where all can.
+        left_out: A sentence about rows that can't be used; empty if there are none.
     """
 
     first: list[str]
@@ -41,11 +41,14 @@ class Pairs:
 
 
 def read_pairs(settings: ScoredPairs) -> Pairs:
-    """The pairs of some files.
+    """Read the pairs of some files.
+
+    Args:
+        settings: Names the files and their columns.
 
     Raises:
-        ValueError: a row without two texts and a number (file:line), fewer than 10 pairs, or pairs
-            that all have the same score.
+        ValueError: A row lacks two texts or a number (file:line), there are fewer than 10 pairs,
+            or all pairs have the same score.
     """
     # as a regression's examples, none of which is held out
     data = TaskData(
@@ -64,8 +67,8 @@ def read_pairs(settings: ScoredPairs) -> Pairs:
     gold_N = np.array([row.gold for row in rows], dtype=float)
     if len(rows) < FEWEST or np.ptp(gold_N) == 0:
         raise ValueError(
-            f"evaluate.pairs: {len(rows)} pairs with {len(np.unique(gold_N))} different scores: at "
-            f"least {FEWEST} pairs and two scores are needed"
+            f"evaluate.pairs: the files hold {len(rows)} pairs with {len(np.unique(gold_N))} "
+            f"different scores. Name files with at least {FEWEST} pairs and 2 different scores."
         )
     first, second = ([row.texts[n] for row in rows] for n in (0, 1))
     return Pairs(first, second, gold_N, _left_out(found.counts))
@@ -81,20 +84,22 @@ def _left_out(counts: Mapping[str, int]) -> str:
         return ""
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return (
-        f"{sum(reasons.values())} of {counts['train.rows']} rows of evaluate.pairs are left out "
+        f"{sum(reasons.values())} of {counts['train.rows']} rows of evaluate.pairs are skipped "
         f"({told})"
     )
 
 
 def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> Evaluation:
-    """Spearman's and Pearson's correlation of the cosine of two texts with their score.
+    """Correlate the cosine of two texts with their score (Spearman, Pearson).
 
     Args:
-        lineup: of a model that was trained several times the first training is scored.
+        lineup: Names the models; only the first training of each model is scored.
+        pairs: Holds the texts and their scores.
+        max_length: Tokens per text; None: each model's own maximum.
 
     Returns:
         `models`, `references`, `retention` and `intervals`, as result.json has them; retention
-        where the baseline's own correlation is above 0 beyond doubt.
+        only where the baseline's correlation is significantly above 0.
     """
     runs = {
         name: [_scores(_cosines(folder, pairs, max_length), pairs)]
@@ -131,7 +136,13 @@ def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
 
 
 def with_pairs(result: Evaluation, lineup: Lineup, stage: Evaluate) -> Evaluation:
-    """An evaluation of sentence encoders with the scores of labelled pairs, if any are given."""
+    """Add the scores of labeled pairs, if there are any, to an evaluation of sentence encoders.
+
+    Args:
+        result: Holds what `evaluate_embeddings` found; it is changed.
+        lineup: Names the models.
+        stage: Holds the settings of the pairs.
+    """
     if stage.pairs is None:
         return result
     pairs = read_pairs(stage.pairs)

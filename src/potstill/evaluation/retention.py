@@ -1,7 +1,7 @@
-"""What a model retains of a baseline's score, and how sure that is: the one bootstrap.
+"""Compute score retention and differences, with confidence intervals from one bootstrap.
 
-A bootstrap weighs the items anew, so a score that is no mean of items (F1, a correlation) has an
-interval all the same. The items, and so the resamples of a seed, are the same for all models.
+A resample is a weight per item, so every score has an interval, a mean of items or not (F1, a
+correlation). All models share the items, and so the resamples of a seed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from potstill.tasks.score_names import is_loss, metric_name
 RESAMPLES = 2000
 _BLOCK = 20_000_000  # weights that exist at a time
 
-Runs = Sequence[Mapping[str, Scored]]  # of one model, a mapping of scores for each training
+Runs = Sequence[Mapping[str, Scored]]  # one model's scores by metric, a mapping per training
 
 
 def resampled(scored: Sequence[Scored], seed: int) -> Array:
-    """Scores [len(scored) x RESAMPLES] of resamples of the items, the same ones for all.
+    """Return scores [len(scored) x RESAMPLES] of resamples of the items, the same for all.
 
-    The bootstrap of Efron 1979: a resample draws as many items as there are, with replacement.
-    A single item has no resamples: NaN.
+    A resample draws N of the N items with replacement (Efron 1979). A single item has no
+    resamples: its scores are NaN.
     """
     count = len(scored[0].items_NS)
     assert all(len(one.items_NS) == count for one in scored), "the same items"
@@ -41,7 +41,7 @@ def resampled(scored: Sequence[Scored], seed: int) -> Array:
 
 
 def interval(values_R: Array) -> list[float] | None:
-    """The middle 95% of resamples; None where one of them has no value."""
+    """Return the middle 95% of the resamples' values; None if one of them is not finite."""
     if not np.isfinite(values_R).all():
         return None
     low, high = np.percentile(values_R, [2.5, 97.5])
@@ -49,19 +49,19 @@ def interval(values_R: Array) -> list[float] | None:
 
 
 def values_of(found: Mapping[str, Scored]) -> dict[str, float]:
-    """The value of each score."""
+    """Return the value of each score."""
     return {metric: scored.value for metric, scored in found.items()}
 
 
 def mean_score(runs: Runs, metric: str) -> float:
-    """The mean of a model's trainings."""
+    """Return the mean over a model's trainings."""
     return float(np.mean([found[metric].value for found in runs]))
 
 
 def mean_resampled(
     models: Mapping[str, Runs], metrics: Collection[str], seed: int
 ) -> dict[str, dict[str, Array]]:
-    """metric -> model -> the mean score of its trainings in each resample of the items."""
+    """Return metric -> model -> mean over its trainings in each resample of the items."""
     flat = [found[metric] for metric in metrics for runs in models.values() for found in runs]
     drawn = iter(resampled(flat, seed)) if flat else iter(())
     return {
@@ -75,22 +75,24 @@ def mean_resampled(
 def retentions(
     models: Mapping[str, Runs], baseline: str, chance: Mapping[str, float], seed: int
 ) -> tuple[Shares, Spans]:
-    """model -> score -> share of the baseline's, and its 95% interval.
+    """Return model -> score -> ratio to the baseline's, and model -> score -> its 95% CI.
 
-    Near chance a ratio says nothing: a student that guesses keeps all of a teacher that guesses.
-    So a score has a retention only where the baseline is above guessing beyond doubt: the lower end
-    of its own interval is above 0 and above what guessing scores.
+    Near chance a ratio means nothing: a student that guesses retains 100% of a teacher that
+    guesses. A score has a retention only where the baseline is significantly better than guessing:
+    the lower bound of its own interval is above 0 and above the score of guessing.
 
     Args:
-        models: name -> its trainings' scores by metric.
-        chance: score, such as `retrieval.mrr` -> what guessing scores, of the scores that are
-            wanted, in order; losses have no retention. Guessing a rank among P passages evenly has
-            the mean reciprocal rank H(P) / P, where H(P) = 1 + 1/2 + ... + 1/P, and recall@1 1 / P;
-            always naming the commonest label or token has its share.
+        models: Name -> its trainings' scores by metric.
+        baseline: Names the model that the others are divided by.
+        chance: Score, such as `retrieval.mrr` -> the score of guessing, for the scores that are
+            wanted, in order; losses have no retention. A uniformly random rank among P passages
+            has the mean reciprocal rank H(P) / P, where H(P) = 1 + 1/2 + ... + 1/P, and recall@1
+            1 / P; the majority class has its frequency.
+        seed: Seeds the resamples.
 
     Returns:
-        Both without scores that have none; a ratio without an interval has a resample in which the
-        baseline scores 0.
+        Both without the scores that have none; a ratio lacks an interval if the baseline scores 0
+        in a resample.
     """
     others = [name for name in models if name != baseline]
     ratios: Shares = {name: {} for name in others if chance}
@@ -114,14 +116,16 @@ def retentions(
 def differences(
     score: str, models: Mapping[str, Runs], student: str, seed: int
 ) -> dict[str, Difference]:
-    """A student's score less each other's, with the paired 95% interval (bootstrap of the items).
+    """Return the student's score minus each other's, with the paired 95% CI.
 
     Args:
-        score: its name, such as `retrieval.mrr`, or a task's metric.
-        models: student and others -> their trainings' scores by metric.
+        score: Names the score, such as `retrieval.mrr`, or a task's metric.
+        models: Student and others -> their trainings' scores by metric.
+        student: Names the student among `models`.
+        seed: Seeds the resamples.
 
     Returns:
-        other -> `score` if it is more than the metric, `metric`, `difference`, and `interval`, null
+        Other -> `score` if it is more than the metric, `metric`, `difference` and `interval`, None
         for a single item.
     """
     part, _, metric = score.rpartition(".")
@@ -144,20 +148,23 @@ def differences(
 def not_beaten(
     differences: Mapping[str, Difference], student: str, said: Mapping[str, str]
 ) -> list[str]:
-    """What a reader must not miss: what a student does not beat, or not beyond doubt, in sentences.
+    """Report, in sentences, what the student does not beat, or not significantly.
 
     Args:
-        said: other -> what it is called; of those that are not there the plain twin is meant.
+        differences: As `differences` returns them.
+        student: Names the student.
+        said: Other -> its name in a sentence; the one without is the twin.
     """
     found = []
     for name, told in differences.items():
-        other, bounds = said.get(name, f"{name}, trained without a teacher"), told["interval"]
+        other, bounds = said.get(name, f"{name}, trained without distillation"), told["interval"]
         sign = -1 if is_loss(told["metric"]) else 1
         if sign * told["difference"] <= 0:
             found.append(f"{student} does not beat {other} ({metric_name(told['metric'])})")
         elif bounds is None or min(sign * bounds[0], sign * bounds[1]) <= 0:
             found.append(
-                f"{student} is above {other}, but not beyond doubt: the 95% interval of the "
-                f"difference in {metric_name(told['metric'])} includes 0"
+                f"{student} scores better than {other}, but the difference is not statistically "
+                f"significant: its 95% confidence interval ({metric_name(told['metric'])}) "
+                "includes 0"
             )
     return found

@@ -1,7 +1,7 @@
-"""Scores, their retention, and how sure one can be of it; numpy, scipy and scikit-learn only.
+"""Rank passages, correlate spaces and probe vectors, with numpy, scipy and scikit-learn only.
 
-Q queries, P passages, N items, D width. What there is for each pair of texts exists in blocks of
-rows only, so that memory grows with the number of texts and not with its square.
+Q queries, P passages, N items, D width. Scores of pairs of texts exist only in blocks of rows, so
+that memory grows with the number of texts and not with its square.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Block = tuple[slice, Array]  # rows of a matrix of scores, and the scores there
 
 
 def target_ranks(scores_QP: Array, target_Q: Array) -> Array:
-    """Rank of each query's right passage, from 1: how many passages do not score strictly lower.
+    """Return each query's rank of its right passage, from 1: how many do not score strictly lower.
 
-    Ties count against the model, and so does NaN, so that a collapsed model, to which all passages
-    look alike, ranks last and not first.
+    Ties and NaN count against the model, so that a collapsed model, to which all passages look
+    alike, ranks last and not first.
     """
     target_scores_Q1 = np.take_along_axis(scores_QP, np.asarray(target_Q)[:, None], axis=1)
     ranks: Array = scores_QP.shape[1] - (scores_QP < target_scores_Q1).sum(axis=1)
@@ -39,8 +39,9 @@ def target_ranks(scores_QP: Array, target_Q: Array) -> Array:
 
 
 def own_ranks(blocks: Iterator[Block]) -> tuple[Array, Array]:
-    """ranks_Q and tops_Q of all queries, of which the i-th belongs to the i-th passage: the rank of
-    its passage (see `target_ranks`), and the number of the passage that scores highest.
+    """Return the rank of each query's own passage, and the index of its highest-scoring passage.
+
+    The i-th query belongs to the i-th passage; ranks as `target_ranks`.
     """
     ranks, tops = [], []
     for rows, scores_BP in blocks:
@@ -50,42 +51,43 @@ def own_ranks(blocks: Iterator[Block]) -> tuple[Array, Array]:
 
 
 def cosine_blocks(queries_QD: Array, passages_PD: Array) -> Iterator[Block]:
-    """Cosine similarities of queries (rows) and passages, in the vectors' own precision."""
+    """Yield cosine similarities of queries (rows) and passages, in the vectors' precision."""
     queries, passages = unit_rows(queries_QD), unit_rows(passages_PD)
     for rows in _row_blocks(len(queries), len(passages)):
         yield rows, queries[rows] @ passages.T
 
 
 def unit_rows(vectors_ND: Array) -> Array:
-    """Each row divided by its Euclidean norm; a row of zeros stays one."""
+    """Divide each row by its Euclidean norm; a row of zeros stays one."""
     norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     unit: Array = vectors_ND / np.maximum(norms_N1, 1e-12)
     return unit
 
 
 def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Consecutive rows of a matrix, at most BLOCK values at a time but a row at least."""
+    """Yield consecutive rows of a matrix, at most BLOCK values at a time but at least one row."""
     height = max(1, BLOCK // max(1, columns))
     for start in range(0, rows, height):
         yield slice(start, min(start + height, rows))
 
 
 def mean_reciprocal_rank(ranks_Q: Array) -> Scored:
-    """Mean of 1 / rank; ranks count from 1."""
+    """Return the mean of 1 / rank; ranks count from 1."""
     return mean(1.0 / ranks_Q)
 
 
 def recall_at_k(ranks_Q: Array, k: int) -> Scored:
-    """Share of queries whose right passage is among the first k."""
+    """Return the fraction of queries whose right passage is among the first k."""
     return mean(ranks_Q <= k)
 
 
 def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:
-    """Cosines of TF-IDF vectors of queries (rows) and passages; document frequencies are counted
-    on the passages.
+    """Yield cosines of TF-IDF vectors of queries (rows) and passages.
+
+    Document frequencies are counted on the passages.
 
     Raises:
-        ValueError: (from scikit-learn) no passage has a word.
+        ValueError: No passage has a word (from scikit-learn).
     """
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     passages_VP = vectorizer.fit_transform(passages).T
@@ -98,15 +100,15 @@ def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator
 
 
 def similarity_correlation(a_ND: Array, b_ND: Array) -> float:
-    """Pearson correlation of two spaces' cosine similarities over all pairs of distinct texts.
+    """Return Pearson's correlation of two spaces' cosine similarities, over all pairs of texts.
 
-    It says how far the relations between embeddings are preserved; the two may differ in width.
-    0 where one space is collapsed (all its similarities are alike) and no correlation is defined.
+    It measures how far relations between embeddings are preserved; the spaces may differ in width.
+    It is 0 where one space is collapsed (all its similarities are equal).
     """
     assert len(a_ND) == len(b_ND) >= 3, "the same three texts at least, in both spaces"
     spaces = [unit_rows(np.asarray(vectors_ND, dtype=np.float64)) for vectors_ND in (a_ND, b_ND)]
-    # Means and co-moments of what was seen, to which each block adds its own: Chan, Golub and
-    # LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    # Running means and co-moments: Chan, Golub and LeVeque 1979, "Updating formulae and a
+    # pairwise algorithm for computing sample variances".
     count, means_2, moments_22 = 0, np.zeros(2), np.zeros((2, 2))
     for rows in _row_blocks(len(a_ND) - 1, len(a_ND)):
         after = rows.start + 1  # the upper triangle, diagonal excluded, has only later columns
@@ -131,23 +133,23 @@ def similarity_correlation(a_ND: Array, b_ND: Array) -> float:
 
 
 def probe_correct(features_ND: Array, labels_N: Array, folds: int = 5, *, seed: int) -> Array:
-    """Whether a linear probe gets each item right while the item is held out: correct_N, bool.
+    """Return whether a linear probe gets each held-out item right [N]; the mean is the accuracy.
 
-    Logistic regression on features standardised with the training folds' statistics, in shuffled,
-    stratified cross-validation; the mean is the accuracy.
+    The probe is logistic regression on features standardized with the training folds' statistics,
+    in shuffled, stratified cross-validation.
 
     Raises:
-        ValueError: too few items of a label to cross-validate.
+        ValueError: As `check_labels`.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return _cross_validated(probe, features_ND, labels_N, folds, seed)
 
 
 def tfidf_probe(texts: Sequence[str], labels_N: Array, folds: int = 5, *, seed: int) -> Array:
-    """`probe_correct` on TF-IDF vectors instead of features, fitted on the training folds alone.
+    """Probe TF-IDF vectors, fitted on the training folds alone, as `probe_correct` does features.
 
     Raises:
-        ValueError: too few items of a label to cross-validate.
+        ValueError: As `check_labels`.
     """
     probe = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
     return _cross_validated(probe, np.array(texts, dtype=object), labels_N, folds, seed)
@@ -157,13 +159,15 @@ def check_labels(labels_N: Array, folds: int = 5) -> None:
     """Refuse labels that `probe_correct` and `tfidf_probe` would refuse.
 
     Raises:
-        ValueError: too few items of a label to cross-validate.
+        ValueError: A label has too few items to cross-validate.
     """
     counts = sorted(np.unique(labels_N, return_counts=True)[1].tolist(), reverse=True)
     if len(counts) < 2 or counts[0] < folds or counts[1] < 2:
         raise ValueError(
-            f"a linear probe in {folds} folds needs {folds} records of one label and 2 of another; "
-            f"the commonest labels have {' and '.join(map(str, counts[:2])) or 'no'} records"
+            "evaluate.label: the most frequent labels have "
+            f"{' and '.join(map(str, counts[:2])) or 'no'} records, and a linear probe in {folds} "
+            f"folds needs {folds} records of one label and 2 of another. Hold out more text, or "
+            "remove evaluate.label."
         )
 
 

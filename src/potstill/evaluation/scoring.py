@@ -1,4 +1,4 @@
-"""Stages that measure models as plain functions: files and folders in, a result out."""
+"""Score models on the user's own files: files and folders in, a result out."""
 
 from __future__ import annotations
 
@@ -38,21 +38,26 @@ def evaluate(
     progress: Callable[[float], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Score models on text beside a baseline, as the evaluate stage does.
+    """Score models on text and compare them with a baseline, as the evaluate stage does.
 
     Args:
-        models, baseline: model folders, or .onnx files in them (FOLDER/onnx/NAME.onnx).
-        query, passage, label: columns, for sentence encoders; see recipe.Evaluate. Of models with
-            a task's head: passage is the column of the text (two with a comma), label the labels'.
-        pairs: for sentence encoders: labelled pairs to score them on, too.
-        unit: of .txt files: line, paragraph or document.
-        say: called with a sentence where tokenised text that was kept is damaged.
+        models: Model folders, or .onnx files in them (FOLDER/onnx/NAME.onnx).
+        baseline: The model that the others are compared with, given in the same way.
+        text: Files, a `Corpus`, or labeled examples as a `TaskData`.
+        query: Column of the queries, for sentence encoders; None: no retrieval.
+        passage: Column of the text; for models with a task's head, two columns have a comma.
+        label: Column of the labels, or of topics for sentence encoders; None: "label", or none.
+        pairs: Labeled pairs that sentence encoders are also scored on; None: none.
+        unit: What one text of a .txt file is: line, paragraph or document.
+        seed: Seeds masks, the bootstrap, and references that learn.
+        progress: Receives the finished fraction, 0 to 1.
+        say: Receives a sentence if cached tokens are damaged.
 
     Returns:
-        What the stage writes as result.json; models are called by their paths.
+        What the stage writes as result.json; models are named by their paths.
 
     Raises:
-        ValueError: bad input.
+        ValueError: Models, text or columns do not fit together.
     """
     folders = {os.fspath(model): Path(model) for model in [baseline, *models]}
     lineup = Lineup({name: [path] for name, path in folders.items()}, os.fspath(baseline), seed)
@@ -63,8 +68,8 @@ def evaluate(
     for model in models:
         if task == Task.MASKED_LM and task_of(model) != task:
             raise ValueError(
-                f"{os.fspath(model)} has no masked-LM head and the baseline {os.fspath(baseline)} "
-                "has one: give models of one task"
+                f"models: {os.fspath(model)} has no masked-LM head, and the baseline "
+                f"{os.fspath(baseline)} has one. Name models of one task."
             )
     encoders = task == Task.SENTENCE_EMBEDDING
     read = [column for column in (query, passage, label) if column] if encoders else [passage]
@@ -79,7 +84,7 @@ def evaluate(
 
 
 def _masked_text(lineup: Lineup, corpus: Corpus, say: Callable[[str], None]) -> MaskedText:
-    """All of a corpus, as the baseline's tokenizer cuts it."""
+    """Tokenize all of a corpus with the baseline's tokenizer."""
     tokenizer = load_model(lineup.folders[lineup.baseline], Task.MASKED_LM).tokenizer
     whole, cache = corpus.model_copy(update={"heldout": 0.0}), cache_folder() / "tokens"
     found = tokenize_corpus(whole, tokenizer, cache, lineup.seed, say=say).train
@@ -94,19 +99,22 @@ def _evaluate_task(
     columns: Mapping[str, Sequence[str]],
     progress: Callable[[float], None],
 ) -> Evaluation:
-    """Labelled files, or a TaskData; without text to train on, TF-IDF has nothing to learn from.
+    """Score models on labeled files or a TaskData; only the latter has text to train TF-IDF on.
 
     Args:
-        columns: `text` and `label`, of files.
+        columns: Columns of `text` and `label`, for files.
     """
     if isinstance(text, Corpus):
-        raise ValueError(f"text: {task} reads labelled files or a TaskData, not a Corpus")
+        raise ValueError(
+            f"text: {task} can't be scored on a Corpus. Name labeled files, or pass a TaskData."
+        )
     baseline, folders = lineup.baseline, lineup.folders
     for name, folder in folders.items():
         own = task_for(folder, text)
         if own != task:
             raise ValueError(
-                f"{name} does {own} and the baseline {baseline} {task}: give models of one task"
+                f"models: the task of {name} is {own}, and that of the baseline {baseline} is "
+                f"{task}. Name models of one task."
             )
     opened = {name: load_model(f, task, weights=False) for name, f in folders.items()}
     tokenizers = {name: loaded.tokenizer for name, loaded in opened.items()}
@@ -122,10 +130,10 @@ def _evaluate_task(
         data = TaskData.model_validate({**sides, **columns})
         rows = read_for(task, data, load_config(baseline), lineup.seed, every_class=False)
         (test, told), learnt = tokenize_test(rows, tokenizers[baseline]), None
-        warnings = [  # nobody named a side of plain files
+        warnings = [  # plain files have no sides
             one.replace(" of dev", "").replace("data.max_length", "the models take") for one in told
         ]
-    # each model's texts as its own tokenizer cuts them, whatever the two have in common
+    # each model's tokens are its own tokenizer's, whatever the two have in common
     own_tests = {n: tokenize_test(rows, t)[0] for n, t in tokenizers.items() if n != baseline}
     case = Case(task, rows.labels, test, learnt, own_tests)
     scored = evaluate_task(lineup, case, Evaluate(), data.metric, progress)
@@ -133,7 +141,7 @@ def _evaluate_task(
 
 
 def task_for(model: Folder, text: Text) -> Task:
-    """A model's task; of a sentence encoder the labelled one, where there are labels."""
+    """Return a model's task; for a sentence encoder with labels, sentence_similarity."""
     task = task_of(model)
     labelled = task == Task.SENTENCE_EMBEDDING and isinstance(text, TaskData)
     return Task.SENTENCE_SIMILARITY if labelled else task
@@ -146,7 +154,7 @@ def corpus_of(
     columns: Sequence[str] = ("text",),
     unit: str = "line",
 ) -> Corpus | TaskData:
-    """Files as a corpus whose texts are cut at 128 tokens, or where the models' inputs end."""
+    """Return files as a corpus, cut at 128 tokens or the smallest maximum sequence length."""
     if isinstance(text, (Corpus, TaskData)):
         return text
     opened = [load_model(m, task, untrained_head=True, weights=False) for m in models]

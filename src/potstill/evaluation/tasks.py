@@ -1,4 +1,4 @@
-"""Scores of task models on labelled examples, beside the teacher, the plain twin and guessing."""
+"""Score models with a task's head on labeled examples, and trivial baselines with them."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def evaluate_task(
     metric: str | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Evaluation:
-    """Scores of each model, retention against the baseline, and what trivial means reach.
+    """Score each model and trivial baselines, and compare them with the baseline.
 
-    A model that was trained several times scores the mean of its trainings. Intervals are of the
-    examples: what other ones would have given these models; what other seeds would have given is
-    told by the scores of each (`seeds`).
+    A model with several trainings has their mean score. Intervals are over examples; the scores of
+    each training (`seeds`) show the range over seeds.
 
     Args:
-        case: what is scored. `train` is what TF-IDF, each word's commonest tag and the commonest
-            answer are learnt from; None: the commonest answer is that of `test` itself, and the
-            others are not there.
-        metric: the score that findings speak of; None: the task's own.
+        lineup: Names the models, with all their trainings.
+        case: Holds what is scored. Trivial baselines learn from `train`; if it is None, only the
+            most frequent answer is scored, that of `test` itself.
+        settings: Limits the number of examples.
+        metric: The score of `differences` and `findings`; None: the task's own.
+        progress: Receives the finished fraction, 0 to 1.
 
     Returns:
-        As result.json: see docs on tasks.
+        What result.json has; see docs/tasks.md.
 
     Raises:
-        ValueError: a model of other labels, or questions that one tokenizer has room for and
-            another has not.
+        ValueError: A model has other labels, or a question's context fits by one tokenizer only.
     """
     task = case.task
     kind, metric = kind_of(task), metric or task.metric
@@ -78,9 +78,9 @@ def evaluate_task(
 
 
 def _exclusive(lineup: Lineup, case: Case, outputs: Mapping[str, Sequence[Any]]) -> Evaluation:
-    """One example's distribution, and how often each label was given for each, by model.
+    """Return one example's distribution, and each model's confusion matrix.
 
-    Both None where an example may have several labels, a value, or an answer.
+    Both are None unless each example has exactly one label.
     """
     if case.task.problem_type != "single_label_classification":
         return {"softened": None, "confusion": None}
@@ -93,7 +93,7 @@ def _exclusive(lineup: Lineup, case: Case, outputs: Mapping[str, Sequence[Any]])
 
 
 def _outputs(lineup: Lineup, case: Case, progress: Callable[[float], None]) -> dict[str, list[Any]]:
-    """What each training of each model is scored by."""
+    """Return what each training of each model is scored by."""
     kind = kind_of(case.task)
     cut = {name: case.own.get(name, case.test) for name in lineup.order}
     advance = counted(sum(len(lineup.models[name]) * len(cut[name]) for name in cut), progress)
@@ -116,7 +116,7 @@ def _models(
     scored: Mapping[str, Runs],
     metric: str,
 ) -> dict[str, Any]:
-    """Each model's scores, and how alike its answers and the baseline's are, right or wrong."""
+    """Return each model's scores, and how far its answers agree with the baseline's."""
     kind, base = kind_of(case.task), outputs[lineup.baseline][0]
     found: dict[str, Any] = {}
     for name in lineup.order:
@@ -137,9 +137,9 @@ def _check_same_items(case: Case) -> None:
         if test.items is None or own.items is None or own.items.texts == test.items.texts:
             continue
         raise ValueError(
-            f"{name}: by its tokenizer {own.items} questions leave room for their context, by "
-            f"the baseline's {test.items}: raise data.max_length or lower data.stride, so "
-            "that none is left out"
+            f"data.max_length: {len(own.items)} questions leave room for their context with the "
+            f"tokenizer of {name}, and {len(test.items)} with the baseline's. Raise "
+            "data.max_length, or lower data.stride."
         )
 
 
@@ -150,10 +150,10 @@ def _in_order(
     examples: Examples,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """`head_outputs`, the columns in the order of `labels` whatever the model's own order is.
+    """Return `head_outputs` with columns in the order of `labels`, not the model's own.
 
     Raises:
-        ValueError: the model has other labels.
+        ValueError: The model has other labels.
     """
     outputs = head_outputs(loaded, examples, progress)
     if not task.has_labels:
@@ -163,8 +163,8 @@ def _in_order(
         return outputs
     if sorted(names) != sorted(labels):
         raise ValueError(
-            f"{loaded.name}: its labels are {', '.join(names)}, and the baseline's "
-            f"{', '.join(labels)}: give models of the same labels"
+            f"evaluate.models: the labels of {loaded.name} are {', '.join(names)}, and the "
+            f"baseline's are {', '.join(labels)}. Name models with the same labels."
         )
     return outputs[:, [names.index(label) for label in labels]]
 

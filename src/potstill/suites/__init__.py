@@ -1,7 +1,7 @@
-"""Public suites of tasks: models fine-tuned on the same tasks, and what was kept.
+"""Fine-tune models on the tasks of a public suite, and compare their scores with a baseline's.
 
-`catalog.py` has GLUE, IMDb and SQuAD as data, `data.py` their files as examples, `trials.py` one
-model on one task with one seed, `runner.py` all of them together.
+`catalog.py` lists GLUE, IMDb and SQuAD as data, `data.py` reads their files as examples,
+`trials.py` runs one model on one task with one seed, and `runner.py` runs all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Public suites of tasks, as data: files, columns, labels, metrics, and how each is fine-tuned."""
+"""List the suites' tasks as data: files, columns, labels, metrics, settings of fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Literal, NamedTuple
 from potstill.recipe import Task, Training
 
 SuiteName = Literal["glue", "imdb", "squad", "squad2"]
-# tsv: a table; folders: a folder a label, in it a .txt file a text; squad: SQuAD's own JSON.
+# tsv: a table; folders: a folder per label with a .txt file per text; squad: SQuAD's own JSON.
 Layout = Literal["tsv", "folders", "squad"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a task's data.
+    """Locate one part of a task's data.
 
     Attributes:
-        files: below the data folder, as it is published; of several the first that is there.
-        hub: name of the split on the hub.
+        files: Paths below the data folder, as published; the first that exists counts.
+        hub: Name of the split on the hub.
     """
 
     files: tuple[str, ...]
@@ -27,7 +27,7 @@ class Split:
 
 
 class Hub(NamedTuple):
-    """A data set of the hub at one revision, which never changes."""
+    """Name a dataset of the hub at one revision, which never changes."""
 
     name: str
     config: str | None
@@ -39,18 +39,18 @@ class Hub(NamedTuple):
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """One task of a suite.
+    """Describe one task of a suite.
 
     Attributes:
-        title: as tables print it.
-        text, label: columns of the official files.
-        labels: as the official files have them, in the order of a head's outputs.
-        metrics: what is reported, of task_metrics' names; the task's score is their mean.
-        scored: what is scored: a suffix of the metrics' names -> its part of the data.
-        header: columns of files that have no header.
-        hub_text, hub_labels: where the hub calls columns or labels (in order) otherwise.
-        batch_size, epochs, learning_rate, max_length: of fine-tuning.
-        small: too few scored examples for a share of the teacher's score to mean much.
+        title: The name in tables.
+        text, label: Columns of the official files.
+        labels: Labels of the official files, in the order of a head's outputs.
+        metrics: Reported metrics; the task's score is their mean.
+        scored: Suffix of the metrics' names -> the part of the data that is scored.
+        header: Columns of files without a header.
+        hub_text, hub_label, hub_labels: The hub's columns and labels (in order), where they differ.
+        batch_size, epochs, learning_rate, max_length: Settings of fine-tuning.
+        small: Whether it has too few scored examples for a meaningful score retention.
     """
 
     name: str
@@ -76,15 +76,15 @@ class SuiteTask:
 
     @property
     def scores(self) -> list[str]:
-        """Names of all that is reported: metrics with their part's suffix."""
+        """Return the names of all reported scores: metrics with their part's suffix."""
         return [f"{metric}{suffix}" for suffix in self.scored for metric in self.metrics]
 
 
 def _glue(title: str, scored: Mapping[str, tuple[str, str]] | None = None, **own: Any) -> SuiteTask:
-    """A task of GLUE: batches of 32, 3 epochs, as Devlin et al. 2019, section 4.1, have them.
+    """Describe a task of GLUE: batches of 32, 3 epochs (Devlin et al. 2019, section 4.1).
 
     Args:
-        scored: suffix -> file and split of the hub; None: those that most tasks have.
+        scored: Suffix -> file and split of the hub; None: those that most tasks have.
     """
     name, parts = title.lower().replace("-", ""), scored or {"": ("dev", "validation")}
     return SuiteTask(
@@ -98,7 +98,7 @@ def _glue(title: str, scored: Mapping[str, tuple[str, str]] | None = None, **own
 
 
 def _squad(name: str, version: str, hub: Hub, batch_size: int, epochs: float) -> SuiteTask:
-    """Settings of Devlin et al. 2019, sections 4.2 and 4.3."""
+    """Describe a SQuAD task: settings of Devlin et al. 2019, sections 4.2 and 4.3."""
     return SuiteTask(
         name,
         f"SQuAD {version}",
@@ -124,8 +124,8 @@ _SQUAD = Hub("rajpurkar/squad", None, "7b6d24c440a36b6815f21b70d25016731768db1f"
 _SQUAD2 = Hub("rajpurkar/squad_v2", None, "3ffb306f725f7d2ce8394bc1873b24868140c412")
 
 SUITES: dict[SuiteName, tuple[SuiteTask, ...]] = {
-    # The smallest learning rate of Devlin et al.; 5 epochs of MRPC and WNLI, as transformers' own
-    # GLUE example has them.
+    # The smallest learning rate of Devlin et al.; 5 epochs for MRPC and WNLI, as in transformers'
+    # own GLUE example.
     "glue": (
         _glue(
             "CoLA",
@@ -192,40 +192,49 @@ SEEDS = 5  # the paper's: its scores are the median of five (Sanh et al. 2019, t
 
 
 def suite_tasks(suite: str, wanted: Sequence[str] | None) -> list[SuiteTask]:
-    """The tasks of a suite, in its order; all of them, or those that are wanted.
+    """Return the wanted tasks of a suite, in the suite's order.
+
+    Args:
+        suite: Names the suite.
+        wanted: Names of tasks; None: all.
 
     Raises:
-        ValueError: no such suite, or no such task in it.
+        ValueError: There is no such suite, or no such task in it.
     """
     if suite not in SUITES:
-        raise ValueError(f"--suite: there is no suite '{suite}'; there are: {', '.join(SUITES)}")
+        raise ValueError(f"--suite: '{suite}' is not a suite. The suites are {', '.join(SUITES)}.")
     tasks = SUITES[suite]
     names = [task.name for task in tasks]
     if wanted is None:
         return list(tasks)
     unknown = next((name for name in wanted if name not in names), None)
     if unknown is not None or not wanted:
-        problem = "no task is named" if unknown is None else f"there is no task '{unknown}'"
-        raise ValueError(f"--tasks: {problem}; {suite} has: {', '.join(names)}")
+        problem = "no task is named" if unknown is None else f"'{unknown}' is not a task of {suite}"
+        raise ValueError(f"--tasks: {problem}. The tasks of {suite} are {', '.join(names)}.")
     return [task for task in tasks if task.name in wanted]
 
 
 def training_of(task: SuiteTask, learning_rate: float | None, epochs: float | None) -> Training:
-    """How a task is fine-tuned, as BERT is: AdamW, 10% warm-up, linear decay, the last weights.
+    """Return a task's training, as BERT's: AdamW, 10% warm-up, linear decay, the last weights.
 
-    No checkpoint is chosen by its score: the examples that would choose are those that are scored.
+    No checkpoint is chosen by its score: it would be chosen on the scored examples.
+
+    Args:
+        task: Has the settings.
+        learning_rate: Replaces the task's own; None: keep it.
+        epochs: Replaces the task's own; None: keep it.
     """
     size = task.batch_size
     return Training(
         epochs=epochs if epochs is not None else task.epochs,
         batch_size=size,
-        # long texts need the memory of many short ones
+        # a long text needs the memory of many short texts
         micro_batch_size=size if task.max_length <= 128 else 8,
         learning_rate=learning_rate if learning_rate is not None else task.learning_rate,
         betas=(0.9, 0.999),
         weight_decay=0.01,
         warmup=0.1,
         clip=1.0,
-        evaluate_every=10**9,  # at the end alone
+        evaluate_every=10**9,  # only at the end
         keep="last",
     )

@@ -1,4 +1,4 @@
-"""A suite's data, from the official files or the hub, as labelled examples in a cache folder."""
+"""Read a suite's official files, or the hub's, as labeled examples in a cache folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from potstill.storage import cache_folder
 from potstill.storage.caches import kept, key_of, read_meta, write_meta
 from potstill.suites.catalog import Split, SuiteTask
 
-_VERSION = 2  # of what is written: raise it when the same files would give other examples
+_VERSION = 2  # raise it when the same files would give other examples
 _WATCHED = 256  # scored examples that training looks at when it ends
 _CHOICE = 11  # seed of the examples that a limit takes: the same ones for all models and seeds
 
@@ -27,12 +27,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class SuiteData:
-    """A task's examples, ready to be read.
+    """Hold a task's examples, ready to be read.
 
     Attributes:
-        folder: of .jsonl files: train, watch, and each of `scored`.
-        counts: examples of each part; `of.PART`: what there would be without a limit;
-            `left_out.PART`: its rows that can't be used.
+        folder: Folder of .jsonl files: train, watch, and each of `scored`.
+        counts: Examples per part; `of.PART`: examples without a limit; `left_out.PART`: rows that
+            can't be used.
     """
 
     task: SuiteTask
@@ -41,7 +41,7 @@ class SuiteData:
 
     @property
     def fingerprint(self) -> str:
-        """Of the examples: the same on every machine."""
+        """Return the hash of the examples: the same on every machine."""
         paths = [str(self.folder / f"{name}.jsonl") for name in self._parts]
         return sources_fingerprint([Files(paths=paths)] if paths else [])
 
@@ -51,15 +51,16 @@ class SuiteData:
 
     @property
     def cut(self) -> dict[str, tuple[int, int]]:
-        """Parts that a limit made smaller: examples that are taken, and all."""
+        """Return the parts that a limit made smaller: number of used and of all examples."""
         sizes = {name: (self.counts[name], self.counts[f"of.{name}"]) for name in self._parts}
         return {name: size for name, size in sizes.items() if size[0] < size[1]}
 
     def to_train(self, max_length: int) -> TaskData:
+        """Return the settings that read the training examples."""
         return self._data("train", "watch", max_length)
 
     def to_score(self, suffix: str, max_length: int) -> TaskData:
-        """One of `task.scored`, alone."""
+        """Return the settings that read only one part of `task.scored`."""
         part = _scored_part(suffix)
         return self._data(part, part, max_length)
 
@@ -81,21 +82,27 @@ class SuiteData:
 
 
 def check_files(tasks: Iterable[SuiteTask], data_dir: Path | None) -> None:
-    """Look for the files that are needed, before any of them is read; None: the hub has them.
+    """Check that all needed files exist, before any is read.
+
+    Args:
+        tasks: The tasks that are run.
+        data_dir: Folder in the official layout; None: the hub, which is not checked.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: A file is missing.
     """
     if data_dir is None:
         return
     if not data_dir.is_dir():
-        raise ValueError(f"--data-dir: {data_dir} is no folder")
+        raise ValueError(
+            f"--data-dir: {data_dir} is not a folder. Name the folder of the official files."
+        )
     for task in tasks:
         for split in (task.train, *task.scored.values()):
             if _place(split, data_dir) is None:
                 raise ValueError(
-                    f"--data-dir: {data_dir} has no {split.files[0]}, which {task.title} needs: "
-                    "put it there as it is published, or leave the task out with --tasks"
+                    f"--data-dir: {data_dir} has no {split.files[0]}, which {task.title} needs. "
+                    "Add the file as published, or name other tasks with --tasks."
                 )
 
 
@@ -105,15 +112,16 @@ def read_suite_task(
     limit: int | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SuiteData:
-    """Read a task's parts, once: they are kept in the cache folder.
+    """Read a task's parts into the cache folder, or find them there.
 
     Args:
-        data_dir: a folder in the official layout; None: the hub, at the pinned revision.
-        limit: examples of each part at most: chosen at random, the same ones each time.
-        say: called with a sentence where what was kept is damaged.
+        task: The task.
+        data_dir: Folder in the official layout; None: the hub, at the pinned revision.
+        limit: Largest number of examples per part, chosen at random with a fixed seed; None: all.
+        say: Receives a sentence if the cache is damaged.
 
     Raises:
-        ValueError: a file or the hub's data can't be read, or the limit leaves a label out.
+        ValueError: A file or the hub's data can't be read, or no example of a label is left.
     """
     scored = {_scored_part(suffix): split for suffix, split in task.scored.items()}
     parts = {"train": task.train, **scored}
@@ -129,11 +137,8 @@ def read_suite_task(
             try:
                 rows, left_out = _usable(task, source)
             except ValueError as error:
-                hub, advice = (
-                    data_dir is None,
-                    "; --data-dir names a folder with the files as published",
-                )
-                raise ValueError(f"{error}{advice if hub else ''}") from None
+                advice = f"{error}".rstrip(".") + ". Name a folder of the files with --data-dir."
+                raise ValueError(advice if data_dir is None else f"{error}") from None
             counts[f"of.{name}"] = len(rows)
             rows = _limited(rows, limit)
             _check_labels(task, name, rows, limit)
@@ -175,16 +180,16 @@ def _source(task: SuiteTask, split: Split, data_dir: Path | None) -> Files | Hub
 
 
 def _usable(task: SuiteTask, source: Files | HubDataset) -> tuple[list[Row], int]:
-    """A part's rows, in our columns; and how many are left out: without a text, or a known label.
+    """Return a part's usable rows, and the number of those without a text or a known label.
 
-    Some lines of the official files are broken; every reader of them leaves those out.
+    Some lines of the official files are broken; every reader of them skips those.
     """
     hub = isinstance(source, HubDataset)
     every = [_row(task, row, hub, number) for number, row in enumerate(_raw(task, source))]
     found = [row for row in every if row is not None]
     if not found:
         name = source.paths[0] if isinstance(source, Files) else f"{source.name}:{source.split}"
-        raise ValueError(f"{name}: no row of it can be used as {task.title}'s")
+        raise ValueError(f"{name}: no row has the texts and a label of {task.title}.")
     return found, len(every) - len(found)
 
 
@@ -202,10 +207,10 @@ def _raw(task: SuiteTask, source: Files | HubDataset) -> Iterator[Mapping[str, A
 
 
 def _table(task: SuiteTask, file: File) -> Iterator[Mapping[str, Any]]:
-    """Lines of a .tsv; a short one lacks its last columns.
+    """Yield the lines of a .tsv by column; a short line lacks its last columns.
 
     Raises:
-        ValueError: the header lacks a column.
+        ValueError: The header lacks a column.
     """
     with file.lines(["utf-8"]) as lines:
         rows = (line.rstrip("\n").split("\t") for line in lines if line.strip())
@@ -213,8 +218,8 @@ def _table(task: SuiteTask, file: File) -> Iterator[Mapping[str, Any]]:
         missing = next((c for c in (*task.text, task.label) if c not in header), None)
         if missing is not None:
             raise ValueError(
-                f"{file.name}:1: no column '{missing}', which {task.title} has as it is "
-                f"published; there are: {', '.join(header)}"
+                f"{file.name}:1: the official column '{missing}' of {task.title} is missing. Use "
+                f"the file as published. Its columns are {', '.join(header)}."
             )
         for fields in rows:
             yield dict(zip(header, fields, strict=False))
@@ -236,7 +241,7 @@ def _row(task: SuiteTask, row: Mapping[str, Any], hub: bool, number: int) -> Row
 
 
 def _label(task: SuiteTask, value: Any) -> str | float | None:
-    """As the official files have it; None where it is none of the task's."""
+    """Return the official label; None if it is not one of the task's."""
     if task.task == Task.REGRESSION:
         try:
             score = float(value)
@@ -264,10 +269,10 @@ def _check_labels(task: SuiteTask, part: str, rows: list[Row], limit: int | None
     found = {row["label"] for row in rows}
     absent = next((label for label in task.labels if label not in found), None)
     if absent is not None:
-        how = f"--limit {limit} leaves" if limit is not None else "the file has"
+        how = f"--limit: {limit} leaves" if limit is not None else "--data-dir: the files have"
         raise ValueError(
-            f"{task.title}: {how} no example of the label '{absent}' to train on: "
-            + ("raise --limit" if limit is not None else "take the file as it is published")
+            f"{how} no training example of {task.title} with the label '{absent}'. "
+            + ("Raise --limit." if limit is not None else "Use the files as published.")
         )
 
 

@@ -1,4 +1,4 @@
-"""The models that take part in a suite: what they are called, and what of them is fine-tuned."""
+"""Name the models that take part in a suite, and prepare them for fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from potstill.suites.catalog import SuiteTask
 from potstill.suites.trials import Entrant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_GENERIC = {"model", "student", "teacher", "onnx"}  # folders' names that don't tell models apart
+_GENERIC = {"model", "student", "teacher", "onnx"}  # names of folders that do not identify a model
 Folder = str | os.PathLike[str]
 
 
 def named_models(
     models: Sequence[Folder] | Mapping[str, Folder], baseline: Folder
 ) -> dict[str, str]:
-    """Name -> where the model is, the baseline's first.
+    """Return name -> place of the model, the baseline's first.
+
+    Args:
+        models: Places, each as `name_and_place` reads it, or name -> place.
+        baseline: Place of the baseline.
 
     Raises:
-        ValueError: two of one name, or a name that is none.
+        ValueError: Two models have the same name, or a name has other characters than allowed.
     """
     pairs = [name_and_place(os.fspath(baseline))]
     if isinstance(models, Mapping):
@@ -38,15 +42,15 @@ def named_models(
     for name, place in pairs:
         if name in found:
             raise ValueError(
-                f"two models would be called '{name}' ({found[name]} and {place}): name one, as in "
-                f"other={place}"
+                f"models: {found[name]} and {place} would both be named '{name}'. Give one a name, "
+                f"as in other={place}."
             )
         found[name] = place
     return found
 
 
 def name_and_place(spec: str) -> tuple[str, str]:
-    """`NAME=FOLDER`, or a folder that is called by its own name or by that of its run."""
+    """Read `NAME=FOLDER`, or name a folder after itself or its run."""
     name, equals, place = spec.partition("=")
     if equals and not Path(spec).exists():
         return _checked_name(name), place
@@ -60,20 +64,21 @@ def name_and_place(spec: str) -> tuple[str, str]:
 def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"'{name}' can't be a model's name: take letters, digits, '.', '_' and '-'"
+            f"models: '{name}' can't name a model. Use letters, digits, '.', '_' and '-'."
         )
     return name
 
 
 def open_entrants(named: Mapping[str, str], work: Path, notes: list[str]) -> list[Entrant]:
-    """Models as they are fine-tuned: without the head of a task that they have learnt before.
+    """Open models for fine-tuning, without the head of a task that they were trained on before.
 
     Args:
-        named: as `named_models` gives them.
-        work: copies without a head are written here, and `notes` says of which.
+        named: As `named_models` returns them.
+        work: Folder for copies without a head.
+        notes: Receives a sentence per copy.
 
     Raises:
-        ValueError: no model folder, or an .onnx file.
+        ValueError: A place is not a model folder, or is an .onnx file.
     """
     folders = {name: _folder(name, spec) for name, spec in named.items()}
     return [_entrant(name, folder, work, notes) for name, folder in folders.items()]
@@ -82,8 +87,8 @@ def open_entrants(named: Mapping[str, str], work: Path, notes: list[str]) -> lis
 def _folder(name: str, spec: str) -> Path:
     if is_onnx(spec):
         raise ValueError(
-            f"{spec}: an .onnx file can't be fine-tuned, which a suite does with every model: give "
-            "the model folder it was exported from"
+            f"models: {spec} is an .onnx file, and a suite fine-tunes every model. Name the model "
+            "folder that it was exported from."
         )
     return model_folder(name, Teacher(model=spec))
 
@@ -98,8 +103,7 @@ def _entrant(name: str, folder: Path, work: Path, notes: list[str]) -> Entrant:
     shutil.rmtree(body, ignore_errors=True)
     save_model(loaded, body)
     notes.append(
-        f"{name} was fine-tuned before ({task}): its head is left out, and each task's own is "
-        "trained with the rest"
+        f"{name} was fine-tuned before ({task}); its head is replaced by a new one for each task"
     )
     return Entrant(name, body, digest)
 
@@ -107,10 +111,15 @@ def _entrant(name: str, folder: Path, work: Path, notes: list[str]) -> Entrant:
 def max_lengths(
     tasks: Sequence[SuiteTask], entrants: Sequence[Entrant], notes: list[str]
 ) -> dict[str, int]:
-    """Tokens of an input by task, the same for all models; each is opened without its weights.
+    """Return task -> maximum sequence length, the same for all models; weights are not loaded.
+
+    Args:
+        tasks: The tasks that are run.
+        entrants: The models.
+        notes: Receives a sentence if a task's own length is too long for a model.
 
     Raises:
-        ValueError: a model that can't be given a task's head.
+        ValueError: A model can't be given a task's head.
     """
     found, shortened = {}, []
     for task in tasks:
@@ -126,7 +135,7 @@ def max_lengths(
             shortened.append(f"{task.title} ({found[task.name]} instead of {task.max_length})")
     if shortened:
         notes.append(
-            f"inputs are cut at as many tokens as every model has positions for: "
+            f"inputs are cut at the smallest maximum sequence length of the models: "
             f"{', '.join(shortened)}"
         )
     return found

@@ -1,4 +1,4 @@
-"""A suite for several models: every task and seed, then medians, averages and what was kept."""
+"""Run all tasks and seeds of a suite for several models, and write their scores and retention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRAINING = {
 
 @dataclass(frozen=True)
 class _Task:
-    """A task with its examples, and how all models are fine-tuned on it."""
+    """Hold a task, its examples, and how all models are fine-tuned on it."""
 
     task: SuiteTask
     data: SuiteData
@@ -38,14 +38,14 @@ class _Task:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Part of the examples -> its rows that can't be used."""
+        """Return part of the examples -> number of rows that can't be used."""
         ends = {key.partition("left_out.")[2]: count for key, count in self.data.counts.items()}
         return {part: count for part, count in ends.items() if part}
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is run: tasks, models, seeds."""
+    """Hold what is run: tasks, models, seeds."""
 
     suite: str
     tasks: dict[str, _Task]
@@ -61,7 +61,7 @@ class _Plan:
 
     @property
     def partial(self) -> list[str]:
-        """Why this is a quick look, and not the suite; empty if it is the suite."""
+        """Return the reasons why this is only a part of the suite; empty for the whole suite."""
         every = len(suite_tasks(self.suite, None))
         reasons = []
         if len(self.tasks) < every:
@@ -90,28 +90,32 @@ def evaluate_suite(
     output: Folder | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune models and a baseline on a suite's tasks, score them, and say what was kept.
+    """Fine-tune models and a baseline on a suite's tasks, and compare their scores.
 
-    What is finished is kept in the output folder: the same call goes on where it stopped, and a
-    changed model, setting or file is trained on anew.
+    Finished trainings stay in the output folder: the same call resumes where it stopped, and only
+    trains again what has another model, setting or file.
 
     Args:
-        models, baseline: folders, `package:NAME/...` or hub names, of encoders, masked-LM models,
-            or fine-tuned ones, whose body alone counts; `NAME=FOLDER` names one, or a mapping.
+        models: Folders, `package:NAME/...` or hub names of encoders, masked-LM models or fine-tuned
+            models, whose head is replaced; `NAME=FOLDER` or a mapping gives them names.
+        baseline: The model that the others are compared with, given in the same way.
         suite: glue, imdb, squad or squad2.
-        data_dir: a folder in the official layout; None: the hub, at a pinned revision.
-        tasks: some of the suite's; None: all.
-        seeds: trainings of each model on each task, with the seeds 1, 2, ...
-        limit: examples of each part of a task's data at most.
-        learning_rate, epochs: of all tasks; None: each task's own (see suites).
-        threads: of torch; None: as they are.
-        output: None: runs/suites/<suite>.
+        data_dir: Folder in the official layout; None: the hub, at a pinned revision.
+        tasks: Names of some of the suite's tasks; None: all.
+        seeds: Number of trainings per model and task, with the seeds 1, 2, ...
+        limit: Largest number of examples per part of a task's data; None: all.
+        learning_rate: For all tasks; None: each task's own.
+        epochs: For all tasks; None: each task's own.
+        threads: Threads of torch; None: unchanged.
+        output: Folder of the result; None: runs/suites/<suite>.
+        reporter: Receives progress and notes; None: nobody.
 
     Returns:
         What is written as suite.json; see docs/suites.md.
 
     Raises:
-        ValueError: bad input. TrainingFailed, Interrupted: see training.
+        ValueError: A model, a file or a setting can't be used.
+        TrainingFailed, Interrupted: As in training.
     """
     _check_numbers(seeds, limit, learning_rate, epochs)
     chosen = suite_tasks(suite, tasks)
@@ -144,14 +148,18 @@ def _check_numbers(
     seeds: int, limit: int | None, learning_rate: float | None, epochs: float | None
 ) -> None:
     if seeds < 1:
-        raise ValueError(f"--seeds: {seeds} is less than one training: give 1 or more")
+        raise ValueError(f"--seeds: {seeds} is less than one training. Set it to 1 or more.")
     if limit is not None and limit < 1:
-        raise ValueError(f"--limit: {limit} leaves no example: give 1 or more")
+        raise ValueError(f"--limit: {limit} leaves no example. Set it to 1 or more.")
     for key, value in (("--learning-rate", learning_rate), ("--epochs", epochs)):
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{key}: {value:g} is not a number above 0")
+            raise ValueError(
+                f"{key}: {value:g} is not a number above 0. Set it to a finite number above 0."
+            )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("a suite runs in one process: start it without torchrun or accelerate")
+        raise ValueError(
+            "--suite: a suite runs in one process. Start it without torchrun or accelerate launch."
+        )
 
 
 def _read(
@@ -166,7 +174,7 @@ def _read(
 
 # --- the work -------------------------------------------------------------------------------------
 
-_Found = dict[str, dict[str, list[dict[str, Any]]]]  # model -> task -> a score.json for each seed
+_Found = dict[str, dict[str, list[dict[str, Any]]]]  # model -> task -> a score.json per seed
 
 
 def _trials(plan: _Plan, reporter: Reporter) -> _Found:
@@ -179,7 +187,7 @@ def _trials(plan: _Plan, reporter: Reporter) -> _Found:
         reporter.stage(number, len(every), title, known is not None)
         if known is None:
             if trial.replaces:
-                reporter.say(f"{title}: model, data or settings are not those of before")
+                reporter.say(f"{title}: model, data or settings have changed since the last run")
             known = run_trial(trial, reporter)
         found[entrant.name][own.task.name].append(known)
     return found
@@ -247,14 +255,14 @@ def _settings(plan: _Plan, hub: bool) -> dict[str, Any]:
 
 
 def _notes(plan: _Plan, sure: Mapping[str, Mapping[str, bool]], found: _Found) -> list[str]:
-    """What a reader must not miss, in sentences."""
+    """Return what limits the claims of the result, in sentences."""
     baseline = plan.entrants[0].name
     told = []
     unsure = [own.task.title for name, own in plan.tasks.items() if not sure[name]["score"]]
     if unsure:
         told.append(
-            f"no retention on {', '.join(unsure)}: {baseline} does not score above a constant "
-            "answer beyond doubt"
+            f"no retention on {', '.join(unsure)}: {baseline} does not score significantly better "
+            "than a constant answer"
         )
     small = {name: own.task.title for name, own in plan.tasks.items() if own.task.small}
     if small:
@@ -263,7 +271,7 @@ def _notes(plan: _Plan, sure: Mapping[str, Mapping[str, bool]], found: _Found) -
         told.append(f"too few scored examples for claims about retention: {', '.join(shown)}")
     for key, own in plan.tasks.items():
         for part, count in own.left_out.items():
-            told.append(f"{own.task.title}: {count} rows of {part} can't be used: left out")
+            told.append(f"{own.task.title}: {count} rows of {part} can't be used and are skipped")
         for name, trials in found.items():
             for part, count in trials[key][0]["left_out"].items():
                 told.append(f"{own.task.title}: {count} rows of {part} are not scored for {name}")

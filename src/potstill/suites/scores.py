@@ -1,4 +1,4 @@
-"""A suite's scores: medians over seeds, averages over tasks, shares of the baseline's."""
+"""Summarize a suite's scores: medians over seeds, averages over tasks, score retention."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from potstill.suites.catalog import SuiteTask
 
-Trials = Sequence[Mapping[str, Any]]  # of one model and task, a score.json for each seed
+Trials = Sequence[Mapping[str, Any]]  # one model and task, a score.json per seed
 _SCORE = "score"
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """The median of a model's seeds, the least and the greatest, and all of them in order."""
+    """Return median, minimum and maximum of a model's seeds, and all of them in order."""
     return {
         "median": float(np.median(values)),
         "min": min(values),
@@ -24,9 +24,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def task_result(task: SuiteTask, trials: Trials) -> dict[str, dict[str, Any]]:
-    """Each metric over seeds; `score` is the mean of a task's metrics, as GLUE has it.
+    """Summarize each metric over seeds; `score` is the mean of a task's metrics, as in GLUE.
 
-    The median is of each seed's own score, not the mean of the metrics' medians.
+    Its median is that of the seeds' scores, not the mean of the metrics' medians.
     """
     found = {name: spread([one["scores"][name] for one in trials]) for name in task.scores}
     means = [float(np.mean([one["scores"][name] for name in task.scores])) for one in trials]
@@ -34,10 +34,10 @@ def task_result(task: SuiteTask, trials: Trials) -> dict[str, dict[str, Any]]:
 
 
 def is_above_constant(task: SuiteTask, trials: Trials) -> dict[str, bool]:
-    """Whether a model scores more than any constant answer does, beyond doubt, by each metric.
+    """Check by each metric whether a model is significantly better than any constant answer.
 
-    That is where the lower end of a score's 95% interval, the median of the seeds', is above it;
-    the task's own score is where all its metrics are.
+    It is where the lower bound of the score's 95% confidence interval (the median over seeds) is
+    above the constant answer's score; for the task's own score all metrics have to be.
     """
     found = {}
     for name in task.scores:
@@ -47,9 +47,9 @@ def is_above_constant(task: SuiteTask, trials: Trials) -> dict[str, bool]:
 
 
 def averages(medians: Mapping[str, float]) -> dict[str, float | None]:
-    """The mean of tasks' scores, with and without WNLI; None of no task.
+    """Return the mean of tasks' scores, with and without WNLI; None if there is no task.
 
-    Most leave WNLI out: few models are above its commonest label (Devlin et al. 2019, section 4.1).
+    Most papers omit WNLI: few models beat its majority class (Devlin et al. 2019, section 4.1).
     """
     others = [score for name, score in medians.items() if name != "wnli"]
     every = list(medians.values())
@@ -64,17 +64,18 @@ def retention(
     base: Mapping[str, Mapping[str, Any]],
     sure: Mapping[str, Mapping[str, bool]],
 ) -> dict[str, Any]:
-    """A model's medians as shares of the baseline's.
+    """Divide a model's medians by the baseline's.
 
     Args:
-        own, base: task -> `task_result`, of the model and of the baseline.
-        sure: task -> `is_above_constant` of the baseline.
+        own: Task -> `task_result` of the model.
+        base: Task -> `task_result` of the baseline.
+        sure: Task -> `is_above_constant` of the baseline.
 
     Returns:
-        `tasks`: task -> metric -> share, None where the baseline is not sure to be above a constant
-        answer. `overall`: of the averages, `all` and `without_wnli` as papers print them, which
-        hold what both models have by chance; `above_constant` of the tasks alone where the baseline
-        is above.
+        `tasks`: task -> metric -> retention, None where the baseline is not significantly above a
+        constant answer. `overall`: retention of the averages; `all` and `without_wnli` as in
+        papers, with what both models score by chance, and `above_constant` over the tasks where
+        the baseline is above.
     """
     tasks = {
         task: {
@@ -98,7 +99,7 @@ def _medians(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def model_result(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A model's part of a suite's result."""
+    """Return a model's part of a suite's result."""
     return {"tasks": dict(tasks), "average": averages(_medians(tasks))}
 
 

@@ -1,4 +1,4 @@
-"""One model fine-tuned on one task of a suite with one seed: its scores, kept for the next time."""
+"""Fine-tune one model on one task of a suite with one seed, and store its scores."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _RESAMPLING = 5
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model that takes part in a suite.
+    """Hold a model that takes part in a suite.
 
     Attributes:
-        body: the folder that is fine-tuned: the model's own, or its copy without a task's head.
-        digest: of the model that was given.
+        body: Folder that is fine-tuned: the model's own, or its copy without a task's head.
+        digest: Hash of the model that was named.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fine-tuning, and where it is kept.
+    """Hold what one fine-tuning depends on, and its place.
 
     Attributes:
-        folder: of the model and the task; each trial has a folder of its own in it.
+        folder: Folder of the model and the task, with a folder per trial.
     """
 
     entrant: Entrant
@@ -56,17 +56,18 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Of all that decides the scores."""
+        """Return the hash of all that determines the scores."""
         settings = digested(self.training)
         data = [self.data.task.name, self.data.fingerprint]
         return key_of([VERSION, self.entrant.digest, data, settings, self.max_length, self.seed])
 
     @property
     def place(self) -> Path:
+        """Return the trial's folder."""
         return self.folder / f"seed-{self.seed}-{self.key[:8]}"
 
     def known(self) -> dict[str, Any] | None:
-        """Its score, where it has been run; None else."""
+        """Return the content of score.json; None if the trial is not finished."""
         try:
             found = read_json(self.place / SCORE)
             return dict(found) if found["key"] == self.key else None
@@ -75,13 +76,13 @@ class Trial:
 
     @property
     def replaces(self) -> bool:
-        """Whether the same model, task and seed was run with other weights, data or settings."""
+        """Check whether model, task and seed were run with other weights, data or settings."""
         former = self.folder.glob(f"seed-{self.seed}-*/{SCORE}")
         return any(path.parent != self.place for path in former)
 
 
 class _Bar(Silent):
-    """The progress of a training alone: what it says would be said for every seed."""
+    """Pass on only the progress of a training: its notes would repeat for every seed."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -91,15 +92,20 @@ class _Bar(Silent):
 
 
 def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
-    """Fine-tune and score a model, or take up where an interrupted trial was.
+    """Fine-tune a model and score it, or resume an interrupted trial.
+
+    Args:
+        trial: What is trained and scored.
+        reporter: Receives the progress of the training.
 
     Returns:
-        As score.json: `scores`, `low` (lower ends of their 95% intervals) and `constant` (see
-        evaluation_tasks.constant_scores), each by the names of `SuiteTask.scores`; `examples`;
-        `left_out`; `steps`, `tokens`, `seconds` of the training.
+        The content of score.json: `scores`, `low` (lower bounds of their 95% confidence intervals;
+        the score if it has none) and `constant` (see `constant_scores`), each by
+        `SuiteTask.scores`; `examples`; `left_out`; `steps`, `tokens`, `seconds` of the training.
 
     Raises:
-        ValueError: bad input. TrainingFailed, Interrupted: see training.
+        ValueError: A model or its data can't be used.
+        TrainingFailed, Interrupted: As in training.
     """
     task, place = trial.data.task, trial.place
     place.mkdir(parents=True, exist_ok=True)
@@ -121,7 +127,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
     trained = read_json(place / "training" / "result.json")
     found |= {key: trained[key] for key in ("steps", "tokens", "seconds")}
     found["examples"]["train"] = trained["data"]["counts"]["train.examples"]
-    # a copy: without it the training would not be whole, and done again where this stops here
+    # a copy: if this process stops here, a training without its log would run again
     shutil.copy2(place / "training" / "log.jsonl", place / "log.jsonl")
     write_json(place / SCORE, found)
     shutil.rmtree(place / "training")  # five seeds of nine tasks would fill a disk with weights
@@ -147,7 +153,7 @@ def _score(trial: Trial, loaded: LoadedModel, suffix: str, found: dict[str, Any]
 def scored_examples(
     trial: Trial, suffix: str, loaded: LoadedModel
 ) -> tuple[Examples, list[str], int]:
-    """A scored part as a model's tokenizer cuts it, the labels, and how many rows are left out."""
+    """Return a scored part, tokenized for a model, its labels, and the number of skipped rows."""
     task = trial.data.task
     settings = trial.data.to_score(suffix, trial.max_length)
     config = load_config(trial.entrant.body)

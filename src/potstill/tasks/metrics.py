@@ -1,8 +1,8 @@
-"""Scores of tasks, each as a function of sums over items, so that intervals need no second pass.
+"""Compute scores of tasks, each as a formula of sums over items.
 
-A metric is what each item adds (its statistics) and a formula of their means. A bootstrap then only
-weighs the items anew, and a score that is no mean of items (F1, a correlation) has an interval all
-the same.
+A metric is what each item adds (its statistics) and a formula of their means. A bootstrap only
+changes the items' weights, so a score that is not a mean of items (F1, a correlation) has an
+interval, too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from potstill.recipe import Task
 
 Array = np.ndarray
 
-# Of the distribution that the report shows softened.
+# Temperatures at which the report shows one distribution.
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model's answers by one metric.
+    """Hold one model's answers by one metric.
 
     Attributes:
-        items_NS: what each of N items adds.
-        formula: means [... x S] -> score [...].
+        items_NS: What each of N items adds.
+        formula: Means [... x S] -> score [...].
     """
 
     items_NS: Array
@@ -43,13 +43,13 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Case(Generic[E]):
-    """The examples that answers are scored on.
+class Case:
+    """Hold the examples that answers are scored on.
 
     Attributes:
-        labels: names, in the order of the outputs.
-        train: what trivial means learn from, where there is something.
-        own: model -> `test` as its own tokenizer cuts the texts, where that is another one.
+        labels: Names, in the order of the outputs.
+        train: What trivial baselines learn from; None: there is nothing.
+        own: Model -> `test` tokenized by the model's own tokenizer, where that is another.
     """
 
     task: Task
@@ -59,7 +59,7 @@ class Case(Generic[E]):
     own: Mapping[str, Examples] = field(default_factory=dict)
 
     def first(self, most: int) -> Case:
-        """The same with at most so many examples to score."""
+        """Keep only the first `most` examples to score."""
         own = {name: examples.first(most) for name, examples in self.own.items()}
         return replace(self, test=self.test.first(most), own=own)
 
@@ -67,11 +67,12 @@ class Case(Generic[E]):
 def best_constant(
     classes: int, count: int, scores: Callable[[Array], Mapping[str, Scored]]
 ) -> dict[str, float]:
-    """The most that always giving one label scores, by metric.
+    """Return the best score of always giving the same label, by metric.
 
     Args:
-        count: how many outputs there are.
-        scores: of outputs [count x classes].
+        classes: Number of labels.
+        count: Number of outputs.
+        scores: Scores outputs [count x classes].
     """
     each = [scores(np.tile(one, (count, 1))) for one in np.eye(classes)]
     return {name: max(scored[name].value for scored in each) for name in each[0]}
@@ -81,42 +82,42 @@ def best_constant(
 
 
 def accuracy(gold_N: Array, predicted_N: Array) -> Scored:
-    """The share of items whose label is right."""
+    """Return the fraction of items whose label is right."""
     return mean((gold_N == predicted_N).astype(float))
 
 
 def f1(gold_N: Array, predicted_N: Array) -> Scored:
-    """F1 of the label 1, as GLUE reports it for MRPC and QQP: 2 tp / (2 tp + fp + fn)."""
+    """Return F1 of the label 1, as GLUE does for MRPC and QQP: 2 tp / (2 tp + fp + fn)."""
     return micro_f1(gold_N[:, None] == 1, predicted_N[:, None] == 1)
 
 
 def macro_f1(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
-    """The mean over classes of F1; a class that is neither there nor predicted counts 0."""
+    """Return the mean F1 over classes; a class that is neither gold nor predicted counts 0."""
     return Scored(_by_class(gold_N, predicted_N, classes), _macro_f1)
 
 
 def matthews(gold_N: Array, predicted_N: Array, classes: int) -> Scored:
-    """Matthews' correlation of gold and prediction, CoLA's score; 0 where either never varies.
+    """Return Matthews' correlation, CoLA's score; 0 where gold or prediction never varies.
 
-    Of several classes R_K (Gorodkin 2004).
+    For more than two classes it is R_K (Gorodkin 2004).
     """
     return Scored(_by_class(gold_N, predicted_N, classes), _matthews)
 
 
 def micro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
-    """F1 over all (item, label) pairs of multi-label answers (bool)."""
+    """Return F1 over all (item, label) pairs of multi-label answers (bool)."""
     parts = [gold_NC & predicted_NC, gold_NC, predicted_NC]
     return Scored(np.stack([part.sum(axis=1) for part in parts], axis=1).astype(float), _f1)
 
 
 def multi_label_macro_f1(gold_NC: Array, predicted_NC: Array) -> Scored:
-    """The mean over labels of F1 of multi-label answers (bool)."""
+    """Return the mean F1 over labels of multi-label answers (bool)."""
     parts = [gold_NC & predicted_NC, gold_NC, predicted_NC]
     return Scored(np.concatenate(parts, axis=1).astype(float), _macro_f1)
 
 
 def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
-    """The share of items whose labels are all right, none too many."""
+    """Return the fraction of items with exactly the right labels."""
     return mean((gold_NC == predicted_NC).all(axis=1).astype(float))
 
 
@@ -124,11 +125,10 @@ def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
 
 
 def overlap(counts_N3: Array) -> dict[str, Scored]:
-    """F1, precision and recall over all items' entities.
+    """Return F1, precision and recall over all items' entities.
 
     Args:
-        counts_N3: of each item, the entities that are right, those that are there, those that are
-            given.
+        counts_N3: Per item, the number of right, of gold and of predicted entities.
     """
     items = counts_N3.astype(float)
     return {
@@ -139,12 +139,12 @@ def overlap(counts_N3: Array) -> dict[str, Scored]:
 
 
 def ratio(counts_N2: Array) -> Scored:
-    """A share over all items' parts: those that are right, and how many there are."""
+    """Return the fraction of right parts over all items; counts are right parts, and all parts."""
     return Scored(counts_N2.astype(float), lambda m: _ratio(m[..., 0], m[..., 1]))
 
 
 def mean(values_N: Array) -> Scored:
-    """A score that is the mean of the items' own."""
+    """Return the mean of the items' own values."""
     return Scored(values_N[:, None].astype(float), lambda means: means[..., 0])
 
 
@@ -152,21 +152,21 @@ def mean(values_N: Array) -> Scored:
 
 
 def pearson(gold_N: Array, predicted_N: Array) -> Scored:
-    """Pearson's correlation; 0 where either never varies."""
+    """Return Pearson's correlation; 0 where either never varies."""
     x, y = gold_N - gold_N.mean(), predicted_N - predicted_N.mean()
     return Scored(np.stack([x, y, x * x, y * y, x * y], axis=1), _correlation)
 
 
 def spearman(gold_N: Array, predicted_N: Array) -> Scored:
-    """Pearson's correlation of the ranks, ties sharing theirs.
+    """Return Pearson's correlation of the ranks; tied items share the mean of theirs.
 
-    Resamples keep the ranks that items have among all.
+    Resamples keep the ranks that items have among all items.
     """
     return pearson(stats.rankdata(gold_N), stats.rankdata(predicted_N))
 
 
 def mse(gold_N: Array, predicted_N: Array) -> Scored:
-    """Mean squared error: the lower the better."""
+    """Return the mean squared error: lower is better."""
     return mean((gold_N - predicted_N) ** 2)
 
 
@@ -174,14 +174,14 @@ def mse(gold_N: Array, predicted_N: Array) -> Scored:
 
 
 def _by_class(gold_N: Array, predicted_N: Array, classes: int) -> Array:
-    """[N x 3 classes]: both, gold, predicted."""
+    """Return [N x 3 classes]: both, gold, predicted."""
     every = np.arange(classes)
     gold_NC, predicted_NC = gold_N[:, None] == every, predicted_N[:, None] == every
     return np.concatenate([gold_NC & predicted_NC, gold_NC, predicted_NC], axis=1).astype(float)
 
 
 def _f1(means: Array) -> Array:
-    """Of both, gold, given: the harmonic mean of precision and recall."""
+    """Return the harmonic mean of precision and recall, from both, gold, predicted."""
     return _ratio(2 * means[..., 0], means[..., 1] + means[..., 2])
 
 
@@ -195,7 +195,7 @@ def _matthews(means: Array) -> Array:
     both, gold, predicted = np.split(means, 3, axis=-1)
     right, chance = both.sum(-1), (gold * predicted).sum(-1)
     spread = (1 - (gold**2).sum(-1)) * (1 - (predicted**2).sum(-1))
-    # the shares of a constant add up to 1 but for rounding
+    # the frequencies of a constant add up to 1, except for rounding
     return _ratio(right - chance, np.sqrt(np.where(spread < 1e-12, 0, spread)))
 
 
@@ -206,14 +206,14 @@ def _correlation(means: Array) -> Array:
 
 
 def _ratio(above: Any, below: Any) -> Array:
-    """above / below, and 0 where nothing is below."""
+    """Return above / below, and 0 where below is 0."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     found: Array = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
     return found
 
 
 def has_words(texts: Sequence[str]) -> bool:
-    """Whether scikit-learn finds a word in any of them: two letters or digits at least."""
+    """Check whether scikit-learn finds a word in any text: at least two letters or digits."""
     words = TfidfVectorizer().build_analyzer()
     return any(words(text) for text in texts)
 
@@ -222,7 +222,7 @@ def has_words(texts: Sequence[str]) -> bool:
 
 
 def softmax(logits: ArrayLike, temperature: float) -> Array:
-    """softmax(logits / temperature) along the last axis."""
+    """Return softmax(logits / temperature) along the last axis."""
     probabilities: Array = special.softmax(np.asarray(logits) / temperature, axis=-1)
     return probabilities
 
@@ -230,11 +230,14 @@ def softmax(logits: ArrayLike, temperature: float) -> Array:
 def softened(
     text: str, candidates: Sequence[str], base_C: Array, student_C: Array, shown: Array
 ) -> dict[str, Any]:
-    """One text's distribution at several temperatures, and the student's, as result.json has it.
+    """Return one text's distribution at several temperatures, and the student's, for result.json.
 
     Args:
-        candidates: names of the classes that are `shown`, by their numbers.
-        base_C, student_C: logits of all classes.
+        text: The text, as readers see it.
+        candidates: Names of the shown classes.
+        base_C: The baseline's logits of all classes.
+        student_C: The student's logits of all classes.
+        shown: Indices of the shown classes.
     """
     shares = {f"{t:g}": softmax(base_C, t)[shown].tolist() for t in TEMPERATURES}
     return {

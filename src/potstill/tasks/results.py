@@ -1,6 +1,6 @@
-"""What stages leave in result.json, as types that writers and readers share.
+"""Type what stages write to result.json, for its writers and its readers.
 
-No key is required: a reader meets the results of older runs, too.
+No key is required: readers also meet results of older runs.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-# part -> score -> value; beside values, `seeds` has those of each training.
+# part -> metric -> value; `seeds` has the values of each training
 Scores = Mapping[str, Mapping[str, Any]]
-Shares = dict[str, dict[str, float]]  # model -> part.score -> share of the baseline's
-Spans = dict[str, dict[str, list[float]]]  # model -> part.score -> [low, high]
+Shares = dict[str, dict[str, float]]  # model -> part.metric -> ratio to the baseline's score
+Spans = dict[str, dict[str, list[float]]]  # model -> part.metric -> [low, high]
 
 
 class Difference(TypedDict, total=False):
-    """The student's score minus another's.
+    """Hold the student's score minus another's.
 
     Attributes:
         score: Its full name, such as `retrieval.mrr`; for a task with labels, `metric` alone.
@@ -30,15 +30,15 @@ class Difference(TypedDict, total=False):
 
 
 class Evaluation(TypedDict, total=False):
-    """What an evaluation found.
+    """Hold what an evaluation found.
 
     Attributes:
-        records: How many items were scored.
+        records: Number of scored items.
         models, references: Model or trivial baseline -> scores.
-        retention, intervals: Scores relative to the baseline's; see `evaluation.retention`.
-        twin: The model that was trained as the student was, without a teacher.
+        retention, intervals: Ratios to the baseline's scores; see `evaluation.retention`.
+        twin: The student's baseline, trained without distillation.
         differences: Twin or reference -> the student's score minus its score.
-        findings: What a reader must not miss, in sentences.
+        findings: Sentences about what the student does not beat.
         softened: One example's distribution at several temperatures.
         examples: What baseline and student answer differently.
         labels, metric, confusion: For a task with labels.
@@ -66,7 +66,7 @@ class Evaluation(TypedDict, total=False):
 
 
 class TextCounts(TypedDict, total=False):
-    """The text or the examples that a training read: counts of what there was, and warnings."""
+    """Count the text or the examples that a training read."""
 
     counts: dict[str, int]
     warnings: list[str]
@@ -74,7 +74,7 @@ class TextCounts(TypedDict, total=False):
 
 
 class Trained(TypedDict, total=False):
-    """What a training left.
+    """Hold what a training found.
 
     Attributes:
         steps, tokens, seconds: Of the training.
@@ -104,7 +104,7 @@ class Trained(TypedDict, total=False):
 
 
 class Ratio(TypedDict, total=False):
-    """A ratio to the baseline: median over rounds, 95% confidence interval, verdict."""
+    """Hold a ratio to the baseline: median over rounds, 95% confidence interval, verdict."""
 
     median: float
     low: float
@@ -113,7 +113,7 @@ class Ratio(TypedDict, total=False):
 
 
 class Ratios(TypedDict, total=False):
-    """A model's speed and size relative to the baseline's; keys are lengths or batch sizes."""
+    """Hold a model's ratios to the baseline; keys are lengths or batch sizes."""
 
     speedup: dict[str, Ratio]
     throughput: Ratio
@@ -124,7 +124,7 @@ class Ratios(TypedDict, total=False):
 
 
 class Measured(TypedDict, total=False):
-    """A model's size, speed and memory; keys are lengths in tokens or batch sizes."""
+    """Hold a model's size, speed and memory; keys are lengths in tokens or batch sizes."""
 
     parameters: int
     multiply_adds: dict[str, int | None]
@@ -139,7 +139,7 @@ class Measured(TypedDict, total=False):
 
 
 class Noise(TypedDict, total=False):
-    """Whether the machine was too busy for the numbers to be trusted, and why."""
+    """Hold whether the machine was too busy to trust the numbers, and why."""
 
     wall_over_cpu: float | None
     noisy: bool
@@ -147,7 +147,7 @@ class Noise(TypedDict, total=False):
 
 
 class Pass(TypedDict, total=False):
-    """A timed pass over texts."""
+    """Hold a timed pass over texts."""
 
     over: str
     columns: list[str] | None
@@ -159,12 +159,12 @@ class Pass(TypedDict, total=False):
     raw_s: dict[str, list[float]]
 
 
-# A keyword of Python can't name an attribute.
+# `pass` is a keyword of Python, which a class body can't declare.
 _WithPass = TypedDict("_WithPass", {"pass": Pass}, total=False)
 
 
 class Benchmarked(_WithPass, total=False):
-    """What a benchmark measured; `raw...` are its samples, `pass` a timed pass over texts."""
+    """Hold what a benchmark measured; `raw...` are its samples, `pass` a pass over texts."""
 
     threads: int
     batch: int

@@ -1,4 +1,4 @@
-"""What scores are called, which way is better, and what the hub calls their task: one table."""
+"""Name scores, their direction and the hub's name of their task, in one table."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 
 class _Score(NamedTuple):
-    """What a score is called.
+    """Name a score.
 
     Attributes:
-        short: Where six models have to fit into 80 columns.
-        headline: In the verdict, which speaks of the first score of the table that has one.
-        is_loss: Whether it is better the lower it is.
+        label: In the report.
+        short: In the terminal, where six models have to fit into 80 columns.
+        headline: In the verdict, which is about the first score of the table that has one.
+        is_loss: Whether lower is better.
     """
 
     label: str
@@ -64,7 +65,7 @@ _SCORES = {
     "agreement.top1": _Score("Agreement of top-1 predictions", "agreement, top-1"),
     "agreement.kl": _Score("KL divergence of predictions", "agreement, KL", is_loss=True),
 }
-# In sentences, without their part; not listed: names that only need spaces.
+# Names of metrics in a sentence; a metric that is not listed only needs spaces.
 _SAID = {
     "mrr": "MRR",
     "recall_at_1": "recall@1",
@@ -93,12 +94,11 @@ OBJECTIVES = {
 _REFERENCES = {
     "tfidf": "TF-IDF",
     "unigram": "unigram",
-    "majority": "commonest answer",
-    "lexicon": "each word's commonest tag",
+    "majority": "most frequent answer",
+    "lexicon": "each word's most frequent tag",
     "sentence": "sentence with most words shared",
 }
-# What the hub calls the task of scores that tell of the model itself, not of its likeness to the
-# baseline.
+# The hub's task of each part; parts that only compare a model with the baseline have none.
 CARD_TASKS = {
     "retrieval": "information-retrieval",
     "masked_lm": "fill-mask",
@@ -116,7 +116,7 @@ _LOSSES = {key.rpartition(".")[2] for key, score in _SCORES.items() if score.is_
 
 
 def label_of(key: str) -> str:
-    """Return what a score, a loss or a reference is called."""
+    """Return the report's name of a score, a loss or a reference."""
     if key in _SCORES:
         return _SCORES[key].label
     named = OBJECTIVES.get(key) or _REFERENCES.get(key)
@@ -124,15 +124,15 @@ def label_of(key: str) -> str:
 
 
 def short_name(key: str) -> str:
-    """Return what a score such as `retrieval.mrr` is called in the terminal's narrow columns."""
+    """Return the terminal's short name of a score such as `retrieval.mrr`."""
     return _SCORES[key].short if key in _SCORES else key.replace(".", " ")
 
 
 def metric_name(metric: str) -> str:
-    """Return what a score is called in a sentence: macro F1 for macro_f1."""
+    """Return a metric's name in a sentence: macro F1 for macro_f1."""
     return _SAID.get(metric, metric.replace("_", " "))
 
 
 def is_loss(key: str) -> bool:
-    """Say whether a score, such as `masked_lm.loss` or `mse`, is better the lower it is."""
+    """Check whether lower is better, for a score such as `masked_lm.loss` or `mse`."""
     return key.rpartition(".")[2] in _LOSSES

@@ -428,8 +428,8 @@ def refused(records: list[Record], settings: Evaluate, message: str) -> None:
 
 def test_too_few_records_are_refused(sentence_teacher: Path) -> None:
     message = (
-        "only 9 distinct held-out records to evaluate on: at least 10 are needed; raise "
-        "corpus.heldout or give corpus.heldout_sources"
+        "corpus.heldout: only 9 distinct records are held out; an evaluation needs at least 10. "
+        "Raise corpus.heldout, or set corpus.heldout_sources."
     )
     refused([*articles(9), *articles(9)], SETTINGS, message)
     refused(articles(24), SETTINGS.model_copy(update={"max_records": 9}), message)
@@ -448,8 +448,8 @@ def test_a_record_without_a_column_is_named(key: str, missing: str) -> None:
     del records[4].columns[missing]
     left = ", ".join(records[4].columns)
     message = (
-        f"text.csv:6: the {key} column '{missing}' is null or missing there (there are: {left}): "
-        "fill it in, or leave the record out"
+        f"text.csv:6: the {key} column '{missing}' is null or missing. Fill it in, or remove the "
+        f"record. Its columns are {left}."
     )
     refused(records, SETTINGS, message)
     # what isn't looked at may be missing
@@ -461,8 +461,8 @@ def test_the_passage_is_the_text_where_nothing_else_is_said() -> None:
     records = [Record({"text": text}, f"text.txt:{i}") for i, text in enumerate(column("body"))]
     check_records(records, Evaluate())
     message = (
-        "text.csv:2: the passage column 'text' is null or missing there (there are: title, body, "
-        "label): fill it in, or leave the record out"
+        "text.csv:2: the passage column 'text' is null or missing. Fill it in, or remove the "
+        "record. Its columns are title, body, label."
     )
     refused([*records, *articles()], Evaluate(), message)
 
@@ -470,7 +470,8 @@ def test_the_passage_is_the_text_where_nothing_else_is_said() -> None:
 def test_labels_too_rare_for_a_probe_are_refused() -> None:
     records = [record(i, f"title {i}", f"body {i}", f"label {max(i - 9, 0)}") for i in range(12)]
     message = (
-        "a linear probe in 5 folds needs 5 records of one label and 2 of another; the commonest "
-        "labels have 10 and 1 records"
+        "evaluate.label: the most frequent labels have 10 and 1 records, and a linear probe in 5 "
+        "folds needs 5 records of one label and 2 of another. Hold out more text, or remove "
+        "evaluate.label."
     )
     refused(records, SETTINGS, message)

@@ -100,7 +100,7 @@ def test_findings_say_what_is_not_beaten() -> None:
     said = {"unigram": "the commonest token"}
     beside = lineup(student="student", twin="plain")
     assert beside.compare(runs, below, {}, "s.mrr", said)["findings"] == [
-        "student does not beat plain, trained without a teacher (MRR)"
+        "student does not beat plain, trained without distillation (MRR)"
     ]
     equal = means({"unigram": np.zeros(40)})
     assert "does not beat the commonest token (MRR)" in " ".join(

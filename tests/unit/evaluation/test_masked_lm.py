@@ -329,10 +329,10 @@ def test_differences_from_the_twin_and_the_unigram(folders: dict[str, Path]) -> 
         low, high = told["interval"]
         assert low <= told["difference"] <= high
     said = " ".join(found["findings"])
-    for name, words in (("plain", "plain, trained"), ("unigram", "the commonest token")):
+    for name, words in (("plain", "plain, trained"), ("unigram", "the most frequent token")):
         beaten = top1["student"] > top1[name] and found["differences"][name]["interval"][0] > 0
         assert (words in said) is not beaten
-    assert said  # at chance: not both are beaten beyond doubt
+    assert said  # at chance: not both are beaten significantly
 
 
 def test_the_softened_example_is_a_softmax_at_each_temperature(
@@ -371,7 +371,10 @@ def test_the_student_is_the_one_named_or_the_last(folders: dict[str, Path]) -> N
 
 
 def test_no_heldout_text_is_refused(teacher: Path) -> None:
-    message = "no held-out text to evaluate on: raise corpus.heldout or give corpus.heldout_sources"
+    message = (
+        "corpus.heldout: no text is held out to evaluate on. Raise corpus.heldout, or set "
+        "corpus.heldout_sources."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate_masked_lm(lineup({"teacher": teacher}), text(tokens([])), Evaluate())
 
@@ -395,8 +398,8 @@ def test_different_vocabularies_are_refused(teacher: Path, tmp_path: Path) -> No
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", mask_token="[MASK]"
     ).save_pretrained(tmp_path)
     message = (
-        "models other and teacher have different vocabularies: their predictions can't be "
-        "compared; name models of one vocabulary, or evaluate before trim_vocabulary"
+        "evaluate.models: other and teacher have different vocabularies, so their predictions are "
+        "not comparable. Name models of one vocabulary, or evaluate before trim_vocabulary."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         evaluate({"teacher": teacher, "other": tmp_path})
@@ -410,8 +413,8 @@ def test_a_model_with_too_few_positions_is_refused(teacher: Path, tmp_path: Path
         BertForMaskedLM(config).save_pretrained(tmp_path / str(limit))
         tiny_tokenizer().save_pretrained(tmp_path / str(limit))
     message = (
-        f"model short has positions for {longest - 1} tokens and the longest held-out sequence "
-        f"has {longest}: lower corpus.max_length to {longest - 1}"
+        f"corpus.max_length: the longest held-out sequence has {longest} tokens, and the maximum "
+        f"sequence length of short is {longest - 1}. Set corpus.max_length={longest - 1}."
     )
     with_short = {"teacher": teacher, "short": tmp_path / str(longest - 1)}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -67,7 +67,7 @@ def test_no_retention_of_a_baseline_that_guesses(sentence_teacher: Path, tmp_pat
     ("scores", "message"),
     [
         ([1, 2, "none"], r"pairs\.tsv:4: label column 'like' holds 'none': a number belongs"),
-        ([1, 2, 3], "3 pairs with 3 different scores: at least 10 pairs"),
+        ([1, 2, 3], r"3 pairs with 3 different scores\. Name files with at least 10 pairs"),
         ([1] * 20, "20 pairs with 1 different scores"),
     ],
 )
@@ -82,7 +82,7 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
         read_pairs(pairs)
     found = read_pairs(pairs.model_copy(update={"on_bad_row": "skip"}))
     assert len(found.first) == 19
-    assert found.left_out == "1 of 20 rows of evaluate.pairs are left out (1 bad_label)"
+    assert found.left_out == "1 of 20 rows of evaluate.pairs are skipped (1 bad_label)"
     assert read_pairs(file(tmp_path, list(range(20)))).left_out == ""
     other = pairs.model_copy(update={"label": "score"})
     with pytest.raises(ValueError, match=r"no column 'score' \(evaluate\.pairs\.label\)"):

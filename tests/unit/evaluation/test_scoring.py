@@ -15,7 +15,10 @@ from potstill.storage import cache_folder
 def test_an_encoder_is_not_scored_against_a_masked_lm_model(
     sentence_teacher: Path, masked_lm_teacher: Path, text_file: Path
 ) -> None:
-    expected = f"^{sentence_teacher} has no masked-LM head and the baseline {masked_lm_teacher} has"
+    expected = (
+        f"^models: {sentence_teacher} has no masked-LM head, and the baseline {masked_lm_teacher} "
+        "has one"
+    )
     with pytest.raises(ValueError, match=expected):
         evaluate([sentence_teacher], masked_lm_teacher, str(text_file))
 
@@ -58,5 +61,7 @@ def test_models_of_two_tasks(sentence_teacher: Path, tmp_path: Path) -> None:
         config.update({"num_labels": labels})
         BertForSequenceClassification(config).save_pretrained(tmp_path / name)
         tiny_tokenizer().save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match=r"one does regression and the baseline .*two class"):
+    with pytest.raises(
+        ValueError, match=r"one is regression, and that of the baseline .*two is class"
+    ):
         evaluate([tmp_path / "one"], tmp_path / "two", "x.tsv")

@@ -39,11 +39,15 @@ def test_rows_are_whole(task: SuiteTask) -> None:
 def test_some_tasks() -> None:
     assert [task.name for task in suite_tasks("glue", ["rte", "cola"])] == ["cola", "rte"]
     assert len(suite_tasks("glue", None)) == 9
-    with pytest.raises(ValueError, match=r"--tasks: there is no task 'colla'; glue has: cola, mn"):
+    with pytest.raises(
+        ValueError, match=r"--tasks: 'colla' is not a task of glue. The tasks of glue are cola, mn"
+    ):
         suite_tasks("glue", ["cola", "colla"])
     with pytest.raises(ValueError, match="--tasks: no task is named"):
         suite_tasks("glue", [])
-    with pytest.raises(ValueError, match=r"no suite 'super'; there are: glue, imdb, squad, squad2"):
+    with pytest.raises(
+        ValueError, match=r"'super' is not a suite. The suites are glue, imdb, squad, squad2"
+    ):
         suite_tasks("super", None)
 
 

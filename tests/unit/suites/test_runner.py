@@ -130,7 +130,10 @@ def test_what_changed_is_trained_anew(sentence_teacher: Path, data: Path, tmp_pa
     assert again(seeds=2).skipped == [True, False]
     changed = again(learning_rate=2e-3)
     assert changed.skipped == [False]
-    assert "WNLI, encoder, seed 1: model, data or settings are not those of before" in changed.said
+    assert (
+        "WNLI, encoder, seed 1: model, data or settings have changed since the last run"
+        in changed.said
+    )
     assert again().skipped == [True]  # the former scores are still there
     assert again(limit=6).skipped == [False]
     (model / "README.md").write_text("a card changes no model")
@@ -224,12 +227,15 @@ def test_bad_input(sentence_teacher: Path, data: Path, tmp_path: Path) -> None:
     refused("--epochs: inf is not a number above 0", epochs=float("inf"))
     refused("--learning-rate: -1 is not a number above 0", learning_rate=-1.0)
     refused("--learning-rate: nan is not a number above 0", learning_rate=float("nan"))
-    refused("there is no suite 'super'", suite="super")
-    refused("there is no task 'x'", tasks=["x"])
+    refused("--suite: 'super' is not a suite", suite="super")
+    refused("--tasks: 'x' is not a task of glue", tasks=["x"])
     refused(r"has no QNLI/train\.tsv", tasks=["qnli"])
     refused("is not a model folder", models=[tmp_path])
-    refused(r"an \.onnx file can't be fine-tuned", models=[tmp_path / "onnx" / "model.onnx"])
-    refused("two models would be called", models=[sentence_teacher])
-    refused("'a b' can't be a model's name", models=[f"a b={sentence_teacher}"])
-    refused("'../up' can't be a model's name", models={"../up": sentence_teacher})
+    refused(
+        r"model\.onnx is an \.onnx file, and a suite fine-tunes",
+        models=[tmp_path / "onnx" / "model.onnx"],
+    )
+    refused("would both be named", models=[sentence_teacher])
+    refused("'a b' can't name a model", models=[f"a b={sentence_teacher}"])
+    refused("'../up' can't name a model", models={"../up": sentence_teacher})
     assert not (tmp_path / "o").exists()
