@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from potstill.data import Examples
+from potstill.data.sequences import Questions
 from potstill.evaluation.lineup import Lineup, counted
 from potstill.evaluation.retention import Runs, mean_score
 from potstill.models import LoadedModel, load_model
@@ -64,7 +65,7 @@ def evaluate_task(
     base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
     return {
         "task": task,
-        "records": len(case.test if case.test.items is None else case.test.items),
+        "records": case.test.items,
         "baseline": lineup.baseline,
         "labels": list(case.labels),
         "metric": metric,
@@ -77,7 +78,7 @@ def evaluate_task(
     }
 
 
-def _exclusive(lineup: Lineup, case: Case, outputs: Mapping[str, Sequence[Any]]) -> Evaluation:
+def _exclusive(lineup: Lineup, case: Case[Any], outputs: Mapping[str, Sequence[Any]]) -> Evaluation:
     """Return one example's distribution, and each model's confusion matrix.
 
     Both are None unless each example has exactly one label.
@@ -92,7 +93,9 @@ def _exclusive(lineup: Lineup, case: Case, outputs: Mapping[str, Sequence[Any]])
     }
 
 
-def _outputs(lineup: Lineup, case: Case, progress: Callable[[float], None]) -> dict[str, list[Any]]:
+def _outputs(
+    lineup: Lineup, case: Case[Any], progress: Callable[[float], None]
+) -> dict[str, list[Any]]:
     """Return what each training of each model is scored by."""
     kind = kind_of(case.task)
     cut = {name: case.own.get(name, case.test) for name in lineup.order}
@@ -131,16 +134,15 @@ def _models(
     return found
 
 
-def _check_same_items(case: Case) -> None:
+def _check_same_items(case: Case[Any]) -> None:
     test = case.test
     for name, own in case.own.items():
-        if test.items is None or own.items is None or own.items.texts == test.items.texts:
-            continue
-        raise ValueError(
-            f"data.max_length: {len(own.items)} questions leave room for their context with the "
-            f"tokenizer of {name}, and {len(test.items)} with the baseline's. Raise "
-            "data.max_length, or lower data.stride."
-        )
+        if isinstance(test, Questions) and own.questions != test.questions:
+            raise ValueError(
+                f"data.max_length: {own.items} questions leave room for their context with the "
+                f"tokenizer of {name}, and {test.items} with the baseline's. Raise "
+                "data.max_length, or lower data.stride."
+            )
 
 
 def _in_order(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.data import Examples
+from potstill.data.sequences import Questions
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.pipeline import Reporter, Silent, finetune

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,7 +43,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Case(Generic[E]):
     """Hold the examples that answers are scored on.
 
     Attributes:
@@ -54,11 +54,11 @@ class Case:
 
     task: Task
     labels: Sequence[str]
-    test: Examples
-    train: Examples | None = None
-    own: Mapping[str, Examples] = field(default_factory=dict)
+    test: E
+    train: E | None = None
+    own: Mapping[str, E] = field(default_factory=dict)
 
-    def first(self, most: int) -> Case:
+    def first(self, most: int) -> Self:
         """Keep only the first `most` examples to score."""
         own = {name: examples.first(most) for name, examples in self.own.items()}
         return replace(self, test=self.test.first(most), own=own)
