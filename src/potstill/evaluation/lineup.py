@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill.evaluation import retention as bootstrap
 from potstill.evaluation.retention import Runs
-from potstill.tasks.results import Evaluation, Shares, Spans
+from potstill.tasks.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,6 @@ class Lineup:
         """Return the first training of each model, in `order`."""
         return {name: self.models[name][0] for name in self.order}
 
-    def retentions(
-        self, runs: Mapping[str, Runs], chance: Mapping[str, float]
-    ) -> tuple[Shares, Spans]:
-        """Compute retention and its intervals; see `retention.retentions`."""
-        return bootstrap.retentions(runs, self.baseline, chance, self.seed)
-
     def compare(
         self,
         runs: Mapping[str, Runs],
@@ -79,7 +73,7 @@ class Lineup:
         Returns:
             `retention`, `intervals`, `twin`, `differences` and `findings`.
         """
-        retained, intervals = self.retentions(runs, chance)
+        retained, intervals = bootstrap.retentions(runs, self.baseline, chance, self.seed)
         others = {**{name: runs[name] for name in self.compared}, **references}
         found = bootstrap.differences(score, others, self.shown, self.seed) if score else {}
         return {

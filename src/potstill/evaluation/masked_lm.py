@@ -183,15 +183,10 @@ def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """Hold a model's hidden states, if it outputs them, and its logits at masked positions."""
-
-    hidden_BLD: Tensor | None
-    logits: Callable[[slice], Tensor]  # rows of the K positions -> [k x V]
-
-
-def _answers(one: LoadedModel, batch: Batch, rows_BL: Tensor) -> _Answers:
+def _answers(
+    one: LoadedModel, batch: Batch, rows_BL: Tensor
+) -> tuple[Tensor | None, Callable[[slice], Tensor]]:
+    """Return a model's hidden states, if any, and its logits by rows of the K masked positions."""
     ids_BL, mask_BL = batch.input_ids_BL, batch.attention_mask_BL
     if isinstance(one.model, OnnxModel):
         parts = []  # a graph outputs logits at all positions: a few texts at a time
@@ -200,12 +195,12 @@ def _answers(one: LoadedModel, batch: Batch, rows_BL: Tensor) -> _Answers:
             logits_bLV = one.model(input_ids=ids_BL[some], attention_mask=mask_BL[some]).logits
             parts.append(logits_bLV[rows_BL[some]])
         logits_KV = torch.cat(parts)
-        return _Answers(None, lambda chunk: logits_KV[chunk])
+        return None, lambda chunk: logits_KV[chunk]
     signals = masked_lm_signals(one.model, ids_BL, mask_BL, rows_BL)
     features_KD, readout = signals.features_KD, signals.readout
     assert features_KD is not None
     assert readout is not None
-    return _Answers(signals.hidden_BLD, lambda chunk: readout.logits(features_KD[chunk], chunk))
+    return signals.hidden_BLD, lambda chunk: readout.logits(features_KD[chunk], chunk)
 
 
 def _one_batch(
@@ -221,18 +216,17 @@ def _one_batch(
     real_BL = batch.attention_mask_BL.bool()
     with torch.inference_mode():
         answers = {name: _answers(one, batch, rows_BL) for name, one in loaded.items()}
-        base_hidden = answers[baseline].hidden_BLD
+        base_hidden, _ = answers[baseline]
         right = {name: torch.zeros(len(batch.gold_BL)) for name in loaded}
         for start in range(0, len(gold_K), CHUNK):
             chunk = slice(start, min(start + CHUNK, len(gold_K)))
-            logs = {n: F.log_softmax(answer.logits(chunk), -1) for n, answer in answers.items()}
+            logs = {n: F.log_softmax(logits(chunk), -1) for n, (_, logits) in answers.items()}
             for name, log_kV in logs.items():
                 hit_k = _add(tallies[name], log_kV, logs[baseline], gold_K[chunk])
                 right[name].index_add_(0, sequence_K[chunk], hit_k.float())
             example.look(loaded, logs, batch, rows_BL, chunk)
-        for name, answer in answers.items():
+        for name, (hidden, _) in answers.items():
             tallies[name].right_S += right[name].tolist()
-            hidden = answer.hidden_BLD
             if hidden is not None and base_hidden is not None and hidden.shape == base_hidden.shape:
                 cosine = F.cosine_similarity(hidden[real_BL], base_hidden[real_BL], dim=-1)
                 tallies[name].cosine += float(cosine.sum())

@@ -12,7 +12,7 @@ import numpy as np
 
 from potstill.evaluation import retrieval
 from potstill.evaluation.lineup import Lineup
-from potstill.evaluation.retention import values_of
+from potstill.evaluation.retention import retentions, values_of
 from potstill.models import Runtime
 from potstill.recipe import Evaluate, ScoredPairs, Task, TaskData
 from potstill.tasks import metrics
@@ -105,7 +105,8 @@ def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> 
         name: [_scores(_cosines(folder, pairs, max_length), pairs)]
         for name, folder in lineup.folders.items()
     }
-    retention, intervals = lineup.retentions(runs, {"sts.spearman": 0.0, "sts.pearson": 0.0})
+    chance = {"sts.spearman": 0.0, "sts.pearson": 0.0}
+    retention, intervals = retentions(runs, lineup.baseline, chance, lineup.seed)
     references = {}
     if metrics.has_words([*pairs.first, *pairs.second]):
         tfidf = _scores(tfidf_cosines(pairs.first, pairs.second), pairs)

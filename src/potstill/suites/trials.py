@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
-from dataclasses import replace as changed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from potstill.data import Examples
 from potstill.data.sequences import Questions
 from potstill.evaluation.retention import interval, resampled
 from potstill.models import LoadedModel, load_config, load_model
@@ -136,33 +134,24 @@ def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
 
 
 def _score(trial: Trial, loaded: LoadedModel, suffix: str, found: dict[str, Any]) -> None:
-    task = trial.data.task
-    examples, labels, left_out = scored_examples(trial, suffix, loaded)
-    scored = task_scores(loaded, examples, labels)
-    constant = constant_scores(task.task, examples, labels)
+    """Score one part of the data; rows that can't be used are counted."""
+    task, part = trial.data.task, f"scored{suffix}"
+    settings = trial.data.to_score(suffix, trial.max_length)
+    config = load_config(trial.entrant.body)
+    rows = read_for(task.task, settings, config, trial.seed, every_class=False)
+    read = tokenize_task(rows, loaded.tokenizer)
+    examples = read.dev
+    if isinstance(examples, Questions):  # which a few questions alone may not show
+        examples = replace(examples, may_lack=task.name == "squad2")
+    scored = task_scores(loaded, examples, read.labels)
+    constant = constant_scores(task.task, examples, read.labels)
     drawn = resampled([scored[metric] for metric in task.metrics], _RESAMPLING)
     for metric, values_R in zip(task.metrics, drawn, strict=True):
         name, bounds = f"{metric}{suffix}", interval(values_R)
         found["scores"][name] = scored[metric].value
         found["low"][name] = scored[metric].value if bounds is None else bounds[0]
         found["constant"][name] = constant[metric]
-    part = f"scored{suffix}"
     found["examples"][part] = examples.items
-    found["left_out"] |= {part: left_out} if left_out else {}
-
-
-def scored_examples(
-    trial: Trial, suffix: str, loaded: LoadedModel
-) -> tuple[Examples, list[str], int]:
-    """Return a scored part, tokenized for a model, its labels, and the number of skipped rows."""
-    task = trial.data.task
-    settings = trial.data.to_score(suffix, trial.max_length)
-    config = load_config(trial.entrant.body)
-    rows = read_for(task.task, settings, config, trial.seed, every_class=False)
-    found = tokenize_task(rows, loaded.tokenizer)
-    examples = found.dev
-    if isinstance(examples, Questions):  # which a few questions alone may not show
-        examples = changed(examples, may_lack=task.name == "squad2")
-    left = {k: n for k, n in found.counts.items() if k.startswith("dev.")}
-    rest = sum(n for k, n in left.items() if k not in ("dev.rows", "dev.examples"))
-    return examples, found.labels, rest
+    used = ("dev.rows", "dev.examples")
+    skipped = sum(n for key, n in read.counts.items() if key.startswith("dev.") and key not in used)
+    found["left_out"] |= {part: skipped} if skipped else {}

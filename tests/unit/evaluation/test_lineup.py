@@ -90,8 +90,8 @@ def test_retention_is_of_the_baseline() -> None:
     found = lineup().compare(runs, {}, {"s.mrr": 0.1}, None, {})
     assert found["retention"] == {"student": {"s.mrr": 0.5}, "plain": {"s.mrr": 1.0}}
     assert found["intervals"]["plain"]["s.mrr"] == [1.0, 1.0]
-    above, _ = lineup().retentions(runs, {"s.mrr": 0.9})
-    assert above == {"student": {}, "plain": {}}
+    above = lineup().compare(runs, {}, {"s.mrr": 0.9}, None, {})
+    assert above["retention"] == {"student": {}, "plain": {}}
 
 
 def test_findings_say_what_is_not_beaten() -> None:
