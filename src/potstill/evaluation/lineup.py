@@ -62,7 +62,7 @@ class Lineup:
         score: str | None,
         said: Mapping[str, str],
     ) -> Evaluation:
-        """Compare the models with the baseline, and the student with its twin and references.
+        """Compare all models with the baseline, and the student with what it should beat.
 
         Args:
             runs, chance: As in `retention.retentions`.

@@ -104,8 +104,7 @@ def evaluate_suite(
         tasks: Names of some of the suite's tasks; None: all.
         seeds: Number of trainings per model and task, with the seeds 1, 2, ...
         limit: Largest number of examples per part of a task's data; None: all.
-        learning_rate: For all tasks; None: each task's own.
-        epochs: For all tasks; None: each task's own.
+        learning_rate, epochs: For all tasks; None: each task's own.
         threads: Threads of torch; None: unchanged.
         output: Folder of the result; None: runs/suites/<suite>.
         reporter: Receives progress and notes; None: nobody.
@@ -129,12 +128,9 @@ def evaluate_suite(
     report = reporter or Silent()
     notes: list[str] = []
     entrants = open_entrants(named_models(models, baseline), folder / WORK, notes)
-    data = _read(chosen, place, limit, report)
-    lengths = max_lengths(chosen, entrants, notes)
-    planned = {
-        name: _Task(one.task, one, training_of(one.task, learning_rate, epochs), lengths[name])
-        for name, one in data.items()
-    }
+    data, lengths = _read(chosen, place, limit, report), max_lengths(chosen, entrants, notes)
+    trainings = {task.name: training_of(task, learning_rate, epochs) for task in chosen}
+    planned = {t.name: _Task(t, data[t.name], trainings[t.name], lengths[t.name]) for t in chosen}
     plan = _Plan(suite, planned, entrants, list(range(1, seeds + 1)), limit, folder, notes)
     result = _result(plan, _trials(plan, report), hub=place is None)
     write_json(folder / RESULT, result)

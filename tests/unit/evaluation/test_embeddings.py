@@ -173,6 +173,14 @@ def test_retention_is_the_score_over_the_baselines(result: dict[str, Any]) -> No
         assert low < result["retention"]["student"][key] < high
 
 
+def test_the_keys_of_a_result(result: dict[str, Any]) -> None:
+    assert list(result) == [
+        *("task", "records", "baseline", "models", "references", "retention", "intervals", "twin"),
+        *("differences", "findings", "softened", "examples"),
+    ]
+    assert (result["task"], result["baseline"]) == ("sentence_embedding", "teacher")
+
+
 def test_a_teacher_that_guesses_has_no_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are at their chance levels: H(P) / P, 1 / P, and 3/4 of the items have one label."""
     monkeypatch.setattr(embeddings, "Runtime", RandomVectors)

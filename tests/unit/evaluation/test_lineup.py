@@ -94,6 +94,30 @@ def test_retention_is_of_the_baseline() -> None:
     assert above["retention"] == {"student": {}, "plain": {}}
 
 
+def test_what_a_comparison_leaves_in_a_result() -> None:
+    runs = means({"teacher": np.ones(40), "student": np.zeros(40), "plain": np.ones(40)})
+    beside = lineup(student="student", twin="plain")
+    found = beside.compare(runs, means({"unigram": np.zeros(40) - 1}), {"s.mrr": 0.1}, "s.mrr", {})
+    assert list(found) == ["retention", "intervals", "twin", "differences", "findings"]
+    assert found == {
+        "retention": {"student": {"s.mrr": 0.0}, "plain": {"s.mrr": 1.0}},
+        "intervals": {"student": {"s.mrr": [0.0, 0.0]}, "plain": {"s.mrr": [1.0, 1.0]}},
+        "twin": "plain",
+        "differences": {
+            "plain": {
+                **{"score": "s.mrr", "metric": "mrr"},
+                **{"difference": -1.0, "interval": pytest.approx([-1.0, -1.0])},
+            },
+            "unigram": {
+                **{"score": "s.mrr", "metric": "mrr"},
+                **{"difference": 1.0, "interval": pytest.approx([1.0, 1.0])},
+            },
+        },
+        "findings": ["student does not beat plain, trained without distillation (MRR)"],
+    }
+    assert lineup().compare(runs, {}, {}, None, {})["twin"] is None
+
+
 def test_findings_say_what_is_not_beaten() -> None:
     runs = means({"teacher": np.ones(40), "student": np.zeros(40), "plain": np.ones(40)})
     below = means({"unigram": np.zeros(40) - 1})

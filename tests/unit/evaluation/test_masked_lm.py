@@ -185,6 +185,14 @@ def test_a_model_agrees_with_itself(result: dict[str, Any]) -> None:
 NO_CHANCE = np.bincount([V - 1] * 9, minlength=V)
 
 
+def test_the_keys_of_a_result(result: dict[str, Any]) -> None:
+    assert list(result) == [
+        *("task", "records", "masked_positions", "baseline", "models", "references", "retention"),
+        *("intervals", "twin", "differences", "findings", "softened", "examples"),
+    ]
+    assert (result["task"], result["baseline"], result["twin"]) == ("masked_lm", "teacher", None)
+
+
 def test_retention_is_that_of_top1(folders: dict[str, Path]) -> None:
     result = evaluate_masked_lm(lineup(folders), text(counts=NO_CHANCE), Evaluate())
     assert result["retention"]["copy"] == {"masked_lm.top1": 1.0}

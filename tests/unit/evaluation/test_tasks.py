@@ -111,6 +111,11 @@ def test_what_guessing_scores(found: TaskExamples, tmp_path: Path) -> None:
     result = evaluated({"teacher": [classifier(tmp_path / "t", 0)]}, found)
     commonest = np.bincount(found.train.gold).argmax()
     share = float((found.test.gold == commonest).mean())
+    assert list(result) == [
+        *("task", "records", "baseline", "labels", "metric", "twin", "models", "references"),
+        *("retention", "intervals", "differences", "findings", "softened", "confusion"),
+        "examples",
+    ]
     assert result["references"]["majority"]["classification"]["accuracy"] == pytest.approx(share)
     # one word tells the label, and a linear model on words finds it
     assert result["references"]["tfidf"]["classification"]["accuracy"] > share
