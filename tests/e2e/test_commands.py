@@ -454,9 +454,9 @@ def test_evaluate_and_bench_print_tables(
     finished = potstill("evaluate", student, "--baseline", masked_lm_teacher, "--text", text_file)
     assert finished.code == 0, finished.err
     assert finished.err == ""
-    assert "masked-LM top-1" in finished.out
-    assert "agreement, top-1" in finished.out
+    assert "Masked-LM top-1" in finished.out
+    assert "Agreement of top-1" in finished.out
     finished = potstill("bench", student, "--length", 8, "--rounds", 3)
     assert finished.code == 0, finished.err
     assert finished.err == ""
-    assert "ms at 8 tokens, p50" in finished.out
+    assert "of 8 tokens (ms)" in finished.out

@@ -354,12 +354,13 @@ def _run(recipe: str, overrides: list[str], output: Path | None, plan: bool) -> 
 
 
 def _summary(folder: Path, seconds: float) -> None:
-    from potstill.cli.tables import metrics_table
+    from potstill.cli.tables import run_table
+    from potstill.reporting.results import read_results
 
     if (folder / "metrics.json").is_file():
-        terminal.out.print(metrics_table(folder / "metrics.json"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        for finding in metrics.get("findings", []):
+        results = read_results(folder)
+        terminal.out.print(run_table(results))
+        for finding in results.findings:
             print_line(f"note: {finding}", "yellow")
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
     print_line(f"Done in {minutes}.")

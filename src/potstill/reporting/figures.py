@@ -103,35 +103,33 @@ def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> str:
 
 
 def distribution(
-    shares: Sequence[float],
+    shares: Mapping[str, float],
     temperature: str,
     *,
     top: float,
     key: str,
-    rest: float | None = None,
     other: Sequence[float] = (),
 ) -> str:
-    """One distribution at one temperature, a bar for each candidate.
+    """Draw one distribution at one temperature, a bar for each candidate.
 
     Args:
-        shares: probabilities of the candidates, in the order of the page's table.
-        top: upper end of the probability axis, the same for all temperatures.
-        rest: the probability of all other candidates together, a bar of its own.
-        other: the student's probabilities of the same candidates, drawn as marks.
+        shares: Number of a candidate in the page's table -> its probability; `rest`: that of all
+            other candidates together, a bar of another color.
+        top: Upper end of the probability axis, the same for all temperatures.
+        other: The student's probabilities of the same candidates, drawn as marks.
     """
-    labels = [*map(str, range(1, len(shares) + 1)), *(["rest"] if rest is not None else [])]
-    bars = [*shares, *([rest] if rest is not None else [])]
     with _figure(2.3, 1.9) as figure:
         axes = figure.add_subplot()
-        places = list(range(len(bars)))
-        axes.bar(places, bars, width=0.72, color=([BLUE] * len(shares) + [MUTED])[: len(bars)])
+        places = list(range(len(shares)))
+        colors = [MUTED if label == "rest" else BLUE for label in shares]
+        axes.bar(places, list(shares.values()), width=0.72, color=colors)
         (marks,) = axes.plot(places[: len(other)], other, "D", color=ORANGE, markersize=4.2)
         marks.set(markeredgecolor="#ffffff", markeredgewidth=0.6)
         axes.set_ylim(0, top)
-        axes.set_xticks(places, labels)
+        axes.set_xticks(places, list(shares))
         axes.set_title(f"T = {temperature}", fontsize=9, color=INK)
         _style(axes)
-        values = ", ".join(f"{label}: {bar:.3f}" for label, bar in zip(labels, bars, strict=True))
+        values = ", ".join(f"{label}: {share:.3f}" for label, share in shares.items())
         title = f"Softened distribution at T = {temperature}"
         return _svg(figure, key, title, f"Probability of candidate {values}.")
 

@@ -24,59 +24,11 @@ def build_metrics(run: Path) -> dict[str, Any]:
 
 
 def metrics_of(results: Results) -> dict[str, Any]:
-    """`build_metrics` of results that have been read."""
-    evaluation, benchmark = results.evaluation, results.benchmark
-    models = {}
-    for name in results.names:
-        measured = benchmark.get("models", {}).get(name, {})
-        entry: dict[str, Any] = {}
-        if "parameters" in measured or name in results.counted:
-            entry["parameters"] = measured.get("parameters", results.counted.get(name))
-        keys = (
-            *("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes"),
-            *("folder_bytes", "load_s", "multiply_adds"),
-        )
-        graphs = results.exported | results.quantized
-        weighed = {key: graphs[name][key] for key in keys[:1] if name in graphs}
-        entry |= weighed | {key: measured[key] for key in keys if key in measured}
-        if name in evaluation.get("models", {}):
-            scores = evaluation["models"][name]
-            entry["scores"] = {
-                task: _with_seeds(found, evaluation) for task, found in scores.items()
-            }
-        models[name] = entry
-    comparisons = {}
-    for name in results.names:
-        ratios = benchmark.get("ratios", {}).get(name, {})
-        entry = {}
-        if name in evaluation.get("retention", {}):
-            kept = evaluation["retention"][name]
-            entry["retention"] = {}
-            for key, share in kept.items():  # a task's first score is the one it is judged by
-                entry["retention"].setdefault(key.partition(".")[0], share)
-            entry["retention_by_score"] = kept
-            intervals = evaluation.get("intervals", {}).get(name)
-            entry |= {"retention_intervals": intervals} if intervals else {}
-        if ratios:
-            entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
-            entry["size_ratio"] = ratios["size_ratio"]
-        if entry and name != results.baseline:
-            comparisons[name] = entry
-    settings = {
-        "recipe": results.recipe.get("name"),
-        "task": evaluation.get("task") or results.recipe.get("task"),
-        "seed": results.recipe.get("seed"),
-        "baseline": results.baseline,
-        "records": evaluation.get("records"),
-        "metric": evaluation.get("metric"),
-        **{key: benchmark.get(key) for key in ("threads", "batch", "rounds", "repeats")},
-        **{key: benchmark.get(key) for key in ("throughput_batch", "throughput_length")},
-        "noisy": benchmark.get("noise", {}).get("noisy"),
-    }
-    known = {key: value for key, value in settings.items() if value is not None}
-    references = {k: v for k, v in evaluation.get("references", {}).items() if v}
+    """Return `build_metrics` of results that have been read."""
+    evaluation = results.evaluation
+    compared = {name: _against(results, name) for name in results.names if name != results.baseline}
     found = {
-        "references": references,
+        "references": {k: v for k, v in evaluation.get("references", {}).items() if v},
         "differences": evaluation.get("differences"),
         "findings": results.findings,  # what a reader must not miss, in sentences
     }
@@ -85,11 +37,67 @@ def metrics_of(results: Results) -> dict[str, Any]:
         found["suite"] = {key: results.suite[key] for key in parts}
     cleaned: dict[str, Any] = finite(
         {
-            **{"models": models, "comparisons": comparisons, "settings": known},
+            "models": {name: _measured(results, name) for name in results.names},
+            "comparisons": {name: entry for name, entry in compared.items() if entry},
+            "settings": _settings(results),
             **{key: value for key, value in found.items() if value},
         }
     )
     return cleaned
+
+
+def _measured(results: Results, name: str) -> dict[str, Any]:
+    """What was measured of a model."""
+    measured = results.benchmark.get("models", {}).get(name, {})
+    entry: dict[str, Any] = {}
+    if "parameters" in measured or name in results.counted:
+        entry["parameters"] = measured.get("parameters", results.counted.get(name))
+    keys = (
+        *("weight_bytes", "latency_ms", "throughput_per_s", "peak_memory_bytes"),
+        *("folder_bytes", "load_s", "multiply_adds"),
+    )
+    if name in results.graphs:
+        entry["weight_bytes"] = results.graphs[name]["weight_bytes"]
+    entry |= {key: measured[key] for key in keys if key in measured}
+    if name in results.evaluation.get("models", {}):
+        scores = results.evaluation["models"][name]
+        entry["scores"] = {
+            task: _with_seeds(found, results.evaluation) for task, found in scores.items()
+        }
+    return entry
+
+
+def _against(results: Results, name: str) -> dict[str, Any]:
+    """What a model keeps of the baseline, and its size and speed against that."""
+    evaluation, entry = results.evaluation, dict[str, Any]()
+    if name in evaluation.get("retention", {}):
+        kept = evaluation["retention"][name]
+        entry["retention"] = {}
+        for key, share in kept.items():  # a task's first score is the one it is judged by
+            entry["retention"].setdefault(key.partition(".")[0], share)
+        entry["retention_by_score"] = kept
+        intervals = evaluation.get("intervals", {}).get(name)
+        entry |= {"retention_intervals": intervals} if intervals else {}
+    if ratios := results.benchmark.get("ratios", {}).get(name):
+        entry["speedup"] = {n: speed["median"] for n, speed in ratios["speedup"].items()}
+        entry["size_ratio"] = ratios["size_ratio"]
+    return entry
+
+
+def _settings(results: Results) -> dict[str, Any]:
+    evaluation, benchmark, recipe = results.evaluation, results.benchmark, results.recipe
+    keys = ("threads", "batch", "rounds", "repeats", "throughput_batch", "throughput_length")
+    settings = {
+        "recipe": recipe.get("name"),
+        "task": evaluation.get("task") or recipe.get("task"),
+        "seed": recipe.get("seed"),
+        "baseline": results.baseline,
+        "records": evaluation.get("records"),
+        "metric": evaluation.get("metric"),
+        **{key: benchmark.get(key) for key in keys},
+        "noisy": benchmark.get("noise", {}).get("noisy"),
+    }
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _with_seeds(scores: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from potstill.reporting.phrases import (
     vocabulary_note,
     warnings_of,
 )
-from potstill.reporting.results import Results, StageResult, read_results
+from potstill.reporting.results import Results, read_results
 from potstill.reporting.steps import steps_of
 from potstill.reporting.suites import suite_rows
 from potstill.reporting.table import comparison_rows, flat_scores
@@ -112,8 +112,8 @@ def _teachers(results: Results) -> list[str]:
     """What the student was distilled from: the teacher, and further ones that it followed."""
     given = {"teacher": results.recipe.get("teacher", {}), **results.recipe.get("teachers", {})}
     names = ["teacher"]
-    for stage in results.stages:
-        if stage.kind == "distill" and stage.writes == results.student:
+    for stage in results.of("distill"):
+        if stage.writes == results.student:
             followed = stage.settings.get("teacher", "teacher")
             entries = [{"model": followed}] if isinstance(followed, str) else followed
             names += [entry["model"] for entry in entries if entry["model"] in given]
@@ -148,35 +148,33 @@ def _card(
     model_folder: Path,
     sentence: bool,
 ) -> dict[str, Any]:
-    student = results.student
-    shown = [results.baseline, results.published, *results.exported, *results.quantized]
+    shown = [results.baseline, results.published, *results.graphs]
     columns = [name for name in dict.fromkeys(shown) if name in results.names]
-    made = _made(results)
+    made = next((s.result for s in results.lineage[::-1] if s.kind == "make_student"), None)
     trained = [
         {
             "objectives": [_objective(o) for o in stage.result.get("objectives", [])],
             "effort": effort(stage.result),
         }
-        for stage in results.stages
-        if stage.kind == "distill" and stage.writes == student
+        for stage in results.of("distill")
+        if stage.writes == results.student
     ]
     rows = [
         row for row in comparison_rows(results, metrics) if any(c in row.cells for c in columns)
     ]
-    corpus = _sources(results)
-    pairs = len((results.recipe.get("data") or {}).get("text", [])) == 2
+    names = [name for source in _sources(results) for name in _source_names(source)]
     return {
         "title": settings.title or title_of(results),
         "verdict": verdict(results, metrics, results.published),
         "teacher": " and ".join(_teachers(results)),
-        "corpus": list(dict.fromkeys(name for source in corpus for name in _source_names(source))),
+        "corpus": list(dict.fromkeys(names)),
         "made": made,
         "start": start_of(made) if made else "",
-        "pruned": [pruning_note(stage.result) for stage in _pruned(results)],
+        "pruned": [pruning_note(s.result) for s in results.lineage if s.kind == "prune"],
         "vocabularies": [
             vocabulary_note(stage.result)
-            for stage in results.stages
-            if stage.kind == "trim_vocabulary" and stage.writes == results.published
+            for stage in results.of("trim_vocabulary")
+            if stage.writes == results.published
         ],
         "chosen": made.get("chosen") if made else "",
         "trained": trained,
@@ -187,7 +185,7 @@ def _card(
         "sentence": sentence,
         "task": _task(results),
         "pipeline": CARD_TASKS.get(_task(results)),
-        "pairs": pairs,
+        "pairs": len((results.recipe.get("data") or {}).get("text", [])) == 2,
         "data": bool(results.recipe.get("data")),
         "pooling": _pooling(model_folder) if sentence else None,
         "normalize": sentence and "Normalize" in (model_folder / "modules.json").read_text("utf-8"),
@@ -201,27 +199,6 @@ def _card(
         "language": settings.language,
         "license": settings.license,
     }
-
-
-def _made(results: Results) -> dict[str, Any] | None:
-    """How the student was made that the published model came from; None if it was given."""
-    name = results.student
-    for stage in reversed(results.stages):
-        if stage.writes == name:
-            if stage.kind == "make_student":
-                return stage.result
-            name = stage.settings.get("model", name)
-    return None
-
-
-def _pruned(results: Results) -> list[StageResult]:
-    """The prunings that the published model came through, in order."""
-    name, found = results.published, list[StageResult]()
-    for stage in reversed(results.stages):
-        if stage.writes == name:
-            found += [stage] if stage.kind == "prune" else []
-            name = stage.settings.get("model", stage.settings.get("teacher", name))
-    return found[::-1]
 
 
 def _source_names(source: Mapping[str, Any]) -> list[str]:

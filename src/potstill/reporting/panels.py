@@ -12,76 +12,80 @@ from markupsafe import Markup
 
 from potstill.reporting import figures
 from potstill.reporting.pages import EXCERPT, excerpt
-from potstill.reporting.results import Results
-from potstill.reporting.steps import artifacts, headline_score, pareto_front
+from potstill.reporting.results import Results, said
 from potstill.reporting.suites import suite_rows
-from potstill.tasks.score_names import label_of
+from potstill.reporting.table import by_number, flat_scores, retentions
+from potstill.reporting.verdict import headline, headline_retention
+from potstill.tasks.score_names import is_loss, label_of
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 
 
 def kept(results: Results, metrics: Mapping[str, Any]) -> Markup | None:
-    """What each model keeps of each score, with intervals."""
+    """Draw what each model keeps of each score, with intervals."""
     groups: dict[str, list[figures.Bar]] = {}
-    intervals = results.evaluation.get("intervals", {})
-    for name, compared in metrics["comparisons"].items():
-        for key, value in compared.get("retention_by_score", {}).items():
-            if value is not None:
-                span = intervals.get(name, {}).get(key)
-                bar = name, value, None if span is None else (span[0], span[1])
-                groups.setdefault(label_of(key), []).append(bar)
-    if not groups:
-        return None
-    return Markup(figures.retention(groups, possessive(results.baseline), key="kept"))
+    for key, shares in retentions(results, metrics).items():
+        groups.setdefault(label_of(key), []).extend((name, *one) for name, one in shares.items())
+    whose = f"{results.baseline_said}'s"
+    return Markup(figures.retention(groups, whose, key="kept")) if groups else None
 
 
-def possessive(baseline: str) -> str:
-    """The baseline, as in "the teacher's score"."""
-    return "the teacher's" if baseline == "teacher" else f"{baseline}'s"
+def headline_score(results: Results, metrics: Mapping[str, Any]) -> str | None:
+    """Return the score that models are judged by, such as `retrieval.mrr`, the higher the better;
+    None: nothing was scored.
+    """
+    scores = metrics["models"].get(results.baseline, {}).get("scores", {})
+    flat = [key for key in flat_scores(scores) if not is_loss(key)]
+    key, share = headline_retention(metrics, str(results.student))
+    return headline(metrics, flat if share is None else [key] if key in flat else [])
+
+
+def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
+    """Return the numbers of the points that no other beats: none costs less and scores as much, or
+    scores more at the same cost. In order of their cost.
+    """
+    front: list[int] = []
+    for point in sorted(range(len(costs)), key=lambda n: (costs[n], -scores[n])):
+        if not front or scores[point] > scores[front[-1]]:
+            front.append(point)
+    return front
 
 
 def pareto(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Score over latency at each length, and over size, of every model that has both."""
+    """Draw score over latency at each length, and over size, of every model that has both."""
     score = headline_score(results, metrics)
-    found = [one for one in artifacts(metrics, score) if one.score is not None]
-    if score is None or len(found) < 2:
+    task, _, metric = (score or "").partition(".")
+    found = {n: one.get("scores", {}).get(task, {}) for n, one in metrics["models"].items()}
+    scores = {name: own[metric] for name, own in found.items() if own.get(metric) is not None}
+    if score is None or len(scores) < 2:
         return None
-    reference = _reference(results, score)
-    lengths = sorted({n for one in found for n in one.latency}, key=int)
-    axes: list[tuple[str, str, dict[str, float]]] = [
-        (
-            f"pareto{length}",
-            f"ms for one text of {length} tokens",
-            {one.name: one.latency[length] for one in found if length in one.latency},
-        )
-        for length in lengths
+    models = {name: metrics["models"][name] for name in scores}
+    sizes = {name: one.get("weight_bytes") for name, one in models.items()}
+    axes = [
+        (f"pareto{length}", f"ms for one text of {length} tokens", _medians(times))
+        for length, times in by_number(models, "latency_ms").items()
     ]
-    sizes = {one.name: one.weight_bytes / 1e6 for one in found if one.weight_bytes}
-    axes.append(("pareto-size", "MB of weights", sizes))
+    weights = {name: size / 1e6 for name, size in sizes.items() if size}
     panels = []
-    drawn: set[str] = set()
-    for key, cost, costs in axes:
+    for key, cost, costs in [*axes, ("pareto-size", "MB of weights", weights)]:
         if len(costs) > 1:
-            points = _points(metrics, score, costs)
+            front = pareto_front(list(costs.values()), [scores[name] for name in costs])
+            points = [
+                figures.Point(name, costs[name], scores[name], sizes[name], number in front)
+                for number, name in enumerate(costs)
+            ]
+            reference = _reference(results, score)
             svg = figures.pareto(points, cost, label_of(score), key=key, reference=reference)
-            panels.append({"title": cost, "svg": Markup(svg)})
-            drawn |= costs.keys()
+            panels.append({"title": cost, "svg": Markup(svg), "names": costs.keys()})
     if not panels:
         return None
+    drawn = {name for panel in panels for name in panel["names"]}
     left_out = [name for name in metrics["models"] if name not in drawn]
     return {"panels": panels, "score": label_of(score), "left_out": left_out}
 
 
-def _points(
-    metrics: Mapping[str, Any], score: str, costs: Mapping[str, float]
-) -> list[figures.Point]:
-    shown = [one for one in artifacts(metrics, score) if one.name in costs]
-    values = [float(one.score or 0.0) for one in shown]
-    front = pareto_front([costs[one.name] for one in shown], values)
-    return [
-        figures.Point(one.name, costs[one.name], value, one.weight_bytes, number in front)
-        for number, (one, value) in enumerate(zip(shown, values, strict=True))
-    ]
+def _medians(times: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: points["p50"] for name, points in times.items()}
 
 
 def _reference(results: Results, score: str) -> tuple[str, float] | None:
@@ -124,38 +128,27 @@ def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
     first = by_heat.get("1") or next(iter(by_heat.values()))
     order = sorted(range(len(first)), key=lambda number: -first[number])[:CANDIDATES]
-    shares = {
-        name: [values[i] for i in order] + [max(0.0, 1 - sum(values[i] for i in order))]
-        for name, values in by_heat.items()
-    }
-    other = found.get("student", {}).get("1")
-    students = [other[i] for i in order] if other else []
-    has_rest = any(values[-1] > 5e-4 for values in shares.values())
-    top = max(*(max(values) for values in shares.values()), *students, 0.0) * 1.06
-    panels = [
-        Markup(
-            figures.distribution(
-                values[:-1],
-                name,
-                rest=values[-1] if has_rest else None,
-                top=top,
-                key=f"heat{number}",
-                other=students if name == "1" else (),
-            )
-        )
-        for number, (name, values) in enumerate(shares.items())
-    ]
-    rows = [
-        (excerpt(found["candidates"][i]), [values[place] for values in shares.values()])
-        for place, i in enumerate(order)
-    ]
+    names = [excerpt(found["candidates"][number]) for number in order]
+    shares = {name: [values[number] for number in order] for name, values in by_heat.items()}
+    rest = {name: max(0.0, 1 - sum(values)) for name, values in shares.items()}
+    has_rest = any(value > 5e-4 for value in rest.values())
     if has_rest:
-        rows.append(("all others", [values[-1] for values in shares.values()]))
+        names.append("all others")
+        shares = {name: [*values, rest[name]] for name, values in shares.items()}
+    other = found.get("student", {}).get("1")
+    students = [other[number] for number in order] if other else []
+    top = max(*(max(v) for v in shares.values()), *rest.values(), *students, 0.0) * 1.06
+    labels = [*map(str, range(1, len(order) + 1)), *(["rest"] if has_rest else [])]
+    panels = list[Markup]()
+    for name, values in shares.items():
+        bars, marks = dict(zip(labels, values, strict=True)), students if name == "1" else ()
+        key = f"heat{len(panels)}"
+        panels.append(Markup(figures.distribution(bars, name, top=top, key=key, other=marks)))
     return {
         "text": excerpt(found["text"], 3 * EXCERPT),
         "panels": panels,
         "temperatures": list(shares),
-        "rows": rows,
+        "rows": list(zip(names, zip(*shares.values(), strict=True), strict=True)),
         "students": students,
         "has_rest": has_rest,
     }
@@ -175,11 +168,9 @@ def suite(results: Results) -> dict[str, Any] | None:
             share = own["tasks"][task]["score"]
             if share is not None:
                 groups.setdefault(told["title"], []).append((name, share, None))
-    whose = possessive(found["baseline"])
-    return {
-        **suite_rows(found),
-        "figure": Markup(figures.retention(groups, whose, key="suite")) if groups else None,
-    }
+    whose = f"{said(found['baseline'])}'s"
+    figure = Markup(figures.retention(groups, whose, key="suite")) if groups else None
+    return {**suite_rows(found), "figure": figure}
 
 
 # --- confusion ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from potstill.reporting.phrases import (
 )
 from potstill.reporting.results import Results, read_results
 from potstill.reporting.steps import steps_of
-from potstill.reporting.table import Row, comparison_rows
+from potstill.reporting.table import Row, columns_of, comparison_rows
 from potstill.reporting.verdict import verdict
 from potstill.storage.files import write_json, write_text
 from potstill.tasks.score_names import label_of
@@ -71,13 +71,13 @@ def _page(
         **_table(results, metrics),
         "steps": steps_of(results, metrics),
         "kept": panels.kept(results, metrics),
-        "whose": panels.possessive(results.baseline),
+        "whose": f"{results.baseline_said}'s",
         "suite": panels.suite(results),
         "pareto": panels.pareto(results, metrics),
         "seeds": panels.seeds(results, metrics),
         "exported": results.exported,
-        "pruned": [_pruned(stage.writes, stage.result) for stage in results.pruned],
-        "vocabularies": _vocabularies(results),
+        "pruned": [_pruned(stage.writes, stage.result) for stage in results.of("prune")],
+        "vocabularies": [_vocabulary(s.writes, s.result) for s in results.of("trim_vocabulary")],
         "quantized": results.quantized,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
@@ -95,21 +95,15 @@ def _page(
 
 def _shipped(results: Results, metrics: Mapping[str, Any]) -> str | None:
     """What is to be said of the last artifact made of the student, where it is another one."""
-    last = results.chain[-1][0] if results.chain else None
-    if last in (None, results.student) or "scores" not in metrics["models"].get(last, {}):
-        return None
-    return verdict(results, metrics, last)
+    scored = "scores" in metrics["models"].get(results.last, {})
+    return verdict(results, metrics, results.last) if scored else None
 
 
 def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    references = list(results.evaluation.get("references", {}))
-    columns = [*results.names, *references]
-    rows = comparison_rows(results, metrics)
     groups: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in comparison_rows(results, metrics):
         groups.setdefault(row.group, []).append(row)
-    headings = [label_of(name) if name in references else name for name in columns]
-    return {"columns": list(zip(columns, headings, strict=True)), "groups": groups}
+    return {"columns": columns_of(results), "groups": groups}
 
 
 def _pruned(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,33 +131,26 @@ def _pruned(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _vocabularies(results: Results) -> list[dict[str, Any]]:
-    """What each trimming kept, and how much of held-out text that covers."""
-    found = []
-    for stage in results.stages:
-        if stage.kind == "trim_vocabulary":
-            rows = [
-                (
-                    excerpt(source),
-                    f"{told['tokens_kept']:.1%}",
-                    f"{told['words_kept']:.1%}",
-                    f"{told['longer']:.3f}",
-                    f"{told['unknown_before']:.2%}",
-                    f"{told['unknown_after']:.2%}",
-                )
-                for source, told in stage.result["coverage"].items()
-            ]
-            sentence = vocabulary_note(stage.result)
-            found.append({"name": stage.writes, "sentence": sentence, "rows": rows})
-    return found
+def _vocabulary(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trimming kept, and how much of held-out text that covers."""
+    rows = [
+        (
+            excerpt(source),
+            f"{told['tokens_kept']:.1%}",
+            f"{told['words_kept']:.1%}",
+            f"{told['longer']:.3f}",
+            f"{told['unknown_before']:.2%}",
+            f"{told['unknown_after']:.2%}",
+        )
+        for source, told in result["coverage"].items()
+    ]
+    return {"name": name, "sentence": vocabulary_note(result), "rows": rows}
 
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:
     """One figure for each different map, with the names of the students that have it."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for stage in results.stages:
-        if stage.kind != "make_student":
-            continue
+    for stage in results.of("make_student"):
         layers, depth = stage.result["layers"], stage.result["teacher_layers"]
         start = start_of(stage.result)
         told = (stage.result.get(key) for key in ("chosen", "from_type", "to_type", "rule"))
@@ -176,29 +163,19 @@ def _layer_maps(results: Results) -> list[dict[str, Any]]:
 
 
 def _curves(results: Results) -> list[dict[str, Any]]:
+    """The loss curves of each training that logged some."""
     trainings = []
-    for stage in results.stages:
-        if stage.kind not in ("distill", "finetune"):
-            continue
+    for stage in results.of("distill", "finetune"):
         weights = {o["kind"]: o for o in stage.result.get("objectives", [])}
-        panels = []
+        curves = []
         for curve in loss_curves(stage):
-            label = label_of(curve.key)
-            svg = figures.loss_curve(
-                label, curve.train, curve.evaluated, key=f"loss{stage.name}-{curve.key}"
-            )
+            label, key = label_of(curve.key), f"loss{stage.name}-{curve.key}"
+            svg = figures.loss_curve(label, curve.train, curve.evaluated, key=key)
             weight = objective_note(weights.get(curve.key, {}))
-            panels.append({"label": label, "weight": weight, "svg": Markup(svg)})
-        if panels:
-            trainings.append(
-                {
-                    "stage": stage,
-                    "panels": panels,
-                    "effort": effort(stage.result, stage.settings),
-                    "projections": stage.result.get("projections", []),
-                }
-            )
-    return trainings
+            curves.append({"label": label, "weight": weight, "svg": Markup(svg)})
+        told = {"stage": stage, "panels": curves, "effort": effort(stage.result, stage.settings)}
+        trainings.append({**told, "projections": stage.result.get("projections", [])})
+    return [training for training in trainings if training["panels"]]
 
 
 ORDERS = {
@@ -237,9 +214,8 @@ def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
 def _counts(results: Results) -> list[tuple[str, str]]:
     for stage in reversed(results.stages):
         told = stage.result.get("corpus") or stage.result.get("data") or {}
-        counts = told.get("counts")
-        if counts:
-            return list(flat(counts))
+        if told.get("counts"):
+            return list(flat(told["counts"]))
     return []
 
 

@@ -1,14 +1,15 @@
-"""What a run found: the results of its finished stages, read from its folder, and metrics.json."""
+"""What a run found: the results of its finished stages, read from its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from potstill.recipe import lineage, main_model, parse_yaml, plain_twin
+from potstill.recipe import lineage, main_model, parse_yaml, plain_twin, published_chain
 from potstill.storage.files import read_json
 
 SUITE = "suite.json"
@@ -16,8 +17,10 @@ SUITE_KEYS: dict[str, type] = {
     **{"suite": str, "partial": bool, "partial_reasons": list, "baseline": str},
     **{"models": dict, "retention": dict, "tasks": dict},
 }
-MEASURING = ("evaluate", "benchmark", "report")  # the stages that write no model
-TRAINING = ("make_student", "finetune", "distill")  # all others compress or export what there is
+Training = Literal["make_student", "finetune", "distill"]  # all others cut or export what there is
+Measuring = Literal["evaluate", "benchmark", "report"]  # these write no model
+Kind = Literal[Training, "prune", "trim_vocabulary", "export", "quantize", Measuring]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _ALIKE = 1.1  # times as many steps as the plain twin, up to which the two count as trained alike
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
 
@@ -27,19 +30,23 @@ class StageResult:
     """One finished stage: its folder's name, kind, resolved settings and result."""
 
     name: str
-    kind: str
+    kind: Kind
     settings: dict[str, Any]
     result: dict[str, Any]
     folder: Path
 
     @property
+    def measures(self) -> bool:
+        """Whether it writes no model."""
+        return self.kind in get_args(Measuring)
+
+    @property
     def writes(self) -> str | None:
         """The name of the model that the stage wrote, if it writes one."""
-        if self.kind == "make_student":
-            return str(self.settings.get("writes") or "student")
-        if self.kind in MEASURING:
+        if self.measures:
             return None
-        return str(self.settings.get("writes") or self.settings.get("model"))
+        own = "student" if self.kind == "make_student" else self.settings.get("model")
+        return str(self.settings.get("writes") or own)
 
     @property
     def models_written(self) -> list[str]:
@@ -49,24 +56,34 @@ class StageResult:
     @property
     def compresses(self) -> bool:
         """Whether it made another model of one without training it."""
-        return self.kind not in (*TRAINING, *MEASURING)
+        return not self.measures and self.kind not in get_args(Training)
 
     @property
     def made_from(self) -> str | None:
         """The name of the model that the stage made another of."""
-        key = "teacher" if self.kind == "make_student" else "model"
-        return None if self.kind in MEASURING else self.settings.get(key)
+        if self.kind == "make_student":
+            return str(self.settings.get("teacher", "teacher"))
+        return None if self.measures else self.settings.get("model")
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run folder tells about a run."""
+    """All that a run folder tells about a run.
+
+    Attributes:
+        suite: What `potstill evaluate --suite` wrote into the folder; None: it wrote nothing there.
+    """
 
     run: Path
     stages: list[StageResult]
     recipe: dict[str, Any]
     recipe_text: str
     environment: dict[str, Any]
+    suite: dict[str, Any] | None = None
+
+    def of(self, *kinds: Kind) -> list[StageResult]:
+        """Return the stages of these kinds, in order."""
+        return [stage for stage in self.stages if stage.kind in kinds]
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -78,15 +95,15 @@ class Results:
         """The last benchmark."""
         return self._still_of("benchmark")
 
-    def _still_of(self, kind: str) -> dict[str, Any]:
+    def _still_of(self, kind: Kind) -> dict[str, Any]:
         """The last result of a kind, without the models that a later stage wrote anew: what was
         measured of those were former ones.
         """
-        numbers = [n for n, stage in enumerate(self.stages) if stage.kind == kind]
-        if not numbers:
+        measured = self.of(kind)[-1:]
+        if not measured:
             return {}
-        result = self.stages[numbers[-1]].result
-        anew = {stage.writes for stage in self.stages[numbers[-1] + 1 :]} - {None}
+        result = measured[0].result
+        anew = {stage.writes for stage in self._after(measured[0])} - {None}
         if result.get("baseline") in anew:
             return {}
         found = _without(result, anew)
@@ -97,11 +114,21 @@ class Results:
                 found.pop(key, None)
         return found
 
+    def _after(self, stage: StageResult) -> list[StageResult]:
+        return self.stages[self.stages.index(stage) + 1 :]
+
+    # --- models -----------------------------------------------------------------------------------
+
     @cached_property
     def baseline(self) -> str:
         """What the others are compared with."""
         given = self.evaluation.get("baseline") or self.benchmark.get("baseline")
         return str(given or "teacher")
+
+    @property
+    def baseline_said(self) -> str:
+        """The baseline in a sentence, such as "the teacher"."""
+        return said(self.baseline)
 
     @cached_property
     def student(self) -> str | None:
@@ -114,22 +141,28 @@ class Results:
         return self.stages[number - 1].writes if number is not None else None
 
     @cached_property
+    def lineage(self) -> list[StageResult]:
+        """The stages that led from the baseline to the last artifact made of the student."""
+        trained = get_args(Training)
+        mains = [
+            number
+            for number, stage in enumerate(self.stages, 1)
+            if stage.writes == self.student and stage.kind in trained
+        ]
+        numbers = lineage(self.stages, mains[-1], self.baseline) if mains else []
+        return [self.stages[number - 1] for number in numbers]
+
+    @cached_property
     def chain(self) -> list[tuple[str, list[StageResult]]]:
-        """What led from the teacher to the last artifact made of the student, in order: names of
-        models, each with the stages that wrote it (one after another under the same name).
-        """
-        mains = [n for n, stage in enumerate(self.stages, 1) if stage.writes == self.student]
-        mains = [n for n in mains if self.stages[n - 1].kind in TRAINING]
-        if not mains:
-            return []
-        steps: list[tuple[str, list[StageResult]]] = []
-        for number in lineage(self.stages, mains[-1], self.baseline):
-            stage = self.stages[number - 1]
-            if steps and steps[-1][0] == stage.writes:
-                steps[-1][1].append(stage)
-            else:
-                steps.append((str(stage.writes), [stage]))
-        return steps
+        """The lineage as names of models, each with the stages that wrote it one after another."""
+        steps = groupby(self.lineage, key=lambda stage: str(stage.writes))
+        return [(name, list(stages)) for name, stages in steps]
+
+    @property
+    def last(self) -> str | None:
+        """The last artifact made of the student, where it is another one."""
+        name = self.chain[-1][0] if self.chain else None
+        return None if name == self.student else name
 
     @cached_property
     def twin(self) -> str | None:
@@ -139,13 +172,16 @@ class Results:
     @cached_property
     def published(self) -> str | None:
         """The model whose weights lie in model/: the student, or what was cut out of it after."""
-        name, made = self.student, False
-        for stage in self.stages:
-            compresses = stage.kind in ("prune", "trim_vocabulary")
-            if compresses and made and stage.settings.get("model") == name:
-                name = stage.writes
-            made = made or stage.writes == name
-        return name
+        made = [self.stages[number - 1] for number in published_chain(self.stages)]
+        names = [str(stage.writes) for stage in made if stage.kind not in ("export", "quantize")]
+        return next((name for name in names[::-1] if name != self.baseline), self.student)
+
+    @cached_property
+    def untrained(self) -> str | None:
+        """The student as it was made, where it was kept under a name of its own and scored."""
+        retained = self.evaluation.get("retention", {})
+        made = [str(stage.writes) for stage in self.of("make_student")]
+        return next((name for name in made if name in retained and name != self.student), None)
 
     @cached_property
     def names(self) -> list[str]:
@@ -153,13 +189,6 @@ class Results:
         known = [*self._measured, *self.counted]
         first = [name for name in (self.baseline, self.student) if name in known]
         return list(dict.fromkeys([*first, *self._measured]))
-
-    @cached_property
-    def untrained(self) -> str | None:
-        """The student as it was made, where it was kept under a name of its own and scored."""
-        made = [stage.writes for stage in self.stages if stage.kind == "make_student"]
-        retained = self.evaluation.get("retention", {})
-        return next((name for name in made if name in retained and name != self.student), None)
 
     @cached_property
     def _measured(self) -> list[str]:
@@ -172,55 +201,50 @@ class Results:
         """Parameters as stages counted them, for runs without a benchmark."""
         counts: dict[str, int] = {}
         for stage in self.stages:
+            name, source = str(stage.writes), str(stage.made_from)
+            found = stage.result.get("parameters", {})
             if stage.kind == "make_student":
-                names = {
-                    "teacher": stage.settings.get("teacher", "teacher"),
-                    "student": stage.writes,
-                }
-                found = stage.result.get("parameters", {})
-                counts |= {str(names[role]): number for role, number in found.items()}
+                roles = {"teacher": source, "student": name}
+                counts |= {roles[role]: number for role, number in found.items()}
             elif stage.kind in ("prune", "trim_vocabulary"):
-                counts.setdefault(str(stage.made_from), stage.result["parameters"]["before"])
-                counts[str(stage.writes)] = stage.result["parameters"]["after"]
-            elif stage.kind in ("distill", "finetune") and stage.settings.get("model") in counts:
-                counts[str(stage.writes)] = counts[stage.settings["model"]]
-        graphs = self.exported | self.quantized
-        return counts | {name: found["parameters"] for name, found in graphs.items()}
-
-    @cached_property
-    def suite(self) -> dict[str, Any] | None:
-        """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
-
-        Raises:
-            ValueError: the file is not what it should be.
-        """
-        path = self.run / SUITE
-        if not path.is_file():
-            return None
-        read = read_json(path)
-        found: dict[str, Any] = read if isinstance(read, dict) else {}
-        missing = [key for key in SUITE_KEYS if not isinstance(found.get(key), SUITE_KEYS[key])]
-        if missing:
-            raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
-        return found
+                counts.setdefault(source, found["before"])
+                counts[name] = found["after"]
+            elif stage.kind in ("distill", "finetune") and source in counts:
+                counts[name] = counts[source]
+        return counts | {name: found["parameters"] for name, found in self.graphs.items()}
 
     @cached_property
     def exported(self) -> dict[str, dict[str, Any]]:
         """Results of exports, by the names of the models they wrote."""
-        return {str(s.writes): s.result for s in self.stages if s.kind == "export"}
+        return {str(stage.writes): stage.result for stage in self.of("export")}
+
+    @cached_property
+    def quantized(self) -> dict[str, dict[str, Any]]:
+        """Results of quantizations, by the names of the models they wrote."""
+        return {str(stage.writes): stage.result for stage in self.of("quantize")}
+
+    @property
+    def graphs(self) -> dict[str, dict[str, Any]]:
+        """Results of exports and of quantizations, by the names of the models they wrote."""
+        return self.exported | self.quantized
+
+    # --- what a reader must not miss --------------------------------------------------------------
 
     @property
     def findings(self) -> list[str]:
         """What a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = [*(self.evaluation.get("findings") or []), *self._unlike_twin()]
-        trained = [s.result for s in self.stages if s.kind in ("finetune", "distill")]
-        for result in [*trained, *self.exported.values(), *self.quantized.values()]:
+        trained = [stage.result for stage in self.of("finetune", "distill")]
+        for result in [*trained, *self.graphs.values()]:
             found += result.get("findings", [])
         return found + [
             f"the model {stage.writes} was pruned and not trained after it: a distill stage would "
             "win back much of what that cost"
-            for stage in self.pruned
-            if not self._trained_after(stage)
+            for stage in self.of("prune")
+            if not any(
+                later.made_from == stage.writes and later.kind in ("distill", "finetune")
+                for later in self._after(stage)
+            )
         ]
 
     def _unlike_twin(self) -> list[str]:
@@ -228,11 +252,10 @@ class Results:
         the teacher is a part alone.
         """
         named = [("distill", self.student), ("finetune", self.evaluation.get("twin"))]
-        both = [
-            next((s for s in reversed(self.stages) if (s.kind, s.writes) == one), None)
+        mine, twin = (
+            next((stage for stage in self.stages[::-1] if (stage.kind, stage.writes) == one), None)
             for one in named
-        ]
-        mine, twin = both
+        )
         if mine is None or twin is None or mine.made_from != twin.made_from:
             return []
         steps = [one.result.get("steps") or 0 for one in (mine, twin)]
@@ -245,20 +268,18 @@ class Results:
             "both stages to one number"
         ]
 
-    @property
-    def pruned(self) -> list[StageResult]:
-        """The stages that pruned."""
-        return [stage for stage in self.stages if stage.kind == "prune"]
 
-    def _trained_after(self, pruned: StageResult) -> bool:
-        later = self.stages[self.stages.index(pruned) + 1 :]
-        trains = [stage for stage in later if stage.kind in ("distill", "finetune")]
-        return any(stage.settings.get("model") == pruned.writes for stage in trains)
+def said(baseline: str) -> str:
+    """Return a baseline as a sentence names it."""
+    return "the teacher" if baseline == "teacher" else baseline
 
-    @cached_property
-    def quantized(self) -> dict[str, dict[str, Any]]:
-        """Results of quantisations, by the names of the models they wrote."""
-        return {str(s.writes): s.result for s in self.stages if s.kind == "quantize"}
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def results_of(kind: Kind, result: dict[str, Any]) -> Results:
+    """Return what was measured outside a run as the results of one stage."""
+    return Results(Path(), [StageResult(kind, kind, {}, result, Path())], {}, "", {})
 
 
 def read_results(run: Path) -> Results:
@@ -273,24 +294,52 @@ def read_results(run: Path) -> Results:
         raise ValueError(f"{run} is not a run folder: give the folder that a run wrote")
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
-        if not (folder / "result.json").is_file():
-            if folder.name.partition("-")[2] not in MEASURING:
-                break
-            continue
-        settings = _mapping(folder / "config.json").get("stage", {})
-        result = _mapping(folder / "result.json")
-        kind = settings.get("kind", "")
-        stages.append(StageResult(folder.name, kind, settings, result, folder))
+        if (folder / "result.json").is_file():
+            stages.append(_read_stage(folder))
+        elif folder.name.partition("-")[2] not in get_args(Measuring):
+            break
     if not stages:
         raise ValueError(
             f"{run} holds no finished stage (stages/*/result.json): run the recipe first"
         )
     path, environment = run / "recipe.yaml", run / "environment.json"
     text = text_of(path)
-    recipe = parse_yaml(text, str(path)) if text else {}
     return Results(
-        run, stages, recipe, text, _mapping(environment) if environment.is_file() else {}
+        run,
+        stages,
+        recipe=parse_yaml(text, str(path)) if text else {},
+        recipe_text=text,
+        environment=_mapping(environment) if environment.is_file() else {},
+        suite=_suite(run / SUITE),
     )
+
+
+def _read_stage(folder: Path) -> StageResult:
+    path = folder / "config.json"
+    settings, result = _mapping(path).get("stage", {}), _mapping(folder / "result.json")
+    kind = next((kind for kind in KINDS if kind == settings.get("kind")), None)
+    if kind is None:
+        raise ValueError(
+            f"{path}: {settings.get('kind')!r} is no kind of stage. Run the recipe anew, or remove "
+            f"{folder}."
+        )
+    return StageResult(folder.name, kind, settings, result, folder)
+
+
+def _suite(path: Path) -> dict[str, Any] | None:
+    """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
+
+    Raises:
+        ValueError: the file is not what it should be.
+    """
+    if not path.is_file():
+        return None
+    read = read_json(path)
+    found: dict[str, Any] = read if isinstance(read, dict) else {}
+    missing = [key for key in SUITE_KEYS if not isinstance(found.get(key), SUITE_KEYS[key])]
+    if missing:
+        raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
+    return found
 
 
 def _without(result: Mapping[str, Any], names: Collection[str | None]) -> dict[str, Any]:
@@ -300,9 +349,6 @@ def _without(result: Mapping[str, Any], names: Collection[str | None]) -> dict[s
         if key in found:
             found[key] = {name: told for name, told in found[key].items() if name not in names}
     return found
-
-
-# --- files ----------------------------------------------------------------------------------------
 
 
 def text_of(path: Path) -> str:

@@ -5,7 +5,7 @@ numbers can be compared at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from potstill.reporting.metrics_json import finite, metrics_of
 from potstill.reporting.pages import flat, render
 from potstill.reporting.phrases import title_of
 from potstill.reporting.results import Results, read_results
-from potstill.reporting.suites import side_by_side
-from potstill.reporting.table import Cell, comparison_rows
+from potstill.reporting.suites import suites_of_runs
+from potstill.reporting.table import Row, comparison_rows, retentions, side_by_side
 from potstill.reporting.verdict import verdict
 from potstill.storage.files import write_text
 from potstill.tasks.score_names import label_of
@@ -33,13 +33,16 @@ class _ComparedRun:
     label: str
     results: Results
     metrics: Mapping[str, Any]
-    rows: Mapping[tuple[str, str], Mapping[str, Cell]]  # (group, measure) -> model -> cell
+    rows: Sequence[Row]
 
     @property
-    def last(self) -> str | None:
-        """The last artifact made of the student, where it is another one."""
-        chain = self.results.chain
-        return chain[-1][0] if chain and chain[-1][0] != self.results.student else None
+    def models(self) -> list[str | None]:
+        """Its student, the last artifact made of that, and its baseline."""
+        return [self.results.student, self.results.last, self.results.baseline]
+
+    def setting(self, name: str) -> Any:
+        """What metrics.json says of how it was measured."""
+        return self.metrics["settings"].get(name)
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
@@ -65,18 +68,18 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
         if places.count(place) > 1:
             raise ValueError(f"{folder} is given twice: give different runs")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(places), strict=True)]
-    tasks = [_task(run) for run in runs]
+    tasks = [str(run.setting("task")) for run in runs]
     if len(set(tasks)) > 1:
         told = ", ".join(f"{run.label}: {task}" for run, task in zip(runs, tasks, strict=True))
         raise ValueError(f"the runs are of different tasks ({told}): give runs of one task")
-    suites, doubts = side_by_side({run.label: run.results.suite for run in runs})
+    suites, doubts = suites_of_runs({run.label: run.results.suite for run in runs})
     comparable = _comparable(runs)
     found: dict[str, Any] = finite(
         {
             "task": tasks[0],
             "runs": [_told(run) for run in runs],
             "differences": _differences([run.results.recipe for run in runs]),
-            "environment": _environments(runs),
+            "environment": _differing([dict(flat(run.results.environment)) for run in runs]),
             **comparable,
             "warnings": [*comparable["warnings"], *doubts],
             "tables": [*_tables(runs), *suites],
@@ -98,13 +101,10 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
         raise ValueError(f"{path} is a folder: give the name of a file to write the page to")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not there: make that folder first")
-    groups: dict[str, list[figures.Bar]] = {}
-    for score, bars in found["kept"].items():
-        groups[label_of(score)] = [
-            (bar["run"], bar["value"], tuple(bar["interval"]) if bar["interval"] else None)
-            for bar in bars
-        ]
-    svg = figures.retention(groups, "the baseline's", key="kept") if groups else None
+    groups = {
+        label_of(score): [(bar["run"], bar["value"], bar["interval"]) for bar in bars]
+        for score, bars in found["kept"].items()
+    }
     recipes, environments = (
         [(key, [_shown(value) for value in values]) for key, values in found[part].items()]
         for part in ("differences", "environment")
@@ -114,7 +114,7 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
         "title": " and ".join(run["name"] for run in found["runs"]),
         "recipes": recipes,
         "environments": environments,
-        "figure": None if svg is None else Markup(svg),
+        "figure": Markup(figures.retention(groups, "the baseline's", key="kept")) if groups else "",
     }
     write_text(path, render("compare.html.j2", page))
 
@@ -125,15 +125,13 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
 def _read(folder: Path, label: str) -> _ComparedRun:
     results = read_results(folder)
     metrics = metrics_of(results)
-    rows = {(_group(row.group), row.label): row.cells for row in comparison_rows(results, metrics)}
+    rows = comparison_rows(results, metrics)
+    rows = [replace(row, group=_GROUPS.get(row.group.split()[0], row.group)) for row in rows]
     return _ComparedRun(label, results, metrics, rows)
 
 
-def _group(group: str) -> str:
-    """A group of rows as it is called in all runs."""
-    if group.startswith("Scores"):
-        return "Scores on held-out text"
-    return "Against the baseline" if group.startswith("Against") else group
+# How a group of rows is called in all runs.
+_GROUPS = {"Scores": "Scores on held-out text", "Against": "Against the baseline"}
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
@@ -143,10 +141,6 @@ def _labels(places: Sequence[Path]) -> list[str]:
         if len(set(labels)) == len(labels):
             break
     return labels
-
-
-def _task(run: _ComparedRun) -> str:
-    return str(run.metrics["settings"].get("task"))
 
 
 def _told(run: _ComparedRun) -> dict[str, Any]:
@@ -159,10 +153,10 @@ def _told(run: _ComparedRun) -> dict[str, Any]:
         "seed": results.recipe.get("seed"),
         "baseline": results.baseline,
         "student": results.student,
-        "last": run.last,
+        "last": results.last,
         "verdict": verdict(results, run.metrics),
         "findings": results.findings,
-        "records": run.metrics["settings"].get("records"),
+        "records": run.setting("records"),
     }
 
 
@@ -170,9 +164,15 @@ def _told(run: _ComparedRun) -> dict[str, Any]:
 
 
 def _differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    leaves = [dict(_leaves(recipe)) for recipe in recipes]
-    keys = dict.fromkeys(key for each in leaves for key in each if not key.startswith(UNTOLD))
-    found = {key.removeprefix("stages."): [each.get(key) for each in leaves] for key in keys}
+    found = _differing([dict(_leaves(recipe)) for recipe in recipes])
+    told = {key: values for key, values in found.items() if not key.startswith(UNTOLD)}
+    return {key.removeprefix("stages."): values for key, values in told.items()}
+
+
+def _differing(leaves: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Key -> its value in each run, of keys that are not the same in all."""
+    keys = dict.fromkeys(key for each in leaves for key in each)
+    found = {key: [each.get(key) for each in leaves] for key in keys}
     return {key: values for key, values in found.items() if not _all_same(values)}
 
 
@@ -195,13 +195,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(rest, f"{name}.{kind}{again}")
     else:
         yield name, value
-
-
-def _environments(runs: Sequence[_ComparedRun]) -> dict[str, list[Any]]:
-    """What the machines and versions differ in."""
-    leaves = [dict(flat(run.results.environment)) for run in runs]
-    found = {key: [each.get(key) for each in leaves] for each in leaves for key in each}
-    return {key: values for key, values in found.items() if not _all_same(values)}
 
 
 def _shown(value: Any) -> str:
@@ -234,7 +227,7 @@ def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
         )
     speed, why = _same_machine(runs)
     (notes if speed else warnings).extend(why)
-    noisy = [run.label for run in runs if run.metrics["settings"].get("noisy")]
+    noisy = [run.label for run in runs if run.setting("noisy")]
     if noisy:
         warnings.append(f"Speed was measured on a noisy machine: {', '.join(noisy)}.")
     notes.append(
@@ -253,9 +246,8 @@ def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, 
     if unscored:
         return False, [f"Scores can't be compared: there are none in {', '.join(unscored)}."]
     settings = [dict(_leaves(_scored_on(run.results))) for run in runs]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    differing = [key for key in keys if not _all_same([each.get(key) for each in settings])]
-    records = [run.metrics["settings"].get("records") for run in runs]
+    differing = list(_differing(settings))
+    records = [run.setting("records") for run in runs]
     apart = _apart(runs) if one_teacher else None
     if not differing and _all_same(records) and (apart is None or apart <= NEAR):
         return True, []
@@ -299,19 +291,13 @@ def _scored_on(results: Results) -> dict[str, Any]:
 
 def _apart(runs: Sequence[_ComparedRun]) -> float | None:
     """The largest difference of what the runs' baselines score; None: they share no score."""
-    scored = []
-    for run in runs:
-        tasks = run.metrics["models"].get(run.results.baseline, {}).get("scores", {})
-        scored.append(dict(_leaves(tasks)))
-    shared = [key for key in scored[0] if all(_is_number(each.get(key)) for each in scored)]
-    spans = [
-        max(each[key] for each in scored) - min(each[key] for each in scored) for key in shared
+    scored = [
+        dict(_leaves(run.metrics["models"].get(run.results.baseline, {}).get("scores", {})))
+        for run in runs
     ]
-    return max(spans, default=None)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    values = [list[Any](each.get(key) for each in scored) for key in scored[0]]
+    numbers = [each for each in values if all(isinstance(v, (int, float)) for v in each)]
+    return max((max(each) - min(each) for each in numbers), default=None)
 
 
 def _same_machine(runs: Sequence[_ComparedRun]) -> tuple[bool, list[str]]:
@@ -319,7 +305,7 @@ def _same_machine(runs: Sequence[_ComparedRun]) -> tuple[bool, list[str]]:
     if len(timed) < 2:
         return False, []
     processors = [run.results.environment.get("cpu", {}).get("model") for run in timed]
-    threads = [run.metrics["settings"].get("threads") for run in timed]
+    threads = [run.setting("threads") for run in timed]
     for what, values in (("processors", processors), ("threads", threads)):
         if not _all_same(values):
             told = ", ".join(map(str, values))
@@ -339,44 +325,26 @@ def _all_same(values: Iterable[Any]) -> bool:
 
 
 def _tables(runs: Sequence[_ComparedRun]) -> list[dict[str, Any]]:
-    """Of the students, of what was made of them last, and of the baselines."""
-    roles: list[tuple[str, list[str | None]]] = [
-        ("The student", [run.results.student for run in runs]),
-        ("The last artifact made of it", [run.last for run in runs]),
-        ("The baseline", [run.results.baseline for run in runs]),
+    """Tables of the students, of what was made of them last, and of the baselines."""
+    roles = ("The student", "The last artifact made of it", "The baseline")
+    rows = [run.rows for run in runs]
+    found = [
+        {"role": role, "models": list(names), "rows": side_by_side(rows, names)}
+        for role, names in zip(roles, zip(*(run.models for run in runs), strict=True), strict=True)
     ]
-    return [
-        {"role": role, "models": names, "rows": rows}
-        for role, names in roles
-        if (rows := _rows(runs, names))
-    ]
-
-
-def _rows(runs: Sequence[_ComparedRun], names: Sequence[str | None]) -> list[dict[str, Any]]:
-    keys = dict.fromkeys(key for run in runs for key in run.rows)
-    order = list(dict.fromkeys(group for group, _ in keys))
-    found = []
-    for group, measure in sorted(keys, key=lambda key: order.index(key[0])):
-        cells = [
-            run.rows.get((group, measure), {}).get(str(name))
-            for run, name in zip(runs, names, strict=True)
-        ]
-        if any(cell is not None for cell in cells):
-            shown = [None if cell is None else asdict(cell) for cell in cells]
-            found.append({"group": group, "measure": measure, "cells": shown})
-    return found
+    return [table for table in found if table["rows"]]
 
 
 def _kept(runs: Sequence[_ComparedRun]) -> dict[str, list[dict[str, Any]]]:
     """Score -> what each run's student keeps of it, and its last artifact."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        for name in (run.results.student, run.last):
-            compared = run.metrics["comparisons"].get(str(name), {})
-            for score, value in compared.get("retention_by_score", {}).items():
-                if value is not None:
-                    span = run.results.evaluation.get("intervals", {}).get(name, {}).get(score)
-                    label = run.label if name == run.results.student else f"{run.label}: {name}"
+        student, last, _ = run.models
+        shares = retentions(run.results, run.metrics)
+        for name, label in ((student, run.label), (last, f"{run.label}: {last}")):
+            for score, models in shares.items():
+                if name in models:
+                    value, span = models[name]
                     bar = {"run": label, "model": name, "value": value, "interval": span}
                     found.setdefault(score, []).append(bar)
     return found

@@ -1,23 +1,16 @@
-"""What a run's numbers say, for people: the verdict, and the rows of the comparison table."""
+"""The comparison as rows of cells, for page, card and terminal: a row is added here alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from potstill.reporting.metrics_json import finite
 from potstill.reporting.results import Results
 from potstill.tasks.score_names import label_of
 
-
-def is_unsure(ratio: Mapping[str, Any]) -> bool:
-    """Whether a benchmark could not tell faster from slower."""
-    return ratio.get("verdict") == "can't tell"
-
-
-# --- the table ------------------------------------------------------------------------------------
+TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -31,68 +24,134 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the comparison: a cell for each column that has a value."""
+    """A line of a table: a cell for each column that has a value."""
 
     group: str
     label: str
     cells: dict[str, Cell]
 
 
-def comparison_rows(results: Results, metrics: Mapping[str, Any]) -> list[Row]:
-    """The rows of the comparison table; columns are the names of models and references."""
+def comparison_rows(
+    results: Results, metrics: Mapping[str, Any], *, full: bool = False
+) -> list[Row]:
+    """Return the rows of the comparison; their columns are the names of models and references.
+
+    Args:
+        full: Whether what only the terminal shows is among them: the values of all seeds, the
+            intervals of latencies, the size of folders, and each size of a batch.
+    """
     rows = [
-        *_measurements(results, metrics),
-        *_scores(results, metrics),
+        *_size(metrics, full),
+        *_speed(results, metrics, full),
+        *_scores(results, metrics, full),
         *_differences(results),
-        *_ratios(results, metrics),
+        *_ratios(results, metrics, full),
     ]
     return [row for row in rows if row.cells]
 
 
-def _measurements(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
+def columns_of(results: Results) -> dict[str, str]:
+    """Return the columns of the comparison and their heads: models, then what takes no model."""
+    references = results.evaluation.get("references", {})
+    return {name: name for name in results.names} | {name: label_of(name) for name in references}
+
+
+def side_by_side(
+    tables: Sequence[Sequence[Row]], columns: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """Return the rows of several tables beside each other, of each table one column.
+
+    Returns:
+        Rows with `group`, `measure` and `cells`, one for each table: None where it has none.
+    """
+    found = [{(row.group, row.label): row.cells for row in rows} for rows in tables]
+    keys = dict.fromkeys(key for rows in found for key in rows)
+    order = list(dict.fromkeys(group for group, _ in keys))
+    shown = []
+    for group, measure in sorted(keys, key=lambda key: order.index(key[0])):
+        pairs = zip(found, columns, strict=True)
+        cells = [rows.get((group, measure), {}).get(str(name)) for rows, name in pairs]
+        if any(cells):
+            told = [None if cell is None else asdict(cell) for cell in cells]
+            shown.append({"group": group, "measure": measure, "cells": told})
+    return shown
+
+
+# --- what was measured ----------------------------------------------------------------------------
+
+
+def _row(
+    group: str, label: str, found: Mapping[str, Any], shown: Callable[[Any], Cell] | float = 1.0
+) -> Row:
+    """A row of what each column has; numbers are divided by `shown` where that is a number."""
+    cell = shown if callable(shown) else lambda value: Cell(value, number(value / shown))
+    return Row(group, label, {name: cell(x) for name, x in found.items() if x is not None})
+
+
+def _size(metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+    models = metrics["models"]
+    yield _row("Size", "Parameters (millions)", _each(models, "parameters"), 1e6)
+    yield _row("Size", "Weights (MB)", _each(models, "weight_bytes"), 1e6)
+    if full:
+        yield _row("Size", "All files (MB)", _each(models, "folder_bytes"), 1e6)
+    for length, counts in by_number(models, "multiply_adds").items():
+        yield _row("Size", f"Multiply-adds of one text of {length} tokens (millions)", counts, 1e6)
+
+
+def _speed(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
     models, settings = metrics["models"], metrics["settings"]
-
-    def row(group: str, label: str, key: str, scale: float = 1.0) -> Row:
-        found = {name: model[key] for name, model in models.items() if model.get(key) is not None}
-        cells = {name: Cell(value, number(value / scale)) for name, value in found.items()}
-        return Row(group, label, cells)
-
-    yield row("Size", "Parameters (millions)", "parameters", 1e6)
-    yield row("Size", "Weights (MB)", "weight_bytes", 1e6)
-    for length, counts in _by_length(models, "multiply_adds").items():
-        cells = {n: Cell(count, number(count / 1e6)) for n, count in counts.items()}
-        yield Row("Size", f"Multiply-adds of one text of {length} tokens (millions)", cells)
+    measured = results.benchmark.get("models", {})
     threads = settings.get("threads", 1)
     group = f"Speed on {threads} thread{'s' if threads != 1 else ''}"
-    for length, found in _by_length(models, "latency_ms").items():
-        cells = {name: _latency_cell(points) for name, points in found.items()}
-        yield Row(group, f"Latency of one text of {length} tokens (ms)", cells)
-    shape = (
-        f"{settings.get('throughput_batch')} texts of {settings.get('throughput_length')} tokens"
+    spans = by_number(measured, "latency_intervals_ms") if full else {}
+    for length, found in by_number(models, "latency_ms").items():
+        row = _row(group, f"Latency of one text of {length} tokens (ms)", found, _latency_cell)
+        for name, span in spans.get(length, {}).items():
+            cell = row.cells[name]
+            row.cells[name] = replace(cell, note=f"{_span(span['p50'], 2)}, {cell.note}")
+        yield row
+    length = settings.get("throughput_length")
+    shape = f"{settings.get('throughput_batch')} texts of {length} tokens"
+    rates = _each(models, "throughput_per_s")
+    yield _row(group, f"Throughput, {shape} at once (texts/s)", rates)
+    for batch, found in _other_batches(results, measured, full).items():
+        yield _row(group, f"Throughput, {batch} texts of {length} tokens at once (texts/s)", found)
+    timed = results.benchmark.get("pass") or {"models": {}, "texts": 0}
+    passes = {name: one for name, one in timed["models"].items() if name in models}
+    yield _row(
+        *(group, f"A pass over {timed['texts']:,} texts, one at a time (s)", passes),
+        lambda one: Cell(one["seconds"], number(one["seconds"]), _span(one["interval"], 2)),
     )
-    yield row(group, f"Throughput, {shape} at once (texts/s)", "throughput_per_s")
-    timed = results.benchmark.get("pass")
-    if timed:
-        cells = {n: _pass_cell(one) for n, one in timed["models"].items() if n in models}
-        yield Row(group, f"A pass over {timed['texts']:,} texts, one at a time (s)", cells)
-    yield row(group, "Time to load (s)", "load_s")
-    yield row(group, "Peak memory of the process (MB)", "peak_memory_bytes", 1e6)
+    if full:
+        yield _row(
+            *(group, "Tokens of that pass", _each(passes, "tokens")),
+            lambda tokens: Cell(tokens, f"{tokens:,}"),
+        )
+    yield _row(group, "Time to load (s)", _each(models, "load_s"))
+    memory = _each(models, "peak_memory_bytes")
+    yield _row(group, "Peak memory of the process (MB)", memory, 1e6)
 
 
-def _by_length(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """Tokens of a text, from the fewest -> model -> what was measured of it there."""
-    lengths = {length for model in models.values() for length in model.get(key, {})}
-    found: dict[str, dict[str, Any]] = {length: {} for length in sorted(lengths, key=int)}
-    for name, model in models.items():
-        for length, value in model.get(key, {}).items():
-            if value is not None:
-                found[length][name] = value
-    return found
+def _each(models: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    return {name: model.get(key) for name, model in models.items()}
 
 
-def _pass_cell(found: Mapping[str, Any]) -> Cell:
-    low, high = found["interval"]
-    return Cell(found["seconds"], number(found["seconds"]), _span(low, high, 2))
+def by_number(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Return number of tokens or texts, from the fewest -> model -> what was measured there."""
+    numbers = {number for model in models.values() for number in model.get(key, {})}
+    return {
+        n: {name: model[key][n] for name, model in models.items() if n in model.get(key, {})}
+        for n in sorted(numbers, key=int)
+    }
+
+
+def _other_batches(
+    results: Results, measured: Mapping[str, Any], full: bool
+) -> dict[str, dict[str, Any]]:
+    """What was measured with batches of other sizes than the one that the report tells of."""
+    told = str(results.benchmark.get("throughput_batch"))
+    found = by_number(measured, "throughput_by_batch") if full else {}
+    return {batch: values for batch, values in found.items() if batch != told}
 
 
 def _latency_cell(points: Mapping[str, float]) -> Cell:
@@ -100,90 +159,101 @@ def _latency_cell(points: Mapping[str, float]) -> Cell:
     return Cell(points["p50"], number(points["p50"]), ", ".join(rest))
 
 
-def _scores(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
+def _scores(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+    models = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
     columns = {
-        name: flat_scores(model.get("scores", {})) for name, model in metrics["models"].items()
+        name: flat_scores(scores)
+        for name, scores in {**models, **metrics.get("references", {})}.items()
     }
-    references = results.evaluation.get("references", {})
-    columns |= {name: flat_scores(finite(scores)) for name, scores in references.items()}
     records = metrics["settings"].get("records")
-    group = f"Scores on {records:,} held-out records" if records else "Scores"
+    whose = "held-out records" if results.recipe else "records"
+    group = f"Scores on {records:,} {whose}" if records else "Scores"
     for key in dict.fromkeys(key for scores in columns.values() for key in scores):
         cells = {name: score_cell(scores[key]) for name, scores in columns.items() if key in scores}
-        for name, scores in metrics["models"].items():
-            task, _, metric = key.partition(".")
-            seeds = scores.get("scores", {}).get(task, {}).get("seeds")
-            if len(seeds or []) > 1 and metric == metrics["settings"].get("metric"):
-                spread = f"{_span(min(seeds), max(seeds), 3)}, {len(seeds)} seeds"
-                cells[name] = replace(cells[name], note=spread)
+        task, _, metric = key.partition(".")
+        for name, scores in models.items():
+            seeds = scores.get(task, {}).get("seeds") or []
+            if len(seeds) > 1 and metric == metrics["settings"].get("metric"):
+                spread = f"{_span((min(seeds), max(seeds)), 3)}, {len(seeds)} seeds"
+                each = ", ".join(f"{seed:.3f}" for seed in seeds)
+                cells[name] = replace(cells[name], note=each if full else spread)
         yield Row(group, label_of(key), cells)
 
 
 def _differences(results: Results) -> Iterator[Row]:
     """What the student scores above its twin and above trivial means."""
-    cells = {}
-    scores = results.evaluation.get("models", {}).get(results.student, {})
-    for name, told in results.evaluation.get("differences", {}).items():
+    evaluation, cells, label = results.evaluation, dict[str, Cell](), ""
+    scores = evaluation.get("models", {}).get(results.student, {})
+    for name, told in evaluation.get("differences", {}).items():
         bounds = told["interval"]
         note = "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}"
         cells[name] = Cell(told["difference"], f"{told['difference']:+.3f}", note)
         parts = (part for part, found in scores.items() if told["metric"] in found)
-        label = label_of(f"{next(parts, results.evaluation['task'])}.{told['metric']}")
-    if cells:
-        yield Row("The student, less each other", label, cells)
+        label = label_of(f"{next(parts, evaluation['task'])}.{told['metric']}")
+    yield Row("The student, less each other", label, cells)
 
 
-def _ratios(results: Results, metrics: Mapping[str, Any]) -> Iterator[Row]:
-    compared = metrics["comparisons"]
-    group = f"Against {'the teacher' if results.baseline == 'teacher' else results.baseline}"
-    intervals = results.evaluation.get("intervals", {})
-    for key in dict.fromkeys(
-        key for entry in compared.values() for key in entry.get("retention_by_score", {})
-    ):
-        cells = {}
-        for name, entry in compared.items():
-            value = entry.get("retention_by_score", {}).get(key)
-            if value is not None:
-                interval = intervals.get(name, {}).get(key)
-                note = "" if interval is None else _span(100 * interval[0], 100 * interval[1], 1)
-                cells[name] = Cell(value, f"{value:.1%}", note)
-        yield Row(group, f"Kept: {label_of(key)}", cells)
-    measured = results.benchmark.get("ratios", {})
-    speeds = {length: None for entry in compared.values() for length in entry.get("speedup", {})}
-    for length in sorted(speeds, key=int):
-        cells = {
-            name: _speed_cell(measured[name]["speedup"][length])
-            for name, entry in compared.items()
-            if length in entry.get("speedup", {})
-        }
-        yield Row(group, f"Speedup at {length} tokens", cells)
-    cells = {
-        name: _speed_cell(measured[name]["throughput"]) for name in compared if name in measured
-    }
-    yield Row(group, "Throughput, times as high", cells)
-    passes = results.benchmark.get("pass", {}).get("ratios", {})
-    cells = {name: _speed_cell(passes[name]) for name in compared if name in passes}
-    yield Row(group, "Speedup of the pass over texts", cells)
-    cells = {
-        name: Cell(entry["size_ratio"], f"{entry['size_ratio']:.2f}")
-        for name, entry in compared.items()
-        if "size_ratio" in entry
-    }
-    yield Row(group, "Weights, share of the bytes", cells)
+def _ratios(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+    compared, benchmark = metrics["comparisons"], results.benchmark
+    group = f"Against {results.baseline_said}"
+    for key, shares in retentions(results, metrics).items():
+        yield _row(group, f"Kept: {label_of(key)}", shares, _share_cell)
+    ratios = {n: benchmark["ratios"][n] for n in compared if n in benchmark.get("ratios", {})}
+    for length, found in by_number(ratios, "speedup").items():
+        yield _row(group, f"Speedup at {length} tokens", found, _speed_cell)
+    throughput = _each(ratios, "throughput")
+    yield _row(group, "Throughput, times as high", throughput, _speed_cell)
+    for batch, found in _other_batches(results, ratios, full).items():
+        yield _row(group, f"Throughput with batches of {batch}, times as high", found, _speed_cell)
+    passes = benchmark.get("pass", {}).get("ratios", {})
+    cells = {name: passes.get(name) for name in compared}
+    yield _row(group, "Speedup of the pass over texts", cells, _speed_cell)
+    yield _row(
+        *(group, "Weights, share of the bytes", _each(compared, "size_ratio")),
+        lambda ratio: Cell(ratio, f"{ratio:.2f}"),
+    )
+
+
+Share = tuple[float, tuple[float, float] | None]  # what is kept of a score, and its interval
+
+
+def retentions(results: Results, metrics: Mapping[str, Any]) -> dict[str, dict[str, Share]]:
+    """Return what models keep of the baseline's scores: score -> model -> share and interval."""
+    found: dict[str, dict[str, Share]] = {}
+    for name, compared in metrics["comparisons"].items():
+        spans = results.evaluation.get("intervals", {}).get(name, {})
+        for key, share in compared.get("retention_by_score", {}).items():
+            if share is not None:
+                found.setdefault(key, {})[name] = share, spans.get(key)
+    return found
+
+
+def _share_cell(share: Share) -> Cell:
+    value, span = share
+    note = "" if span is None else _span((100 * span[0], 100 * span[1]), 1)
+    return Cell(value, f"{value:.1%}", note)
 
 
 def _speed_cell(speed: Mapping[str, Any]) -> Cell:
-    text = f"{speed['median']:.2f}\N{MULTIPLICATION SIGN}"
-    note = _span(speed["low"], speed["high"], 2)
-    return Cell(speed["median"], text, f"{note}, can't tell" if is_unsure(speed) else note)
+    note = _span((speed["low"], speed["high"]), 2)
+    unsure = ", can't tell" if is_unsure(speed) else ""
+    return Cell(speed["median"], f"{speed['median']:.2f}{TIMES}", f"{note}{unsure}")
 
 
-def _span(low: float, high: float, digits: int) -> str:
-    return f"{low:.{digits}f}\N{EN DASH}{high:.{digits}f}"
+def is_unsure(ratio: Mapping[str, Any]) -> bool:
+    """Return whether a benchmark could not tell faster from slower."""
+    return ratio.get("verdict") == "can't tell"
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _span(ends: Sequence[float], digits: int) -> str:
+    return DASH.join(f"{end:.{digits}f}" for end in ends)
 
 
 def flat_scores(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    """`{task: {metric: value}}` as `{"task.metric": value}`, without lists (values by seed)."""
+    """Return `{task: {metric: value}}` as `{"task.metric": value}`, without the values by seed."""
     return {
         f"{task}.{metric}": value
         for task, found in scores.items()
@@ -199,7 +269,7 @@ def score_cell(value: float | None) -> Cell:
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent: 22.7, 0.0512, 1,234."""
+    """Return three significant digits, no exponent: 22.7, 0.0512, 1,234."""
     if not math.isfinite(value):
         return "not finite"
     if abs(value) >= 1000:

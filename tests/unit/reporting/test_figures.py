@@ -29,11 +29,14 @@ POINTS = [
 ]
 
 
+SHARES = {"1": 0.6, "2": 0.3, "rest": 0.1}
+
+
 def all_figures() -> list[str]:
     return [
         figures.layer_map([0, 2, 5], 6, key="a"),
         figures.loss_curve("Soft targets", [(1, 3.0), (2, 2.0)], [(2, 2.5)], key="b"),
-        figures.distribution([0.6, 0.3], "2", top=1.0, rest=0.1, other=[0.5, 0.4], key="c"),
+        figures.distribution(SHARES, "2", top=1.0, other=[0.5, 0.4], key="c"),
         figures.pareto(POINTS, "ms", "Accuracy", key="d", reference=("TF-IDF", 0.84)),
         figures.retention({"Accuracy": [("student", 0.98, (0.95, 1.01))]}, "its", key="e"),
         figures.seeds({"plain": [0.8, 0.9], "student": [0.9]}, "Accuracy", key="f"),
@@ -103,7 +106,7 @@ def test_layer_map_of_a_deep_teacher_keeps_all_its_layers():
 
 
 def test_distribution_has_a_bar_for_each_share():
-    svg = figures.distribution([0.6, 0.3], "0.5", top=1.0, rest=0.1, key="k")
+    svg = figures.distribution(SHARES, "0.5", top=1.0, key="k")
     bars = re.findall(r'd="([^"]+)"[^>]*fill="(#3b82c4|#808080)"/>', svg)
     assert [fill for _, fill in bars] == ["#3b82c4", "#3b82c4", "#808080"]
     heights = []
@@ -115,7 +118,7 @@ def test_distribution_has_a_bar_for_each_share():
     assert parse(svg).findtext("desc") == (
         "Probability of candidate 1: 0.600, 2: 0.300, rest: 0.100."
     )
-    assert "rest" not in texts(figures.distribution([0.6, 0.4], "1", top=1.0, key="k"))
+    assert "rest" not in texts(figures.distribution({"1": 0.6, "2": 0.4}, "1", top=1.0, key="k"))
 
 
 def test_long_curves_are_averaged_in_runs():
@@ -139,7 +142,7 @@ def test_a_loss_that_is_not_finite_or_missing_draws_without_a_warning():
 
 def test_text_is_never_read_as_mathematics():
     # an odd number of dollar signs would be a syntax error of mathtext
-    svg = figures.distribution([1.0], "$x^", top=1.0, key="k")
+    svg = figures.distribution({"1": 1.0}, "$x^", top=1.0, key="k")
     assert "T = $x^" in texts(svg)
 
 

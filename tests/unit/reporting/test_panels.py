@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from fake_run import fake_run, fake_suite
 
@@ -19,6 +20,44 @@ def read(run):
 
 def descriptions(svg: str) -> str:
     return svg.partition("<desc")[2].partition("</desc>")[0].partition(">")[2]
+
+
+def test_the_front_holds_what_nothing_beats():
+    rng = np.random.default_rng(0)
+    costs, scores = rng.integers(0, 9, (2, 40)).tolist()
+
+    def beaten(a: int, b: int) -> bool:
+        no_worse = costs[b] <= costs[a] and scores[b] >= scores[a]
+        return no_worse and (costs[b] < costs[a] or scores[b] > scores[a])
+
+    everyone = range(len(costs))
+    best = {a for a in everyone if not any(beaten(a, b) for b in everyone)}
+    front = panels.pareto_front(costs, scores)
+    # of equal points one stands for all
+    assert set(front) <= best
+    assert {(costs[n], scores[n]) for n in front} == {(costs[n], scores[n]) for n in best}
+    assert [costs[n] for n in front] == sorted(costs[n] for n in front)
+
+
+def test_models_are_judged_by_the_headline(tmp_path):
+    results, metrics = read(fake_run(tmp_path))
+    assert panels.headline_score(results, metrics) == "retrieval.mrr"
+    for model in metrics["models"].values():
+        del model["scores"]
+    metrics["comparisons"] = {}
+    assert panels.headline_score(results, metrics) is None
+    assert panels.pareto(results, metrics) is None
+
+
+def test_a_loss_is_no_headline(tmp_path):
+    run = fake_run(tmp_path)
+    path = run / "stages/03-evaluate/result.json"
+    result = json.loads(path.read_text())
+    result |= {"task": "regression", "metric": "mse", "retention": {}, "intervals": {}}
+    scores = {"regression": {"mse": 0.5, "pearson": 0.9}}
+    result["models"] = {name: scores for name in result["models"]}
+    path.write_text(json.dumps(result))
+    assert panels.headline_score(*read(run)) == "regression.pearson"
 
 
 def test_every_model_that_was_timed_and_scored_is_in_the_plots(tmp_path):
@@ -60,7 +99,8 @@ def test_a_suite_in_the_run_folder_is_shown(tmp_path):
     # of WNLI, where the baseline guesses, nothing is kept
     assert descriptions(found["figure"]) == "CoLA: small 90.0%."
     dash = "\N{EN DASH}"
-    assert dict(found["rows"]) == {
+    rows = {row.label: [(c.text, c.note) for c in row.cells.values()] for row in found["rows"]}
+    assert rows == {
         "CoLA, Matthews' correlation": [
             ("51.0", f"50.0{dash}52.0"),
             ("45.9", f"44.9{dash}46.9, 90.0% kept"),
@@ -88,4 +128,4 @@ def test_another_file_of_that_name_is_refused(tmp_path, text):
     run = fake_run(tmp_path)
     (run / "suite.json").write_text(text)
     with pytest.raises(ValueError, match=r"suite\.json is no suite's result"):
-        metrics_of(read_results(run))
+        read_results(run)

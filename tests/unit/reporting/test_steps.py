@@ -1,16 +1,14 @@
-"""Artifacts, the Pareto front and the steps to the last one, against hand-computed numbers."""
+"""The steps to the last artifact, against hand-computed numbers."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
-import pytest
 from fake_run import fake_run, stage
 
 from potstill.reporting.metrics_json import metrics_of
 from potstill.reporting.results import read_results
-from potstill.reporting.steps import artifacts, headline_score, pareto_front, steps_of
+from potstill.reporting.steps import steps_of
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 
@@ -18,44 +16,6 @@ TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 def read(run):
     results = read_results(run)
     return results, metrics_of(results)
-
-
-def test_the_front_holds_what_nothing_beats():
-    rng = np.random.default_rng(0)
-    costs, scores = rng.integers(0, 9, (2, 40)).tolist()
-
-    def beaten(a: int, b: int) -> bool:
-        no_worse = costs[b] <= costs[a] and scores[b] >= scores[a]
-        return no_worse and (costs[b] < costs[a] or scores[b] > scores[a])
-
-    everyone = range(len(costs))
-    best = {a for a in everyone if not any(beaten(a, b) for b in everyone)}
-    front = pareto_front(costs, scores)
-    # of equal points one stands for all
-    assert set(front) <= best
-    assert {(costs[n], scores[n]) for n in front} == {(costs[n], scores[n]) for n in best}
-    assert [costs[n] for n in front] == sorted(costs[n] for n in front)
-
-
-def test_a_model_without_its_cost_or_score_has_none(tmp_path):
-    results, metrics = read(fake_run(tmp_path))
-    assert headline_score(results, metrics) == "retrieval.mrr"
-    found = {one.name: one for one in artifacts(metrics, "retrieval.mrr")}
-    assert (found["untrained"].latency, found["untrained"].weight_bytes) == ({}, None)
-    assert found["student"].score == 0.8645
-    assert found["student"].latency["16"] == pytest.approx(5.126 * 0.52)
-    assert all(one.score is None for one in artifacts(metrics, None))
-
-
-def test_a_loss_is_no_headline(tmp_path):
-    run = fake_run(tmp_path)
-    path = run / "stages/03-evaluate/result.json"
-    result = json.loads(path.read_text())
-    result |= {"task": "regression", "metric": "mse", "retention": {}, "intervals": {}}
-    scores = {"regression": {"mse": 0.5, "pearson": 0.9}}
-    result["models"] = {name: scores for name in result["models"]}
-    path.write_text(json.dumps(result))
-    assert headline_score(*read(run)) == "regression.pearson"
 
 
 def test_steps(tmp_path):
@@ -80,11 +40,17 @@ def test_steps(tmp_path):
     result["ratios"]["small"] = ratios
     path.write_text(json.dumps(result))
     found = steps_of(*read(run))
-    assert (found.lengths, found.score) == (["16", "128"], "Retrieval MRR")
-    rows = {
-        step.name: [(one.text, one.change) for one in (step.parameters, *step.speeds, step.kept)]
-        for step in found.rows
-    }
+    assert found.heads == [
+        "Parameters",
+        "Weights",
+        "Speed, 16 tokens",
+        "Speed, 128 tokens",
+        "Kept: Retrieval MRR",
+    ]
+    rows = {step.name: [(one.text, one.note) for one in step.cells] for step in found.rows}
+    weights = [cells.pop(1) for cells in rows.values()]
+    # (22.713216, 17.241216, 17.241216) * 4 + 0.011; 68.98 / 90.86 - 1 = -24%; not measured
+    assert weights == [("90.9 MB", ""), ("", ""), ("69.0 MB", f"{MINUS}24%"), ("69.0 MB", "")]
     assert list(rows) == ["teacher", "untrained", "student", "small"]
     one = (f"1.00{TIMES}", "")
     assert rows["teacher"] == [("22.7 M", ""), one, one, ("100.0%", "")]
@@ -128,7 +94,7 @@ def test_a_pruning_and_the_training_after_it_are_steps(tmp_path):
     }
     stage(run, "02-y", {"kind": "prune", "model": "student", "writes": "narrow"}, pruned)
     stage(run, "02-z", {"kind": "distill", "model": "narrow", "writes": "recovered"}, {})
-    steps = [(step.name, step.what, step.parameters.text) for step in steps_of(*read(run)).rows]
+    steps = [(step.name, step.what, step.cells[0].text) for step in steps_of(*read(run)).rows]
     assert steps[2:] == [
         ("student", "distilled", "17.2 M"),
         ("narrow", "pruned to 768 of 1,536 inner units of each layer", "15.5 M"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fake_run import fake_suite
 
-from potstill.reporting.suites import side_by_side, suite_rows
+from potstill.reporting.suites import suite_rows, suites_of_runs
+from potstill.reporting.table import Cell
 
 
 def test_a_whole_suite_and_a_part_of_it() -> None:
@@ -23,17 +24,17 @@ def test_a_task_of_several_metrics_has_its_score_too_and_one_task_no_average() -
         "retention": {},
         "tasks": {"mrpc": {"title": "MRPC", "metrics": ["accuracy", "f1"], "small": False}},
     }
-    assert suite_rows(found)["rows"] == [
-        ("MRPC, accuracy", [("50.0", "")]),
-        ("MRPC, F1", [("50.0", "")]),
-        ("MRPC, score", [("50.0", "")]),
+    assert [(row.label, row.cells) for row in suite_rows(found)["rows"]] == [
+        ("MRPC, accuracy", {"big": Cell(50.0, "50.0")}),
+        ("MRPC, F1", {"big": Cell(50.0, "50.0")}),
+        ("MRPC, score", {"big": Cell(50.0, "50.0")}),
     ]
 
 
-def test_suites_of_runs_side_by_side() -> None:
+def test_suites_of_runs_suites_of_runs() -> None:
     more = fake_suite(partial=False)
     more["tasks"] = {"cola": more["tasks"]["cola"]}
-    [table], warnings = side_by_side({"a": fake_suite(), "b": None, "c": more})
+    [table], warnings = suites_of_runs({"a": fake_suite(), "b": None, "c": more})
     assert table["role"] == "GLUE"
     assert table["models"] == ["small", None, "small"]
     dash = "\N{EN DASH}"
@@ -44,7 +45,7 @@ def test_suites_of_runs_side_by_side() -> None:
         "WNLI, accuracy, a small set": [wnli, None, None],
     }
     assert warnings == ["GLUE of a is a quick look: 2 of 9 tasks; 3 seeds instead of 5."]
-    assert side_by_side({"a": None, "b": None}) == ([], [])
+    assert suites_of_runs({"a": None, "b": None}) == ([], [])
 
 
 def test_suites_that_were_measured_in_other_ways_are_told() -> None:
@@ -52,7 +53,7 @@ def test_suites_that_were_measured_in_other_ways_are_told() -> None:
         name: {**fake_suite(partial=False), "settings": {"seeds": [1, 2, 3], "threads": threads}}
         for name, threads in (("a", 1), ("b", 2))
     }
-    assert side_by_side(runs)[1] == []
+    assert suites_of_runs(runs)[1] == []
     runs["b"]["settings"]["seeds"] = [1]
-    [warning] = side_by_side(runs)[1]
+    [warning] = suites_of_runs(runs)[1]
     assert warning.startswith("GLUE was measured with other examples, trainings or seeds")
