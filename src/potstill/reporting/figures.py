@@ -230,7 +230,7 @@ def _short(name: str, most: int = 18) -> str:
     return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-Bar = tuple[str, float, tuple[float, float] | None]  # name, value, its interval
+Bar = tuple[str, float, Sequence[float] | None]  # name, value, its interval
 
 
 def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> str:

@@ -15,7 +15,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill.recipe import measuring
-from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.metrics_json import Metrics, metrics_of
 from potstill.reporting.phrases import (
     effort,
     findings_of,
@@ -63,10 +63,10 @@ def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Pat
 
 
 def _front_matter(
-    results: Results, metrics: Mapping[str, Any], settings: measuring.Report, sentence: bool
+    results: Results, metrics: Metrics, settings: measuring.Report, sentence: bool
 ) -> ModelCardData:
     tag = "sentence-similarity" if sentence else CARD_TASKS.get(_task(results), "fill-mask")
-    scores = flat_scores(metrics["models"].get(results.published, {}).get("scores", {}))
+    scores = flat_scores(metrics["models"].get(str(results.published), {}).get("scores", {}))
     sources = _hub_sources(results)
     name = settings.title or title_of(results)
     shown = [
@@ -143,7 +143,7 @@ def _public_name(spec: str) -> str:
 
 def _card(
     results: Results,
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     settings: measuring.Report,
     model_folder: Path,
     sentence: bool,

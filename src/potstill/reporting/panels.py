@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from potstill.reporting import figures
+from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.pages import EXCERPT, excerpt
 from potstill.reporting.results import Results, said
 from potstill.reporting.suites import suite_rows
@@ -21,7 +22,7 @@ from potstill.tasks.score_names import is_loss, label_of
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 
 
-def kept(results: Results, metrics: Mapping[str, Any]) -> Markup | None:
+def kept(results: Results, metrics: Metrics) -> Markup | None:
     """Draw what each model keeps of each score, with intervals."""
     groups: dict[str, list[figures.Bar]] = {}
     for key, shares in retentions(results, metrics).items():
@@ -30,7 +31,7 @@ def kept(results: Results, metrics: Mapping[str, Any]) -> Markup | None:
     return Markup(figures.retention(groups, whose, key="kept")) if groups else None
 
 
-def headline_score(results: Results, metrics: Mapping[str, Any]) -> str | None:
+def headline_score(results: Results, metrics: Metrics) -> str | None:
     """Return the score that models are judged by, such as `retrieval.mrr`, the higher the better;
     None: nothing was scored.
     """
@@ -51,7 +52,7 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     return front
 
 
-def pareto(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     """Draw score over latency at each length, and over size, of every model that has both."""
     score = headline_score(results, metrics)
     task, _, metric = (score or "").partition(".")
@@ -99,7 +100,7 @@ def _reference(results: Results, score: str) -> tuple[str, float] | None:
     return max(scored.items(), key=lambda item: item[1]) if scored else None
 
 
-def seeds(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     """The scores of all trainings of the baseline, the twin, the student, and of what else was
     trained more than once; None: nothing was.
     """

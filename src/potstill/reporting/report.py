@@ -16,7 +16,7 @@ from potstill.recipe import files as recipe_files
 from potstill.recipe import measuring
 from potstill.reporting import figures, panels
 from potstill.reporting.losses import loss_curves
-from potstill.reporting.metrics_json import metrics_of
+from potstill.reporting.metrics_json import Metrics, metrics_of
 from potstill.reporting.pages import excerpt, flat, render
 from potstill.reporting.phrases import (
     effort,
@@ -57,9 +57,7 @@ def write_report(run: Path, settings: measuring.Report) -> Path:
 # --- the page -------------------------------------------------------------------------------------
 
 
-def _page(
-    results: Results, metrics: Mapping[str, Any], settings: measuring.Report
-) -> dict[str, Any]:
+def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dict[str, Any]:
     return {
         "title": settings.title or title_of(results),
         "description": results.recipe.get("description", ""),
@@ -93,13 +91,13 @@ def _page(
     }
 
 
-def _shipped(results: Results, metrics: Mapping[str, Any]) -> str | None:
+def _shipped(results: Results, metrics: Metrics) -> str | None:
     """What is to be said of the last artifact made of the student, where it is another one."""
-    scored = "scores" in metrics["models"].get(results.last, {})
+    scored = "scores" in metrics["models"].get(str(results.last), {})
     return verdict(results, metrics, results.last) if scored else None
 
 
-def _table(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _table(results: Results, metrics: Metrics) -> dict[str, Any]:
     groups: dict[str, list[Row]] = {}
     for row in comparison_rows(results, metrics):
         groups.setdefault(row.group, []).append(row)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from potstill.recipe import lineage, main_model, parse_yaml, plain_twin, published_chain
 from potstill.storage.files import read_json
+from potstill.tasks.results import Benchmarked, Evaluation
 
 SUITE = "suite.json"
 SUITE_KEYS: dict[str, type] = {
@@ -86,14 +87,14 @@ class Results:
         return [stage for stage in self.stages if stage.kind in kinds]
 
     @cached_property
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> Evaluation:
         """The last evaluation."""
-        return self._still_of("evaluate")
+        return cast(Evaluation, self._still_of("evaluate"))
 
     @cached_property
-    def benchmark(self) -> dict[str, Any]:
+    def benchmark(self) -> Benchmarked:
         """The last benchmark."""
-        return self._still_of("benchmark")
+        return cast(Benchmarked, self._still_of("benchmark"))
 
     def _still_of(self, kind: Kind) -> dict[str, Any]:
         """The last result of a kind, without the models that a later stage wrote anew: what was

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from potstill.reporting import figures
-from potstill.reporting.metrics_json import finite, metrics_of
+from potstill.reporting.metrics_json import Metrics, finite, metrics_of
 from potstill.reporting.pages import flat, render
 from potstill.reporting.phrases import title_of
 from potstill.reporting.results import Results, read_results
@@ -32,7 +32,7 @@ NEAR = 2e-3  # and on two machines: a tie may fall to the other side
 class _ComparedRun:
     label: str
     results: Results
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     rows: Sequence[Row]
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import assert_never
 
+from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.phrases import kept_note, vocabulary_note
 from potstill.reporting.results import Results, StageResult
 from potstill.reporting.table import TIMES, Cell, number
@@ -60,7 +61,7 @@ def _points(now: float, before: float) -> str:
     return f"{100 * (now - before):+.1f} points"
 
 
-def steps_of(results: Results, metrics: Mapping[str, Any]) -> Steps | None:
+def steps_of(results: Results, metrics: Metrics) -> Steps | None:
     """Return what each step on the way to the run's last artifact contributed; None: there was no
     way.
 
@@ -88,9 +89,7 @@ def steps_of(results: Results, metrics: Mapping[str, Any]) -> Steps | None:
     return Steps([column.head for column in columns], rows)
 
 
-def _values(
-    results: Results, metrics: Mapping[str, Any], name: str, key: str
-) -> Iterator[tuple[str, float]]:
+def _values(results: Results, metrics: Metrics, name: str, key: str) -> Iterator[tuple[str, float]]:
     """Parameters, bytes and what is kept of a model, and its speedups by their lengths."""
     entry, compared = metrics["models"].get(name, {}), metrics["comparisons"].get(name, {})
     for what, value in (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.results import Results
 from potstill.tasks.score_names import label_of
 
@@ -31,9 +32,7 @@ class Row:
     cells: dict[str, Cell]
 
 
-def comparison_rows(
-    results: Results, metrics: Mapping[str, Any], *, full: bool = False
-) -> list[Row]:
+def comparison_rows(results: Results, metrics: Metrics, *, full: bool = False) -> list[Row]:
     """Return the rows of the comparison; their columns are the names of models and references.
 
     Args:
@@ -88,17 +87,17 @@ def _row(
     return Row(group, label, {name: cell(x) for name, x in found.items() if x is not None})
 
 
-def _size(metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+def _size(metrics: Metrics, full: bool) -> Iterator[Row]:
     models = metrics["models"]
-    yield _row("Size", "Parameters (millions)", _each(models, "parameters"), 1e6)
-    yield _row("Size", "Weights (MB)", _each(models, "weight_bytes"), 1e6)
+    yield _row("Size", "Parameters (millions)", each(models, "parameters"), 1e6)
+    yield _row("Size", "Weights (MB)", each(models, "weight_bytes"), 1e6)
     if full:
-        yield _row("Size", "All files (MB)", _each(models, "folder_bytes"), 1e6)
+        yield _row("Size", "All files (MB)", each(models, "folder_bytes"), 1e6)
     for length, counts in by_number(models, "multiply_adds").items():
         yield _row("Size", f"Multiply-adds of one text of {length} tokens (millions)", counts, 1e6)
 
 
-def _speed(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+def _speed(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
     models, settings = metrics["models"], metrics["settings"]
     measured = results.benchmark.get("models", {})
     threads = settings.get("threads", 1)
@@ -110,29 +109,27 @@ def _speed(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator
             cell = row.cells[name]
             row.cells[name] = replace(cell, note=f"{_span(span['p50'], 2)}, {cell.note}")
         yield row
-    length = settings.get("throughput_length")
-    shape = f"{settings.get('throughput_batch')} texts of {length} tokens"
-    rates = _each(models, "throughput_per_s")
-    yield _row(group, f"Throughput, {shape} at once (texts/s)", rates)
-    for batch, found in _other_batches(results, measured, full).items():
-        yield _row(group, f"Throughput, {batch} texts of {length} tokens at once (texts/s)", found)
-    timed = results.benchmark.get("pass") or {"models": {}, "texts": 0}
-    passes = {name: one for name, one in timed["models"].items() if name in models}
+    shape = f"texts of {settings.get('throughput_length')} tokens at once (texts/s)"
+    rates = {str(settings.get("throughput_batch")): each(models, "throughput_per_s")}
+    for batch, found in (rates | _other_batches(results, measured, full)).items():
+        yield _row(group, f"Throughput, {batch} {shape}", found)
+    timed = results.benchmark.get("pass", {})
+    passes = {name: one for name, one in timed.get("models", {}).items() if name in models}
     yield _row(
-        *(group, f"A pass over {timed['texts']:,} texts, one at a time (s)", passes),
+        *(group, f"A pass over {timed.get('texts', 0):,} texts, one at a time (s)", passes),
         lambda one: Cell(one["seconds"], number(one["seconds"]), _span(one["interval"], 2)),
     )
     if full:
         yield _row(
-            *(group, "Tokens of that pass", _each(passes, "tokens")),
+            *(group, "Tokens of that pass", each(passes, "tokens")),
             lambda tokens: Cell(tokens, f"{tokens:,}"),
         )
-    yield _row(group, "Time to load (s)", _each(models, "load_s"))
-    memory = _each(models, "peak_memory_bytes")
-    yield _row(group, "Peak memory of the process (MB)", memory, 1e6)
+    yield _row(group, "Time to load (s)", each(models, "load_s"))
+    yield _row(group, "Peak memory of the process (MB)", each(models, "peak_memory_bytes"), 1e6)
 
 
-def _each(models: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+def each(models: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Return model -> what it has under a key."""
     return {name: model.get(key) for name, model in models.items()}
 
 
@@ -159,7 +156,7 @@ def _latency_cell(points: Mapping[str, float]) -> Cell:
     return Cell(points["p50"], number(points["p50"]), ", ".join(rest))
 
 
-def _scores(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+def _scores(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
     models = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
     columns = {
         name: flat_scores(scores)
@@ -175,15 +172,15 @@ def _scores(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterato
             seeds = scores.get(task, {}).get("seeds") or []
             if len(seeds) > 1 and metric == metrics["settings"].get("metric"):
                 spread = f"{_span((min(seeds), max(seeds)), 3)}, {len(seeds)} seeds"
-                each = ", ".join(f"{seed:.3f}" for seed in seeds)
-                cells[name] = replace(cells[name], note=each if full else spread)
+                values = ", ".join(f"{seed:.3f}" for seed in seeds)
+                cells[name] = replace(cells[name], note=values if full else spread)
         yield Row(group, label_of(key), cells)
 
 
 def _differences(results: Results) -> Iterator[Row]:
     """What the student scores above its twin and above trivial means."""
     evaluation, cells, label = results.evaluation, dict[str, Cell](), ""
-    scores = evaluation.get("models", {}).get(results.student, {})
+    scores = evaluation.get("models", {}).get(str(results.student), {})
     for name, told in evaluation.get("differences", {}).items():
         bounds = told["interval"]
         note = "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}"
@@ -193,7 +190,7 @@ def _differences(results: Results) -> Iterator[Row]:
     yield Row("The student, less each other", label, cells)
 
 
-def _ratios(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterator[Row]:
+def _ratios(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
     compared, benchmark = metrics["comparisons"], results.benchmark
     group = f"Against {results.baseline_said}"
     for key, shares in retentions(results, metrics).items():
@@ -201,23 +198,22 @@ def _ratios(results: Results, metrics: Mapping[str, Any], full: bool) -> Iterato
     ratios = {n: benchmark["ratios"][n] for n in compared if n in benchmark.get("ratios", {})}
     for length, found in by_number(ratios, "speedup").items():
         yield _row(group, f"Speedup at {length} tokens", found, _speed_cell)
-    throughput = _each(ratios, "throughput")
-    yield _row(group, "Throughput, times as high", throughput, _speed_cell)
+    yield _row(group, "Throughput, times as high", each(ratios, "throughput"), _speed_cell)
     for batch, found in _other_batches(results, ratios, full).items():
         yield _row(group, f"Throughput with batches of {batch}, times as high", found, _speed_cell)
     passes = benchmark.get("pass", {}).get("ratios", {})
     cells = {name: passes.get(name) for name in compared}
     yield _row(group, "Speedup of the pass over texts", cells, _speed_cell)
     yield _row(
-        *(group, "Weights, share of the bytes", _each(compared, "size_ratio")),
+        *(group, "Weights, share of the bytes", each(compared, "size_ratio")),
         lambda ratio: Cell(ratio, f"{ratio:.2f}"),
     )
 
 
-Share = tuple[float, tuple[float, float] | None]  # what is kept of a score, and its interval
+Share = tuple[float, Sequence[float] | None]  # what is kept of a score, and its interval
 
 
-def retentions(results: Results, metrics: Mapping[str, Any]) -> dict[str, dict[str, Share]]:
+def retentions(results: Results, metrics: Metrics) -> dict[str, dict[str, Share]]:
     """Return what models keep of the baseline's scores: score -> model -> share and interval."""
     found: dict[str, dict[str, Share]] = {}
     for name, compared in metrics["comparisons"].items():
@@ -230,7 +226,7 @@ def retentions(results: Results, metrics: Mapping[str, Any]) -> dict[str, dict[s
 
 def _share_cell(share: Share) -> Cell:
     value, span = share
-    note = "" if span is None else _span((100 * span[0], 100 * span[1]), 1)
+    note = "" if span is None else _span([100 * end for end in span], 1)
     return Cell(value, f"{value:.1%}", note)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.results import Results
-from potstill.reporting.table import is_unsure, score_cell
+from potstill.reporting.table import each, is_unsure, score_cell
 from potstill.tasks.score_names import HEADLINES, label_of
 
 
-def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = None) -> str:
+def verdict(results: Results, metrics: Metrics, name: str | None = None) -> str:
     """Return one sentence written from the numbers of metrics.json, whatever they say.
 
     Args:
@@ -24,7 +25,8 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     clauses = [kept] if kept else []
     graph = student in results.graphs
     key, what = ("weight_bytes", "bytes") if graph else ("parameters", "parameters")
-    mine, other = (metrics["models"].get(n, {}).get(key) for n in (student, results.baseline))
+    sizes = each(metrics["models"], key)
+    mine, other = sizes[student], sizes.get(results.baseline)
     if mine and other:
         share = f"{mine / other:.2f} of"
         clauses.append(f"with {share} its {what}" if kept else f"has {share} {whose} {what}")
@@ -39,9 +41,7 @@ def verdict(results: Results, metrics: Mapping[str, Any], name: str | None = Non
     return f"{who} {sentence or f'has not been compared with {results.baseline}'}."
 
 
-def _speed(
-    results: Results, metrics: Mapping[str, Any], ratios: Mapping[str, Any], length: str
-) -> str:
+def _speed(results: Results, metrics: Metrics, ratios: Mapping[str, Any], length: str) -> str:
     fast, unsure = ratios[length]["median"], is_unsure(ratios[length])
     verb = "runs only" if fast < 1 and not unsure else "runs"
     doubts = ["measured on a noisy machine"] if metrics["settings"].get("noisy") else []
@@ -50,9 +50,9 @@ def _speed(
     return f"{verb} {fast:.2f} times as fast at {length} tokens{told}"
 
 
-def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
+def _alone(results: Results, metrics: Metrics) -> str | None:
     """What a model scores that a run trained on a task, without a teacher."""
-    task, metric = (metrics["settings"].get(key) for key in ("task", "metric"))
+    task, metric = (str(metrics["settings"].get(key)) for key in ("task", "metric"))
     value = metrics["models"].get(results.baseline, {}).get("scores", {}).get(task, {}).get(metric)
     if results.of("distill", "make_student") or value is None:
         return None
@@ -60,7 +60,7 @@ def _alone(results: Results, metrics: Mapping[str, Any]) -> str | None:
     return f"The model scores {score_cell(value).text}: {of}."
 
 
-def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str) -> str | None:
+def _kept(results: Results, metrics: Metrics, student: str, whose: str) -> str | None:
     key, kept = headline_retention(metrics, student)
     if kept is None:
         return None
@@ -74,12 +74,12 @@ def _kept(results: Results, metrics: Mapping[str, Any], student: str, whose: str
     return f"{text} ({before:.1%} before training{lost})"
 
 
-def _retention(metrics: Mapping[str, Any], name: str | None) -> dict[str, float]:
-    shares = metrics["comparisons"].get(name, {}).get("retention_by_score", {})
+def _retention(metrics: Metrics, name: str | None) -> dict[str, float]:
+    shares = metrics["comparisons"].get(str(name), {}).get("retention_by_score", {})
     return {key: share for key, share in shares.items() if share is not None}
 
 
-def headline_retention(metrics: Mapping[str, Any], name: str) -> tuple[str, float | None]:
+def headline_retention(metrics: Metrics, name: str) -> tuple[str, float | None]:
     """Return the retention that a model is judged by: its key, such as `retrieval.mrr`, and its
     value.
     """
@@ -88,7 +88,7 @@ def headline_retention(metrics: Mapping[str, Any], name: str) -> tuple[str, floa
     return key, retention.get(key)
 
 
-def headline(metrics: Mapping[str, Any], keys: Collection[str]) -> str | None:
+def headline(metrics: Metrics, keys: Collection[str]) -> str | None:
     """Return the score that models are judged by, one of `keys`: the task's own, or a headline."""
     own = f"{metrics['settings'].get('task')}.{metrics['settings'].get('metric')}"
     return next((key for key in (own, *HEADLINES, *keys) if key in keys), None)

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ def _has_screen() -> bool:
     )
 
 
-def _evaluation(run: Path) -> dict[str, Any]:
+def _evaluation(run: Path) -> Mapping[str, Any]:
     return read_results(run).evaluation
 
 
