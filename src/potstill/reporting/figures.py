@@ -1,4 +1,4 @@
-"""Figures of the report as inline SVG: text stays text, ink is the page's own colour, ids differ.
+"""Figures of the report as inline SVG: text stays text, ink is the page's own color, ids differ.
 
 Drawn by matplotlib (extra `report`), which is imported only when a figure is asked for.
 """
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Mid-luminance colours: at least 3:1 against white and against a dark page.
+# Mid-luminance colors: at least 3:1 against white and against a dark page.
 BLUE, ORANGE, MUTED = "#3b82c4", "#cc6a1c", "#808080"
 # Replaced by currentColor, so that lines and text are dark on light pages and light on dark ones.
 INK = "#010101"
@@ -40,35 +39,29 @@ def require_matplotlib() -> None:
 
 
 def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> str:
-    """Which teacher layer (upper row) became which student layer (lower row).
+    """Draw which teacher layer (upper row) became which student layer (lower row).
 
     Args:
-        layers: for each student layer the number of its teacher layer, counted from 0.
-        key: prefix of all ids of the figure; unique on the page.
+        layers: For each student layer the number of its teacher layer, counted from 0.
+        key: Prefix of all ids of the figure; unique on the page.
     """
     from matplotlib.patches import FancyBboxPatch
 
     width, height = 0.8, 0.62
     left = (teacher_layers - len(layers)) / 2
-    with _figure(max(3.2, min(0.55 * teacher_layers + 1.1, 7.0)), 1.75, layout=None) as figure:
-        axes = figure.add_axes((0, 0, 1, 1))
+    inches = max(3.2, min(0.55 * teacher_layers + 1.1, 7.0))
+    with _axes(inches, 1.75, (0, 0, 1, 1)) as axes:
         axes.set_axis_off()
-        axes.set_xlim(-2.0, teacher_layers - 0.4)
-        axes.set_ylim(-0.45, 2.45)
+        axes.set(xlim=(-2.0, teacher_layers - 0.4), ylim=(-0.45, 2.45))
 
         def box(x: float, y: float, label: int, used: bool) -> None:
-            shape = FancyBboxPatch(
-                (x - width / 2, y - height / 2),
-                width,
-                height,
-                boxstyle="round,pad=0,rounding_size=0.12",
-                facecolor=BLUE if used else "none",
-                edgecolor=BLUE if used else MUTED,
-                linewidth=1,
-            )
+            corner, color = (x - width / 2, y - height / 2), BLUE if used else MUTED
+            style = "round,pad=0,rounding_size=0.12"
+            shape = FancyBboxPatch(corner, width, height, boxstyle=style, linewidth=1)
+            shape.set(facecolor=BLUE if used else "none", edgecolor=color)
             axes.add_patch(shape)
-            colour = "#ffffff" if used else MUTED
-            axes.text(x, y, str(label), ha="center", va="center", color=colour, fontsize=9)
+            ink = "#ffffff" if used else MUTED
+            axes.text(x, y, str(label), ha="center", va="center", color=ink, fontsize=9)
 
         for y, label in ((2.0, "teacher"), (0.0, "student")):
             axes.text(-0.75, y, label, ha="right", va="center", color=INK, fontsize=9)
@@ -79,18 +72,14 @@ def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> str:
             axes.plot(*ends, color=BLUE, linewidth=1.2)
             box(left + number, 0.0, number, True)
         pairs = ", ".join(f"{source} to {number}" for number, source in enumerate(layers))
-        return _svg(
-            figure,
-            key,
-            f"Layer map: {teacher_layers} teacher layers, {len(layers)} student layers",
-            f"Teacher layers copied to student layers, counted from 0: {pairs}.",
-        )
+        title = f"Layer map: {teacher_layers} teacher layers, {len(layers)} student layers"
+        told = f"Teacher layers copied to student layers, counted from 0: {pairs}."
+        return _svg(axes, key, title, told)
 
 
 def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> str:
     """One loss over the steps of a training: its logged values as a line, evaluations as points."""
-    with _figure(4.3, 2.15) as figure:
-        axes = figure.add_subplot()
+    with _axes(4.3, 2.15) as axes:
         steps, losses = _thin(train)
         axes.plot(steps, losses, color=BLUE, linewidth=1.3)
         if evaluated:
@@ -99,7 +88,7 @@ def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> str:
         axes.set_xlabel("step", color=INK)
         axes.margins(x=0.02)
         _style(axes)
-        return _svg(figure, key, f"{label} over the steps", _told(train, evaluated))
+        return _svg(axes, key, f"{label} over the steps", _told(train, evaluated))
 
 
 def distribution(
@@ -118,8 +107,7 @@ def distribution(
         top: Upper end of the probability axis, the same for all temperatures.
         other: The student's probabilities of the same candidates, drawn as marks.
     """
-    with _figure(2.3, 1.9) as figure:
-        axes = figure.add_subplot()
+    with _axes(2.3, 1.9) as axes:
         places = list(range(len(shares)))
         colors = [MUTED if label == "rest" else BLUE for label in shares]
         axes.bar(places, list(shares.values()), width=0.72, color=colors)
@@ -131,7 +119,7 @@ def distribution(
         _style(axes)
         values = ", ".join(f"{label}: {share:.3f}" for label, share in shares.items())
         title = f"Softened distribution at T = {temperature}"
-        return _svg(figure, key, title, f"Probability of candidate {values}.")
+        return _svg(axes, key, title, f"Probability of candidate {values}.")
 
 
 @dataclass(frozen=True)
@@ -164,21 +152,19 @@ def pareto(
     margin = 0.12 * (top - low or abs(top) or 1.0)
     edge = low - margin
     heaviest = max((point.weight or 0 for point in points), default=0) or 1
-    with _figure(4.3, 2.7, layout=None) as figure:
-        axes = figure.add_axes((0.145, 0.17, 0.54, 0.79))
-        axes.set_xlim(0, 1.08 * max(point.cost for point in points))
-        axes.set_ylim(edge, top + margin)
+    with _axes(4.3, 2.7, (0.145, 0.17, 0.54, 0.79)) as axes:
+        axes.set(xlim=(0, 1.08 * max(point.cost for point in points)), ylim=(edge, top + margin))
         axes.plot(*zip(*front, strict=True), color=ORANGE, linewidth=1.1, drawstyle="steps-post")
         for point in points:
-            colour = ORANGE if point.front else BLUE
+            color = ORANGE if point.front else BLUE
             below = point.score < edge
             axes.scatter(
                 point.cost,
                 max(point.score, edge),
                 s=26 + 150 * (point.weight or 0) / heaviest,
                 marker="v" if below else "D" if point.front else "o",
-                facecolors=colour if point.front else "none",
-                edgecolors=colour,
+                facecolors=color if point.front else "none",
+                edgecolors=color,
                 alpha=0.85,
                 linewidths=1.3,
                 clip_on=False,
@@ -200,7 +186,7 @@ def pareto(
         )
         if reference is not None:
             told += f"; {reference[0]} scores {reference[1]:.4g}"
-        return _svg(figure, key, f"{score} over {cost}", f"{cost}, {score}: {told}.")
+        return _svg(axes, key, f"{score} over {cost}", f"{cost}, {score}: {told}.")
 
 
 def _heights(points: Sequence[Point], reference: tuple[str, float] | None) -> list[float]:
@@ -245,8 +231,7 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> s
     low, high = min(*ends, 1.0), max(*ends, 1.0)
     rows = len(bars) + 1.25 * len(groups)
     height = 0.17 * rows + 0.62
-    with _figure(4.3, height, layout=None) as figure:
-        axes = figure.add_axes((0.33, 0.48 / height, 0.63, 1 - 0.54 / height))
+    with _axes(4.3, height, (0.33, 0.48 / height, 0.63, 1 - 0.54 / height)) as axes:
         margin = 0.04 * (high - low or 1.0)
         axes.set_xlim(100 * (low - margin), 100 * (high + margin))
         axes.set_ylim(rows - 0.3, -0.6)
@@ -270,12 +255,11 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> s
         axes.set_yticks([])
         axes.set_xlabel(f"% of {whose} score", color=INK)
         _style(axes, "x")
-        axes.spines["left"].set_visible(False)
         told = "; ".join(
             f"{group}: {', '.join(f'{name} {value:.1%}' for name, value, _ in members)}"
             for group, members in groups.items()
         )
-        return _svg(figure, key, f"Kept of {whose} score", f"{told}.")
+        return _svg(axes, key, f"Kept of {whose} score", f"{told}.")
 
 
 def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str:
@@ -285,8 +269,7 @@ def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str
         scores: model -> one value a training.
     """
     height = 0.24 * len(scores) + 0.6
-    with _figure(4.3, height, layout=None) as figure:
-        axes = figure.add_axes((0.33, 0.48 / height, 0.63, 1 - 0.54 / height))
+    with _axes(4.3, height, (0.33, 0.48 / height, 0.63, 1 - 0.54 / height)) as axes:
         for place, values in enumerate(scores.values()):
             mean = sum(values) / len(values)
             if len(values) > 1:
@@ -297,14 +280,13 @@ def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str
         axes.margins(x=0.08)
         axes.set_xlabel(score, color=INK)
         _style(axes, "x")
-        axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         told = "; ".join(
             f"{name} {', '.join(f'{value:.4g}' for value in values)}, "
             f"mean {sum(values) / len(values):.4g}"
             for name, values in scores.items()
         )
-        return _svg(figure, key, f"{score} of each training", f"{told}.")
+        return _svg(axes, key, f"{score} of each training", f"{told}.")
 
 
 def _told(train: Curve, evaluated: Curve) -> str:
@@ -327,10 +309,10 @@ def _thin(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 @contextmanager
-def _figure(
-    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> Iterator[Figure]:
-    """A figure of this many inches, with settings that hold until it is saved."""
+def _axes(
+    width: float, height: float, place: tuple[float, float, float, float] | None = None
+) -> Iterator[Axes]:
+    """The axes of a figure of this many inches, with settings that hold until it is saved."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -346,7 +328,8 @@ def _figure(
             "axes.formatter.useoffset": False,
         }
     ):
-        yield Figure(figsize=(width, height), layout=layout)
+        figure = Figure(figsize=(width, height), layout=None if place else "constrained")
+        yield figure.add_axes(place) if place else figure.add_subplot()
 
 
 def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
@@ -355,16 +338,19 @@ def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.tick_params(colors=INK, color=MUTED, length=3, width=0.7)
     for spine in axes.spines.values():
         spine.set(color=MUTED, linewidth=0.7)
+    axes.spines["left"].set_visible(grid == "y")  # else rows have names, not a scale
 
 
-def _svg(figure: Figure, key: str, title: str, description: str) -> str:
-    """The figure as one <svg> element for an HTML page."""
+def _svg(axes: Axes, key: str, title: str, description: str) -> str:
+    """The axes' figure as one <svg> element for an HTML page."""
     import matplotlib
 
     key = re.sub(r"[^\w-]", "-", key)  # it may hold what a log or a file is called
     buffer = io.StringIO()
     # The salt makes generated ids the same in every run; the prefix below keeps figures apart.
     with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
+        figure = axes.figure
+        assert isinstance(figure, Figure)
         figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     found = re.search(r"<svg\b[^>]*?viewBox=\"([^\"]+)\"[^>]*>(.*)</svg>", text, re.DOTALL)

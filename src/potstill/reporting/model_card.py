@@ -7,18 +7,18 @@ environment escapes every value that it prints.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from potstill.recipe import measuring
+from potstill.reporting import pages
 from potstill.reporting.metrics_json import Metrics, metrics_of
 from potstill.reporting.phrases import (
     effort,
-    findings_of,
     objective_note,
     pruning_note,
     start_of,
@@ -50,62 +50,147 @@ def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Pat
     if not model_folder.is_dir():
         raise ValueError(f"{model_folder} is not a model folder: the model card has no place there")
     results = read_results(run)
-    metrics = metrics_of(results)
-    sentence = (model_folder / "modules.json").is_file()
-    front = _front_matter(results, metrics, settings, sentence)
-    body = (
-        _markdown()
-        .get_template("card.md.j2")
-        .render(_card(results, metrics, settings, model_folder, sentence))
-    )
-    write_text(model_folder / "README.md", f"---\n{front.to_yaml()}\n---\n\n{body}")
+    card = _Card(results, metrics_of(results), settings, model_folder)
+    # the escaping of HTML alone would let Markdown through
+    body = pages.filled("card.md.j2", card.values(), finalize=escape_markdown)
+    front = card.front_matter().to_yaml()
+    write_text(model_folder / "README.md", f"---\n{front}\n---\n\n{body}")
     return model_folder / "README.md"
 
 
-def _front_matter(
-    results: Results, metrics: Metrics, settings: measuring.Report, sentence: bool
-) -> ModelCardData:
-    tag = "sentence-similarity" if sentence else CARD_TASKS.get(_task(results), "fill-mask")
-    scores = flat_scores(metrics["models"].get(str(results.published), {}).get("scores", {}))
-    sources = _hub_sources(results)
-    name = settings.title or title_of(results)
-    shown = [
-        EvalResult(
-            task_type=CARD_TASKS[key.partition(".")[0]],
-            dataset_type=sources[0] if sources else "text",
-            dataset_name=f"held-out part of the corpus of {results.recipe.get('name', name)}",
-            metric_type=key.partition(".")[2],
-            metric_name=label_of(key),
-            metric_value=value,
+@dataclass(frozen=True)
+class _Card:
+    """What a run says of the model in a folder."""
+
+    results: Results
+    metrics: Metrics
+    settings: measuring.Report
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        return self.settings.title or title_of(self.results)
+
+    @property
+    def task(self) -> str:
+        return str(self.results.recipe.get("task", "masked_lm"))
+
+    @property
+    def is_sentence_encoder(self) -> bool:
+        return (self.folder / "modules.json").is_file()
+
+    @property
+    def sources(self) -> list[Mapping[str, Any]]:
+        """Where the text or the examples came from that models were trained on."""
+        if data := self.results.recipe.get("data"):
+            return [*data["train"], *(data.get("unlabelled") or [])]
+        return list((self.results.recipe.get("corpus") or {}).get("sources", []))
+
+    def front_matter(self) -> ModelCardData:
+        published = self.metrics["models"].get(str(self.results.published), {})
+        named = [source["name"] for source in self.sources if source.get("kind") == "hub"]
+        sources = list(dict.fromkeys(named))
+        recipe = self.results.recipe.get("name", self.title)
+        shown = [
+            EvalResult(
+                task_type=CARD_TASKS[key.partition(".")[0]],
+                dataset_type=sources[0] if sources else "text",
+                dataset_name=f"held-out part of the corpus of {recipe}",
+                metric_type=key.partition(".")[2],
+                metric_name=label_of(key),
+                metric_value=value,
+            )
+            for key, value in flat_scores(published.get("scores", {})).items()
+            if key.partition(".")[0] in CARD_TASKS and value is not None
+        ]
+        teacher = str(self.results.recipe.get("teacher", {}).get("model", ""))
+        base = teacher if _is_on_the_hub(teacher) else None  # a path says nothing to others
+        library, tag = "transformers", CARD_TASKS.get(self.task, "fill-mask")
+        tags = ["potstill", "knowledge-distillation"]
+        if self.is_sentence_encoder:
+            library, tag = "sentence-transformers", "sentence-similarity"
+            tags.append("feature-extraction")
+        return ModelCardData(
+            language=self.settings.language,
+            license=self.settings.license,
+            base_model=base,
+            # The hub knows no relation for distillation; its own distilled models say finetune.
+            base_model_relation="finetune" if base else None,
+            library_name=library,
+            pipeline_tag=tag,
+            tags=tags,
+            datasets=sources or None,
+            metrics=list(dict.fromkeys(result.metric_type for result in shown)) or None,
+            model_name=" ".join(self.title.split()),
+            eval_results=shown or None,
         )
-        for key, value in scores.items()
-        if key.partition(".")[0] in CARD_TASKS and value is not None
-    ]
-    base = _hub_teacher(results)
-    return ModelCardData(
-        language=settings.language,
-        license=settings.license,
-        base_model=base,
-        # The hub knows no relation for distillation; its own distilled models say finetune.
-        base_model_relation="finetune" if base else None,
-        library_name="sentence-transformers" if sentence else "transformers",
-        pipeline_tag=tag,
-        tags=["potstill", "knowledge-distillation", *(["feature-extraction"] if sentence else [])],
-        datasets=sources or None,
-        metrics=list(dict.fromkeys(result.metric_type for result in shown)) or None,
-        model_name=" ".join(name.split()),
-        eval_results=shown or None,
-    )
+
+    def values(self) -> dict[str, Any]:
+        """What the template shows."""
+        results, metrics = self.results, self.metrics
+        shown = [results.baseline, results.published, *results.graphs]
+        columns = [name for name in dict.fromkeys(shown) if name in results.names]
+        made = next((s.result for s in results.lineage[::-1] if s.kind == "make_student"), None)
+        trained = [s for s in results.of("distill") if s.writes == results.student]
+        trimmed = [s for s in results.of("trim_vocabulary") if s.writes == results.published]
+        rows = comparison_rows(results, metrics)
+        names = [name for source in self.sources for name in _source_names(source)]
+        return {
+            "title": self.title,
+            "verdict": verdict(results, metrics, results.published),
+            "teacher": " and ".join(_teachers(results)),
+            "corpus": list(dict.fromkeys(names)),
+            "made": made,
+            "start": start_of(made) if made else "",
+            "chosen": made.get("chosen") if made else "",
+            "pruned": [pruning_note(s.result) for s in results.lineage if s.kind == "prune"],
+            "vocabularies": [vocabulary_note(stage.result) for stage in trimmed],
+            "trained": [
+                {
+                    "objectives": [_objective(o) for o in stage.result.get("objectives", [])],
+                    "effort": effort(stage.result),
+                }
+                for stage in trained
+            ],
+            "columns": columns,
+            "rows": [row for row in rows if any(name in row.cells for name in columns)],
+            "steps": steps_of(results, metrics),
+            "suite": None if results.suite is None else suite_rows(results.suite),
+            "sentence": self.is_sentence_encoder,
+            "task": self.task,
+            "pipeline": CARD_TASKS.get(self.task),
+            "pairs": len((results.recipe.get("data") or {}).get("text", [])) == 2,
+            "data": bool(results.recipe.get("data")),
+            **_modules(self.folder),
+            "graphs": [
+                {**found, "file": f"{ONNX}/{found['files'][0]}"}
+                for found in results.exported.values()
+                if (self.folder / ONNX / found["files"][0]).is_file()
+            ],
+            "noise": results.benchmark.get("noise", {}).get("message"),
+            "warnings": [*map(pages.sentence, results.findings), *warnings_of(results)],
+            "language": self.settings.language,
+            "license": self.settings.license,
+        }
 
 
-def _task(results: Results) -> str:
-    return str(results.recipe.get("task", "masked_lm"))
+def _modules(folder: Path) -> dict[str, Any]:
+    """How a sentence encoder pools, `mean` or `cls` if its folder says so, and whether it
+    normalizes, for the card's plain example.
+    """
+    modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
+    mode = None
+    if modules.is_file() and pooling.is_file():
+        found = read_json(pooling)
+        flags = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        modes = [found.get("pooling_mode"), *(m for key, m in flags.items() if found.get(key))]
+        mode = next((mode for mode in modes if mode in ("mean", "cls")), None)
+    normalizes = modules.is_file() and "Normalize" in modules.read_text("utf-8")
+    return {"pooling": mode, "normalize": normalizes}
 
 
-def _hub_teacher(results: Results) -> str | None:
-    """The teacher's name if it is one of the hub's; a path would say nothing to others."""
-    name = str(results.recipe.get("teacher", {}).get("model", ""))
-    return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+def _is_on_the_hub(name: str) -> bool:
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _teachers(results: Results) -> list[str]:
@@ -117,94 +202,21 @@ def _teachers(results: Results) -> list[str]:
             followed = stage.settings.get("teacher", "teacher")
             entries = [{"model": followed}] if isinstance(followed, str) else followed
             names += [entry["model"] for entry in entries if entry["model"] in given]
-    models = [str(given[name].get("model", name)) for name in dict.fromkeys(names)]
-    return [_public_name(model) for model in models]
+    return [_public_name(str(given[name].get("model", name))) for name in dict.fromkeys(names)]
 
 
-def _hub_sources(results: Results) -> list[str]:
-    names = [source["name"] for source in _sources(results) if source.get("kind") == "hub"]
-    return list(dict.fromkeys(names))
-
-
-def _sources(results: Results) -> list[Mapping[str, Any]]:
-    """Where the text or the examples came from that models were trained on."""
-    if results.recipe.get("data"):
-        data = results.recipe["data"]
-        return [*data["train"], *(data.get("unlabelled") or [])]
-    return list((results.recipe.get("corpus") or {}).get("sources", []))
+def _source_names(source: Mapping[str, Any]) -> Iterator[str]:
+    several = source.get("kind") == "files"
+    yield from map(
+        _public_name, source["paths"] if several else [str(source.get("name") or source["path"])]
+    )
 
 
 def _public_name(spec: str) -> str:
     """A teacher or a text as a stranger may know it: no folder of this machine."""
     if spec.startswith("package:"):
         return f"package {PurePosixPath(spec.removeprefix('package:')).parts[0]}"
-    return spec if HUB_NAME.fullmatch(spec) and not Path(spec).exists() else Path(spec).name
-
-
-def _card(
-    results: Results,
-    metrics: Metrics,
-    settings: measuring.Report,
-    model_folder: Path,
-    sentence: bool,
-) -> dict[str, Any]:
-    shown = [results.baseline, results.published, *results.graphs]
-    columns = [name for name in dict.fromkeys(shown) if name in results.names]
-    made = next((s.result for s in results.lineage[::-1] if s.kind == "make_student"), None)
-    trained = [
-        {
-            "objectives": [_objective(o) for o in stage.result.get("objectives", [])],
-            "effort": effort(stage.result),
-        }
-        for stage in results.of("distill")
-        if stage.writes == results.student
-    ]
-    rows = [
-        row for row in comparison_rows(results, metrics) if any(c in row.cells for c in columns)
-    ]
-    names = [name for source in _sources(results) for name in _source_names(source)]
-    return {
-        "title": settings.title or title_of(results),
-        "verdict": verdict(results, metrics, results.published),
-        "teacher": " and ".join(_teachers(results)),
-        "corpus": list(dict.fromkeys(names)),
-        "made": made,
-        "start": start_of(made) if made else "",
-        "pruned": [pruning_note(s.result) for s in results.lineage if s.kind == "prune"],
-        "vocabularies": [
-            vocabulary_note(stage.result)
-            for stage in results.of("trim_vocabulary")
-            if stage.writes == results.published
-        ],
-        "chosen": made.get("chosen") if made else "",
-        "trained": trained,
-        "columns": columns,
-        "rows": rows,
-        "steps": steps_of(results, metrics),
-        "suite": None if results.suite is None else suite_rows(results.suite),
-        "sentence": sentence,
-        "task": _task(results),
-        "pipeline": CARD_TASKS.get(_task(results)),
-        "pairs": len((results.recipe.get("data") or {}).get("text", [])) == 2,
-        "data": bool(results.recipe.get("data")),
-        "pooling": _pooling(model_folder) if sentence else None,
-        "normalize": sentence and "Normalize" in (model_folder / "modules.json").read_text("utf-8"),
-        "graphs": [
-            {**found, "file": f"{ONNX}/{found['files'][0]}"}
-            for found in results.exported.values()
-            if (model_folder / ONNX / found["files"][0]).is_file()
-        ],
-        "noise": results.benchmark.get("noise", {}).get("message"),
-        "warnings": [*findings_of(results), *warnings_of(results)],
-        "language": settings.language,
-        "license": settings.license,
-    }
-
-
-def _source_names(source: Mapping[str, Any]) -> list[str]:
-    if source.get("kind") == "files":
-        return [_public_name(path) for path in source["paths"]]
-    return [_public_name(str(source.get("name") or source.get("path")))]
+    return spec if _is_on_the_hub(spec) else Path(spec).name
 
 
 def _objective(objective: Mapping[str, Any]) -> str:
@@ -213,33 +225,8 @@ def _objective(objective: Mapping[str, Any]) -> str:
     return f"{name} ({weight})" if weight else name
 
 
-def _pooling(folder: Path) -> str | None:
-    """`mean` or `cls` where a sentence encoder's folder says so, for the card's plain example."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return None
-    settings = read_json(path)
-    mode = settings.get("pooling_mode")
-    if mode in ("mean", "cls"):
-        return str(mode)
-    modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    return next((name for key, name in modes.items() if settings.get(key)), None)
-
-
-def _markdown() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill.reporting"),
-        autoescape=False,  # the escaping of HTML alone would let Markdown through
-        finalize=escape_markdown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
 def escape_markdown(value: Any) -> str:
-    """A value as one line of Markdown text: no markup, no HTML, no end of a table's cell."""
+    """Return a value as one line of Markdown text: no markup, no HTML, no end of a table's cell."""
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|~!])", r"\\\1", text)

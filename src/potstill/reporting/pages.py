@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any
 
@@ -26,34 +26,41 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     Args:
         values: for the template, all of which it escapes but for figures (`Markup`).
     """
-    style = (
-        resources.files("potstill.reporting")
-        .joinpath("templates/page.css")
-        .read_text(encoding="utf-8")
-    )
+    file = resources.files("potstill.reporting") / "templates" / "page.css"
+    style = file.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    # the style sheet is ours, as the template is
-    page = {**values, "style": Markup(style), "policy": policy}
-    return filled(template, page)
+    return filled(template, {**values, "style": Markup(style), "policy": policy})  # ours, too
 
 
 def filled(
-    template: str, values: Mapping[str, Any], loader: jinja2.BaseLoader | None = None
+    template: str,
+    values: Mapping[str, Any],
+    loader: jinja2.BaseLoader | None = None,
+    finalize: Callable[[Any], str] | None = None,
 ) -> str:
-    """A template with its values, all of which it escapes but for `Markup`.
+    """Return a template with its values, all of which it escapes but for `Markup`.
 
     Args:
-        loader: finds the template; None: among those of this package.
+        loader: Finds the template; None: among those of this package.
+        finalize: Escapes every value in its own way, for what is not HTML; None: HTML.
     """
     environment = jinja2.Environment(
         loader=loader or jinja2.PackageLoader("potstill.reporting"),
-        autoescape=True,
+        autoescape=finalize is None,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=finalize is not None,
     )
+    environment.filters |= {"excerpt": excerpt, "sentence": sentence}
     return environment.get_template(template).render(values)
+
+
+def sentence(text: str) -> str:
+    """Return a clause as a sentence: a capital first, a full stop last."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def excerpt(value: Any, most: int = EXCERPT) -> str:

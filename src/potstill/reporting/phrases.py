@@ -46,15 +46,9 @@ def vocabulary_note(result: Mapping[str, Any]) -> str:
 
 def kept_note(result: Mapping[str, Any]) -> str:
     """What pruning left, in a few words."""
-    parts = []
-    for key, what in (
-        ("layers", "layers"),
-        ("ffn", "inner units of each layer"),
-        ("width", "channels"),
-    ):
-        cut = result.get(key)
-        if cut:
-            parts.append(f"{cut['after']:,} of {cut['before']:,} {what}")
+    named = {"layers": "layers", "ffn": "inner units of each layer", "width": "channels"}
+    cuts = [(result[key], what) for key, what in named.items() if result.get(key)]
+    parts = [f"{cut['after']:,} of {cut['before']:,} {what}" for cut, what in cuts]
     return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
 
 
@@ -74,32 +68,23 @@ def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None)
     Args:
         settings: the stage's, to tell of the weights that were kept; None: that is not told.
     """
-    parts = []
-    if result.get("steps"):
-        parts.append(f"{result['steps']:,} steps")
-    if result.get("tokens"):
-        parts.append(f"{result['tokens']:,} tokens")
-    if result.get("seconds"):
-        parts.append(f"{result['seconds'] / 60:.1f} minutes")
-    stopped = ["stopped early"] if result.get("stopped_early") else []
+    parts = [f"{result[key]:,} {key}" for key in ("steps", "tokens") if result.get(key)]
+    parts += [f"{result['seconds'] / 60:.1f} minutes"] if result.get("seconds") else []
+    parts += ["stopped early"] if result.get("stopped_early") else []
     best, kept = result.get("best"), (settings or {}).get("training", {}).get("keep")
-    of = [f"the best weights kept, of step {best['step']:,}"] if best and kept == "best" else []
-    return ", ".join([*parts, *stopped, *of])
+    if best and kept == "best":
+        parts.append(f"the best weights kept, of step {best['step']:,}")
+    return ", ".join(parts)
 
 
 def warnings_of(results: Results) -> list[str]:
     """The warnings of all stages, each once."""
-    found: dict[str, None] = {}
-    for stage in results.stages:
-        told = [stage.result.get(key) or {} for key in ("corpus", "data")]
-        found |= dict.fromkeys(stage.result.get("warnings", []))
-        found |= dict.fromkeys(warning for each in told for warning in each.get("warnings", []))
-    return list(found)
-
-
-def findings_of(results: Results) -> list[str]:
-    """What a reader must not miss of the scores, in sentences."""
-    return [f"{finding[0].upper()}{finding[1:]}." for finding in results.findings]
+    parts = [
+        part
+        for stage in results.stages
+        for part in (stage.result, stage.result.get("corpus"), stage.result.get("data"))
+    ]
+    return list(dict.fromkeys(said for part in parts if part for said in part.get("warnings", [])))
 
 
 def title_of(results: Results) -> str:

@@ -5,7 +5,7 @@ Whatever comes from outside (names, texts, labels, versions) is escaped by the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from potstill.recipe import measuring
 from potstill.reporting import figures, panels
 from potstill.reporting.losses import loss_curves
 from potstill.reporting.metrics_json import Metrics, metrics_of
-from potstill.reporting.pages import excerpt, flat, render
+from potstill.reporting.pages import flat, render
 from potstill.reporting.phrases import (
     effort,
-    findings_of,
     objective_note,
     pruning_note,
     start_of,
@@ -28,7 +27,7 @@ from potstill.reporting.phrases import (
     vocabulary_note,
     warnings_of,
 )
-from potstill.reporting.results import Results, read_results
+from potstill.reporting.results import Results, StageResult, read_results
 from potstill.reporting.steps import steps_of
 from potstill.reporting.table import Row, columns_of, comparison_rows
 from potstill.reporting.verdict import verdict
@@ -59,13 +58,12 @@ def write_report(run: Path, settings: measuring.Report) -> Path:
 
 def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dict[str, Any]:
     return {
+        "results": results,
         "title": settings.title or title_of(results),
         "description": results.recipe.get("description", ""),
         "text_language": settings.language,
         "verdict": verdict(results, metrics),
         "shipped": _shipped(results, metrics),
-        "findings": findings_of(results),
-        "student": results.student,
         **_table(results, metrics),
         "steps": steps_of(results, metrics),
         "kept": panels.kept(results, metrics),
@@ -73,10 +71,9 @@ def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dic
         "suite": panels.suite(results),
         "pareto": panels.pareto(results, metrics),
         "seeds": panels.seeds(results, metrics),
-        "exported": results.exported,
-        "pruned": [_pruned(stage.writes, stage.result) for stage in results.of("prune")],
-        "vocabularies": [_vocabulary(s.writes, s.result) for s in results.of("trim_vocabulary")],
-        "quantized": results.quantized,
+        "pruned": [_pruned(stage) for stage in results.of("prune")],
+        "vocabularies": results.of("trim_vocabulary"),
+        "vocabulary_note": vocabulary_note,
         "layer_maps": _layer_maps(results),
         "curves": _curves(results),
         "softened": panels.softened(results.evaluation.get("softened")),
@@ -87,7 +84,6 @@ def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dic
         "noise": results.benchmark.get("noise", {}).get("message"),
         "environment": list(flat(results.environment)),
         "command": _command(results),
-        "recipe": results.recipe_text,
     }
 
 
@@ -104,45 +100,28 @@ def _table(results: Results, metrics: Metrics) -> dict[str, Any]:
     return {"columns": columns_of(results), "groups": groups}
 
 
-def _pruned(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
+def _pruned(stage: StageResult) -> dict[str, Any]:
     """What a pruning kept, and what of each layer's importance that is."""
-    layers, ffn = result.get("layers"), result.get("ffn")
-    of_units = ffn["importance_kept"] if ffn else []
-    numbers = layers["kept"] if layers else list(range(len(of_units)))
-    rows: dict[int, list[str]] = {}
-    for layer, share in enumerate(layers["importance"] if layers else []):
-        rows[layer] = [f"{share:.1%}", "yes" if layer in numbers else "no"]
-    for layer, share in zip(numbers, of_units, strict=False):
-        rows.setdefault(layer, []).append(f"{share:.1%}")
-    columns = ["Share of the importance of all layers", "Kept"] if layers else []
-    columns += ["Importance of the units kept"] if ffn else []
-    sizes = {key: f"{size / 1e6:.1f}" for key, size in result["weight_bytes"].items()}
+    layers, ffn = stage.result.get("layers"), stage.result.get("ffn")
+    units = ffn["importance_kept"] if ffn else []
+    numbers = layers["kept"] if layers else range(len(units))
+    columns: dict[str, dict[int, str]] = {}
+    if layers:
+        shares = dict(enumerate(layers["importance"]))
+        told = {number: f"{share:.1%}" for number, share in shares.items()}
+        columns["Share of the importance of all layers"] = told
+        columns["Kept"] = {number: "yes" if number in numbers else "no" for number in shares}
+    if ffn:
+        pairs = zip(numbers, units, strict=False)
+        columns["Importance of the units kept"] = {n: f"{share:.1%}" for n, share in pairs}
+    every = sorted({number for column in columns.values() for number in column})
     return {
-        "name": name,
-        "importance": result["importance"],
-        "texts": result["texts"],
-        "sentence": pruning_note(result),
-        "bytes": sizes,
-        "held_out": result["effect"]["texts"],
-        "columns": columns,
-        "rows": [(n, [*row, *[""] * (len(columns) - len(row))]) for n, row in sorted(rows.items())],
+        "name": stage.writes,
+        "result": stage.result,
+        "sentence": pruning_note(stage.result),
+        "columns": list(columns),
+        "rows": [(n, [column.get(n, "") for column in columns.values()]) for n in every],
     }
-
-
-def _vocabulary(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trimming kept, and how much of held-out text that covers."""
-    rows = [
-        (
-            excerpt(source),
-            f"{told['tokens_kept']:.1%}",
-            f"{told['words_kept']:.1%}",
-            f"{told['longer']:.3f}",
-            f"{told['unknown_before']:.2%}",
-            f"{told['unknown_after']:.2%}",
-        )
-        for source, told in result["coverage"].items()
-    ]
-    return {"name": name, "sentence": vocabulary_note(result), "rows": rows}
 
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:
@@ -184,29 +163,29 @@ ORDERS = {
 
 
 def _examples(results: Results, most: int) -> dict[str, Any] | None:
-    shown: Sequence[Mapping[str, Any]] = (results.evaluation.get("examples") or [])[:most]
+    shown = list(results.evaluation.get("examples") or [])[:most]
     if not shown:
         return None
     models = [key for key in shown[0] if key not in ("query", "expected")]
-    expects = any(example.get("expected") != example["query"] for example in shown)
     rows = [
         {
-            "query": excerpt(example["query"]),
-            "expected": excerpt(example.get("expected")),
+            "query": example["query"],
+            "expected": example.get("expected"),
             "answers": [_answer(example.get(name, {})) for name in models],
         }
         for example in shown
     ]
+    expects = any(row["expected"] != row["query"] for row in rows)
     order = ORDERS.get(results.evaluation["task"], "those of which both are surest first")
     return {"models": models, "expects": expects, "rows": rows, "order": order}
 
 
-def _answer(answer: Mapping[str, Any]) -> tuple[str, str]:
+def _answer(answer: Mapping[str, Any]) -> tuple[Any, str]:
     if "rank" in answer:
         note = "right" if answer["rank"] == 1 else f"expected one at rank {answer['rank']}"
     else:
         note = f"p = {answer['p']:.2f}" if "p" in answer else ""
-    return excerpt(answer.get("top")), note
+    return answer.get("top"), note
 
 
 def _counts(results: Results) -> list[tuple[str, str]]:
