@@ -344,6 +344,7 @@ def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 def _svg(axes: Axes, key: str, title: str, description: str) -> str:
     """The axes' figure as one <svg> element for an HTML page."""
     import matplotlib
+    from matplotlib.figure import Figure
 
     key = re.sub(r"[^\w-]", "-", key)  # it may hold what a log or a file is called
     buffer = io.StringIO()

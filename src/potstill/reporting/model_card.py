@@ -164,7 +164,7 @@ class _Card:
             **_modules(self.folder),
             "graphs": [
                 {**found, "file": f"{ONNX}/{found['files'][0]}"}
-                for found in results.exported.values()
+                for found in results.written_by("export").values()
                 if (self.folder / ONNX / found["files"][0]).is_file()
             ],
             "noise": results.benchmark.get("noise", {}).get("message"),

@@ -17,6 +17,7 @@ from potstill.reporting.results import Results, said
 from potstill.reporting.suites import suite_rows
 from potstill.reporting.table import by_number, flat_scores, retentions
 from potstill.reporting.verdict import headline, headline_retention
+from potstill.tasks.results import Scores
 from potstill.tasks.score_names import is_loss, label_of
 
 CANDIDATES = 8  # bars of the softened distribution; all others are one bar
@@ -27,7 +28,7 @@ def kept(results: Results, metrics: Metrics) -> Markup | None:
     groups: dict[str, list[figures.Bar]] = {}
     for key, shares in retentions(results, metrics).items():
         groups.setdefault(label_of(key), []).extend((name, *one) for name, one in shares.items())
-    whose = f"{results.baseline_said}'s"
+    whose = f"{said(results.baseline)}'s"
     return Markup(figures.retention(groups, whose, key="kept")) if groups else None
 
 
@@ -55,15 +56,20 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     """Draw score over latency at each length, and over size, of every model that has both."""
     score = headline_score(results, metrics)
-    task, _, metric = (score or "").partition(".")
-    found = {n: one.get("scores", {}).get(task, {}) for n, one in metrics["models"].items()}
-    scores = {name: own[metric] for name, own in found.items() if own.get(metric) is not None}
+    scored = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
+    scores = _values(scored, score or "")
     if score is None or len(scores) < 2:
         return None
+    references = _values(results.evaluation.get("references", {}), score)
+    best = max(references.items(), key=lambda item: item[1], default=None)
+    reference = (label_of(best[0]), best[1]) if best else None  # of what takes no network
     models = {name: metrics["models"][name] for name in scores}
     sizes = {name: one.get("weight_bytes") for name, one in models.items()}
     axes = [
-        (f"pareto{length}", f"ms for one text of {length} tokens", _medians(times))
+        (
+            *(f"pareto{length}", f"ms for one text of {length} tokens"),
+            {name: points["p50"] for name, points in times.items()},
+        )
         for length, times in by_number(models, "latency_ms").items()
     ]
     weights = {name: size / 1e6 for name, size in sizes.items() if size}
@@ -75,7 +81,6 @@ def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
                 figures.Point(name, costs[name], scores[name], sizes[name], number in front)
                 for number, name in enumerate(costs)
             ]
-            reference = _reference(results, score)
             svg = figures.pareto(points, cost, label_of(score), key=key, reference=reference)
             panels.append({"title": cost, "svg": Markup(svg), "names": costs.keys()})
     if not panels:
@@ -85,19 +90,11 @@ def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     return {"panels": panels, "score": label_of(score), "left_out": left_out}
 
 
-def _medians(times: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {name: points["p50"] for name, points in times.items()}
-
-
-def _reference(results: Results, score: str) -> tuple[str, float] | None:
-    """The best of what takes no network."""
+def _values(models: Mapping[str, Scores], score: str) -> dict[str, float]:
+    """A score of all that have it."""
     task, _, metric = score.partition(".")
-    scored = {
-        label_of(name): found[task][metric]
-        for name, found in results.evaluation.get("references", {}).items()
-        if found.get(task, {}).get(metric) is not None
-    }
-    return max(scored.items(), key=lambda item: item[1]) if scored else None
+    found = {name: scores.get(task, {}).get(metric) for name, scores in models.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:

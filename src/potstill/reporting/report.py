@@ -27,7 +27,7 @@ from potstill.reporting.phrases import (
     vocabulary_note,
     warnings_of,
 )
-from potstill.reporting.results import Results, StageResult, read_results
+from potstill.reporting.results import Results, StageResult, read_results, said
 from potstill.reporting.steps import steps_of
 from potstill.reporting.table import Row, columns_of, comparison_rows
 from potstill.reporting.verdict import verdict
@@ -67,7 +67,7 @@ def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dic
         **_table(results, metrics),
         "steps": steps_of(results, metrics),
         "kept": panels.kept(results, metrics),
-        "whose": f"{results.baseline_said}'s",
+        "whose": f"{said(results.baseline)}'s",
         "suite": panels.suite(results),
         "pareto": panels.pareto(results, metrics),
         "seeds": panels.seeds(results, metrics),

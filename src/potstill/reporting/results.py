@@ -18,10 +18,11 @@ SUITE_KEYS: dict[str, type] = {
     **{"suite": str, "partial": bool, "partial_reasons": list, "baseline": str},
     **{"models": dict, "retention": dict, "tasks": dict},
 }
-Training = Literal["make_student", "finetune", "distill"]  # all others cut or export what there is
-Measuring = Literal["evaluate", "benchmark", "report"]  # these write no model
-Kind = Literal[Training, "prune", "trim_vocabulary", "export", "quantize", Measuring]
+_Training = Literal["make_student", "finetune", "distill"]  # others cut or export what there is
+_Measuring = Literal["evaluate", "benchmark", "report"]  # these write no model
+Kind = Literal[_Training, "prune", "trim_vocabulary", "export", "quantize", _Measuring]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+TRAINING, MEASURING = KINDS[:3], KINDS[-3:]
 _ALIKE = 1.1  # times as many steps as the plain twin, up to which the two count as trained alike
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
 
@@ -37,14 +38,9 @@ class StageResult:
     folder: Path
 
     @property
-    def measures(self) -> bool:
-        """Whether it writes no model."""
-        return self.kind in get_args(Measuring)
-
-    @property
     def writes(self) -> str | None:
         """The name of the model that the stage wrote, if it writes one."""
-        if self.measures:
+        if self.kind in MEASURING:
             return None
         own = "student" if self.kind == "make_student" else self.settings.get("model")
         return str(self.settings.get("writes") or own)
@@ -57,14 +53,14 @@ class StageResult:
     @property
     def compresses(self) -> bool:
         """Whether it made another model of one without training it."""
-        return not self.measures and self.kind not in get_args(Training)
+        return self.kind not in (*TRAINING, *MEASURING)
 
     @property
     def made_from(self) -> str | None:
         """The name of the model that the stage made another of."""
         if self.kind == "make_student":
             return str(self.settings.get("teacher", "teacher"))
-        return None if self.measures else self.settings.get("model")
+        return None if self.kind in MEASURING else self.settings.get("model")
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,6 @@ class Results:
         given = self.evaluation.get("baseline") or self.benchmark.get("baseline")
         return str(given or "teacher")
 
-    @property
-    def baseline_said(self) -> str:
-        """The baseline in a sentence, such as "the teacher"."""
-        return said(self.baseline)
-
     @cached_property
     def student(self) -> str | None:
         """The model that the run is about: the last one distilled, else the last student made."""
@@ -144,13 +135,9 @@ class Results:
     @cached_property
     def lineage(self) -> list[StageResult]:
         """The stages that led from the baseline to the last artifact made of the student."""
-        trained = get_args(Training)
-        mains = [
-            number
-            for number, stage in enumerate(self.stages, 1)
-            if stage.writes == self.student and stage.kind in trained
-        ]
-        numbers = lineage(self.stages, mains[-1], self.baseline) if mains else []
+        mains = [s for s in self.of(*TRAINING) if s.writes == self.student]
+        main = self.stages.index(mains[-1]) + 1 if mains else None
+        numbers = lineage(self.stages, main, self.baseline) if main else []
         return [self.stages[number - 1] for number in numbers]
 
     @cached_property
@@ -214,20 +201,14 @@ class Results:
                 counts[name] = counts[source]
         return counts | {name: found["parameters"] for name, found in self.graphs.items()}
 
-    @cached_property
-    def exported(self) -> dict[str, dict[str, Any]]:
-        """Results of exports, by the names of the models they wrote."""
-        return {str(stage.writes): stage.result for stage in self.of("export")}
+    def written_by(self, *kinds: Kind) -> dict[str, dict[str, Any]]:
+        """Return the results of stages of these kinds, by the names of the models they wrote."""
+        return {str(stage.writes): stage.result for stage in self.of(*kinds)}
 
     @cached_property
-    def quantized(self) -> dict[str, dict[str, Any]]:
-        """Results of quantizations, by the names of the models they wrote."""
-        return {str(stage.writes): stage.result for stage in self.of("quantize")}
-
-    @property
     def graphs(self) -> dict[str, dict[str, Any]]:
-        """Results of exports and of quantizations, by the names of the models they wrote."""
-        return self.exported | self.quantized
+        """Results of exports, then of quantizations, by the names of the models they wrote."""
+        return self.written_by("export") | self.written_by("quantize")
 
     # --- what a reader must not miss --------------------------------------------------------------
 
@@ -297,7 +278,7 @@ def read_results(run: Path) -> Results:
     for folder in sorted((run / "stages").glob("*"), key=_number):
         if (folder / "result.json").is_file():
             stages.append(_read_stage(folder))
-        elif folder.name.partition("-")[2] not in get_args(Measuring):
+        elif folder.name.partition("-")[2] not in MEASURING:
             break
     if not stages:
         raise ValueError(

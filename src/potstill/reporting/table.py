@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from potstill.reporting.metrics_json import Metrics
-from potstill.reporting.results import Results
+from potstill.reporting.results import Results, said
 from potstill.tasks.score_names import label_of
 
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -192,7 +192,7 @@ def _differences(results: Results) -> Iterator[Row]:
 
 def _ratios(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
     compared, benchmark = metrics["comparisons"], results.benchmark
-    group = f"Against {results.baseline_said}"
+    group = f"Against {said(results.baseline)}"
     for key, shares in retentions(results, metrics).items():
         yield _row(group, f"Kept: {label_of(key)}", shares, _share_cell)
     ratios = {n: benchmark["ratios"][n] for n in compared if n in benchmark.get("ratios", {})}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from potstill.reporting.metrics_json import Metrics
-from potstill.reporting.results import Results
+from potstill.reporting.results import Results, said
 from potstill.reporting.table import each, is_unsure, score_cell
 from potstill.tasks.score_names import HEADLINES, label_of
 
@@ -20,7 +20,7 @@ def verdict(results: Results, metrics: Metrics, name: str | None = None) -> str:
     student = str(name or results.student)
     if student not in metrics["models"]:
         return _alone(results, metrics) or "This run has measured no student yet."
-    whose = f"{results.baseline_said}'s"
+    whose = f"{said(results.baseline)}'s"
     kept = _kept(results, metrics, student, whose)
     clauses = [kept] if kept else []
     graph = student in results.graphs
