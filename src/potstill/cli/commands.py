@@ -149,7 +149,7 @@ def evaluate(
     if not text or given:
         more = "".join(f" (--{key.replace('_', '-')} is a suite's)" for key in list(given)[:1])
         raise ValueError(f"give --text FILES to score on, or --suite NAME{more}")
-    from potstill.cli.tables import evaluation_table
+    from potstill.cli.tables import result_table
     from potstill.evaluation import evaluate as score
 
     reporter = TerminalReporter()
@@ -166,7 +166,7 @@ def evaluate(
             progress=reporter.progress,
             say=reporter.say,
         )
-    terminal.out.print(evaluation_table(result))
+    terminal.out.print(result_table("evaluate", result))
     for note in [*result.get("findings", []), *result.get("warnings", [])]:
         print_line(f"note: {note}", "yellow")
 
@@ -227,7 +227,7 @@ def bench(
 ) -> None:
     """Measure size and speed of models, in interleaved rounds: docs/benchmark.md."""
     from potstill.cli.bench import bench as measure
-    from potstill.cli.tables import benchmark_notes, benchmark_table
+    from potstill.cli.tables import benchmark_notes, result_table
 
     reporter = TerminalReporter()
     with reporter.live():
@@ -246,7 +246,7 @@ def bench(
             csv_file=csv_file,
             progress=reporter.progress,
         )
-    terminal.out.print(benchmark_table(result))
+    terminal.out.print(result_table("benchmark", result))
     for line in benchmark_notes(result):
         print_line(line)
     for note in [*result["notes"], result["noise"]["message"]]:

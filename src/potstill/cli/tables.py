@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -10,11 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.reporting.metrics_json import metrics_of
-from potstill.reporting.results import Results, results_of
+from potstill.reporting.results import Kind, Results, StageResult
 from potstill.reporting.suites import suite_rows
 from potstill.reporting.table import DASH, Cell, columns_of, comparison_rows
 
 LABEL = 20  # characters of a line of a label: seven models fit beside it in a terminal of 80
+
+
+def result_table(kind: Kind, result: dict[str, Any]) -> Table:
+    """Return what a stage of this kind found outside a run, as `run_table` does."""
+    return run_table(Results(Path(), [StageResult(kind, kind, {}, result, Path())], {}, "", {}))
 
 
 def run_table(results: Results) -> Table:
@@ -22,23 +29,11 @@ def run_table(results: Results) -> Table:
     rows = comparison_rows(results, metrics_of(results), full=True)
     columns = columns_of(results)
     table = _table("", columns.values())
-    group = None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            table.add_row(_label(group), style="bold")
-        _add(table, row.label, [row.cells.get(name) for name in columns])
+    for group, members in groupby(rows, key=lambda row: row.group):
+        table.add_row(_label(group), style="bold")
+        for row in members:
+            _add(table, row.label, [row.cells.get(name) for name in columns])
     return table
-
-
-def evaluation_table(result: dict[str, Any]) -> Table:
-    """Return an evaluation, a column a model, what takes no model last."""
-    return run_table(results_of("evaluate", result))
-
-
-def benchmark_table(result: dict[str, Any]) -> Table:
-    """Return a benchmark, a column a model."""
-    return run_table(results_of("benchmark", result))
 
 
 def benchmark_notes(result: Mapping[str, Any]) -> list[str]:

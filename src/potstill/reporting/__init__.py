@@ -16,21 +16,13 @@ if TYPE_CHECKING:
     from potstill.reporting.report import write_report
     from potstill.reporting.run_comparison import compare_runs, write_comparison
 
-__all__ = [
-    "compare_runs",
-    "write_card",
-    "write_comparison",
-    "write_report",
-]
+__all__ = ["compare_runs", "write_card", "write_comparison", "write_report"]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
         "model_card": ("write_card",),
         "report": ("write_report",),
-        "run_comparison": (
-            "compare_runs",
-            "write_comparison",
-        ),
+        "run_comparison": ("compare_runs", "write_comparison"),
     },
 )

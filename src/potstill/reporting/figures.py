@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from markupsafe import Markup
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -38,7 +40,7 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> str:
+def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> Markup:
     """Draw which teacher layer (upper row) became which student layer (lower row).
 
     Args:
@@ -77,7 +79,7 @@ def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> str:
         return _svg(axes, key, title, told)
 
 
-def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> str:
+def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> Markup:
     """One loss over the steps of a training: its logged values as a line, evaluations as points."""
     with _axes(4.3, 2.15) as axes:
         steps, losses = _thin(train)
@@ -98,7 +100,7 @@ def distribution(
     top: float,
     key: str,
     other: Sequence[float] = (),
-) -> str:
+) -> Markup:
     """Draw one distribution at one temperature, a bar for each candidate.
 
     Args:
@@ -135,7 +137,7 @@ class Point:
 
 def pareto(
     points: Sequence[Point], cost: str, score: str, *, key: str, reference: tuple[str, float] | None
-) -> str:
+) -> Markup:
     """Score over cost, a mark a model, its area the size of its weights; the Pareto front joined.
 
     Args:
@@ -144,11 +146,9 @@ def pareto(
     """
     front = sorted((point.cost, point.score) for point in points if point.front)
     least, top = front[0][1], front[-1][1]
+    heights = [point.score for point in points] + ([reference[1]] if reference else [])
     # What is far below the front would flatten it: such marks lie on the lower edge.
-    shown = [y for y in _heights(points, reference) if y >= least - 1.5 * (top - least)]
-    if top == least:
-        shown = _heights(points, reference)
-    low = min(shown)
+    low = min(y for y in heights if top == least or y >= least - 1.5 * (top - least))
     margin = 0.12 * (top - low or abs(top) or 1.0)
     edge = low - margin
     heaviest = max((point.weight or 0 for point in points), default=0) or 1
@@ -189,10 +189,6 @@ def pareto(
         return _svg(axes, key, f"{score} over {cost}", f"{cost}, {score}: {told}.")
 
 
-def _heights(points: Sequence[Point], reference: tuple[str, float] | None) -> list[float]:
-    return [point.score for point in points] + ([reference[1]] if reference else [])
-
-
 def _name_at_the_side(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Write the names of points right of the axes, none over another, with a line to each point."""
     (_, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -219,7 +215,7 @@ def _short(name: str, most: int = 18) -> str:
 Bar = tuple[str, float, Sequence[float] | None]  # name, value, its interval
 
 
-def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> str:
+def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> Markup:
     """What each model keeps of each score, a dot with its 95% interval; 1 is the baseline's.
 
     Args:
@@ -262,7 +258,7 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> s
         return _svg(axes, key, f"Kept of {whose} score", f"{told}.")
 
 
-def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> str:
+def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> Markup:
     """The score of each training of each model, a dot, and their mean, a line.
 
     Args:
@@ -341,7 +337,7 @@ def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.spines["left"].set_visible(grid == "y")  # else rows have names, not a scale
 
 
-def _svg(axes: Axes, key: str, title: str, description: str) -> str:
+def _svg(axes: Axes, key: str, title: str, description: str) -> Markup:
     """The axes' figure as one <svg> element for an HTML page."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -367,7 +363,7 @@ def _svg(axes: Axes, key: str, title: str, description: str) -> str:
     body = re.sub(r' style="([^"]*)"', _attributes, body)
     body = re.sub(r"\n\s*", "\n", body)
     points = float(box.split()[2])
-    return (
+    return Markup(
         f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="{box}" '
         f'width="{points * 4 / 3:.0f}" fill="currentColor" '
         f'stroke-linejoin="round" stroke-linecap="butt">'

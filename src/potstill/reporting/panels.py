@@ -15,7 +15,7 @@ from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.pages import EXCERPT, excerpt
 from potstill.reporting.results import Results, said
 from potstill.reporting.suites import suite_rows
-from potstill.reporting.table import by_number, flat_scores, retentions
+from potstill.reporting.table import by_number, each, flat_scores, retentions
 from potstill.reporting.verdict import headline, headline_retention
 from potstill.tasks.results import Scores
 from potstill.tasks.score_names import is_loss, label_of
@@ -29,7 +29,7 @@ def kept(results: Results, metrics: Metrics) -> Markup | None:
     for key, shares in retentions(results, metrics).items():
         groups.setdefault(label_of(key), []).extend((name, *one) for name, one in shares.items())
     whose = f"{said(results.baseline)}'s"
-    return Markup(figures.retention(groups, whose, key="kept")) if groups else None
+    return figures.retention(groups, whose, key="kept") if groups else None
 
 
 def headline_score(results: Results, metrics: Metrics) -> str | None:
@@ -56,8 +56,7 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
 def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     """Draw score over latency at each length, and over size, of every model that has both."""
     score = headline_score(results, metrics)
-    scored = {name: model.get("scores", {}) for name, model in metrics["models"].items()}
-    scores = _values(scored, score or "")
+    scores = _values(each(metrics["models"], "scores"), score or "")
     if score is None or len(scores) < 2:
         return None
     references = _values(results.evaluation.get("references", {}), score)
@@ -82,7 +81,7 @@ def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
                 for number, name in enumerate(costs)
             ]
             svg = figures.pareto(points, cost, label_of(score), key=key, reference=reference)
-            panels.append({"title": cost, "svg": Markup(svg), "names": costs.keys()})
+            panels.append({"title": cost, "svg": svg, "names": costs.keys()})
     if not panels:
         return None
     drawn = {name for panel in panels for name in panel["names"]}
@@ -90,10 +89,10 @@ def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     return {"panels": panels, "score": label_of(score), "left_out": left_out}
 
 
-def _values(models: Mapping[str, Scores], score: str) -> dict[str, float]:
+def _values(models: Mapping[str, Scores | None], score: str) -> dict[str, Any]:
     """A score of all that have it."""
     task, _, metric = score.partition(".")
-    found = {name: scores.get(task, {}).get(metric) for name, scores in models.items()}
+    found = {name: (scores or {}).get(task, {}).get(metric) for name, scores in models.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -102,11 +101,8 @@ def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     trained more than once; None: nothing was.
     """
     task = str(metrics["settings"].get("task"))
-    found: dict[str, list[float]] = {}
-    for name, model in metrics["models"].items():
-        values = model.get("scores", {}).get(task, {}).get("seeds") or []
-        if values and all(value is not None for value in values):
-            found[name] = values
+    every = _values(each(metrics["models"], "scores"), f"{task}.seeds")
+    found = {name: values for name, values in every.items() if values and None not in values}
     if not any(len(values) > 1 for values in found.values()):
         return None
     order = [str(name) for name in (results.baseline, results.twin, results.student)]
@@ -114,7 +110,7 @@ def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     shown = {name: found[name] for name in [*order, *repeated] if name in found}
     score = label_of(f"{task}.{metrics['settings'].get('metric')}")
     svg = figures.seeds(shown, score, key="seeds")
-    return {"svg": Markup(svg), "score": score}
+    return {"svg": svg, "score": score}
 
 
 def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -141,7 +137,7 @@ def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for name, values in shares.items():
         bars, marks = dict(zip(labels, values, strict=True)), students if name == "1" else ()
         key = f"heat{len(panels)}"
-        panels.append(Markup(figures.distribution(bars, name, top=top, key=key, other=marks)))
+        panels.append(figures.distribution(bars, name, top=top, key=key, other=marks))
     return {
         "text": excerpt(found["text"], 3 * EXCERPT),
         "panels": panels,
@@ -167,7 +163,7 @@ def suite(results: Results) -> dict[str, Any] | None:
             if share is not None:
                 groups.setdefault(told["title"], []).append((name, share, None))
     whose = f"{said(found['baseline'])}'s"
-    figure = Markup(figures.retention(groups, whose, key="suite")) if groups else None
+    figure = figures.retention(groups, whose, key="suite") if groups else None
     return {**suite_rows(found), "figure": figure}
 
 

@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from potstill.recipe import files as recipe_files
 from potstill.recipe import measuring
 from potstill.reporting import figures, panels
@@ -135,7 +133,7 @@ def _layer_maps(results: Results) -> list[dict[str, Any]]:
         new = {"students": [], "result": {"chosen": "", **stage.result}, "start": start}
         entry = found.setdefault(key, new)
         entry["students"].append(stage.writes)
-        entry["svg"] = Markup(figures.layer_map(layers, depth, key=f"layers{len(found)}"))
+        entry["svg"] = figures.layer_map(layers, depth, key=f"layers{len(found)}")
     return list(found.values())
 
 
@@ -149,7 +147,7 @@ def _curves(results: Results) -> list[dict[str, Any]]:
             label, key = label_of(curve.key), f"loss{stage.name}-{curve.key}"
             svg = figures.loss_curve(label, curve.train, curve.evaluated, key=key)
             weight = objective_note(weights.get(curve.key, {}))
-            curves.append({"label": label, "weight": weight, "svg": Markup(svg)})
+            curves.append({"label": label, "weight": weight, "svg": svg})
         told = {"stage": stage, "panels": curves, "effort": effort(stage.result, stage.settings)}
         trainings.append({**told, "projections": stage.result.get("projections", [])})
     return [training for training in trainings if training["panels"]]

@@ -259,11 +259,6 @@ def said(baseline: str) -> str:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def results_of(kind: Kind, result: dict[str, Any]) -> Results:
-    """Return what was measured outside a run as the results of one stage."""
-    return Results(Path(), [StageResult(kind, kind, {}, result, Path())], {}, "", {})
-
-
 def read_results(run: Path) -> Results:
     """Read the finished stages of a run folder, its recipe and its environment.
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from potstill.reporting import figures
 from potstill.reporting.metrics_json import Metrics, finite, metrics_of
 from potstill.reporting.pages import flat, render
@@ -114,7 +112,7 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
         "title": " and ".join(run["name"] for run in found["runs"]),
         "recipes": recipes,
         "environments": environments,
-        "figure": Markup(figures.retention(groups, "the baseline's", key="kept")) if groups else "",
+        "figure": figures.retention(groups, "the baseline's", key="kept") if groups else "",
     }
     write_text(path, render("compare.html.j2", page))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -35,18 +35,8 @@ class Steps:
     rows: list[Step]
 
 
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    key: str
-    shown: Callable[[float], str]
-    change: Callable[[float, float], str]  # of the value now and the one before
-
-    def cell(self, now: float | None, before: float | None) -> Cell:
-        if now is None:
-            return Cell(None, "")
-        change = "" if before is None else self.change(now, before)
-        return Cell(now, self.shown(now), change.replace("-", "\N{MINUS SIGN}"))
+# key, head, how a value is shown, and the change from the value before
+_Column = tuple[str, str, Callable[[float], str], Callable[[float, float], str]]
 
 
 def _percent(now: float, before: float) -> str:
@@ -72,38 +62,41 @@ def steps_of(results: Results, metrics: Metrics) -> Steps | None:
         return None
     key, _ = headline_retention(metrics, str(results.student))
     way = [(results.baseline, list[StageResult]()), *results.chain]
-    values = [dict(_values(results, metrics, name, key)) for name, _ in way]
+    values = [_values(results, metrics, name, key) for name, _ in way]
     known = {name for found in values for name in found}
-    columns = [_Column("Parameters", "parameters", lambda x: f"{number(x / 1e6)} M", _percent)]
-    if "weight_bytes" in known:
-        columns += [_Column("Weights", "weight_bytes", lambda x: f"{number(x / 1e6)} MB", _percent)]
-    for length in sorted((name for name in known if name.isdigit()), key=int):
-        columns += [_Column(f"Speed, {length} tokens", length, _times, _times)]
-    if key:
-        columns += [_Column(f"Kept: {label_of(key)}", "kept", lambda x: f"{x:.1%}", _points)]
+    lengths = sorted((name for name in known if name.isdigit()), key=int)
+    columns: list[_Column] = [
+        ("parameters", "Parameters", lambda x: f"{number(x / 1e6)} M", _percent),
+        ("weight_bytes", "Weights", lambda x: f"{number(x / 1e6)} MB", _percent),
+        *((length, f"Speed, {length} tokens", _times, _times) for length in lengths),
+        ("kept", f"Kept: {label_of(key)}", lambda x: f"{x:.1%}", _points),
+    ]
+    columns = [column for column in columns if column[0] in {*known, "parameters"}]
     rows, before = list[Step](), dict[str, float]()
     for (name, stages), found in zip(way, values, strict=True):
-        cells = [column.cell(found.get(column.key), before.get(column.key)) for column in columns]
+        cells = []
+        for column, _, shown, change in columns:
+            now, then = found.get(column), before.get(column)
+            note = "" if now is None or then is None else change(now, then)
+            text = "" if now is None else shown(now)
+            cells.append(Cell(now, text, note.replace("-", "\N{MINUS SIGN}")))
         rows.append(Step(name, "; ".join(map(_what, stages)) or "the start", cells))
         before |= found
-    return Steps([column.head for column in columns], rows)
+    return Steps([head for _, head, *_ in columns], rows)
 
 
-def _values(results: Results, metrics: Metrics, name: str, key: str) -> Iterator[tuple[str, float]]:
+def _values(results: Results, metrics: Metrics, name: str, key: str) -> dict[str, float]:
     """Parameters, bytes and what is kept of a model, and its speedups by their lengths."""
     entry, compared = metrics["models"].get(name, {}), metrics["comparisons"].get(name, {})
-    for what, value in (
-        ("parameters", entry.get("parameters", results.counted.get(name))),
-        ("weight_bytes", entry.get("weight_bytes")),
-        ("kept", compared.get("retention_by_score", {}).get(key)),
-    ):
-        if value is not None:
-            yield what, value
+    found = {
+        "parameters": entry.get("parameters", results.counted.get(name)),
+        "weight_bytes": entry.get("weight_bytes"),
+        "kept": compared.get("retention_by_score", {}).get(key),
+        **compared.get("speedup", {}),
+    }
     if name == results.baseline:
-        yield from ((length, 1.0) for length in entry.get("latency_ms", {}))
-        if key:
-            yield "kept", 1.0
-    yield from compared.get("speedup", {}).items()
+        found |= dict.fromkeys([*entry.get("latency_ms", {}), *(["kept"] if key else [])], 1.0)
+    return {what: value for what, value in found.items() if value is not None}
 
 
 def _what(stage: StageResult) -> str:

@@ -148,7 +148,7 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
 
     result = {"noise": {"message": odd}, "models": {}, "ratios": {}, "notes": [odd]}
     monkeypatch.setattr("potstill.cli.bench.bench", lambda *_, **__: result)
-    monkeypatch.setattr("potstill.cli.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.cli.tables.result_table", lambda *_: "")
     monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [odd])
     finished = potstill("bench", "model")
     assert finished.out.endswith(f"{odd}\nnote: {odd}\nnote: {odd}\n")
@@ -223,7 +223,7 @@ def test_bench_hands_its_options_on(potstill: Potstill, monkeypatch: pytest.Monk
         return result
 
     monkeypatch.setattr("potstill.cli.bench.bench", bench)
-    monkeypatch.setattr("potstill.cli.tables.benchmark_table", lambda _: "")
+    monkeypatch.setattr("potstill.cli.tables.result_table", lambda *_: "")
     monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [])
     assert potstill("bench", "m").code == 0
     defaults = {

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from potstill.cli.tables import (
     benchmark_notes,
-    benchmark_table,
-    evaluation_table,
+    result_table,
     run_table,
     runs_table,
     suite_table,
@@ -75,7 +74,7 @@ def test_an_evaluation_has_a_column_a_model_and_the_references_last() -> None:
         "retention": {"student": {"retrieval.mrr": 0.9731}},
         "intervals": {"student": {"retrieval.mrr": [0.9504, 0.99]}},
     }
-    table = evaluation_table(result)
+    table = result_table("evaluate", result)
     assert headers(table) == ["", "teacher", "student", "TF-IDF"]
     assert rows(table) == {
         "Retrieval MRR": ["0.500", "0.123", "0.400"],
@@ -96,7 +95,7 @@ def benchmark(**changes: Any) -> dict[str, Any]:
 
 def test_small_models_are_counted_in_parts_of_a_million() -> None:
     models = {"teacher": measured(1e6, 4.0), "two": measured(23_456, 2.0)}
-    table = rows(benchmark_table(benchmark(models=models)))
+    table = rows(result_table("benchmark", benchmark(models=models)))
     assert table["Parameters (millions)"] == ["1.00", "0.0235"]
     assert table["Weights (MB)"] == ["4.00", "0.0938"]
 
@@ -108,7 +107,7 @@ def test_a_benchmark_has_ratios_for_all_but_the_baseline() -> None:
         models={"teacher": measured(10e6, 4.0), "student": measured(6.04e6, 2.0)},
         ratios={"student": {"speedup": speeds, "size_ratio": 0.604}},
     )
-    table = benchmark_table(result)
+    table = result_table("benchmark", result)
     assert headers(table) == ["", "teacher", "student"]
     assert rows(table) == {
         "Parameters (millions)": ["10.0", "6.04"],
@@ -154,7 +153,7 @@ def whole_benchmark() -> dict[str, Any]:
 
 
 def test_a_whole_benchmark_says_what_it_can_t_tell() -> None:
-    assert rows(benchmark_table(whole_benchmark())) == {
+    assert rows(result_table("benchmark", whole_benchmark())) == {
         "Parameters (millions)": ["1.00"] * 2,
         "Weights (MB)": ["4.00"] * 2,
         "All files (MB)": ["5.00"] * 2,
@@ -239,7 +238,7 @@ def rows_in_order(table: Table) -> list[list[str]]:
 
 
 def test_what_was_not_measured_has_no_row() -> None:
-    assert rows(evaluation_table({"models": {"teacher": {}}})) == {}
+    assert rows(result_table("evaluate", {"models": {"teacher": {}}})) == {}
 
 
 def test_seven_models_fit_into_80_columns_with_their_numbers_whole(tmp_path: Path) -> None:
@@ -276,7 +275,7 @@ def test_runs_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_names_with_brackets_are_no_markup() -> None:
     scores = {"a [red]task[/red]": {"[/x]": 0.5}}
-    table = evaluation_table({"models": {"runs/[bold]a[/bold]": scores}, "baseline": "b"})
+    table = result_table("evaluate", {"models": {"runs/[bold]a[/bold]": scores}, "baseline": "b"})
     shown = " ".join(" ".join(printed(table, 120)).split())
     assert shown == "runs/[bold]a[/bold] Scores a [red]task[/red]: 0.500 [/x]"
 
