@@ -19,9 +19,11 @@ from potstill.reporting.table import DASH, Cell, columns_of, comparison_rows
 LABEL = 20  # characters of a line of a label: seven models fit beside it in a terminal of 80
 
 
-def result_table(kind: Kind, result: dict[str, Any]) -> Table:
+def result_table(kind: Kind, result: Mapping[str, Any]) -> Table:
     """Return what a stage of this kind found outside a run, as `run_table` does."""
-    return run_table(Results(Path(), [StageResult(kind, kind, {}, result, Path())], {}, "", {}))
+    return run_table(
+        Results(Path(), [StageResult(kind, kind, {}, dict(result), Path())], {}, "", {})
+    )
 
 
 def run_table(results: Results) -> Table:
