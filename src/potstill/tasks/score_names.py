@@ -10,60 +10,50 @@ class _Score(NamedTuple):
 
     Attributes:
         label: In the report.
-        short: In the terminal, where six models have to fit into 80 columns.
         headline: In the verdict, which is about the first score of the table that has one.
         is_loss: Whether lower is better.
     """
 
     label: str
-    short: str
     headline: str | None = None
     is_loss: bool = False
 
 
 _SCORES = {
-    "retrieval.mrr": _Score("Retrieval MRR", "retrieval MRR", "MRR"),
-    "retrieval.recall_at_1": _Score("Retrieval recall@1", "retrieval recall@1"),
-    "masked_lm.loss": _Score("Masked-LM loss", "masked-LM loss", is_loss=True),
-    "masked_lm.perplexity": _Score("Masked-LM perplexity", "masked-LM perplexity", is_loss=True),
-    "masked_lm.top1": _Score(
-        "Masked-LM top-1 accuracy", "masked-LM top-1", "masked-LM top-1 accuracy"
-    ),
-    "sts.spearman": _Score(
-        "Likeness of pairs, Spearman", "pairs, Spearman", "Spearman's correlation on pairs"
-    ),
-    "sts.pearson": _Score("Likeness of pairs, Pearson", "pairs, Pearson"),
-    "topic_probe.accuracy": _Score(
-        "Topic accuracy, linear probe", "topic accuracy", "topic accuracy"
-    ),
-    "classification.accuracy": _Score("Accuracy", "accuracy", "accuracy"),
-    "classification.f1": _Score("F1 of the second label", "F1, second label"),
-    "classification.macro_f1": _Score("F1, mean over labels", "macro F1"),
-    "classification.matthews": _Score("Matthews' correlation", "Matthews", "Matthews' correlation"),
-    "multi_label.micro_f1": _Score("F1 over all labels", "micro F1"),
-    "multi_label.macro_f1": _Score("F1, mean over labels", "macro F1"),
-    "multi_label.exact_match": _Score("Exactly right", "exactly right"),
-    "regression.pearson": _Score("Pearson's correlation", "Pearson"),
-    "regression.spearman": _Score("Spearman's correlation", "Spearman"),
-    "regression.mse": _Score("Mean squared error", "squared error", is_loss=True),
-    "sentence_similarity.spearman": _Score("Likeness of pairs, Spearman", "pairs, Spearman"),
-    "sentence_similarity.pearson": _Score("Likeness of pairs, Pearson", "pairs, Pearson"),
-    "sentence_similarity.mse": _Score(
-        "Likeness of pairs, mean squared error", "pairs, squared error", is_loss=True
-    ),
-    "token_classification.f1": _Score("F1 of entities", "F1 of entities"),
-    "token_classification.precision": _Score("Precision of entities", "precision"),
-    "token_classification.recall": _Score("Recall of entities", "recall"),
-    "token_classification.accuracy": _Score("Accuracy of words", "accuracy of words"),
-    "question_answering.exact_match": _Score("Exact match", "exact match"),
-    "question_answering.f1": _Score("F1 of words", "F1 of words"),
-    "similarity.pearson": _Score("Similarity matrix, correlation", "similarity of spaces"),
-    "hidden.cosine": _Score("Hidden cosine", "hidden cosine"),
-    "agreement.labels": _Score("Agreement on labels", "agreement, labels"),
-    "agreement.f1": _Score("F1 against its answers", "agreement, F1"),
-    "agreement.pearson": _Score("Correlation with its predictions", "agreement, Pearson"),
-    "agreement.top1": _Score("Agreement of top-1 predictions", "agreement, top-1"),
-    "agreement.kl": _Score("KL divergence of predictions", "agreement, KL", is_loss=True),
+    "retrieval.mrr": _Score("Retrieval MRR", "MRR"),
+    "retrieval.recall_at_1": _Score("Retrieval recall@1"),
+    "masked_lm.loss": _Score("Masked-LM loss", is_loss=True),
+    "masked_lm.perplexity": _Score("Masked-LM perplexity", is_loss=True),
+    "masked_lm.top1": _Score("Masked-LM top-1 accuracy", "masked-LM top-1 accuracy"),
+    "sts.spearman": _Score("Likeness of pairs, Spearman", "Spearman's correlation on pairs"),
+    "sts.pearson": _Score("Likeness of pairs, Pearson"),
+    "topic_probe.accuracy": _Score("Topic accuracy, linear probe", "topic accuracy"),
+    "classification.accuracy": _Score("Accuracy", "accuracy"),
+    "classification.f1": _Score("F1 of the second label"),
+    "classification.macro_f1": _Score("F1, mean over labels"),
+    "classification.matthews": _Score("Matthews' correlation", "Matthews' correlation"),
+    "multi_label.micro_f1": _Score("F1 over all labels"),
+    "multi_label.macro_f1": _Score("F1, mean over labels"),
+    "multi_label.exact_match": _Score("Exactly right"),
+    "regression.pearson": _Score("Pearson's correlation"),
+    "regression.spearman": _Score("Spearman's correlation"),
+    "regression.mse": _Score("Mean squared error", is_loss=True),
+    "sentence_similarity.spearman": _Score("Likeness of pairs, Spearman"),
+    "sentence_similarity.pearson": _Score("Likeness of pairs, Pearson"),
+    "sentence_similarity.mse": _Score("Likeness of pairs, mean squared error", is_loss=True),
+    "token_classification.f1": _Score("F1 of entities"),
+    "token_classification.precision": _Score("Precision of entities"),
+    "token_classification.recall": _Score("Recall of entities"),
+    "token_classification.accuracy": _Score("Accuracy of words"),
+    "question_answering.exact_match": _Score("Exact match"),
+    "question_answering.f1": _Score("F1 of words"),
+    "similarity.pearson": _Score("Similarity matrix, correlation"),
+    "hidden.cosine": _Score("Hidden cosine"),
+    "agreement.labels": _Score("Agreement on labels"),
+    "agreement.f1": _Score("F1 against its answers"),
+    "agreement.pearson": _Score("Correlation with its predictions"),
+    "agreement.top1": _Score("Agreement of top-1 predictions"),
+    "agreement.kl": _Score("KL divergence of predictions", is_loss=True),
 }
 # Names of metrics in a sentence; a metric that is not listed only needs spaces.
 _SAID = {
@@ -121,11 +111,6 @@ def label_of(key: str) -> str:
         return _SCORES[key].label
     named = OBJECTIVES.get(key) or _REFERENCES.get(key)
     return named or key.replace("_", " ").replace(".", ": ")
-
-
-def short_name(key: str) -> str:
-    """Return the terminal's short name of a score such as `retrieval.mrr`."""
-    return _SCORES[key].short if key in _SCORES else key.replace(".", " ")
 
 
 def metric_name(metric: str) -> str:
