@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from potstill.reporting.results import StageResult, text_of
 
-# --- training logs --------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class LossCurve:
@@ -25,9 +23,8 @@ def loss_curves(stage: StageResult) -> list[LossCurve]:
 
     A resumed run logs some steps twice: the later line counts. A half-written last line is skipped.
     """
-    path = stage.folder / "log.jsonl"
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for line in text_of(path).splitlines():
+    for line in text_of(stage.folder / "log.jsonl").splitlines():
         try:
             event = json.loads(line)
         except ValueError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from potstill.reporting.results import Results
-from potstill.reporting.table import number, score_cell
+from potstill.reporting.table import millions, score_cell
 
 
 def objective_note(objective: Mapping[str, Any]) -> str:
@@ -36,12 +36,13 @@ def start_of(made: Mapping[str, Any]) -> str:
 
 def vocabulary_note(result: Mapping[str, Any]) -> str:
     """What trimming a vocabulary did, in a clause."""
-    pieces, parameters = result["pieces"], result["parameters"]
-    return (
-        f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, "
-        f"{number(parameters['after'] / 1e6)} M of {number(parameters['before'] / 1e6)} M "
-        "parameters"
-    )
+    pieces = result["pieces"]
+    return f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, {_parameters(result)}"
+
+
+def _parameters(result: Mapping[str, Any]) -> str:
+    counts = result["parameters"]
+    return f"{millions(counts['after'])} of {millions(counts['before'])} parameters"
 
 
 def kept_note(result: Mapping[str, Any]) -> str:
@@ -54,12 +55,10 @@ def kept_note(result: Mapping[str, Any]) -> str:
 
 def pruning_note(result: Mapping[str, Any]) -> str:
     """What pruning kept and what that cost, in a clause."""
-    parameters = {key: number(count / 1e6) for key, count in result["parameters"].items()}
-    size = f"{parameters['after']} M of {parameters['before']} M parameters"
     effect = result["effect"]
     before, now = (score_cell(effect[key]).text for key in ("before", "after"))
     cost = f"{effect['measure']} went from {before} to {now}"
-    return f"{kept_note(result)} kept, {size}; before any training, {cost}"
+    return f"{kept_note(result)} kept, {_parameters(result)}; before any training, {cost}"
 
 
 def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from potstill.reporting.phrases import (
 )
 from potstill.reporting.results import Results, StageResult, read_results, said
 from potstill.reporting.steps import steps_of
-from potstill.reporting.table import Row, columns_of, comparison_rows
+from potstill.reporting.table import columns_of, comparison_rows
 from potstill.reporting.verdict import verdict
 from potstill.storage.files import write_json, write_text
 from potstill.tasks.score_names import label_of
@@ -55,6 +56,7 @@ def write_report(run: Path, settings: measuring.Report) -> Path:
 
 
 def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dict[str, Any]:
+    rows = comparison_rows(results, metrics)
     return {
         "results": results,
         "title": settings.title or title_of(results),
@@ -62,7 +64,8 @@ def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dic
         "text_language": settings.language,
         "verdict": verdict(results, metrics),
         "shipped": _shipped(results, metrics),
-        **_table(results, metrics),
+        "columns": columns_of(results),
+        "groups": {group: list(rows) for group, rows in groupby(rows, key=lambda row: row.group)},
         "steps": steps_of(results, metrics),
         "kept": panels.kept(results, metrics),
         "whose": f"{said(results.baseline)}'s",
@@ -89,13 +92,6 @@ def _shipped(results: Results, metrics: Metrics) -> str | None:
     """What is to be said of the last artifact made of the student, where it is another one."""
     scored = "scores" in metrics["models"].get(str(results.last), {})
     return verdict(results, metrics, results.last) if scored else None
-
-
-def _table(results: Results, metrics: Metrics) -> dict[str, Any]:
-    groups: dict[str, list[Row]] = {}
-    for row in comparison_rows(results, metrics):
-        groups.setdefault(row.group, []).append(row)
-    return {"columns": columns_of(results), "groups": groups}
 
 
 def _pruned(stage: StageResult) -> dict[str, Any]:

@@ -206,13 +206,12 @@ def _shown(value: Any) -> str:
 
 def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
     """What can be compared, with warnings and notes in sentences."""
-    warnings: list[str] = []
-    notes: list[str] = []
+    warnings, notes = list[str](), list[str]()
     teachers = [run.results.recipe.get("teacher", {}).get("model") for run in runs]
     one_teacher = _all_same(teachers)
     if not one_teacher:
         warnings.append(
-            f"The teachers differ ({', '.join(map(str, teachers))}): what is kept, and speedups, "
+            f"The teachers differ ({_shown(teachers)}): what is kept, and speedups, "
             "are against different models."
         )
     scores, why = _same_texts(runs, one_teacher)
@@ -220,14 +219,14 @@ def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
     seeds = [run.results.recipe.get("seed") for run in runs]
     if scores and not _all_same(seeds):
         warnings.append(
-            f"The seeds differ ({', '.join(map(str, seeds))}): a part of each difference is the "
+            f"The seeds differ ({_shown(seeds)}): a part of each difference is the "
             "chance of training."
         )
     speed, why = _same_machine(runs)
     (notes if speed else warnings).extend(why)
     noisy = [run.label for run in runs if run.setting("noisy")]
     if noisy:
-        warnings.append(f"Speed was measured on a noisy machine: {', '.join(noisy)}.")
+        warnings.append(f"Speed was measured on a noisy machine: {_shown(noisy)}.")
     notes.append(
         "Intervals are of each run alone. Where those of two runs overlap widely, nothing is said "
         "of which is better."
@@ -242,7 +241,7 @@ def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, 
     """
     unscored = [run.label for run in runs if not run.results.evaluation]
     if unscored:
-        return False, [f"Scores can't be compared: there are none in {', '.join(unscored)}."]
+        return False, [f"Scores can't be compared: there are none in {_shown(unscored)}."]
     settings = [dict(_leaves(_scored_on(run.results))) for run in runs]
     differing = list(_differing(settings))
     records = [run.setting("records") for run in runs]
@@ -251,13 +250,13 @@ def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, 
         return True, []
     if _all_same(records) and apart is not None and apart <= SAME:
         return True, [
-            f"The data settings differ ({', '.join(differing)}), but the teacher scores the same "
+            f"The data settings differ ({_shown(differing)}), but the teacher scores the same "
             "in all: the held-out texts are the same."
         ]
     if differing:
-        why = f"the data settings differ ({', '.join(differing)})"
+        why = f"the data settings differ ({_shown(differing)})"
     elif not _all_same(records):
-        why = f"they hold {', '.join(map(str, records))} records"
+        why = f"they hold {_shown(records)} records"
     else:
         why = f"the same teacher scores differently in them, by up to {apart:.3f}"
     return False, [f"Scores can't be compared, nor what is kept: {why}."]
@@ -306,8 +305,7 @@ def _same_machine(runs: Sequence[_ComparedRun]) -> tuple[bool, list[str]]:
     threads = [run.setting("threads") for run in timed]
     for what, values in (("processors", processors), ("threads", threads)):
         if not _all_same(values):
-            told = ", ".join(map(str, values))
-            return False, [f"Speed can't be compared: the {what} differ ({told})."]
+            return False, [f"Speed can't be compared: the {what} differ ({_shown(values)})."]
     return True, [
         "Milliseconds are of different sessions: compare speedups, each of which is against the "
         "baseline in the same session."

@@ -9,7 +9,7 @@ from typing import assert_never
 from potstill.reporting.metrics_json import Metrics
 from potstill.reporting.phrases import kept_note, vocabulary_note
 from potstill.reporting.results import Results, StageResult
-from potstill.reporting.table import TIMES, Cell, number
+from potstill.reporting.table import TIMES, Cell, millions
 from potstill.reporting.verdict import headline_retention
 from potstill.tasks.score_names import label_of
 
@@ -66,8 +66,8 @@ def steps_of(results: Results, metrics: Metrics) -> Steps | None:
     known = {name for found in values for name in found}
     lengths = sorted((name for name in known if name.isdigit()), key=int)
     columns: list[_Column] = [
-        ("parameters", "Parameters", lambda x: f"{number(x / 1e6)} M", _percent),
-        ("weight_bytes", "Weights", lambda x: f"{number(x / 1e6)} MB", _percent),
+        ("parameters", "Parameters", millions, _percent),
+        ("weight_bytes", "Weights", lambda x: millions(x, "MB"), _percent),
         *((length, f"Speed, {length} tokens", _times, _times) for length in lengths),
         ("kept", f"Kept: {label_of(key)}", lambda x: f"{x:.1%}", _points),
     ]

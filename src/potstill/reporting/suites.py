@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from potstill.reporting.table import DASH, Cell, Row, side_by_side
+from potstill.reporting.table import Cell, Row, side_by_side, span_of
 from potstill.tasks.score_names import metric_name
 
 _SUITES = {"glue": "GLUE", "imdb": "IMDb", "squad": "SQuAD 1.1", "squad2": "SQuAD 2.0"}
@@ -42,7 +42,7 @@ def _tasks(found: Mapping[str, Any]) -> Iterator[Row]:
             for name, model in found["models"].items():
                 score = model["tasks"][task][metric]
                 kept = found["retention"].get(name, {}).get("tasks", {}).get(task, {}).get(metric)
-                ends = DASH.join(f"{100 * score[end]:.1f}" for end in ("min", "max"))
+                ends = span_of([100 * score["min"], 100 * score["max"]], 1)
                 cells[name] = _cell(score["median"], ends if len(score["all"]) > 1 else "", kept)
             yield Row(GROUP, f"{told['title']}, {metric_name(metric)}{small}", cells)
 

@@ -107,7 +107,7 @@ def _speed(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
         row = _row(group, f"Latency of one text of {length} tokens (ms)", found, _latency_cell)
         for name, span in spans.get(length, {}).items():
             cell = row.cells[name]
-            row.cells[name] = replace(cell, note=f"{_span(span['p50'], 2)}, {cell.note}")
+            row.cells[name] = replace(cell, note=f"{span_of(span['p50'], 2)}, {cell.note}")
         yield row
     shape = f"texts of {settings.get('throughput_length')} tokens at once (texts/s)"
     rates = {str(settings.get("throughput_batch")): each(models, "throughput_per_s")}
@@ -117,7 +117,7 @@ def _speed(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
     passes = {name: one for name, one in timed.get("models", {}).items() if name in models}
     yield _row(
         *(group, f"A pass over {timed.get('texts', 0):,} texts, one at a time (s)", passes),
-        lambda one: Cell(one["seconds"], number(one["seconds"]), _span(one["interval"], 2)),
+        lambda one: Cell(one["seconds"], number(one["seconds"]), span_of(one["interval"], 2)),
     )
     if full:
         yield _row(
@@ -171,7 +171,7 @@ def _scores(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
         for name, scores in models.items():
             seeds = scores.get(task, {}).get("seeds") or []
             if len(seeds) > 1 and metric == metrics["settings"].get("metric"):
-                spread = f"{_span((min(seeds), max(seeds)), 3)}, {len(seeds)} seeds"
+                spread = f"{span_of((min(seeds), max(seeds)), 3)}, {len(seeds)} seeds"
                 values = ", ".join(f"{seed:.3f}" for seed in seeds)
                 cells[name] = replace(cells[name], note=values if full else spread)
         yield Row(group, label_of(key), cells)
@@ -226,12 +226,12 @@ def retentions(results: Results, metrics: Metrics) -> dict[str, dict[str, Share]
 
 def _share_cell(share: Share) -> Cell:
     value, span = share
-    note = "" if span is None else _span([100 * end for end in span], 1)
+    note = "" if span is None else span_of([100 * end for end in span], 1)
     return Cell(value, f"{value:.1%}", note)
 
 
 def _speed_cell(speed: Mapping[str, Any]) -> Cell:
-    note = _span((speed["low"], speed["high"]), 2)
+    note = span_of((speed["low"], speed["high"]), 2)
     unsure = ", can't tell" if is_unsure(speed) else ""
     return Cell(speed["median"], f"{speed['median']:.2f}{TIMES}", f"{note}{unsure}")
 
@@ -244,7 +244,8 @@ def is_unsure(ratio: Mapping[str, Any]) -> bool:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def _span(ends: Sequence[float], digits: int) -> str:
+def span_of(ends: Sequence[float], digits: int) -> str:
+    """Return an interval, or the least and the greatest, with this many decimals."""
     return DASH.join(f"{end:.{digits}f}" for end in ends)
 
 
@@ -262,6 +263,11 @@ def score_cell(value: float | None) -> Cell:
     if value is None:
         return Cell(None, "not finite")
     return Cell(value, f"{value:.3f}" if abs(value) < 10 else number(value))
+
+
+def millions(count: float, unit: str = "M") -> str:
+    """Return a count, or bytes, in millions."""
+    return f"{number(count / 1e6)} {unit}"
 
 
 def number(value: float) -> str:
