@@ -1,4 +1,4 @@
-"""Results as tables for the terminal: the rows that the report shows."""
+"""Show results as tables of the terminal, with the report's rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LABEL = 20  # characters of a line of a label: seven models fit beside it in a t
 
 
 def result_table(kind: Kind, result: Mapping[str, Any]) -> Table:
-    """Return what a stage of this kind found outside a run, as `run_table` does."""
+    """Return the table of what a stage of this kind found outside a run."""
     return run_table(
         Results(Path(), [StageResult(kind, kind, {}, dict(result), Path())], {}, "", {})
     )
 
 
 def run_table(results: Results) -> Table:
-    """Return a run's comparison, a column a model, what takes no model last."""
+    """Return a run's comparison, one column per model; what takes no model comes last."""
     rows = comparison_rows(results, metrics_of(results), full=True)
     columns = columns_of(results)
     table = _table("", columns.values())
@@ -39,26 +39,27 @@ def run_table(results: Results) -> Table:
 
 
 def benchmark_notes(result: Mapping[str, Any]) -> list[str]:
-    """Return how a benchmark was measured, in sentences, and what has to be known of it."""
+    """Return how a benchmark was measured, in sentences."""
     threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
-    batches = f"batches of texts of {result['throughput_length']} tokens"
     lines = [
-        f"{threads} a process; latency at batch 1, {result['rounds']} interleaved rounds of "
-        f"{result['repeats']}; {batches}; ratios to {result['baseline']}, in parentheses 95% "
-        "intervals"
+        f"Each process uses {threads}. Latency is measured at batch size 1 in {result['rounds']} "
+        f"interleaved rounds of {result['repeats']} passes, throughput with texts of "
+        f"{result['throughput_length']} tokens. Ratios are relative to {result['baseline']}; "
+        "parentheses hold 95% confidence intervals."
     ]
     if "pass" in result:
         timed = result["pass"]
-        cut = ", ".join(f"{m['cut']} of {n}" for n, m in timed["models"].items() if m["cut"])
+        cut = ", ".join(f"{m['cut']} for {n}" for n, m in timed["models"].items() if m["cut"])
         lines.append(
-            f"passes over {timed['texts']} texts of {timed['over']}, one at a time, cut at "
-            f"{timed['max_length']} tokens ({cut or 'none was longer'}), tokenising left out"
+            f"Passes over {timed['texts']:,} texts of {timed['over']} take one text at a time, "
+            f"without tokenization. Texts are truncated at {timed['max_length']} tokens "
+            f"({cut or 'none is longer'})."
         )
     return lines
 
 
 def suite_table(result: Mapping[str, Any]) -> Table:
-    """Return a suite's result, times 100: the median of seeds, their range, what is kept."""
+    """Return a suite's result, times 100: the median of seeds, their range, retention."""
     found = suite_rows(result)
     table = _table("PARTIAL" if found["partial"] else "", found["models"])
     for row in found["rows"]:
@@ -67,7 +68,7 @@ def suite_table(result: Mapping[str, Any]) -> Table:
 
 
 def runs_table(found: Mapping[str, Any]) -> Table:
-    """Return runs side by side, a column a run: their students, last artifacts and recipes."""
+    """Return runs side by side, one column per run: their students, last artifacts and recipes."""
     table = _table("", [run["name"] for run in found["runs"]])
     for part in found["tables"]:
         names = [name or "" for name in part["models"]]
@@ -92,7 +93,7 @@ def _table(corner: str, heads: Iterable[str]) -> Table:
 
 
 def _add(table: Table, label: str, cells: Sequence[Cell | None]) -> None:
-    """Add a row; names may hold brackets, which are no markup."""
+    """Add a row; names may hold brackets, which are not markup."""
     table.add_row(_label(label), *(Text("" if cell is None else _shown(cell)) for cell in cells))
 
 

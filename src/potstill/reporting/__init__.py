@@ -1,4 +1,4 @@
-"""What a run found, for people.
+"""Write what a run found, for people.
 
 A run's folder is read (`results.py`) and becomes metrics.json, the report with its figures, the
 model card, and a comparison with other runs. `table.py` has the rows that page, card and terminal

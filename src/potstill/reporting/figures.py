@@ -1,4 +1,4 @@
-"""Figures of the report as inline SVG: text stays text, ink is the page's own color, ids differ.
+"""Draw the figures of the report as inline SVG: text stays text, ink has the color of the page.
 
 Drawn by matplotlib (extra `report`), which is imported only when a figure is asked for.
 """
@@ -36,7 +36,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            "the report's figures need matplotlib: run pip install potstill[report]"
+            "The report's figures need matplotlib, which is not installed. "
+            "Run `pip install potstill[report]`."
         ) from None
 
 
@@ -80,7 +81,7 @@ def layer_map(layers: Sequence[int], teacher_layers: int, *, key: str) -> Markup
 
 
 def loss_curve(label: str, train: Curve, evaluated: Curve, *, key: str) -> Markup:
-    """One loss over the steps of a training: its logged values as a line, evaluations as points."""
+    """Draw a loss over the steps of a training: logged values as a line, evaluations as points."""
     with _axes(4.3, 2.15) as axes:
         steps, losses = _thin(train)
         axes.plot(steps, losses, color=BLUE, linewidth=1.3)
@@ -126,7 +127,7 @@ def distribution(
 
 @dataclass(frozen=True)
 class Point:
-    """An artifact in a plot of cost and score."""
+    """Hold an artifact of a plot of cost and score."""
 
     name: str
     cost: float
@@ -138,7 +139,7 @@ class Point:
 def pareto(
     points: Sequence[Point], cost: str, score: str, *, key: str, reference: tuple[str, float] | None
 ) -> Markup:
-    """Score over cost, a mark a model, its area the size of its weights; the Pareto front joined.
+    """Draw score over cost, one mark per model, its area the size of the weights.
 
     Args:
         cost, score: names of the axes, with their units.
@@ -216,7 +217,7 @@ Bar = tuple[str, float, Sequence[float] | None]  # name, value, its interval
 
 
 def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> Markup:
-    """What each model keeps of each score, a dot with its 95% interval; 1 is the baseline's.
+    """Draw the share of each score that each model retains, with its 95% confidence interval.
 
     Args:
         groups: name of a score or task -> models.
@@ -259,7 +260,7 @@ def retention(groups: Mapping[str, Sequence[Bar]], whose: str, *, key: str) -> M
 
 
 def seeds(scores: Mapping[str, Sequence[float]], score: str, *, key: str) -> Markup:
-    """The score of each training of each model, a dot, and their mean, a line.
+    """Draw the score of each training of each model as a dot, and their mean as a line.
 
     Args:
         scores: model -> one value a training.
@@ -296,7 +297,7 @@ def _told(train: Curve, evaluated: Curve) -> str:
 
 
 def _thin(curve: Curve) -> tuple[list[float], list[float]]:
-    """Steps and values, averaged in runs to at most MAX_POINTS; what is not finite is a gap."""
+    """Average steps and values in runs, to at most MAX_POINTS; what is not finite is a gap."""
     size = math.ceil(len(curve) / MAX_POINTS) or 1
     runs = [curve[start : start + size] for start in range(0, len(curve), size)]
     steps = [sum(step for step, _ in run) / len(run) for run in runs]
@@ -308,7 +309,7 @@ def _thin(curve: Curve) -> tuple[list[float], list[float]]:
 def _axes(
     width: float, height: float, place: tuple[float, float, float, float] | None = None
 ) -> Iterator[Axes]:
-    """The axes of a figure of this many inches, with settings that hold until it is saved."""
+    """Make the axes of a figure of this many inches; its settings hold until it is saved."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -338,7 +339,7 @@ def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 
 def _svg(axes: Axes, key: str, title: str, description: str) -> Markup:
-    """The axes' figure as one <svg> element for an HTML page."""
+    """Return the axes' figure as one <svg> element for an HTML page."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -373,6 +374,6 @@ def _svg(axes: Axes, key: str, title: str, description: str) -> Markup:
 
 
 def _attributes(style: re.Match[str]) -> str:
-    """An inline style as attributes: a page that allows no inline style draws it all the same."""
+    """Turn an inline style into attributes, which a page that allows no inline style draws too."""
     parts = [part.partition(":") for part in style[1].split(";") if part.strip()]
     return "".join(f' {name.strip()}="{value.strip()}"' for name, _, value in parts)

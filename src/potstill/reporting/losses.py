@@ -1,4 +1,4 @@
-"""Loss curves, read from the log of a training."""
+"""Read loss curves from the log of a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from potstill.reporting.results import StageResult, text_of
 
 @dataclass(frozen=True)
 class LossCurve:
-    """One component of a training's loss: (step, loss) while training and on held-out text."""
+    """Hold one component of a training's loss: (step, loss) in training and on held-out text."""
 
     key: str
     train: list[tuple[float, float]]
@@ -19,7 +19,7 @@ class LossCurve:
 
 
 def loss_curves(stage: StageResult) -> list[LossCurve]:
-    """The weighted sum and each component from a stage's log.jsonl; empty if it logged nothing.
+    """Read the weighted sum and each component from a stage's log.jsonl; [] if it logged nothing.
 
     A resumed run logs some steps twice: the later line counts. A half-written last line is skipped.
     """

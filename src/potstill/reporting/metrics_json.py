@@ -1,4 +1,4 @@
-"""metrics.json: what a run measured, by model."""
+"""Collect what a run measured, by model: metrics.json."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from potstill.tasks.results import Difference, Measured, Scores
 
 
 class ModelMetrics(Measured, total=False):
-    """What was measured of a model; beside a part's scores, `seeds` has those of each training."""
+    """Hold what was measured of a model; `seeds` has the scores of each training."""
 
     scores: Scores
 
 
 class Comparison(TypedDict, total=False):
-    """A model against the baseline: shares by part and by part.score, medians of speedups."""
+    """Hold what a model retains of the baseline, by part and by part.score, and its speed-ups."""
 
     retention: dict[str, float]
     retention_by_score: dict[str, float]
@@ -27,7 +27,7 @@ class Comparison(TypedDict, total=False):
 
 
 class Metrics(TypedDict, total=False):
-    """What metrics.json has: see `build_metrics`."""
+    """Hold the content of metrics.json; see `build_metrics`."""
 
     models: dict[str, ModelMetrics]
     comparisons: dict[str, Comparison]
@@ -47,7 +47,7 @@ def build_metrics(run: Path) -> Metrics:
     Retention is that of the evaluate stage: none for losses.
 
     Raises:
-        ValueError: as `read_results`.
+        ValueError: The folder has no finished stage, or a file is damaged.
     """
     return metrics_of(read_results(run))
 
@@ -75,7 +75,7 @@ def metrics_of(results: Results) -> Metrics:
 
 
 def _measured(results: Results, name: str) -> dict[str, Any]:
-    """What was measured of a model: `ModelMetrics`."""
+    """Collect what was measured of a model, as `ModelMetrics`."""
     evaluation, measured = results.evaluation, results.benchmark.get("models", {}).get(name, {})
     entry: dict[str, Any] = {}
     if "parameters" in measured or name in results.counted:
@@ -98,7 +98,7 @@ def _measured(results: Results, name: str) -> dict[str, Any]:
 
 
 def _with_seeds(scores: dict[str, Any], metric: str | None) -> dict[str, Any]:
-    """A task's scores with `seeds`, the values of each training: of one training, one value.
+    """Add `seeds` to a task's scores: the values of each training, here of the one there was.
 
     They are of the metric that the evaluation names, or else of the task's first.
     """
@@ -107,7 +107,7 @@ def _with_seeds(scores: dict[str, Any], metric: str | None) -> dict[str, Any]:
 
 
 def _against(results: Results, name: str) -> Comparison:
-    """What a model keeps of the baseline, and its size and speed against that."""
+    """Compare a model with the baseline in score, size and speed."""
     evaluation, entry = results.evaluation, Comparison()
     if name in evaluation.get("retention", {}):
         kept = evaluation["retention"][name]

@@ -1,4 +1,4 @@
-"""The model card: README.md of a model folder, front matter for the hub and a page for people.
+"""Write the model card: README.md of a model folder, with front matter for the hub.
 
 Names and texts from outside can carry HTML and Markdown, and the hub renders both: the template's
 environment escapes every value that it prints.
@@ -45,10 +45,10 @@ def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Pat
         The path of README.md.
 
     Raises:
-        ValueError: no run folder, no finished stage, a broken file, or no such model folder.
+        ValueError: A folder does not exist, no stage is finished, or a file is damaged.
     """
     if not model_folder.is_dir():
-        raise ValueError(f"{model_folder} is not a model folder: the model card has no place there")
+        raise ValueError(f"{model_folder}: the folder does not exist. Give the folder of a model.")
     results = read_results(run)
     card = _Card(results, metrics_of(results), settings, model_folder)
     # the escaping of HTML alone would let Markdown through
@@ -60,7 +60,7 @@ def write_card(run: Path, model_folder: Path, settings: measuring.Report) -> Pat
 
 @dataclass(frozen=True)
 class _Card:
-    """What a run says of the model in a folder."""
+    """Hold what a run reports about the model in a folder."""
 
     results: Results
     metrics: Metrics
@@ -81,7 +81,7 @@ class _Card:
 
     @property
     def sources(self) -> list[Mapping[str, Any]]:
-        """Where the text or the examples came from that models were trained on."""
+        """List the sources of the text or the examples that models were trained on."""
         if data := self.results.recipe.get("data"):
             return [*data["train"], *(data.get("unlabelled") or [])]
         return list((self.results.recipe.get("corpus") or {}).get("sources", []))
@@ -126,7 +126,7 @@ class _Card:
         )
 
     def values(self) -> dict[str, Any]:
-        """What the template shows."""
+        """Return the values that the template shows."""
         results, metrics = self.results, self.metrics
         shown = [results.baseline, results.published, *results.graphs]
         columns = [name for name in dict.fromkeys(shown) if name in results.names]
@@ -175,9 +175,7 @@ class _Card:
 
 
 def _modules(folder: Path) -> dict[str, Any]:
-    """How a sentence encoder pools, `mean` or `cls` if its folder says so, and whether it
-    normalizes, for the card's plain example.
-    """
+    """Read how a sentence encoder pools, `mean` or `cls`, and whether it normalizes."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
     mode = None
     if modules.is_file() and pooling.is_file():
@@ -194,7 +192,7 @@ def _is_on_the_hub(name: str) -> bool:
 
 
 def _teachers(results: Results) -> list[str]:
-    """What the student was distilled from: the teacher, and further ones that it followed."""
+    """List what the student was distilled from: the teacher, and further ones that it followed."""
     given = {"teacher": results.recipe.get("teacher", {}), **results.recipe.get("teachers", {})}
     names = ["teacher"]
     for stage in results.of("distill"):
@@ -213,7 +211,7 @@ def _source_names(source: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _public_name(spec: str) -> str:
-    """A teacher or a text as a stranger may know it: no folder of this machine."""
+    """Name a teacher or a text without a folder of this machine."""
     if spec.startswith("package:"):
         return f"package {PurePosixPath(spec.removeprefix('package:')).parts[0]}"
     return spec if _is_on_the_hub(spec) else Path(spec).name

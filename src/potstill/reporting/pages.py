@@ -1,4 +1,4 @@
-"""Pages that open offline: one HTML file each, nothing fetched, nothing run, everything escaped.
+"""Fill pages that open offline: one HTML file each, nothing fetched, nothing run, all escaped.
 
 A page's one style sheet is inside it and named by its hash in the content security policy, so a
 browser takes no other style from it, and neither scripts nor anything from elsewhere.
@@ -21,7 +21,7 @@ EXCERPT = 160  # characters of a text in a table
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """A page of one of the templates.
+    """Fill one of the templates as a page.
 
     Args:
         values: for the template, all of which it escapes but for figures (`Markup`).
@@ -39,7 +39,7 @@ def filled(
     loader: jinja2.BaseLoader | None = None,
     finalize: Callable[[Any], str] | None = None,
 ) -> str:
-    """Return a template with its values, all of which it escapes but for `Markup`.
+    """Fill a template with values, all of which it escapes except `Markup`.
 
     Args:
         loader: Finds the template; None: among those of this package.
@@ -64,13 +64,13 @@ def sentence(text: str) -> str:
 
 
 def excerpt(value: Any, most: int = EXCERPT) -> str:
-    """A value as one line of text, cut where it is long."""
+    """Return a value as one line of text, shortened where it is long."""
     text = " ".join(str("" if value is None else value).split())
     return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """(name, text) of each leaf of nested mappings; a list is one leaf."""
+    """Yield (name, text) of each leaf of nested mappings; a list is one leaf."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             label = str(key).replace("_", " ")

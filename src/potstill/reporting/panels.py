@@ -1,4 +1,4 @@
-"""What the report draws of a run's numbers: kept scores, costs beside scores, seeds, temperatures.
+"""Pick the numbers that the report draws: retention, cost and score, seeds, temperatures.
 
 Each function picks the numbers and their captions; `figures` draws them.
 """
@@ -24,7 +24,7 @@ CANDIDATES = 8  # bars of the softened distribution; all others are one bar
 
 
 def kept(results: Results, metrics: Metrics) -> Markup | None:
-    """Draw what each model keeps of each score, with intervals."""
+    """Draw what each model retains of each score, with intervals."""
     groups: dict[str, list[figures.Bar]] = {}
     for key, shares in retentions(results, metrics).items():
         groups.setdefault(label_of(key), []).extend((name, *one) for name, one in shares.items())
@@ -90,15 +90,16 @@ def pareto(results: Results, metrics: Metrics) -> dict[str, Any] | None:
 
 
 def _values(models: Mapping[str, Scores | None], score: str) -> dict[str, Any]:
-    """A score of all that have it."""
+    """Return one score of every model that has it."""
     task, _, metric = score.partition(".")
     found = {name: (scores or {}).get(task, {}).get(metric) for name, scores in models.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:
-    """The scores of all trainings of the baseline, the twin, the student, and of what else was
-    trained more than once; None: nothing was.
+    """Draw the scores of all trainings of the models that were trained more than once.
+
+    The baseline, the twin and the student come first. None: no model was trained more than once.
     """
     task = str(metrics["settings"].get("task"))
     every = _values(each(metrics["models"], "scores"), f"{task}.seeds")
@@ -114,7 +115,7 @@ def seeds(results: Results, metrics: Metrics) -> dict[str, Any] | None:
 
 
 def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The softened distributions as figures and as a table, the most likely at T = 1 first."""
+    """Draw the softened distributions, and list them as a table, the most likely at T = 1 first."""
     if not found or not found.get("temperatures"):
         return None
     by_heat = {
@@ -152,7 +153,7 @@ def softened(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def suite(results: Results) -> dict[str, Any] | None:
-    """A suite's scores, medians over seeds, and what each model keeps of the baseline's by task."""
+    """Return a suite's rows, and draw what each model retains of the baseline's score by task."""
     found = results.suite
     if found is None:
         return None
@@ -174,7 +175,7 @@ LISTED = 10
 
 
 def confusions(results: Results) -> dict[str, Any] | None:
-    """Which labels are taken for which, by the baseline, the student and its plain twin."""
+    """Count which labels are predicted for which by the baseline, the student and its twin."""
     found = results.evaluation.get("confusion")
     labels = results.evaluation.get("labels")
     if not found or not labels:
@@ -187,7 +188,7 @@ def confusions(results: Results) -> dict[str, Any] | None:
 
 
 def _matrix(name: str, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, Any]:
-    """A row a right label: its cells, each with the tenths of the row that it holds."""
+    """Return one row per true label: its cells, each with the tenths of the row that it holds."""
     rows = [
         (label, [(count, 10 * count // max(sum(row), 1)) for count in row])
         for label, row in zip(labels, counts, strict=True)

@@ -1,4 +1,4 @@
-"""What a run's stages did, in words: clauses of the report, the model card and the tables."""
+"""Describe what a run's stages did: clauses of the report, the model card and the tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from potstill.reporting.table import millions, score_cell
 
 
 def objective_note(objective: Mapping[str, Any]) -> str:
-    """Weight and temperature of an objective, as a recipe has them; empty if it has none."""
+    """Return weight and temperature of an objective, as a recipe has them; empty if it has none."""
     parts = [f"weight {objective['weight']:g}"] if "weight" in objective else []
     if "temperature" in objective:
         final = objective.get("final_temperature")
@@ -24,7 +24,7 @@ def objective_note(objective: Mapping[str, Any]) -> str:
 
 
 def start_of(made: Mapping[str, Any]) -> str:
-    """What a student started from, in a sentence."""
+    """Describe in a sentence what a student started from."""
     count = f"{len(made['layers'])} of the teacher's {made['teacher_layers']} layers"
     if made.get("initialise") == "random":
         return f"As deep as {count}, with random weights."
@@ -35,7 +35,7 @@ def start_of(made: Mapping[str, Any]) -> str:
 
 
 def vocabulary_note(result: Mapping[str, Any]) -> str:
-    """What trimming a vocabulary did, in a clause."""
+    """Describe in a clause what trimming a vocabulary did."""
     pieces = result["pieces"]
     return f"{pieces['after']:,} of {pieces['before']:,} word pieces kept, {_parameters(result)}"
 
@@ -46,7 +46,7 @@ def _parameters(result: Mapping[str, Any]) -> str:
 
 
 def kept_note(result: Mapping[str, Any]) -> str:
-    """What pruning left, in a few words."""
+    """Describe in a few words what pruning left."""
     named = {"layers": "layers", "ffn": "inner units of each layer", "width": "channels"}
     cuts = [(result[key], what) for key, what in named.items() if result.get(key)]
     parts = [f"{cut['after']:,} of {cut['before']:,} {what}" for cut, what in cuts]
@@ -54,7 +54,7 @@ def kept_note(result: Mapping[str, Any]) -> str:
 
 
 def pruning_note(result: Mapping[str, Any]) -> str:
-    """What pruning kept and what that cost, in a clause."""
+    """Describe in a clause what pruning left and what that cost."""
     effect = result["effect"]
     before, now = (score_cell(effect[key]).text for key in ("before", "after"))
     cost = f"{effect['measure']} went from {before} to {now}"
@@ -62,7 +62,7 @@ def pruning_note(result: Mapping[str, Any]) -> str:
 
 
 def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> str:
-    """Steps, tokens and minutes of a training's result.
+    """Return the steps, tokens and minutes of a training's result.
 
     Args:
         settings: the stage's, to tell of the weights that were kept; None: that is not told.
@@ -77,7 +77,7 @@ def effort(result: Mapping[str, Any], settings: Mapping[str, Any] | None = None)
 
 
 def warnings_of(results: Results) -> list[str]:
-    """The warnings of all stages, each once."""
+    """Return the warnings of all stages, each once."""
     parts = [
         part
         for stage in results.stages
@@ -87,5 +87,5 @@ def warnings_of(results: Results) -> list[str]:
 
 
 def title_of(results: Results) -> str:
-    """What a run is called where its report has no title of its own."""
+    """Return the title of a run whose report has no title of its own."""
     return str(results.recipe.get("name") or results.run.resolve().name)

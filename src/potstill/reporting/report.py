@@ -1,4 +1,4 @@
-"""The report of a run: metrics.json and report.html, one file that opens offline.
+"""Write the report of a run: metrics.json and report.html, one file that opens offline.
 
 Whatever comes from outside (names, texts, labels, versions) is escaped by the page's template.
 """
@@ -41,7 +41,7 @@ def write_report(run: Path, settings: measuring.Report) -> Path:
         The path of report.html.
 
     Raises:
-        ValueError: no run folder, no finished stage, a broken file, or matplotlib is not installed.
+        ValueError: The folder has no finished stage, a file is damaged, or matplotlib is missing.
     """
     figures.require_matplotlib()
     results = read_results(run)
@@ -89,13 +89,13 @@ def _page(results: Results, metrics: Metrics, settings: measuring.Report) -> dic
 
 
 def _shipped(results: Results, metrics: Metrics) -> str | None:
-    """What is to be said of the last artifact made of the student, where it is another one."""
+    """Return a sentence about the last artifact made of the student, if that is another model."""
     scored = "scores" in metrics["models"].get(str(results.last), {})
     return verdict(results, metrics, results.last) if scored else None
 
 
 def _pruned(stage: StageResult) -> dict[str, Any]:
-    """What a pruning kept, and what of each layer's importance that is."""
+    """Return what a pruning kept, and the share of each layer's importance."""
     layers, ffn = stage.result.get("layers"), stage.result.get("ffn")
     units = ffn["importance_kept"] if ffn else []
     numbers = layers["kept"] if layers else range(len(units))
@@ -119,7 +119,7 @@ def _pruned(stage: StageResult) -> dict[str, Any]:
 
 
 def _layer_maps(results: Results) -> list[dict[str, Any]]:
-    """One figure for each different map, with the names of the students that have it."""
+    """Draw each different layer map once, with the names of the students that have it."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for stage in results.of("make_student"):
         layers, depth = stage.result["layers"], stage.result["teacher_layers"]
@@ -134,7 +134,7 @@ def _layer_maps(results: Results) -> list[dict[str, Any]]:
 
 
 def _curves(results: Results) -> list[dict[str, Any]]:
-    """The loss curves of each training that logged some."""
+    """Draw the loss curves of each training that logged some."""
     trainings = []
     for stage in results.of("distill", "finetune"):
         weights = {o["kind"]: o for o in stage.result.get("objectives", [])}
@@ -191,7 +191,7 @@ def _counts(results: Results) -> list[tuple[str, str]]:
 
 
 def _command(results: Results) -> str:
-    """The command that repeats the run: the recipe's name if that says it all, else its file."""
+    """Return the command that repeats the run, by the recipe's name where that suffices."""
     name = str(results.recipe.get("name", ""))
     if name in recipe_files.shipped_recipes():
         with suppress(recipe_files.RecipeError):  # one that leaves the teacher to its user

@@ -1,4 +1,4 @@
-"""What a run found: the results of its finished stages, read from its folder."""
+"""Read what a run found: the results of its finished stages, from its folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages 
 
 @dataclass(frozen=True)
 class StageResult:
-    """One finished stage: its folder's name, kind, resolved settings and result."""
+    """Hold one finished stage: its folder's name, kind, resolved settings and result."""
 
     name: str
     kind: Kind
@@ -39,7 +39,7 @@ class StageResult:
 
     @property
     def writes(self) -> str | None:
-        """The name of the model that the stage wrote, if it writes one."""
+        """Return the name of the model that the stage wrote; None: it writes no model."""
         if self.kind in MEASURING:
             return None
         own = "student" if self.kind == "make_student" else self.settings.get("model")
@@ -47,17 +47,17 @@ class StageResult:
 
     @property
     def models_written(self) -> list[str]:
-        """The same as a list; of a training that was repeated the first one's model alone."""
+        """Return the same as a list, with the first one's name for a training that was repeated."""
         return [] if self.writes is None else [self.writes]
 
     @property
     def compresses(self) -> bool:
-        """Whether it made another model of one without training it."""
+        """Return whether the stage made another model of one without training it."""
         return self.kind not in (*TRAINING, *MEASURING)
 
     @property
     def made_from(self) -> str | None:
-        """The name of the model that the stage made another of."""
+        """Return the name of the model that the stage made another of."""
         if self.kind == "make_student":
             return str(self.settings.get("teacher", "teacher"))
         return None if self.kind in MEASURING else self.settings.get("model")
@@ -65,7 +65,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run folder tells about a run.
+    """Hold everything that a run folder records about a run.
 
     Attributes:
         suite: What `potstill evaluate --suite` wrote into the folder; None: it wrote nothing there.
@@ -84,18 +84,16 @@ class Results:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """The last evaluation."""
+        """Return the last evaluation."""
         return cast(Evaluation, self._still_of("evaluate"))
 
     @cached_property
     def benchmark(self) -> Benchmarked:
-        """The last benchmark."""
+        """Return the last benchmark."""
         return cast(Benchmarked, self._still_of("benchmark"))
 
     def _still_of(self, kind: Kind) -> dict[str, Any]:
-        """The last result of a kind, without the models that a later stage wrote anew: what was
-        measured of those were former ones.
-        """
+        """Return the last result of a kind, without models that a later stage overwrote."""
         measured = self.of(kind)[-1:]
         if not measured:
             return {}
@@ -118,13 +116,15 @@ class Results:
 
     @cached_property
     def baseline(self) -> str:
-        """What the others are compared with."""
+        """Return the name of the model that the others are compared with."""
         given = self.evaluation.get("baseline") or self.benchmark.get("baseline")
         return str(given or "teacher")
 
     @cached_property
     def student(self) -> str | None:
-        """The model that the run is about: the last one distilled, else the last student made."""
+        """Return the model that the run is about: the last one distilled, else the last student
+        made.
+        """
         others = [name for name in self._measured if name != self.baseline]
         return self._trained(self.baseline) or (others[-1] if others else None)
 
@@ -134,7 +134,7 @@ class Results:
 
     @cached_property
     def lineage(self) -> list[StageResult]:
-        """The stages that led from the baseline to the last artifact made of the student."""
+        """Return the stages that led from the baseline to the last artifact made of the student."""
         mains = [s for s in self.of(*TRAINING) if s.writes == self.student]
         main = self.stages.index(mains[-1]) + 1 if mains else None
         numbers = lineage(self.stages, main, self.baseline) if main else []
@@ -142,38 +142,44 @@ class Results:
 
     @cached_property
     def chain(self) -> list[tuple[str, list[StageResult]]]:
-        """The lineage as names of models, each with the stages that wrote it one after another."""
+        """Return the lineage as names of models, each with the stages that wrote it one after
+        another.
+        """
         steps = groupby(self.lineage, key=lambda stage: str(stage.writes))
         return [(name, list(stages)) for name, stages in steps]
 
     @property
     def last(self) -> str | None:
-        """The last artifact made of the student, where it is another one."""
+        """Return the last artifact made of the student, where it is another model."""
         name = self.chain[-1][0] if self.chain else None
         return None if name == self.student else name
 
     @cached_property
     def twin(self) -> str | None:
-        """The model that was trained from the student's start, but without a teacher."""
+        """Return the model that was trained from the student's start without a teacher."""
         return self.evaluation.get("twin") or plain_twin(self.stages)
 
     @cached_property
     def published(self) -> str | None:
-        """The model whose weights lie in model/: the student, or what was cut out of it after."""
+        """Return the model whose weights lie in model/: the student, or what was cut out of it
+        later.
+        """
         made = [self.stages[number - 1] for number in published_chain(self.stages)]
         names = [str(stage.writes) for stage in made if stage.kind not in ("export", "quantize")]
         return next((name for name in names[::-1] if name != self.baseline), self.student)
 
     @cached_property
     def untrained(self) -> str | None:
-        """The student as it was made, where it was kept under a name of its own and scored."""
+        """Return the student as it was made, where it was kept under its own name and scored."""
         retained = self.evaluation.get("retention", {})
         made = [str(stage.writes) for stage in self.of("make_student")]
         return next((name for name in made if name in retained and name != self.student), None)
 
     @cached_property
     def names(self) -> list[str]:
-        """Models that were measured: the baseline, the student, then the others in order."""
+        """Return the models that were measured: the baseline, the student, then the others in
+        order.
+        """
         known = [*self._measured, *self.counted]
         first = [name for name in (self.baseline, self.student) if name in known]
         return list(dict.fromkeys([*first, *self._measured]))
@@ -186,7 +192,7 @@ class Results:
 
     @cached_property
     def counted(self) -> dict[str, int]:
-        """Parameters as stages counted them, for runs without a benchmark."""
+        """Return parameters as stages counted them, for runs without a benchmark."""
         counts: dict[str, int] = {}
         for stage in self.stages:
             name, source = str(stage.writes), str(stage.made_from)
@@ -207,14 +213,16 @@ class Results:
 
     @cached_property
     def graphs(self) -> dict[str, dict[str, Any]]:
-        """Results of exports, then of quantizations, by the names of the models they wrote."""
+        """Return the results of exports, then of quantizations, by the names of the models they
+        wrote.
+        """
         return self.written_by("export") | self.written_by("quantize")
 
     # --- what a reader must not miss --------------------------------------------------------------
 
     @property
     def findings(self) -> list[str]:
-        """What a reader must not miss of scores, graphs and pruned models, in sentences."""
+        """Return what a reader must not miss of scores, graphs and pruned models, in sentences."""
         found = [*(self.evaluation.get("findings") or []), *self._unlike_twin()]
         trained = [stage.result for stage in self.of("finetune", "distill")]
         for result in [*trained, *self.graphs.values()]:
@@ -230,9 +238,7 @@ class Results:
         ]
 
     def _unlike_twin(self) -> list[str]:
-        """Whether the twin had another number of steps than the student: of what is between the two
-        the teacher is a part alone.
-        """
+        """Report a twin that was trained for another number of steps than the student."""
         named = [("distill", self.student), ("finetune", self.evaluation.get("twin"))]
         mine, twin = (
             next((stage for stage in self.stages[::-1] if (stage.kind, stage.writes) == one), None)
@@ -252,7 +258,7 @@ class Results:
 
 
 def said(baseline: str) -> str:
-    """Return a baseline as a sentence names it."""
+    """Return the name of a baseline in a sentence."""
     return "the teacher" if baseline == "teacher" else baseline
 
 
@@ -265,10 +271,10 @@ def read_results(run: Path) -> Results:
     What stands after a model that is not finished was found with a former one: it is left out.
 
     Raises:
-        ValueError: no such folder, no finished stage, or a file that is not what it should be.
+        ValueError: The folder does not exist or has no finished stage, or a file is damaged.
     """
     if not run.is_dir():
-        raise ValueError(f"{run} is not a run folder: give the folder that a run wrote")
+        raise ValueError(f"{run}: the folder does not exist. Give the folder that a run wrote.")
     stages = []
     for folder in sorted((run / "stages").glob("*"), key=_number):
         if (folder / "result.json").is_file():
@@ -277,7 +283,7 @@ def read_results(run: Path) -> Results:
             break
     if not stages:
         raise ValueError(
-            f"{run} holds no finished stage (stages/*/result.json): run the recipe first"
+            f"{run}: no stage is finished (stages/*/result.json). Run the recipe first."
         )
     path, environment = run / "recipe.yaml", run / "environment.json"
     text = text_of(path)
@@ -297,17 +303,17 @@ def _read_stage(folder: Path) -> StageResult:
     kind = next((kind for kind in KINDS if kind == settings.get("kind")), None)
     if kind is None:
         raise ValueError(
-            f"{path}: {settings.get('kind')!r} is no kind of stage. Run the recipe anew, or remove "
-            f"{folder}."
+            f"{path}: {settings.get('kind')!r} is not a kind of stage. Delete {folder} and run the "
+            "recipe again."
         )
     return StageResult(folder.name, kind, settings, result, folder)
 
 
 def _suite(path: Path) -> dict[str, Any] | None:
-    """What `potstill evaluate --suite` wrote as suite.json into the run folder, if it did.
+    """Read suite.json, which `potstill evaluate --suite` wrote into a run folder, if it did.
 
     Raises:
-        ValueError: the file is not what it should be.
+        ValueError: The file is damaged.
     """
     if not path.is_file():
         return None
@@ -315,12 +321,15 @@ def _suite(path: Path) -> dict[str, Any] | None:
     found: dict[str, Any] = read if isinstance(read, dict) else {}
     missing = [key for key in SUITE_KEYS if not isinstance(found.get(key), SUITE_KEYS[key])]
     if missing:
-        raise ValueError(f"{path} is no suite's result (it has no {missing[0]}): remove it")
+        raise ValueError(
+            f"{path}: the key {missing[0]!r} of a suite's result is missing or has another type. "
+            "Delete the file, or run `potstill evaluate --suite` again."
+        )
     return found
 
 
 def _without(result: Mapping[str, Any], names: Collection[str | None]) -> dict[str, Any]:
-    """What was found of the models but for those of these names."""
+    """Drop what was found of the models with these names."""
     found = dict(result)
     for key in PER_MODEL:
         if key in found:
@@ -333,14 +342,16 @@ def text_of(path: Path) -> str:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        ValueError: it holds something else, or as `read_json`.
+        ValueError: The file holds something else, or can't be read.
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: a JSON {type(found).__name__}, where an object belongs")
+        raise ValueError(
+            f"{path}: this is a JSON {type(found).__name__}, not an object. Run the stage again."
+        )
     return found
 
 

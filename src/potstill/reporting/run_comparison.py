@@ -1,6 +1,4 @@
-"""Runs side by side: what their recipes, scores, speeds and sizes differ in, and whether their
-numbers can be compared at all.
-"""
+"""Compare runs side by side: recipes, scores, speeds and sizes, and whether they are comparable."""
 
 from __future__ import annotations
 
@@ -35,16 +33,16 @@ class _ComparedRun:
 
     @property
     def models(self) -> list[str | None]:
-        """Its student, the last artifact made of that, and its baseline."""
+        """Return the student, the last artifact made of it, and the baseline."""
         return [self.results.student, self.results.last, self.results.baseline]
 
     def setting(self, name: str) -> Any:
-        """What metrics.json says of how it was measured."""
+        """Return a setting of metrics.json."""
         return self.metrics["settings"].get(name)
 
 
 def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
-    """Finished runs of one task, side by side.
+    """Compare finished runs of one task side by side.
 
     Returns:
         `task`; `runs`, each with its name, folder, recipe, seed, and the names of its models;
@@ -57,19 +55,21 @@ def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
         `kept`: score -> what students and last artifacts keep of it.
 
     Raises:
-        ValueError: fewer than two runs, one twice, no run folder, or different tasks.
+        ValueError: Fewer than two runs are given, one is given twice, or their tasks differ.
     """
     if len(folders) < 2:
-        raise ValueError("compare sets runs side by side: give the folders of two or more")
+        raise ValueError(
+            f"RUN: a comparison needs two runs, and {len(folders)} is given. Give two or more."
+        )
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
-            raise ValueError(f"{folder} is given twice: give different runs")
+            raise ValueError(f"RUN: {folder} is given twice. Give different runs.")
     runs = [_read(folder, label) for folder, label in zip(folders, _labels(places), strict=True)]
     tasks = [str(run.setting("task")) for run in runs]
     if len(set(tasks)) > 1:
         told = ", ".join(f"{run.label}: {task}" for run, task in zip(runs, tasks, strict=True))
-        raise ValueError(f"the runs are of different tasks ({told}): give runs of one task")
+        raise ValueError(f"RUN: the runs have different tasks ({told}). Give runs of one task.")
     suites, doubts = suites_of_runs({run.label: run.results.suite for run in runs})
     comparable = _comparable(runs)
     found: dict[str, Any] = finite(
@@ -92,13 +92,15 @@ def write_comparison(found: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         ValueError: matplotlib is not installed, or the path is a folder or in none.
-        OSError: it can't be written there.
+        OSError: The page can't be written there.
     """
     figures.require_matplotlib()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the name of a file to write the page to")
+        raise ValueError(f"--output: {path} is a folder. Give the name of a file.")
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not there: make that folder first")
+        raise ValueError(
+            f"--output: the folder {path.parent} does not exist. Create it with `mkdir -p`."
+        )
     groups = {
         label_of(score): [(bar["run"], bar["value"], bar["interval"]) for bar in bars]
         for score, bars in found["kept"].items()
@@ -133,7 +135,7 @@ _GROUPS = {"Scores": "Scores on held-out text", "Against": "Against the baseline
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
-    """Each folder's name, with those above it where names are the same."""
+    """Return each folder's name, with those above it where names are the same."""
     for count in range(1, max(len(place.parts) for place in places) + 1):
         labels = ["/".join(place.parts[-count:]) for place in places]
         if len(set(labels)) == len(labels):
@@ -168,14 +170,14 @@ def _differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _differing(leaves: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Key -> its value in each run, of keys that are not the same in all."""
+    """Return key -> its value in each run, for keys whose values differ."""
     keys = dict.fromkeys(key for each in leaves for key in each)
     found = {key: [each.get(key) for each in leaves] for key in keys}
     return {key: values for key, values in found.items() if not _all_same(values)}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of each leaf; entries of a list are named by their kind, or by their number.
+    """Yield (key, value) of each leaf; entries of a list are named by their kind or their number.
 
     The keys are those of overrides on the command line, but for several entries of one kind.
     """
@@ -205,7 +207,7 @@ def _shown(value: Any) -> str:
 
 
 def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
-    """What can be compared, with warnings and notes in sentences."""
+    """Judge what can be compared, with warnings and notes in sentences."""
     warnings, notes = list[str](), list[str]()
     teachers = [run.results.recipe.get("teacher", {}).get("model") for run in runs]
     one_teacher = _all_same(teachers)
@@ -236,9 +238,7 @@ def _comparable(runs: Sequence[_ComparedRun]) -> dict[str, Any]:
 
 
 def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, list[str]]:
-    """Whether the runs were scored on the same texts: by their settings, and by what one teacher
-    scores in each.
-    """
+    """Judge by settings and by one teacher's scores whether runs were scored on the same texts."""
     unscored = [run.label for run in runs if not run.results.evaluation]
     if unscored:
         return False, [f"Scores can't be compared: there are none in {_shown(unscored)}."]
@@ -263,7 +263,7 @@ def _same_texts(runs: Sequence[_ComparedRun], one_teacher: bool) -> tuple[bool, 
 
 
 def _scored_on(results: Results) -> dict[str, Any]:
-    """The settings that decide which texts are scored on, and how."""
+    """Return the settings that decide which texts are scored on, and how."""
     recipe, seed = results.recipe, {"seed": results.recipe.get("seed")}
     corpus, data = recipe.get("corpus") or {}, recipe.get("data") or {}
     last = next((s.settings for s in reversed(results.stages) if s.kind == "evaluate"), {})
@@ -287,7 +287,7 @@ def _scored_on(results: Results) -> dict[str, Any]:
 
 
 def _apart(runs: Sequence[_ComparedRun]) -> float | None:
-    """The largest difference of what the runs' baselines score; None: they share no score."""
+    """Return the largest difference of the baselines' scores; None: they share no score."""
     scored = [
         dict(_leaves(run.metrics["models"].get(run.results.baseline, {}).get("scores", {})))
         for run in runs
@@ -321,7 +321,7 @@ def _all_same(values: Iterable[Any]) -> bool:
 
 
 def _tables(runs: Sequence[_ComparedRun]) -> list[dict[str, Any]]:
-    """Tables of the students, of what was made of them last, and of the baselines."""
+    """Make tables of the students, of the last artifacts made of them, and of the baselines."""
     roles = ("The student", "The last artifact made of it", "The baseline")
     rows = [run.rows for run in runs]
     found = [
@@ -332,7 +332,7 @@ def _tables(runs: Sequence[_ComparedRun]) -> list[dict[str, Any]]:
 
 
 def _kept(runs: Sequence[_ComparedRun]) -> dict[str, list[dict[str, Any]]]:
-    """Score -> what each run's student keeps of it, and its last artifact."""
+    """Return score -> what each run's student retains of it, and its last artifact."""
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         student, last, _ = run.models

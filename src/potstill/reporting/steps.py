@@ -1,4 +1,4 @@
-"""What each step from the teacher to the last artifact contributed."""
+"""Tabulate what each step from the teacher to the last artifact contributed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from potstill.tasks.score_names import label_of
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the way from the teacher to what is shipped.
+    """Hold one step of the way from the teacher to what is shipped.
 
     Attributes:
         cells: A value for each column, its note the change since the last step that has one.
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps in order, the baseline first, and the heads of their columns."""
+    """Hold the steps in order, the baseline first, and the heads of their columns."""
 
     heads: list[str]
     rows: list[Step]
@@ -86,7 +86,7 @@ def steps_of(results: Results, metrics: Metrics) -> Steps | None:
 
 
 def _values(results: Results, metrics: Metrics, name: str, key: str) -> dict[str, float]:
-    """Parameters, bytes and what is kept of a model, and its speedups by their lengths."""
+    """Return parameters, bytes and retention of a model, and its speed-ups by length."""
     entry, compared = metrics["models"].get(name, {}), metrics["comparisons"].get(name, {})
     found = {
         "parameters": entry.get("parameters", results.counted.get(name)),
@@ -100,7 +100,7 @@ def _values(results: Results, metrics: Metrics, name: str, key: str) -> dict[str
 
 
 def _what(stage: StageResult) -> str:
-    """What a stage did, in a few words."""
+    """Describe in a few words what a stage did."""
     result = stage.result
     match stage.kind:
         case "make_student":

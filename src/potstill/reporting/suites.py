@@ -1,4 +1,4 @@
-"""A suite's result as rows, for the report, the model card and the terminal."""
+"""Turn a suite's result into rows, for the report, the model card and the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ GROUP = "Fine-tuned on each task, times 100"
 
 
 def suite_rows(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row for each score of suite.json, times 100: the median of the seeds, their range,
-    what is kept.
+    """Return one row per score of suite.json, times 100: median and range of the seeds, retention.
 
     Returns:
         `title`, `partial` (the reasons, none for a whole suite), `notes`, `models`, `rows`.
@@ -69,7 +68,7 @@ def _cell(score: float | None, spread: str, kept: float | None) -> Cell:
 def suites_of_runs(
     runs: Mapping[str, Mapping[str, Any] | None],
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Set suites of several runs side by side, a column a run: of each the model that is compared
+    """Set suites of several runs side by side, one column per run, with the model that is compared
     with a baseline.
 
     Args:

@@ -1,4 +1,4 @@
-"""The comparison as rows of cells, for page, card and terminal: a row is added here alone."""
+"""Make the rows of the comparison, for page, card and terminal; a new row is added here alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is shown, its exact value, and what stands small beside it."""
+    """Hold a number as it is shown, its exact value, and the note beside it."""
 
     value: float | None
     text: str
@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a cell for each column that has a value."""
+    """Hold a line of a table: a cell for each column that has a value."""
 
     group: str
     label: str
@@ -82,7 +82,7 @@ def side_by_side(
 def _row(
     group: str, label: str, found: Mapping[str, Any], shown: Callable[[Any], Cell] | float = 1.0
 ) -> Row:
-    """A row of what each column has; numbers are divided by `shown` where that is a number."""
+    """Make a row of what each column has; numbers are divided by `shown` where that is a number."""
     cell = shown if callable(shown) else lambda value: Cell(value, number(value / shown))
     return Row(group, label, {name: cell(x) for name, x in found.items() if x is not None})
 
@@ -129,12 +129,12 @@ def _speed(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
 
 
 def each(models: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """Return model -> what it has under a key."""
+    """Return the value under a key by model."""
     return {name: model.get(key) for name, model in models.items()}
 
 
 def by_number(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """Return number of tokens or texts, from the fewest -> model -> what was measured there."""
+    """Return number of tokens or texts, smallest first -> model -> what was measured there."""
     numbers = {number for model in models.values() for number in model.get(key, {})}
     return {
         n: {name: model[key][n] for name, model in models.items() if n in model.get(key, {})}
@@ -145,7 +145,7 @@ def by_number(models: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
 def _other_batches(
     results: Results, measured: Mapping[str, Any], full: bool
 ) -> dict[str, dict[str, Any]]:
-    """What was measured with batches of other sizes than the one that the report tells of."""
+    """Return what was measured with other batch sizes than the one in the report."""
     told = str(results.benchmark.get("throughput_batch"))
     found = by_number(measured, "throughput_by_batch") if full else {}
     return {batch: values for batch, values in found.items() if batch != told}
@@ -178,7 +178,7 @@ def _scores(results: Results, metrics: Metrics, full: bool) -> Iterator[Row]:
 
 
 def _differences(results: Results) -> Iterator[Row]:
-    """What the student scores above its twin and above trivial means."""
+    """Compare the student with its twin and with trivial baselines."""
     evaluation, cells, label = results.evaluation, dict[str, Cell](), ""
     scores = evaluation.get("models", {}).get(str(results.student), {})
     for name, told in evaluation.get("differences", {}).items():
@@ -214,7 +214,7 @@ Share = tuple[float, Sequence[float] | None]  # what is kept of a score, and its
 
 
 def retentions(results: Results, metrics: Metrics) -> dict[str, dict[str, Share]]:
-    """Return what models keep of the baseline's scores: score -> model -> share and interval."""
+    """Return the retention of the baseline's scores: score -> model -> share and interval."""
     found: dict[str, dict[str, Share]] = {}
     for name, compared in metrics["comparisons"].items():
         spans = results.evaluation.get("intervals", {}).get(name, {})

@@ -1,4 +1,4 @@
-"""The one sentence that a run comes to."""
+"""State in one sentence what a run comes to."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _speed(results: Results, metrics: Metrics, ratios: Mapping[str, Any], length
 
 
 def _alone(results: Results, metrics: Metrics) -> str | None:
-    """What a model scores that a run trained on a task, without a teacher."""
+    """State the score of a model that a run trained on a task without a teacher."""
     task, metric = (str(metrics["settings"].get(key)) for key in ("task", "metric"))
     value = metrics["models"].get(results.baseline, {}).get("scores", {}).get(task, {}).get(metric)
     if results.of("distill", "make_student") or value is None:

@@ -282,10 +282,16 @@ def test_compare_as_json_writes_a_page_only_where_it_is_told(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["one"], "error: compare sets runs side by side: give the folders of two or more\n"),
-        (["one", "nowhere"], "error: nowhere is not a run folder: give the folder that a run"),
-        (["one", "two", "-o", "no/where.html"], "error: no is not there: make that folder first\n"),
-        (["one", "two", "-o", "one"], "error: one is a folder: give the name of a file"),
+        (["one"], "error: RUN: a comparison needs two runs, and 1 is given. Give two or more.\n"),
+        (
+            ["one", "nowhere"],
+            "error: nowhere: the folder does not exist. Give the folder that a run",
+        ),
+        (
+            ["one", "two", "-o", "no/where.html"],
+            "error: --output: the folder no does not exist. Create it with `mkdir -p`.\n",
+        ),
+        (["one", "two", "-o", "one"], "error: --output: one is a folder. Give the name of a file"),
     ],
 )
 def test_compare_refuses_in_a_sentence(

@@ -179,17 +179,19 @@ def test_a_whole_benchmark_says_what_it_can_t_tell() -> None:
 def test_notes_say_how_it_was_measured() -> None:
     result = whole_benchmark()
     how, passes = benchmark_notes(result)
-    assert how.startswith("1 thread a process; latency at batch 1, 10 interleaved rounds of 5; ")
-    assert "texts of 128 tokens; ratios to a, " in how
+    assert how.startswith(
+        "Each process uses 1 thread. Latency is measured at batch size 1 in 10 interleaved rounds "
+        "of 5 passes, throughput with texts of 128 tokens. Ratios are relative to a; "
+    )
     assert passes == (
-        "passes over 1500 texts of stsb.tsv, one at a time, cut at 64 tokens (3 of b), "
-        "tokenising left out"
+        "Passes over 1,500 texts of stsb.tsv take one text at a time, without tokenization. "
+        "Texts are truncated at 64 tokens (3 for b)."
     )
     result["pass"]["models"]["b"]["cut"] = 0
-    assert "cut at 64 tokens (none was longer)" in benchmark_notes(result)[1]
+    assert "truncated at 64 tokens (none is longer)." in benchmark_notes(result)[1]
     del result["pass"]
     assert len(benchmark_notes(result | {"threads": 4})) == 1
-    assert benchmark_notes(result | {"threads": 4})[0].startswith("4 threads a process; ")
+    assert benchmark_notes(result | {"threads": 4})[0].startswith("Each process uses 4 threads. ")
 
 
 def change(run: Path, stage: str, **values: Any) -> None:

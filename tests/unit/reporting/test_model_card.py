@@ -249,7 +249,7 @@ def test_escape_markdown():
 
 def test_missing_folder(tmp_path):
     run = fake_run(tmp_path)
-    with pytest.raises(ValueError, match=r"nowhere is not a model folder"):
+    with pytest.raises(ValueError, match=r"nowhere: the folder does not exist"):
         model_card.write_card(run, tmp_path / "nowhere", Report())
 
 

@@ -240,16 +240,18 @@ def test_a_single_component_is_shown_once(tmp_path):
 
 
 def test_errors_name_the_thing(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere is not a run folder"):
+    with pytest.raises(ValueError, match=r"nowhere: the folder does not exist"):
         read_results(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no finished stage"):
+    with pytest.raises(ValueError, match="no stage is finished"):
         read_results(tmp_path)
     run = fake_run(tmp_path)
     (run / "stages" / "03-evaluate" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"03-evaluate/result\.json"):
         read_results(run)
     (run / "stages" / "03-evaluate" / "result.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"03-evaluate/result\.json: a JSON list, where an object"):
+    with pytest.raises(
+        ValueError, match=r"03-evaluate/result\.json: this is a JSON list, not an object"
+    ):
         read_results(run)
 
 
@@ -270,7 +272,7 @@ def test_a_suite_s_result_that_is_none_is_named(tmp_path):
     whole |= {"models": {}, "retention": {}, "tasks": {}}
     (run / "suite.json").write_text(json.dumps(whole))
     assert read_results(run).suite == whole
-    for wrong, what in (([], "it has no suite"), (whole | {"tasks": 6}, "it has no tasks")):
+    for wrong, what in (([], "the key 'suite'"), (whole | {"tasks": 6}, "the key 'tasks'")):
         (run / "suite.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=rf"suite\.json.*{what}"):
             build_metrics(run)

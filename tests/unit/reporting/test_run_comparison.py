@@ -194,11 +194,13 @@ def test_suites_in_the_run_folders_are_shown(runs, tmp_path):
 
 
 def test_what_is_refused(runs, tmp_path):
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(
+        ValueError, match=r"^RUN: a comparison needs two runs, and 1 is given\. Give two or more\.$"
+    ):
         compare_runs(runs[:1])
     with pytest.raises(ValueError, match="one is given twice"):
         compare_runs([runs[0], tmp_path / "two" / ".." / "one"])
-    with pytest.raises(ValueError, match="nowhere is not a run folder"):
+    with pytest.raises(ValueError, match="nowhere: the folder does not exist"):
         compare_runs([runs[0], tmp_path / "nowhere"])
     change(runs[1] / EVALUATION, lambda result: result.update(task="classification"))
     message = r"different tasks \(one: sentence_embedding, two: classification\)"
