@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from potstill.benchmarking.multiply_adds import multiply_adds
 from potstill.benchmarking.process import Child
 from potstill.benchmarking.rounds import CutTexts, Samples, Timings, throughput_length, time_rounds
 from potstill.benchmarking.statistics import (
@@ -94,17 +95,10 @@ def benchmark(
         settings, notes = _fitting(settings, children, fit)
         cut = _cut(texts, settings, folders, children, scratch)
         timings = time_rounds(children, settings, cut, progress or (lambda share: None))
-        counts = {
-            name: {
-                str(length): child.ask("multiply_adds", length=length)["count"]
-                for length in dict.fromkeys(settings.lengths)
-            }
-            for name, child in children.items()
-        }
     measured = {
         name: {
             "parameters": _parameters(folders[name], children[name]),
-            "multiply_adds": counts[name],
+            "multiply_adds": multiply_adds(folders[name], settings.lengths),
             **_sizes(folders[name]),
             "load_s": round(children[name].ready["load_s"], 4),
             "peak_memory_bytes": timings.peak_memory[name],

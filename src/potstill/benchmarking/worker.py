@@ -15,18 +15,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.benchmarking import multiply_adds
 from potstill.storage.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 WARM_UP_TEXTS = 16  # of a pass over texts: what differs between its lengths is set up by then
 
@@ -56,7 +54,6 @@ class Opened:
         vocabulary, pad: of random tokens.
         inputs: what it takes, of ids and types [B x L] without padding.
         run: one pass over that.
-        multiply_adds: of one such pass; None where they can't be counted.
     """
 
     ready: dict[str, Any]
@@ -64,7 +61,6 @@ class Opened:
     pad: int | None
     inputs: Callable[[np.ndarray, np.ndarray], Any]
     run: Callable[[Any], object]
-    multiply_adds: Callable[[Any], int | None]
 
     def random(self, batch: int, length: int, seed: int) -> Any:
         """Inputs of random tokens."""
@@ -89,9 +85,6 @@ def _answers(model: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[s
                 yield _timed(opened.run, texts, min(len(texts), WARM_UP_TEXTS))
             case "memory":
                 yield {"bytes": peak_memory_bytes()}
-            case "multiply_adds":
-                given = opened.random(1, command["length"], seed=0)
-                yield {"count": opened.multiply_adds(given)}
             case unknown:
                 raise AssertionError(f"no command {unknown}")
 
@@ -101,7 +94,7 @@ def _folder(folder: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    auto, told = _class_of(folder)  # so that load_s does not hold the imports
+    auto, _, told = class_of(folder)  # so that load_s does not hold the imports
     start = time.perf_counter()
     model = _load(folder, auto, told)
     pooled = (folder / "modules.json").is_file()
@@ -128,14 +121,7 @@ def _folder(folder: Path, threads: int) -> Opened:
                 mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
                 torch.nn.functional.normalize(mean_BD, dim=-1)
 
-    return Opened(
-        ready,
-        model.config.vocab_size,
-        model.config.pad_token_id,
-        inputs,
-        run,
-        lambda given: multiply_adds.of_model(model, lambda: run(given)),
-    )
+    return Opened(ready, model.config.vocab_size, model.config.pad_token_id, inputs, run)
 
 
 def _graph(graph: Path, threads: int) -> Opened:
@@ -160,23 +146,20 @@ def _graph(graph: Path, threads: int) -> Opened:
         given = {"input_ids": ids_BL, **rest}
         return {name: given[name] for name in names}
 
-    @cache
-    def counter() -> multiply_adds.GraphCounter:  # after peak memory was asked for
-        return multiply_adds.GraphCounter(graph)
+    def run(given: dict[str, np.ndarray]) -> None:
+        session.run(wanted, given)
 
-    return Opened(
-        ready,
-        config["vocab_size"],
-        config.get("pad_token_id"),
-        inputs,
-        lambda given: session.run(wanted, given),
-        lambda given: counter().count(given),
-    )
+    return Opened(ready, config["vocab_size"], config.get("pad_token_id"), inputs, run)
 
 
-def _class_of(folder: Path) -> tuple[Any, dict[str, bool]]:
-    """transformers' class for a folder's architecture, whose code is imported here, and what it has
-    to be told.
+def class_of(folder: Path) -> tuple[Any, PretrainedConfig, dict[str, bool]]:
+    """Choose transformers' class for a folder's architecture, whose code is imported here.
+
+    Returns:
+        The class, the folder's config, and what else the class has to be told.
+
+    Raises:
+        ValueError: transformers does not know the architecture.
     """
     import transformers
 
@@ -188,14 +171,13 @@ def _class_of(folder: Path) -> tuple[Any, dict[str, bool]]:
         "ForTokenClassification": transformers.AutoModelForTokenClassification,
         "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
     }
-    name = next(iter(config.architectures or []), "")
-    found = [auto for suffix, auto in heads.items() if name.endswith(suffix)]
-    auto: Any = (found or [transformers.AutoModel])[0]
-    if type(config) not in auto._model_mapping:  # which from_pretrained says
-        return auto, {}
-    takes = inspect.signature(auto._model_mapping[type(config)]).parameters
-    bare = not found and "add_pooling_layer" in takes and not _has_pooler(folder)
-    return auto, {"add_pooling_layer": False} if bare else {}
+    name, bare = next(iter(config.architectures or []), ""), transformers.AutoModel
+    auto: Any = next((auto for suffix, auto in heads.items() if name.endswith(suffix)), bare)
+    # where there is none, from_pretrained says so
+    own = auto._model_mapping.get(type(config), transformers.PreTrainedModel)
+    takes_pooler = auto is bare and "add_pooling_layer" in inspect.signature(own).parameters
+    without = takes_pooler and not _has_pooler(folder)
+    return auto, config, {"add_pooling_layer": False} if without else {}
 
 
 def _has_pooler(folder: Path) -> bool:

@@ -71,7 +71,8 @@ def test_random_ids_cover_the_vocabulary_without_padding():
 
 
 def opened(folder: Path) -> Any:
-    return worker._load(folder, *worker._class_of(folder))
+    auto, _, told = worker.class_of(folder)
+    return worker._load(folder, auto, told)
 
 
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):
