@@ -245,17 +245,17 @@ def _timed(
     return {"wall_s": wall_s, "cpu_s": cpu_s}
 
 
-def _child(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m potstill.benchmarking.worker")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    # Only answers may reach the parent: whatever a library prints goes to standard error.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+def serve(answers: Iterator[dict[str, Any]]) -> None:
+    """Print each answer as a line of JSON; whatever a library prints goes to standard error."""
+    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for answer in _answers(options.model, options.threads, iter(sys.stdin.readline, "")):
-        print(json.dumps(answer), file=answers, flush=True)
+    for answer in answers:
+        print(json.dumps(answer), file=lines, flush=True)
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m potstill.benchmarking.worker")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    serve(_answers(options.model, options.threads, iter(sys.stdin.readline, "")))
