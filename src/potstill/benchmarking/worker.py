@@ -1,8 +1,7 @@
 """The process in which one model is timed: `python -m potstill.benchmarking.worker MODEL`.
 
 MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
-
-It reads one JSON command per line and answers with one JSON line; `process.py` starts it.
+The process reads one JSON command per line and answers with one JSON line; `process.py` starts it.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-WARM_UP_TEXTS = 16  # of a pass over texts: what differs between its lengths is set up by then
+WARM_UP_TEXTS = 16  # of a pass over texts: enough to set up what differs between lengths
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory this process has had resident, in bytes; None where unknown (Windows)."""
+    """Return the peak of this process's resident memory, in bytes; None on Windows."""
     try:
         # On Linux ru_maxrss survives exec, so it starts at the peak of the parent; VmHWM does not.
         with open("/proc/self/status", encoding="ascii") as lines:
@@ -47,13 +46,13 @@ def peak_memory_bytes() -> int | None:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is there to be timed.
+    """A model that is ready to be timed.
 
     Attributes:
-        ready: what it says of itself.
-        vocabulary, pad: of random tokens.
-        inputs: what it takes, of ids and types [B x L] without padding.
-        run: one pass over that.
+        ready: The process's first answer.
+        vocabulary, pad: The range of random tokens, and the one that is left out.
+        inputs: Makes a model's inputs of ids and types [B x L] without padding.
+        run: Runs one pass over them.
     """
 
     ready: dict[str, Any]
@@ -63,8 +62,8 @@ class Opened:
     run: Callable[[Any], object]
 
     def random(self, batch: int, length: int, seed: int) -> Any:
-        """Inputs of random tokens."""
-        ids_BL = _random_ids(self.vocabulary, self.pad, batch, length, seed)
+        """Make inputs of random tokens."""
+        ids_BL = _random_ids(self.vocabulary, self.pad, (batch, length), seed)
         return self.inputs(ids_BL, np.zeros_like(ids_BL))
 
 
@@ -132,13 +131,12 @@ def _graph(graph: Path, threads: int) -> Opened:
     session = open_session(graph, threads)
     load_s = time.perf_counter() - start
     said = session.get_modelmeta().custom_metadata_map.get(MAX_LENGTH)
-    ready = {  # the parent counts parameters: reading the file for that takes memory
+    ready = {  # no parameters: reading the file to count them would take memory
         "load_s": load_s,
         "positions": int(said) if said else config.get("max_position_embeddings"),
     }
     names = [found.name for found in session.get_inputs()]
     outputs = [found.name for found in session.get_outputs()]
-    # what the user of a sentence encoder asks for
     wanted = ["sentence_embedding"] if "sentence_embedding" in outputs else outputs
 
     def inputs(ids_BL: np.ndarray, types_BL: np.ndarray) -> dict[str, np.ndarray]:
@@ -181,7 +179,7 @@ def class_of(folder: Path) -> tuple[Any, PretrainedConfig, dict[str, bool]]:
 
 
 def _has_pooler(folder: Path) -> bool:
-    """Whether weights of one are in the files: else transformers would make one at random."""
+    """Tell whether the files hold weights of a pooler, which transformers else makes at random."""
     from safetensors import safe_open
 
     for file in folder.glob("*.safetensors"):
@@ -203,7 +201,7 @@ def _load(folder: Path, auto: Any, told: dict[str, bool]) -> PreTrainedModel:
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Tokens that the model can read; a table with a padding row (RoBERTa) starts after it."""
+    """Return the maximum sequence length; a table with a padding row (RoBERTa) starts after it."""
     import torch
 
     for name, module in model.named_modules():
@@ -214,15 +212,14 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def _random_ids(vocabulary: int, pad: int | None, batch: int, length: int, seed: int) -> np.ndarray:
-    """Every token but padding may be among them: int64 [B x L]."""
-    size = vocabulary - (pad is not None)
-    ids_BL = np.random.default_rng(seed).integers(size, size=(batch, length))
+def _random_ids(vocabulary: int, pad: int | None, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Draw tokens from the whole vocabulary but padding: int64 [B x L]."""
+    ids_BL = np.random.default_rng(seed).integers(vocabulary - (pad is not None), size=shape)
     return ids_BL if pad is None else ids_BL + (ids_BL >= pad)
 
 
 def _texts(opened: Opened, file: Path) -> list[Any]:
-    """Inputs of batch 1 from the parent's file: ids and types end to end, and lengths."""
+    """Read the parent's file (ids and types end to end, and lengths) as inputs of batch 1."""
     with np.load(file) as found:
         ends = np.cumsum(found["lengths"])[:-1]
         ids, types = (np.split(found[name].astype(np.int64), ends) for name in ("ids", "types"))
@@ -232,9 +229,8 @@ def _texts(opened: Opened, file: Path) -> list[Any]:
 def _timed(
     run: Callable[[Any], object], inputs: Sequence[Any], warm_up: int
 ) -> dict[str, list[float]]:
-    """Seconds of each pass, after untimed ones over the first inputs."""
-    # Another process has just had the caches.
-    for given in inputs[:warm_up]:
+    """Return the seconds of each pass, after untimed passes over the first inputs."""
+    for given in inputs[:warm_up]:  # another process has just had the caches
         run(given)
     wall_s, cpu_s = [], []
     for given in inputs:

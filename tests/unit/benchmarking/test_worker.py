@@ -62,11 +62,11 @@ def test_positions_of_each_kind_of_table():
 
 
 def test_random_ids_cover_the_vocabulary_without_padding():
-    ids_BL = worker._random_ids(V, 4, 200, 30, seed=3)
+    ids_BL = worker._random_ids(V, 4, (200, 30), seed=3)
     assert ids_BL.shape == (200, 30)
     assert set(ids_BL.flatten().tolist()) == set(range(V)) - {4}
-    assert np.array_equal(ids_BL, worker._random_ids(V, 4, 200, 30, seed=3))
-    every = worker._random_ids(V, None, 200, 30, seed=3)
+    assert np.array_equal(ids_BL, worker._random_ids(V, 4, (200, 30), seed=3))
+    every = worker._random_ids(V, None, (200, 30), seed=3)
     assert set(every.flatten().tolist()) == set(range(V))
 
 
