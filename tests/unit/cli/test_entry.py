@@ -66,8 +66,8 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             (
                 error,
                 1,
-                "error: memory ran out: lower training.micro_batch_size if this was training, "
-                "and else free some\n",
+                "error: Memory ran out. If this was training, lower training.micro_batch_size; "
+                "otherwise free some memory.\n",
             )
             for error in (
                 MemoryError(),
@@ -168,7 +168,7 @@ def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPa
     stream = io.StringIO()
     monkeypatch.setattr(terminal, "out", Console(file=stream, width=120))
     assert potstill("doctor").code == 0
-    assert 'pip install "potstill[report]" for the report\'s figures' in stream.getvalue()
+    assert '`pip install "potstill[report]"` for the report\'s figures.' in stream.getvalue()
 
 
 def test_a_long_path_stays_in_one_line(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
