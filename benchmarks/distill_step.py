@@ -466,9 +466,7 @@ def _answers(options: argparse.Namespace, lines: Iterator[str]) -> Iterator[dict
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Speed and memory of a distillation step, Potstill's against a plain one's."
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=_at_least_one, default=3)
     parser.add_argument("--threads", type=_at_least_one, default=2)
     parser.add_argument(
