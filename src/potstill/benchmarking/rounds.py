@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from potstill.benchmarking.process import Child
@@ -76,12 +76,20 @@ def time_rounds(
     progress: Callable[[float], None],
 ) -> Timings:
     """Run warm-up and all rounds, read peak memory, then run the passes over texts, if any."""
-    names = list(children)
+    names, done = list(children), 0
     timings = Timings(names, settings)
     latency = [Workload(length, 1, settings.repeats) for length in dict.fromkeys(settings.lengths)]
     batched = throughput_length(settings)
     throughput = [Workload(batched, batch, 1) for batch in batch_sizes(settings)]
-    advance = _counted(_all_work(latency + throughput, settings, texts, len(names)), progress)
+    passes = settings.pass_over.rounds if settings.pass_over is not None else 0
+    work = len(names) * (settings.rounds + 1) * sum(shape.work for shape in latency + throughput)
+    total = work + passes * sum(sum(cut.lengths) for cut in texts.values())
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        progress(done / total)
+
     for shape, name in itertools.product(latency + throughput, names):
         children[name].run(*shape._replace(repeats=min(shape.repeats, WARM_UP_PASSES)), seed=0)
         advance(shape.work)
@@ -102,7 +110,7 @@ def time_rounds(
     timings.peak_memory = {name: child.ask("memory")["bytes"] for name, child in children.items()}
     for name, cut in texts.items():
         children[name].ask("texts", file=str(cut.file))
-    for name in _pass_order(list(texts), settings):
+    for name in (name for number in range(passes) for name in order(list(texts), number)):
         answer = children[name].ask("pass")
         timings.passes[name].append(round(sum(timings.add(answer)), 4))
         timings.passes_cpu[name].append(round(sum(answer["cpu_s"]), 4))
@@ -119,29 +127,3 @@ def order(names: Sequence[str], number: int) -> list[str]:
 
 def _milliseconds(seconds: Sequence[float]) -> list[float]:
     return [round(1000 * one, 4) for one in seconds]
-
-
-def _pass_order(names: Sequence[str], settings: Benchmark) -> Iterator[str]:
-    if names and settings.pass_over is not None:
-        for number in range(settings.pass_over.rounds):
-            yield from order(names, number)
-
-
-def _all_work(
-    shapes: Sequence[Workload], settings: Benchmark, texts: Mapping[str, CutTexts], models: int
-) -> int:
-    """Return the tokens of everything that is run."""
-    passes = settings.pass_over.rounds if settings.pass_over is not None else 0
-    of_passes = passes * sum(sum(cut.lengths) for cut in texts.values())
-    return models * (settings.rounds + 1) * sum(shape.work for shape in shapes) + of_passes
-
-
-def _counted(total: int, progress: Callable[[float], None]) -> Callable[[int], None]:
-    done = 0
-
-    def advance(work: int) -> None:
-        nonlocal done
-        done += work
-        progress(done / total)
-
-    return advance

@@ -26,13 +26,8 @@ from potstill.benchmarking.statistics import (
     verdict,
     wall_over_cpu,
 )
-from potstill.benchmarking.texts import (
-    CutTexts,
-    describe_texts,
-    read_texts,
-    text_length,
-    write_tokens,
-)
+from potstill.benchmarking.texts import CutTexts, read_texts, text_length, write_tokens
+from potstill.data.sources import describe
 from potstill.models.finite import check_stored, refuse_not_finite
 from potstill.recipe import Benchmark
 from potstill.storage.model_folders import check_folder
@@ -103,8 +98,8 @@ def benchmark(
         if settings.pass_over is not None:
             length = text_length(settings.pass_over, None)
             for number, (name, model) in enumerate(folders.items()):
-                folder = folder_of(model) if is_onnx(model) else model
-                cut[name] = write_tokens(texts, folder, length, scratch / f"{number}.npz")
+                target = scratch / f"{number}.npz"
+                cut[name] = write_tokens(texts, model, length, target)
         timings = time_rounds(children, settings, cut, progress or (lambda share: None))
     measured = {name: _measured(child, settings, timings) for name, child in children.items()}
     return _result(settings, measured, timings, notes) | _pass(settings, timings, cut)
@@ -239,7 +234,7 @@ def _pass(settings: Benchmark, timings: Timings, texts: Mapping[str, CutTexts]) 
             ratios[name] = _ratio(settings, timings, wall, cpu)
     return {
         "pass": {
-            "over": describe_texts(timed),
+            "over": ", ".join(describe(source) for source in timed.sources),
             "columns": timed.columns,
             "texts": len(texts[base].lengths),
             "max_length": timed.max_length,

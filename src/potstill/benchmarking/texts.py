@@ -12,11 +12,11 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from potstill.data import read_records
-from potstill.data.sources import describe
 from potstill.models import load_config
 from potstill.models.hub import one_sentence, quiet
 from potstill.models.loading import check_vocabulary
 from potstill.recipe import TextPass
+from potstill.storage.onnx_files import folder_of, is_onnx
 
 LONGEST = 128  # tokens, where neither the settings nor a model asks for fewer
 Texts = list[tuple[str, ...]]  # one string per text, two per pair
@@ -78,23 +78,19 @@ def text_length(settings: TextPass, positions: int | None) -> int:
     return wanted
 
 
-def describe_texts(settings: TextPass) -> str:
-    """Describe the text, as results name it."""
-    return ", ".join(describe(source) for source in settings.sources)
-
-
-def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> CutTexts:
+def write_tokens(texts: Texts, model: Path, length: int, target: Path) -> CutTexts:
     """Write texts as a model reads them: an .npz of ids, types and lengths.
 
     Args:
         texts: Texts or pairs of texts.
-        folder: The model folder, with its tokenizer.
+        model: The model folder, or an .onnx file in one, with its tokenizer.
         length: Tokens at which texts are cut, special tokens included.
         target: The .npz file.
 
     Raises:
         ValueError: The folder holds no tokenizer, or another model's.
     """
+    folder = folder_of(model) if is_onnx(model) else model
     name = str(folder)
     with quiet(), one_sentence(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -179,7 +179,7 @@ def class_of(folder: Path) -> tuple[Any, PretrainedConfig, dict[str, bool]]:
 
 
 def _has_pooler(folder: Path) -> bool:
-    """Tell whether the files hold weights of a pooler, which transformers else makes at random."""
+    """Return whether the files hold a pooler, which transformers otherwise makes at random."""
     from safetensors import safe_open
 
     for file in folder.glob("*.safetensors"):

@@ -41,18 +41,11 @@ class Field:
     several: bool = False
 
 
-@dataclass(frozen=True)
-class Served:
-    """A model of the run, and what answers for it."""
-
-    model: RunModel
-    answerer: Answerer
-
-
 class Playground:
     """The models that the page's server asks, one question at a time.
 
     Attributes:
+        served: The models of the run that answer.
         absent: Name of a model of the run -> why it does not answer.
         fields: The fields of the page's form.
         trained_at: The temperatures that the run distilled at.
@@ -62,7 +55,7 @@ class Playground:
     def __init__(
         self,
         recipe: Recipe,
-        served: Sequence[Served],
+        served: Mapping[RunModel, Answerer],
         absent: Mapping[str, str],
         fields: list[Field],
     ) -> None:
@@ -76,8 +69,9 @@ class Playground:
     @property
     def mask(self) -> str | None:
         """Return the token that masked LM fills in; None for other tasks."""
-        tokenizer = self.served[0].answerer.runtime.loaded.tokenizer
-        return str(tokenizer.mask_token) if self.recipe.task == Task.MASKED_LM else None
+        if self.recipe.task != Task.MASKED_LM:
+            return None
+        return str(next(iter(self.served.values())).runtime.loaded.tokenizer.mask_token)
 
     def answer(self, typed: Sequence[str]) -> dict[str, Any]:
         """Return every model's answer and the softened distributions, as JSON.
@@ -87,9 +81,8 @@ class Playground:
         """
         texts, answers = self._texts(typed), dict[str, Answer]()
         with self._lock:
-            for one in self.served:
-                given = one.answerer.ask(texts)
-                answers[one.model.name] = one.answerer.answer(texts, given)
+            for model, answerer in self.served.items():
+                answers[model.name] = answerer.answer(texts, answerer.ask(texts))
         first_name, first = next(iter(answers.items()))
         common = [note for note in first.notes if all(note in a.notes for a in answers.values())]
         count = min(MOST_DISTRIBUTIONS, *(len(a.distributions) for a in answers.values()))
@@ -126,16 +119,16 @@ class Playground:
             ValueError: As `answer`.
         """
         texts = self._texts(typed)
-        taken: dict[str, list[float]] = {one.model.name: [] for one in self.served}
+        taken = {model.name: list[float]() for model in self.served}
         wall_s = cpu_s = 0.0
         with self._lock:
             for _ in range(PASSES + 1):
-                for one in self.served:
+                for model, answerer in self.served.items():
                     cpu, start = time.thread_time(), time.perf_counter()
-                    one.answerer.ask(texts)
+                    answerer.ask(texts)
                     seconds = time.perf_counter() - start
                     cpu_s, wall_s = cpu_s + time.thread_time() - cpu, wall_s + seconds
-                    taken[one.model.name].append(1000 * seconds)
+                    taken[model.name].append(1000 * seconds)
         medians = {name: statistics.median(each[1:]) for name, each in taken.items()}
         noise = judge_noise(wall_s, cpu_s, threads=1, ratios={})
         return {"milliseconds": medians, "noise": noise["message"]}
@@ -192,33 +185,28 @@ def open_playground(
         ValueError: No model can answer.
     """
     torch.set_num_threads(1)
-    recipe, scale = found.recipe, _scale(found.recipe)
-    served, absent = [], dict(found.absent)
+    recipe, served, absent = found.recipe, dict[RunModel, Answerer](), dict(found.absent)
+    # in-batch distributions as in the last distillation
+    scales = [stage.in_batch.scale for stage in recipe.stages if stage.kind == "distill"]
     for model in found.models:
         try:
             runtime = Runtime.open(model.path, recipe.task)
         except ValueError as error:
             absent[model.name] = str(error)
         else:
-            served.append(Served(model, Answerer(runtime, recipe.data, (), scale)))
+            served[model] = Answerer(runtime, recipe.data, (), [20.0, *scales][-1])
     for name, why in absent.items():
         say(f"note: {name} does not answer. {why}")
     if not served:
         raise ValueError(f"{recipe.name}: no model of the run can answer. See the notes above.")
     # labels for models whose config has none, from one that has
-    configs = [one.answerer.runtime.loaded.model.config for one in served]
+    configs = [one.runtime.loaded.model.config for one in served.values()]
     named = next((label_names(config) for config in configs if not is_unnamed(config)), [])
-    for one, config in zip(served, configs, strict=True):
+    for answerer, config in zip(served.values(), configs, strict=True):
         if is_unnamed(config):
-            one.answerer.labels = named
-    mask = str(served[0].answerer.runtime.loaded.tokenizer.mask_token)
+            answerer.labels = named
+    mask = str(answerer.runtime.loaded.tokenizer.mask_token)
     return Playground(recipe, served, absent, form_of(recipe, mask, evaluation))
-
-
-def _scale(recipe: Recipe) -> float:
-    """Return the factor of cosines in in-batch distributions: that of the last distillation."""
-    scales = [stage.in_batch.scale for stage in recipe.stages if stage.kind == "distill"]
-    return [20.0, *scales][-1]
 
 
 # --- the form -------------------------------------------------------------------------------------
@@ -281,12 +269,9 @@ def _answers_of(example: Mapping[str, Any]) -> list[str]:
 
 def describe(playground: Playground) -> dict[str, Any]:
     """Return what the page shows before anything is asked."""
-    task = playground.recipe.task
+    task, scale = playground.recipe.task, next(iter(playground.served.values())).scale
     models = [
-        {
-            "name": one.model.name,
-            "what": f"{one.model.made}, {one.model.runs_in}, {one.model.bytes / 1e6:,.1f} MB",
-        }
+        {"name": one.name, "what": f"{one.made}, {one.runs_in}, {one.bytes / 1e6:,.1f} MB"}
         for one in playground.served
     ]
     return {
@@ -296,7 +281,7 @@ def describe(playground: Playground) -> dict[str, Any]:
         "mask": playground.mask,
         "models": models,
         "absent": playground.absent,
-        "scale": f"{_scale(playground.recipe):g}" if task == Task.SENTENCE_EMBEDDING else None,
+        "scale": f"{scale:g}" if task == Task.SENTENCE_EMBEDDING else None,
         "temperatures": [f"{t:g}" for t in playground.temperatures],
         "start": playground.temperatures.index(1.0),
         "trained_at": [f"{t:g}" for t in playground.trained_at],

@@ -51,7 +51,7 @@ def test_softened_distributions_are_those_of_plain_transformers(classifier: Play
     ]
     [spread] = found["distributions"]
     for one in classifier.served:
-        name, path = one.model.name, one.model.path
+        name, path = one.name, one.path
         folder = path if path.is_dir() else path.parent.parent
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with torch.no_grad():
@@ -111,8 +111,8 @@ def test_times_are_the_median_of_warm_passes_on_one_thread(
 
         return ask
 
-    for one in classifier.served:
-        monkeypatch.setattr(one.answerer, "ask", asked(one.model.name))
+    for one, answerer in classifier.served.items():
+        monkeypatch.setattr(answerer, "ask", asked(one.name))
     monkeypatch.setattr(playground.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(playground.time, "thread_time", lambda: clock[0])
     found = classifier.times(["oak", "malt"])
@@ -166,7 +166,7 @@ def test_models_that_can_not_be_had_are_told_and_left_out(tmp_path: Path) -> Non
     (run / "stages/01-make_student/model/model.safetensors").unlink()
     said: list[str] = []
     found = open_playground(models_of_run(run), {}, said.append)
-    assert [one.model.name for one in found.served] == ["student", "onnx"]
+    assert [one.name for one in found.served] == ["student", "onnx"]
     assert set(found.absent) == {"teacher", "untrained"}
     assert len(said) == 2
     # the student takes the teacher's place as what the others are compared with
