@@ -86,19 +86,13 @@ class Answerer:
             ValueError: The texts cannot be answered; the message is for the person who typed them.
         """
         loaded = self.runtime.loaded
-        match loaded.task:
-            case Task.MASKED_LM:
-                return self.runtime.mask_logits(texts[0])
-            case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
-                return self.runtime.embed(texts)
-            case Task.TOKEN_CLASSIFICATION:
-                texts = texts[0].split()
-            case Task.CLASSIFICATION | Task.MULTI_LABEL | Task.REGRESSION | Task.QUESTION_ANSWERING:
-                pass
-            case _ as never:
-                assert_never(never)
+        if loaded.task.is_encoder:
+            return self.runtime.embed(texts)
+        if loaded.task == Task.MASKED_LM:
+            return self.runtime.mask_logits(texts[0])
         assert self.data is not None
-        return ask(loaded, [tuple(texts)], self.data, may_lack=True)
+        words = texts[0].split() if loaded.task == Task.TOKEN_CLASSIFICATION else texts
+        return ask(loaded, [tuple(words)], self.data, may_lack=True)
 
     def answer(self, texts: Sequence[str], given: Any) -> Answer:
         """Turn `given`, which `ask` returned for these texts, into an answer."""
@@ -160,8 +154,7 @@ class Answerer:
             Bar(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n])))
             for n in np.argsort(-cosines_P, kind="stable")
         ]
-        # training for similarity compares values: there is no distribution
-        softened = [] if self.runtime.loaded.task == Task.SENTENCE_SIMILARITY else [found]
+        softened = [found] if self.runtime.loaded.task.has_distribution else []
         decided = (rows[0].name,)
         return Answer("", decided, groups=[("", rows)], notes=notes, distributions=softened)
 
