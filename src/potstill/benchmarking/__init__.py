@@ -1,6 +1,6 @@
-"""Size and speed: a process a model, timed in turns.
+"""Measure size and speed, with a process for each model, in turns.
 
-`session.py` starts a child a model (`process.py`, `worker.py`), times them in interleaved rounds
+`session.py` starts a child per model (`process.py`, `worker.py`), times them in interleaved rounds
 (`rounds.py`) and reports ratios with their intervals (`statistics.py`). torch counts the
 multiply-adds (`multiply_adds.py`).
 """

@@ -1,4 +1,4 @@
-"""A benchmark's result in files: all of it as JSON, a row per model and shape as CSV."""
+"""Write a benchmark's result: all of it as JSON, a row per model and shape as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiply-adds of one text: those of a model's matrix products, counted by torch.
+"""Count the multiply-adds of one text: those of a model's matrix products, as torch counts them.
 
 A product of [M x K] with [K x N] has M·K·N of them, so one BERT layer has 4·L·D² (queries, keys,
 values, output), 2·L²·D (scores, mixture) and 2·L·D·F (feed-forward network). Lookups, norms,

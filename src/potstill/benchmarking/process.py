@@ -1,4 +1,4 @@
-"""A process for one model, which answers one command per line with one line.
+"""Run a model in a process of its own, which answers one command per line with one line.
 
 The child is `python -m potstill.benchmarking.worker MODEL`.
 """
@@ -21,7 +21,7 @@ from potstill.storage.machine import tells_out_of_memory
 
 
 class Child:
-    """A model in its own process; leaving the context ends the process whatever it is doing.
+    """Run a model in its own process; leaving the context ends it whatever it is doing.
 
     Attributes:
         ready: The child's first answer, once the model is loaded; empty before.
@@ -36,7 +36,7 @@ class Child:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of Python that start the child."""
+        """Return the arguments of Python that start the child."""
         worker = ["-m", "potstill.benchmarking.worker", str(self.folder.resolve())]
         return [*worker, "--threads", str(self.threads)]
 
@@ -117,8 +117,9 @@ class Child:
 
 
 def _last_error(said: str) -> str:
-    """Return the first line of the error that ended a process, whose message may have several, or
-    the last line where there is no traceback.
+    """Return the first line of the error that ended a process.
+
+    An error's message may have several lines. Without a traceback it is the last line.
     """
     *_, last = said.rpartition("Traceback (most recent call last):")
     lines = last.strip("\n").splitlines()

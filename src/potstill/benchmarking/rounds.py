@@ -1,4 +1,4 @@
-"""The rounds of a benchmark: who runs what when, and the raw samples that come of it."""
+"""Run the rounds of a benchmark: which model runs which shape when, and keep raw samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARM_UP_PASSES = 3  # untimed passes at every shape before the first round
 
 
 class Workload(NamedTuple):
-    """What a model runs in a round: timed passes over a batch of texts of a length."""
+    """Hold what a model runs in a round: timed passes over a batch of texts of a length."""
 
     length: int
     batch: int
@@ -24,12 +24,12 @@ class Workload(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Tokens, the untimed pass's included."""
+        """Return the tokens of all passes, the untimed pass included."""
         return self.length * self.batch * (self.repeats + 1)
 
 
 class Timings:
-    """Raw samples of models, by name.
+    """Hold the raw samples of models, by name.
 
     Attributes:
         latency, cpu: [name][length][round][repeat], in ms of wall and of CPU time.

@@ -1,4 +1,4 @@
-"""Size and speed of models: a process for each model, timed in interleaved rounds.
+"""Measure size and speed of models, with a process for each, in interleaved rounds.
 
 The parent only orchestrates: it sends one JSON command per line to a child and reads one JSON
 answer per line, so nothing computes while a child is being timed.

@@ -1,4 +1,4 @@
-"""Percentiles and ratios of raw timings, with their intervals and verdicts."""
+"""Compute percentiles and ratios of raw timings, with their intervals and verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real text for a timed pass: read once, and tokenized by each model's own tokenizer."""
+"""Read real text for a timed pass, and tokenize it with each model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Texts = list[tuple[str, ...]]  # one string per text, two per pair
 
 @dataclass(frozen=True)
 class CutTexts:
-    """Texts as one model's tokenizer tokenizes them.
+    """Hold texts as one model's tokenizer tokenizes them.
 
     Attributes:
         lengths: Tokens of each text, special tokens included.

@@ -1,4 +1,4 @@
-"""The process in which one model is timed: `python -m potstill.benchmarking.worker MODEL`.
+"""Time one model in this process: `python -m potstill.benchmarking.worker MODEL`.
 
 MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
 The process reads one JSON command per line and answers with one JSON line; `process.py` starts it.
@@ -46,7 +46,7 @@ def peak_memory_bytes() -> int | None:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is ready to be timed.
+    """Hold a model that is ready to be timed.
 
     Attributes:
         ready: The process's first answer.
@@ -162,15 +162,11 @@ def class_of(folder: Path) -> tuple[Any, PretrainedConfig, dict[str, bool]]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    heads = {
-        "ForMaskedLM": transformers.AutoModelForMaskedLM,
-        "ForPreTraining": transformers.AutoModelForPreTraining,
-        "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
-        "ForTokenClassification": transformers.AutoModelForTokenClassification,
-        "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
-    }
+    tasks = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+    heads = [f"For{task}" for task in ("MaskedLM", "PreTraining", *tasks)]
     name, bare = next(iter(config.architectures or []), ""), transformers.AutoModel
-    auto: Any = next((auto for suffix, auto in heads.items() if name.endswith(suffix)), bare)
+    head = next((head for head in heads if name.endswith(head)), "")
+    auto: Any = getattr(transformers, f"AutoModel{head}")
     # where there is none, from_pretrained says so
     own = auto._model_mapping.get(type(config), transformers.PreTrainedModel)
     takes_pooler = auto is bare and "add_pooling_layer" in inspect.signature(own).parameters
@@ -201,7 +197,7 @@ def _load(folder: Path, auto: Any, told: dict[str, bool]) -> PreTrainedModel:
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Return the maximum sequence length; a table with a padding row (RoBERTa) starts after it."""
+    """Return the maximum sequence length; a table with a padding row starts after that row."""
     import torch
 
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""`potstill bench`: its models and its texts become settings."""
+"""Turn the models and texts of `potstill bench` into settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands: arguments in, the right function called, its result printed."""
+"""Run the commands: each takes its arguments, calls a function and prints the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STARTED = time.monotonic()  # imports of torch and transformers are part of what
 
 
 class Unit(StrEnum):
-    """What one record of a .txt file is."""
+    """Name what one record of a .txt file is."""
 
     line = "line"
     paragraph = "paragraph"

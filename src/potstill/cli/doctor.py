@@ -1,4 +1,4 @@
-"""`potstill doctor`: what this machine has, what is slow or broken on it; no network is used."""
+"""Check what this machine has and what is slow or broken on it, without the network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis.
+    """Hold one line of the diagnosis.
 
     Attributes:
         status: "problem" where something cannot work, "slow" where it works slowly or unreliably.

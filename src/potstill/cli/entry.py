@@ -1,4 +1,4 @@
-"""The `potstill` command: it runs a command and turns errors into sentences and exit codes."""
+"""Run the `potstill` command, and turn errors into sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _terminate(number: int, _: Any) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print one sentence; the exit code says whose fault it is."""
+    """Print an error as one sentence and return the exit code, which says whose fault it is."""
     # typer carries its own click, under a private name: know its errors by what they can do
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()

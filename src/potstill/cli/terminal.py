@@ -1,4 +1,4 @@
-"""The lines that a command shows while it runs: stages with a bar, notes, errors."""
+"""Show what happens while a command runs: stages with a bar, notes, errors."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One model's answer to one typed input, for people to read, with its distributions."""
+"""Turn one model's output for a typed input into an answer and distributions to read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -24,9 +24,8 @@ _SHOWN_LETTERS = 40  # per word
 NO_ANSWER = "(no answer)"
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A choice, the text beside it, and a share from 0 to 1 that is drawn; None: no bar."""
+class Bar(NamedTuple):
+    """Hold a choice, the text beside it, and a share from 0 to 1 to draw; None: no bar."""
 
     name: str
     told: str
@@ -35,7 +34,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer.
+    """Hold one model's answer.
 
     Attributes:
         headline: The answer in a few words; empty where the first choice is the answer.
@@ -60,7 +59,7 @@ class Answer:
 
 @dataclass
 class Answerer:
-    """A model that answers what is typed.
+    """Answer what is typed with one model.
 
     Args:
         runtime: The loaded model.
@@ -255,8 +254,9 @@ def _span(given: Asked, context: str) -> Answer:
 
 
 def _ends(given: Asked, context: str) -> tuple[list[Distribution], int]:
-    """Return start and end over the tokens of each window of the context, and the number of the
-    start in the window whose best start and end are the likeliest.
+    """Return the start and end over the tokens of each window of the context.
+
+    The number beside them is that of the start in the window with the likeliest start and end.
     """
     examples, count = given.examples, len(given.examples)
     found, tops = [], []

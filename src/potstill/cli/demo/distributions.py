@@ -1,4 +1,4 @@
-"""Distributions of several models over the same choices, softened by a temperature."""
+"""Soften distributions of several models over the same choices by a temperature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EACH = 3  # choices that each other model adds, its likeliest
 
 @dataclass(frozen=True)
 class Distribution:
-    """One distribution that a model predicts.
+    """Hold one distribution that a model predicts.
 
     Attributes:
         title: The thing that is predicted, for people: "mask 1", a word.

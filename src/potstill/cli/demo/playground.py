@@ -1,4 +1,4 @@
-"""The playground: a finished run's models answer the same typed input, for server.py's page."""
+"""Ask a finished run's models the same typed input, for the page that server.py serves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALIKE = 5e-4  # two values that read the same
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the page's form.
+    """Hold a field of the page's form.
 
     Attributes:
         several: Each line is a text.
@@ -42,7 +42,7 @@ class Field:
 
 
 class Playground:
-    """The models that the page's server asks, one question at a time.
+    """Ask a run's models, one question at a time.
 
     Attributes:
         served: The models of the run that answer.
@@ -92,11 +92,8 @@ class Playground:
                     "name": name,
                     "headline": answer.headline,
                     "beside": None if answer is first else compare(answer, first, first_name),
-                    "groups": [
-                        {"title": title, "rows": [[r.name, r.told, r.share] for r in rows]}
-                        for title, rows in answer.groups
-                    ],
-                    "words": [list(word) for word in answer.words],
+                    "groups": [{"title": title, "rows": rows} for title, rows in answer.groups],
+                    "words": answer.words,
                     "notes": [note for note in answer.notes if note not in common],
                 }
                 for name, answer in answers.items()

@@ -1,4 +1,4 @@
-"""The playground's page and its server, which listens on 127.0.0.1 only.
+"""Serve the playground's page, on 127.0.0.1 only.
 
 The page asks no other address (a content security policy sees to that), and no other page can ask
 the server: requests that name another host, as after DNS rebinding, are refused, and so are
