@@ -245,9 +245,13 @@ def serve(answers: Iterator[dict[str, Any]]) -> None:
         print(json.dumps(answer), file=lines, flush=True)
 
 
-if __name__ == "__main__":
+def _child(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m potstill.benchmarking.worker")
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     serve(_answers(options.model, options.threads, iter(sys.stdin.readline, "")))
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1:])
