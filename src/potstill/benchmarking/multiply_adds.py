@@ -7,7 +7,8 @@ activations, softmax and adding biases are no products: they are left out, as is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from potstill.models.hub import quiet
 from potstill.storage.onnx_files import count_parameters, folder_of, is_onnx
 
 
-def multiply_adds(model: Path, lengths: Iterable[int]) -> dict[str, int | None]:
+def multiply_adds(model: Path, lengths: Sequence[int]) -> Mapping[str, int | None]:
     """Count the multiply-adds of a text of each length, without any weights.
 
     A graph has those of the model that its folder's config describes. A graph with another number
@@ -32,19 +33,21 @@ def multiply_adds(model: Path, lengths: Iterable[int]) -> dict[str, int | None]:
     Returns:
         Length -> multiply-adds; None where they are not known.
     """
-    graph = is_onnx(model)
-    try:
+    graph, unknown = is_onnx(model), {str(length): None for length in lengths}
+    with suppress(ValueError):  # onnxruntime runs architectures that transformers does not know
         auto, config, told = class_of(folder_of(model) if graph else model)
-        with quiet(), torch.device("meta"):
-            source = auto.from_config(config, **told)
-    except ValueError:  # onnxruntime runs architectures that transformers does not know
-        return {str(length): None for length in lengths}
-    known = not graph or source.num_parameters() == count_parameters(model)
-    return {str(length): of_model(source, length) if known else None for length in lengths}
+        for device in ("meta", "cpu"):
+            with quiet(), torch.device(device):
+                source = auto.from_config(config, **told)
+            if graph and source.num_parameters() != count_parameters(model):
+                return unknown
+            with suppress(RuntimeError):  # code that reads values, such as Longformer's
+                return {str(length): of_model(source, length) for length in lengths}
+    return unknown
 
 
 def of_model(model: PreTrainedModel, length: int) -> int:
-    """Count the multiply-adds of a text in a model on the meta device.
+    """Count the multiply-adds of a text in a model, which may be on the meta device.
 
     Attention is computed the plain way: torch's counter knows no fused one of the CPU. Nothing is
     given but tokens, for whatever reads the values of a mask fails without values.
@@ -53,5 +56,5 @@ def of_model(model: PreTrainedModel, length: int) -> int:
     for part in model.modules():  # of which some would look for padding among the tokens
         part.warn_if_padding_and_no_attention_mask = lambda *_: None  # type: ignore[assignment]
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=torch.zeros((1, length), dtype=torch.int64, device="meta"))
+        model(input_ids=torch.zeros((1, length), dtype=torch.int64, device=model.device))
     return int(counter.get_total_flops()) // 2  # a multiplication and an addition each

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LongformerConfig, LongformerModel
 
 from potstill.benchmarking.multiply_adds import multiply_adds, of_model
 from potstill.compression.graph_pruning import reshaped
@@ -54,6 +55,20 @@ def test_weights_and_a_mask_change_nothing(name: str) -> None:
         with FlopCounterMode(display=False) as counter:
             model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL))
         assert of_model(model.to("meta"), LENGTH) == counter.get_total_flops() / 2, head
+
+
+def test_a_model_whose_code_reads_values(tmp_path: Path) -> None:
+    config = LongformerConfig(
+        **{"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": FFN, "max_position_embeddings": 64, "attention_window": [4, 4]},
+    )
+    model = LongformerModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    with pytest.raises(RuntimeError, match="meta"):
+        of_model(LongformerModel(config).to("meta"), LENGTH)
+    model.save_pretrained(tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.randint(5, V, (1, LENGTH)))
+    assert multiply_adds(tmp_path, [LENGTH]) == {"11": counter.get_total_flops() / 2}
 
 
 def by_hand(folder: Path) -> int:
