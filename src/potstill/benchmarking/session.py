@@ -130,9 +130,9 @@ def _sizes(model: Path) -> dict[str, int]:
     """Return bytes; the `folder_bytes` of an .onnx file are what is shipped with it."""
     weights, graph = weight_bytes(model), is_onnx(model)
     around = folder_of(model) if graph else model
-    files = [path for path in around.rglob("*") if path.is_file()]
+    files = (path for path in around.rglob("*") if path.is_file())
     if graph:
-        files = [p for p in files if p.suffix != ".safetensors" and p.parent.name != ONNX]
+        files = (p for p in files if p.suffix != ".safetensors" and p.parent.name != ONNX)
     shipped = sum(path.stat().st_size for path in files) + (weights if graph else 0)
     return {"weight_bytes": weights, "folder_bytes": shipped}
 

@@ -253,9 +253,7 @@ def bench(
 ) -> None:
     """Measure size and speed of models, in interleaved rounds (see docs/benchmark.md)."""
     from potstill.benchmarking.files import check_targets, write_benchmark
-    from potstill.benchmarking.session import benchmark
     from potstill.cli.bench import folders_of, pass_over
-    from potstill.cli.tables import benchmark_notes, benchmark_table
     from potstill.recipe import Benchmark
     from potstill.storage import environment
 
@@ -272,6 +270,10 @@ def bench(
         pass_over=pass_over(data or [], column, limit),
     )
     folders, reporter = folders_of(models), TerminalReporter()
+    # seconds of imports come after the checks of what was typed
+    from potstill.benchmarking.session import benchmark
+    from potstill.cli.tables import benchmark_notes, benchmark_table
+
     with reporter.live():
         reporter.stage(1, 1, "benchmark", False)
         result = benchmark(folders, settings, reporter.progress, fit=length is None)
