@@ -1,20 +1,75 @@
-"""What the ablations share: who does which (arm, seed), and the table of what came out."""
+"""The part that the ablations share: arguments, who does which (arm, seed), and the summary."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from potstill.benchmarking.statistics import RESAMPLES
 from potstill.storage import environment
 
-RESAMPLES = 2000
+Objectives = list[dict[str, Any]]
+Arms = dict[str, tuple[dict[str, Any], Objectives]]  # name -> (keys of make_student, objectives)
+
+
+def common_arms(soft: Any, hard: Any, cosine: Any) -> Arms:
+    """Return the arms of every ablation: one objective less, another start, another layer map."""
+    triple = [soft, hard, cosine]
+    return {
+        "triple": ({}, triple),
+        "without soft": ({}, [hard, cosine]),
+        "without hard": ({}, [soft, cosine]),
+        "without cosine": ({}, [soft, hard]),
+        "random start": ({"initialise": "random"}, triple),
+        **{
+            f"layers {which}": ({"layers": which}, triple) for which in ("first", "last", "uniform")
+        },
+    }
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every ablation."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--summary", action="store_true")
+    return parser
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Set threads and the cache before anything runs."""
+    torch.set_num_threads(options.threads)
+    os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
+
+
+def score_all(
+    options: argparse.Namespace,
+    arms: Sequence[str],
+    score: Callable[[str, int, Path], dict[str, list[float]]],
+) -> None:
+    """Score the teacher and each arm with each seed, but for those that are done or being done.
+
+    Args:
+        score: Takes the arm's name, the seed and a folder to run in, which is removed afterwards.
+    """
+    for seed in options.seeds:
+        for name in ("teacher", *arms):
+            with claim(options.work, name, seed) as path:
+                if path is not None:
+                    folder = options.work / "runs" / f"{slug(name)}-{seed}"
+                    path.write_text(json.dumps(score(name, seed, folder)))
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def slug(arm: str) -> str:
@@ -23,7 +78,7 @@ def slug(arm: str) -> str:
 
 @contextmanager
 def claim(work: Path, arm: str, seed: int) -> Iterator[Path | None]:
-    """The file that an (arm, seed) is to write; None if it is there, or another is at it."""
+    """Yield the file that an (arm, seed) writes; None if it is there, or being written."""
     folder = work / "scores"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug(arm)}-{seed}.json"
@@ -45,18 +100,18 @@ def claim(work: Path, arm: str, seed: int) -> Iterator[Path | None]:
 
 
 def last_model(run: Path) -> Path:
-    """What the last stage of a run wrote; `model/` is the made student's where none distils."""
+    """Return the last stage's model; a run's `model/` is the made student where none distills."""
     return sorted((run / "stages").glob("*/model"))[-1]
 
 
-def summary(
+def print_summary(
     work: Path,
     arms: Sequence[str],
     settings: dict[str, Any],
     reference: str = "triple",
     shared: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Means over seeds, their spread, and paired 95% intervals of the difference to one arm.
+) -> None:
+    """Print means over seeds, their spread, and paired 95% intervals of the difference to one arm.
 
     A resample draws items, the same for both arms (percentile bootstrap), and the same for all
     seeds of a score in `shared`, whose items are the same whatever the seed; of other scores each
@@ -71,7 +126,7 @@ def summary(
                     path.read_text()
                 )
     base = found[reference]
-    return {
+    result = {
         "settings": settings,
         "environment": environment(),
         "reference": reference,
@@ -88,6 +143,7 @@ def summary(
             for arm, by_seed in found.items()
         },
     }
+    print(json.dumps(result, indent=1))
 
 
 Items = dict[int, list[float]]  # seed -> one value an item

@@ -11,10 +11,7 @@ where it stopped, and two of them share the work.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +35,12 @@ COSINE = {"kind": "hidden_cosine", "weight": 20.0}
 RELATIONS = {"kind": "relations", "weight": 1.0}
 TRIPLE = [SOFT, HARD, COSINE]
 
-# name -> (keys of make_student, objectives). The weight of an added objective gives it about the
-# size of the soft targets or the cosine at the first step.
+# The weight of an added objective gives it about the size of the soft targets or the cosine at the
+# first step.
 UNTRAINED = "untrained"
-ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+ARMS: ablation.Arms = {
     UNTRAINED: ({}, []),
-    "triple": ({}, TRIPLE),
-    "without soft": ({}, [HARD, COSINE]),
-    "without hard": ({}, [SOFT, COSINE]),
-    "without cosine": ({}, [SOFT, HARD]),
-    "random start": ({"initialise": "random"}, TRIPLE),
-    "layers first": ({"layers": "first"}, TRIPLE),
-    "layers last": ({"layers": "last"}, TRIPLE),
-    "layers uniform": ({"layers": "uniform"}, TRIPLE),
+    **ablation.common_arms(SOFT, HARD, COSINE),
     "T 2": ({}, [{**SOFT, "temperature": 2.0}, HARD, COSINE]),
     "T 4": ({}, [{**SOFT, "temperature": 4.0}, HARD, COSINE]),
     "T 8": ({}, [{**SOFT, "temperature": 8.0}, HARD, COSINE]),
@@ -83,12 +73,6 @@ def recipe_of(arm: str, seed: int, tokens: int) -> Recipe:
     if objectives:
         stages.append({**distil, "objectives": objectives, "training": training})
     return Recipe.model_validate({**tree, "student": {}, "stages": stages})
-
-
-def train(arm: str, seed: int, work: Path, tokens: int) -> Path:
-    folder = work / "runs" / f"{ablation.slug(arm)}-{seed}"
-    run(recipe_of(arm, seed, tokens), output=folder)
-    return folder / "model"
 
 
 def heldout(seed: int) -> tuple[list[str], list[str]]:
@@ -135,40 +119,24 @@ def score(folder: str | Path, seed: int, squad: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True)
+    parser = ablation.arguments(__doc__)
     parser.add_argument("--squad", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     if options.summary:
         settings = {"tokens": options.tokens, "teacher": "all-MiniLM-L6-v2", "metric": "MRR"}
-        print(
-            json.dumps(
-                ablation.summary(
-                    options.work, list(ARMS), settings, shared=["question -> paragraph"]
-                ),
-                indent=1,
-            )
-        )
+        shared = ["question -> paragraph"]
+        ablation.print_summary(options.work, list(ARMS), settings, shared=shared)
         return
-    torch.set_num_threads(options.threads)
-    os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
-    teacher = load_recipe("quickstart").teacher.model
-    for seed in options.seeds:
-        for name in ("teacher", *ARMS):
-            with ablation.claim(options.work, name, seed) as path:
-                if path is None:
-                    continue
-                if name == "teacher":
-                    model: Path = resolve_path(teacher)
-                else:
-                    model = train(name, seed, options.work, options.tokens)
-                path.write_text(json.dumps(score(model, seed, options.squad)))
-                if name in ARMS:
-                    shutil.rmtree(options.work / "runs" / f"{ablation.slug(name)}-{seed}")
+    ablation.begin(options)
+
+    def scored(name: str, seed: int, folder: Path) -> dict[str, list[float]]:
+        if name == "teacher":
+            return score(resolve_path(load_recipe("quickstart").teacher.model), seed, options.squad)
+        run(recipe_of(name, seed, options.tokens), output=folder)
+        return score(folder / "model", seed, options.squad)
+
+    ablation.score_all(options, list(ARMS), scored)
 
 
 if __name__ == "__main__":

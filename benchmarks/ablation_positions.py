@@ -9,9 +9,7 @@ interleaved rounds; the arm "masked, equal time" then gets that many times the t
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -140,50 +138,35 @@ def measure_ratio(work: Path, teacher: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True)
+    parser = ablation.arguments(__doc__)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--text", nargs="+")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     arms = [UNTRAINED, PLAIN, ALL, MASKED, LONGER]
-    ratio_file = options.work / "ratio.json"
+    work, ratio_file = options.work, options.work / "ratio.json"
     if options.summary:
         settings = {"tokens": options.tokens, "time_ratio": json.loads(ratio_file.read_text())}
-        print(
-            json.dumps(
-                ablation.summary(options.work, arms, settings, ALL, shared=["top1", "minus loss"]),
-                indent=1,
-            )
-        )
+        ablation.print_summary(work, arms, settings, ALL, shared=["top1", "minus loss"])
         return
-    options.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
-    teacher = options.teacher
-    if not (options.work / "heldout.jsonl").exists():
-        split(options.work, options.text)
+    work.mkdir(parents=True, exist_ok=True)
+    ablation.begin(options)
+    if not (work / "heldout.jsonl").exists():
+        split(work, options.text)
     if not ratio_file.exists():
         started = time.perf_counter()
-        ratio_file.write_text(json.dumps(measure_ratio(options.work, teacher)))
+        ratio_file.write_text(json.dumps(measure_ratio(work, options.teacher)))
         print(f"timed for {time.perf_counter() - started:.0f} s", flush=True)
     ratio = json.loads(ratio_file.read_text())["median"]
-    for seed in options.seeds:
-        for name in ("teacher", *arms):
-            with ablation.claim(options.work, name, seed) as path:
-                if path is None:
-                    continue
-                tokens = round(options.tokens * (ratio if name == LONGER else 1))
-                recipe = recipe_of(name, seed, tokens, teacher, options.work)
-                model = teacher
-                folder = options.work / "runs" / f"{ablation.slug(name)}-{seed}"
-                if name != "teacher":
-                    model = ablation.last_model(run(recipe, output=folder))
-                path.write_text(json.dumps(score(model, recipe, options.work)))
-                shutil.rmtree(folder, ignore_errors=True)
+
+    def scored(name: str, seed: int, folder: Path) -> dict[str, list[float]]:
+        tokens = round(options.tokens * (ratio if name == LONGER else 1))
+        recipe, model = recipe_of(name, seed, tokens, options.teacher, work), options.teacher
+        if name != "teacher":
+            model = ablation.last_model(run(recipe, output=folder))
+        return score(model, recipe, work)
+
+    ablation.score_all(options, arms, scored)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,6 @@ several of them share the work.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +33,11 @@ COSINE = {"kind": "hidden_cosine", "weight": 1.0}
 RELATIONS = {"kind": "relations", "weight": 1.0}
 TRIPLE = [SOFT, HARD, COSINE]
 
-# name -> (keys of make_student, objectives); no objectives: trained without a teacher.
-ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+# An arm without objectives is trained without a teacher.
+ARMS: ablation.Arms = {
     "untrained": ({}, []),
     "plain twin": ({}, []),
-    "triple": ({}, TRIPLE),
-    "without soft": ({}, [HARD, COSINE]),
-    "without hard": ({}, [SOFT, COSINE]),
-    "without cosine": ({}, [SOFT, HARD]),
-    "random start": ({"initialise": "random"}, TRIPLE),
-    "layers first": ({"layers": "first"}, TRIPLE),
-    "layers last": ({"layers": "last"}, TRIPLE),
-    "layers uniform": ({"layers": "uniform"}, TRIPLE),
+    **ablation.common_arms(SOFT, HARD, COSINE),
     "T 1": ({}, [{**SOFT, "temperature": 1.0}, HARD, COSINE]),
     "T 4": ({}, [{**SOFT, "temperature": 4.0}, HARD, COSINE]),
     "T 8": ({}, [{**SOFT, "temperature": 8.0}, HARD, COSINE]),
@@ -105,46 +94,27 @@ def score(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True)
+    parser = ablation.arguments(__doc__)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     if options.summary:
         settings = {
-            **{
-                "labelled": LABELLED,
-                "unlabelled": UNLABELLED,
-                "steps": STEPS,
-                "metric": "accuracy",
-            },
-            "teacher": "all-MiniLM-L6-v2, fine-tuned",
+            **{"labelled": LABELLED, "unlabelled": UNLABELLED, "steps": STEPS},
+            **{"metric": "accuracy", "teacher": "all-MiniLM-L6-v2, fine-tuned"},
         }
-        print(
-            json.dumps(
-                ablation.summary(options.work, list(ARMS), settings, shared=["accuracy"]), indent=1
-            )
-        )
+        ablation.print_summary(options.work, list(ARMS), settings, shared=["accuracy"])
         return
-    torch.set_num_threads(options.threads)
-    os.environ["POTSTILL_CACHE"] = str(options.work / "cache")
-    for seed in options.seeds:
-        for name in ("teacher", *ARMS):
-            with ablation.claim(options.work, name, seed) as path:
-                if path is None:
-                    continue
-                arm = name if name in ARMS else "triple"
-                recipe = recipe_of(arm, seed, options.teacher, options.data)
-                if name == "teacher":
-                    path.write_text(json.dumps(score(options.teacher, recipe)))
-                    continue
-                folder = options.work / "runs" / f"{ablation.slug(name)}-{seed}"
-                run(recipe, output=folder)
-                path.write_text(json.dumps(score(ablation.last_model(folder), recipe)))
-                shutil.rmtree(folder)
+    ablation.begin(options)
+
+    def scored(name: str, seed: int, folder: Path) -> dict[str, list[float]]:
+        arm = name if name in ARMS else "triple"
+        recipe = recipe_of(arm, seed, options.teacher, options.data)
+        if name == "teacher":
+            return score(options.teacher, recipe)
+        return score(ablation.last_model(run(recipe, output=folder)), recipe)
+
+    ablation.score_all(options, list(ARMS), scored)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ quickstart's package. All are timed at 16 and 128 tokens and batch 1, at 1 threa
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import script
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -27,7 +27,6 @@ from potstill.models import load_model, save_model
 from potstill.models.loading import with_model
 from potstill.recipe import Benchmark, Corpus, Files, Quantize
 from potstill.storage import environment
-from potstill.storage.files import write_text
 from potstill.storage.places import resolve_path
 
 LENGTHS = (16, 128)
@@ -131,16 +130,10 @@ def _tokenizer(folder: Path, tiny: bool) -> PreTrainedTokenizerFast:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the script")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = script.arguments(__doc__, rounds=10)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    found = json.dumps(measure(options))
-    if options.output is not None:
-        write_text(options.output, found + "\n")
-    print(found)
+    script.finish(measure(options), options.output)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import tempfile
 import time
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import script
 import torch
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from potstill.benchmarking.rounds import order
 from potstill.data import Examples
 from potstill.models import LoadedModel
 from potstill.recipe import (
@@ -39,7 +40,6 @@ from potstill.recipe import (
     Training,
 )
 from potstill.storage import environment
-from potstill.storage.files import write_text
 from potstill.tasks.heads import Reading
 from potstill.training import Job, Trainee, train
 from potstill.training.teacher_cache import Answers, teacher_answers
@@ -47,20 +47,9 @@ from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 WAYS = ("plain", "cached", "live")
 TARGET = 1.1
-FULL = {
-    "vocab_size": 30522,
-    "hidden_size": 384,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 64,
-}
-TINY = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-}
+SIZES = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+FULL = {**dict(zip(SIZES, (30522, 384, 12, 1536), strict=True)), "max_position_embeddings": 64}
+TINY = {**dict(zip(SIZES, (100, 32, 4, 48), strict=True)), "max_position_embeddings": 64}
 SHORTEST, LONGEST = 8, 48
 GOLD: list[Objective] = [HardTargets()]
 TRIPLE: list[Objective] = [
@@ -88,8 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         asking = time.perf_counter() - begin
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for turn in range(-1, options.rounds):  # the first one warms up
-            for place in range(len(WAYS)):
-                way = WAYS[(turn + place) % len(WAYS)]
+            for way in order(WAYS, turn):
                 spent = _epoch(way, student, teacher, answers, given, settings, folder)
                 if turn >= 0:
                     seconds[way].append(spent)
@@ -175,18 +163,12 @@ def _examples(count: int, vocabulary: int) -> Examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the script")
+    parser = script.arguments(__doc__, rounds=5)
     parser.add_argument("--examples", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    found = json.dumps(measure(options))
-    if options.output is not None:
-        write_text(options.output, found + "\n")
-    print(found)
+    script.finish(measure(options), options.output)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,19 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psutil
 
-from potstill.benchmarking.worker import peak_memory_bytes
+from potstill.benchmarking.process import Child
+from potstill.benchmarking.rounds import order
+from potstill.benchmarking.worker import peak_memory_bytes, serve
 from potstill.recipe import HardTargets, HiddenCosine, SoftTargets, Task, Training
 from potstill.storage import environment
 from potstill.storage.files import write_text
@@ -106,9 +105,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape = TINY if options.tiny else FULL
     with contextlib.ExitStack() as stack:
         # One after another, so that no model is made while another computes.
-        children: dict[str, _Child] = {}
+        children: dict[str, Child] = {}
         for name in VARIANTS:
-            children[name] = stack.enter_context(_Child(name, options))
+            children[name] = stack.enter_context(_Variant(name, options))
             _say(f"{name}: ready, loss {children[name].ready['first']['loss']:.6f}")
         agreement = {
             positions: agree(*(children[f"{way}-{positions}"].ready["first"] for way in WAYS))
@@ -193,15 +192,14 @@ def floor_bytes(teacher: int, student: int) -> dict[str, int]:
     return {**parts, "total": sum(parts.values())}
 
 
-def _rounds(children: Mapping[str, _Child], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """A warm-up step each, then a step of every variant a round, in an order that rotates."""
+def _rounds(children: Mapping[str, Child], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """A warm-up step each, then a step of every variant per round, in the benchmark's order."""
     names = list(children)
     for name in names:
         _say(f"warm-up, {name}: {children[name].ask('step')['wall_s']:.2f} s")
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
-        start = number % len(names)
-        for name in [*names[start:], *names[:start]]:
+        for name in order(names, number):
             answer = children[name].ask("step")
             steps[name].append(answer)
             _say(f"round {number + 1} of {rounds}, {name}: {answer['wall_s']:.2f} s")
@@ -246,68 +244,21 @@ def _ratio(plain: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Child:
-    """One variant in its own process; leaving the context ends it whatever it is doing."""
+class _Variant(Child):
+    """One variant in its own process."""
+
+    advice = "Use a machine with more memory."
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.name = name
-        self.ready: dict[str, Any] = {}
-        self._command = [sys.executable, __file__, "--child", name, "--threads"]
-        self._command += [str(options.threads), *(["--tiny"] if options.tiny else [])]
-        if options.chunk_size is not None:
-            self._command += ["--chunk-size", str(options.chunk_size)]
-        self._threads = str(options.threads)
+        super().__init__(name, Path(__file__), options.threads)
+        chunks = options.chunk_size is not None
+        self._options = ["--chunk-size", str(options.chunk_size)] if chunks else []
+        self._options += ["--tiny"] if options.tiny else []
 
-    def __enter__(self) -> _Child:
-        # Thread pools are sized when libraries load: this has to be there before the child starts.
-        threads = {f"{pool}_NUM_THREADS": self._threads for pool in ("OMP", "MKL", "OPENBLAS")}
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,  # standard error is the parent's: nothing to fill a pipe
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
-        try:
-            self.ready = self._answer()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def ask(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a dead child has no answer: told below
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            why = f"signal {-code} (9: out of memory?)" if code < 0 else f"code {code}"
-            raise RuntimeError(f"the process of {self.name} was ended by {why}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
+    @property
+    def arguments(self) -> list[str]:
+        shared = ["--child", self.name, "--threads", str(self.threads)]
+        return [str(self.folder), *shared, *self._options]
 
 
 def _say(text: str) -> None:
@@ -508,24 +459,14 @@ def _answers(options: argparse.Namespace, lines: Iterator[str]) -> Iterator[dict
     }
     numbers = itertools.count(1)
     for line in lines:
-        if line.strip() == "step":
+        if json.loads(line)["command"] == "step":
             yield stepper.step(next(numbers))
         else:
             yield {"peak": peak_memory_bytes(), "idle": psutil.Process().memory_info().rss}
 
 
-def _child(options: argparse.Namespace) -> None:
-    # Only answers may reach the parent: whatever a library prints goes to standard error.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for answer in _answers(options, iter(sys.stdin.readline, "")):
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Speed and memory of a distillation step, Potstill's against a plain one's."
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=_at_least_one, default=3)
     parser.add_argument("--threads", type=_at_least_one, default=2)
     parser.add_argument(
@@ -536,7 +477,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:
-        _child(options)
+        serve(_answers(options, iter(sys.stdin.readline, "")))
         return
     try:
         result = measure(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from doc_tables import load, machine, markdown, stage_result
+from doc_tables import difference, load, machine, markdown, over_seeds, stage_result
 
 
 def masked_lm_ablation() -> str:
@@ -49,7 +49,7 @@ def masked_lm_ablation() -> str:
     return markdown(rows) + note
 
 
-def _ablation(result: dict[str, Any], labels: dict[str, str], digits: int = 3) -> str:
+def _ablation(result: dict[str, Any], labels: dict[str, str]) -> str:
     """Each arm's mean score, its range over seeds, and the paired difference to the reference."""
     rows = [["", *(cell for label in labels.values() for cell in (label, "less the reference"))]]
     reference = result["arms"][result["reference"]]
@@ -57,16 +57,9 @@ def _ablation(result: dict[str, Any], labels: dict[str, str], digits: int = 3) -
         cells = []
         for key in labels:
             score = scores[key]
-            seeds = score["seeds"].values()
-            spread = f" ({min(seeds):.{digits}f} to {max(seeds):.{digits}f})"
-            cells.append(f"{score['mean']:.{digits}f}{spread if len(seeds) > 1 else ''}")
-            low, high = score["interval"]
-            difference = (
-                f"{score['difference']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-            )
-            sure = low > 0 or high < 0
+            cells.append(over_seeds(score["mean"], score["seeds"].values()))
             same = arm in (result["reference"], "teacher")
-            cells.append("" if same else f"**{difference}**" if sure else difference)
+            cells.append("" if same else difference(score["difference"], *score["interval"]))
         named = f"{arm} (reference)" if arm == result["reference"] else arm
         done, wanted = (len(s[next(iter(labels))]["seeds"]) for s in (scores, reference))
         rows.append([named if done == wanted else f"{named}, {done} of {wanted} seeds", *cells])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from doc_tables import interval, kept_share, load, machine, markdown
+from doc_tables import interval, kept_share, load, machine, markdown, over_seeds, spread
 
 STEPS = {
     "student": "half the layers, distilled",
@@ -25,10 +25,9 @@ def compress_embeddings() -> str:
 
     def kept(model: str) -> list[str]:
         elsewhere = squad["models"][model]
-        share = elsewhere["kept"]
         return [
             kept_share(result["metrics"]["comparisons"][model], key),
-            "{:.1%} ({:.1%} to {:.1%})".format(share, *elsewhere["interval"]),
+            spread(elsewhere["kept"], *elsewhere["interval"], ".1%"),
         ]
 
     scores = result["metrics"]["models"]["teacher"]["scores"]["retrieval"]["mrr"]
@@ -136,8 +135,7 @@ def cached_teacher() -> str:
     rows = [["an epoch of the triple loss with", "time, in plain epochs"]]
     for way, label in ways.items():
         found = result["over_plain"][way]
-        low, high = min(found["all"]), max(found["all"])
-        rows.append([label, f"{found['median']:.2f} ({low:.2f} to {high:.2f})"])
+        rows.append([label, over_seeds(found["median"], found["all"], ".2f")])
     asking = result["asking_once_s"] / result["epoch_s"]["plain"]["median"]
     shape = result["shape"]
     note = (
@@ -166,7 +164,7 @@ def distill_step() -> str:
         rows.append(
             [
                 label,
-                f"{speed['median']:.2f} ({speed['min']:.2f} to {speed['max']:.2f})",
+                spread(speed["median"], speed["min"], speed["max"], ".2f"),
                 f"{ours['peak_memory_bytes'] / 1e9:.2f} GB ({ratio['peak_memory']:.0%})",
                 f"{theirs['peak_memory_bytes'] / 1e9:.2f} GB",
             ]

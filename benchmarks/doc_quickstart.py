@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from doc_tables import interval, load, machine, markdown, stage_result
+from doc_tables import interval, load, machine, markdown, spread, stage_result
 
 
 def shipped_quickstart() -> str:
@@ -63,8 +63,8 @@ def quickstart() -> str:
 
 
 def _kept(scores: dict[str, Any], name: str) -> str:
-    low, high = scores["intervals"][name]["retrieval.mrr"]
-    return f"{scores['retention'][name]['retrieval.mrr']:.1%} ({low:.1%} to {high:.1%})"
+    key = "retrieval.mrr"
+    return spread(scores["retention"][name][key], *scores["intervals"][name][key], ".1%")
 
 
 def draw(path: Path) -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from doc_tables import RESULTS, kept_share, load, machine, markdown
+from doc_tables import (
+    RESULTS,
+    difference,
+    kept_share,
+    load,
+    machine,
+    markdown,
+    over_seeds,
+    spread,
+)
 
 from potstill.reporting.suites import shown_metrics
 from potstill.tasks.score_names import metric_name
@@ -64,31 +73,18 @@ def tasks() -> str:
         scores = {model: result["models"][model]["scores"][task] for model in result["models"]}
 
         def cell(model: str, scores: Any = scores, metric: str = metric) -> str:
-            seeds = scores[model].get("seeds", [])
-            spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else ""
-            return f"{scores[model][metric]:.3f}{spread}"
+            return over_seeds(scores[model][metric], scores[model].get("seeds", []))
 
         kept = "not clearly above chance"
         if key in evaluation["retention"].get("student", {}):
-            low, high = evaluation["intervals"]["student"][key]
-            kept = f"{evaluation['retention']['student'][key]:.1%} ({low:.1%} to {high:.1%})"
+            ends = evaluation["intervals"]["student"][key]
+            kept = spread(evaluation["retention"]["student"][key], *ends, ".1%")
         told = evaluation["differences"]["plain"]
-        low, high = told["interval"]
-        less = f"{told['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        less = difference(told["difference"], *told["interval"])
         trivial = max(value[task][metric] for value in evaluation["references"].values())
-        rows.append(
-            [
-                *(
-                    label,
-                    str(len(scores["student"].get("seeds", [0]))),
-                    cell("teacher"),
-                    cell("plain"),
-                    cell("student"),
-                    kept,
-                ),
-                *(f"**{less}**" if low > 0 or high < 0 else less, f"{trivial:.3f}"),
-            ]
-        )
+        seeds = str(len(scores["student"].get("seeds", [0])))
+        cells = [cell(model) for model in ("teacher", "plain", "student")]
+        rows.append([label, seeds, *cells, kept, less, f"{trivial:.3f}"])
     return markdown(rows) + (
         f"\n{where}. In parentheses: of scores the least and the greatest of the seeds; else "
         "the 95% bootstrap interval over the test examples. Bold: an interval without 0.\n"
@@ -129,5 +125,5 @@ def glue() -> str:
 
 
 def _over_seeds(score: dict[str, Any]) -> str:
-    spread = f" ({100 * score['min']:.1f} to {100 * score['max']:.1f})"
-    return f"{100 * score['median']:.1f}{spread if len(score['all']) > 1 else ''}"
+    times_100 = [100 * value for value in score["all"]]
+    return over_seeds(100 * score["median"], times_100, ".1f")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,29 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def spread(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """Write a value with the ends of its interval or range."""
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
 def interval(ratio: dict[str, Any]) -> str:
-    """A ratio with its 95% interval."""
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    """Write a ratio with its 95% interval."""
+    return spread(ratio["median"], ratio["low"], ratio["high"], ".2f")
+
+
+def over_seeds(value: float, seeds: Sequence[float], form: str = ".3f") -> str:
+    """Write a value with its range over seeds, where there are several."""
+    several = len(seeds) > 1
+    return spread(value, min(seeds), max(seeds), form) if several else f"{value:{form}}"
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """Write a difference with its 95% interval, in bold where the interval holds no 0."""
+    shown = spread(value, low, high, "+.3f")
+    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 def kept_share(comparison: dict[str, Any], key: str) -> str:
-    """What a model keeps of a score in metrics.json, with its 95% interval."""
-    low, high = comparison["retention_intervals"][key]
-    return f"{comparison['retention_by_score'][key]:.1%} ({low:.1%} to {high:.1%})"
+    """Write the share of a score in metrics.json that a model keeps, with its 95% interval."""
+    ends = comparison["retention_intervals"][key]
+    return spread(comparison["retention_by_score"][key], *ends, ".1%")

@@ -42,9 +42,9 @@ def test_refused_usage(
 ) -> None:
     common = ("evaluate", f"small={sentence_teacher}", "--baseline", sentence_teacher)
     for more, message in (
-        (("--tasks", "cola"), "give --text FILES to score on, or --suite NAME (--tasks is a"),
-        ((), "give --text FILES to score on, or --suite NAME"),
-        (("--suite", "glue", "--text", "x.txt"), "--suite brings its own text"),
+        (("--tasks", "cola"), "--tasks: it needs --suite. Give --text FILES, or --suite NAME."),
+        ((), "--text: no file to score on is given. Give --text FILES, or --suite NAME."),
+        (("--suite", "glue", "--text", "x.txt"), "--suite: it brings its own text. Omit --text,"),
         (("--suite", "glue", "--data-dir", tmp_path), f"{tmp_path} has no CoLA/train.tsv"),
         (("--suite", "imdb", "--data-dir", tmp_path), f"{tmp_path} has no aclImdb/train"),
         (("--suite", "squad", "--data-dir", tmp_path), f"{tmp_path} has no train-v1.1.json"),

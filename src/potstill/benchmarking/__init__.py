@@ -1,8 +1,8 @@
-"""Size and speed: a process a model, timed in turns.
+"""Measure size and speed, with a process for each model, in turns.
 
-`session.py` starts a child a model (`process.py`, `worker.py`), times them in interleaved rounds
-(`rounds.py`) and tells ratios with their intervals (`statistics.py`). Products are counted as they
-run (`multiply_adds.py`).
+`session.py` starts a child per model (`process.py`, `worker.py`), times them in interleaved rounds
+(`rounds.py`) and reports ratios with their intervals (`statistics.py`). torch counts the
+multiply-adds (`multiply_adds.py`).
 """
 
 from __future__ import annotations

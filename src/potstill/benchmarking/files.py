@@ -1,11 +1,11 @@
-"""A benchmark's result in files: all of it as JSON, a row a model and shape as CSV."""
+"""Write a benchmark's result: all of it as JSON, a row per model and shape as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,107 +28,97 @@ COLUMNS = (
 
 
 def check_targets(json_file: Path | None, csv_file: Path | None) -> None:
-    """Refuse what can't be written before minutes go into measuring it.
+    """Refuse files that cannot be written, before minutes go into measuring.
+
+    Args:
+        json_file, csv_file: The files; None: none is written.
 
     Raises:
-        ValueError: a folder that isn't there or can't be written to, or the same file twice.
+        ValueError: A path is a folder, cannot be written, or is given twice.
     """
     for option, path in (("--json", json_file), ("--csv", csv_file)):
         if path is None:
             continue
         if path.is_dir():
-            raise ValueError(f"{option}: {path} is a folder: name a file")
+            raise ValueError(f"{option}: {path} is a folder. Name a file.")
         try:
             with tempfile.TemporaryFile(dir=path.absolute().parent):
                 pass
         except OSError as error:
             raise ValueError(
-                f"{option}: {path} can't be written ({error.strerror}): name another place"
+                f"{option}: {path} cannot be written ({error.strerror}). Name another file."
             ) from None
     if json_file and csv_file and json_file.absolute() == csv_file.absolute():
-        raise ValueError(f"--json and --csv both name {json_file}: give two files")
+        raise ValueError(f"--csv: {json_file} is also given to --json. Name two files.")
 
 
 def write_benchmark(
     result: Mapping[str, Any], json_file: Path | None, csv_file: Path | None
 ) -> None:
-    """Write a result of `benchmarking.benchmark` to the files that are named.
+    """Write the result of `benchmarking.benchmark` to the files that are named.
+
+    Args:
+        result: The whole result.
+        json_file, csv_file: The files; None: none is written.
 
     Raises:
-        OSError: a file can't be written.
+        OSError: A file cannot be written.
     """
     if json_file is not None:
         write_json(json_file, result)
     if csv_file is not None:
-        write_text(csv_file, _csv(result))
-
-
-def _csv(result: Mapping[str, Any]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(benchmark_rows(result))
-    return text.getvalue()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(benchmark_rows(result))
+        write_text(csv_file, text.getvalue())
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row for each model and each latency, throughput and pass over texts, by COLUMNS.
+    """Return a row for each model and each latency, throughput and pass over texts, by COLUMNS.
 
-    What a row has no value for is left out; the baseline has no ratios.
+    A row has no key where it has no value; the baseline has no ratios.
     """
     everywhere = {key: result[key] for key in ("threads", "baseline")}
     everywhere |= {key: result["noise"][key] for key in ("wall_over_cpu", "noisy")}
     for name, model in result["models"].items():
         ratios = result["ratios"].get(name, {})
-        known = {**model, **ratios}
-        about = {key: known[key] for key in _MODEL if known.get(key) is not None}
-        start = {"model": name, **everywhere, **about}
-        for rest in (
-            *_latencies(result, model, ratios),
-            *_throughputs(result, model, ratios),
-            *_passes(result, name),
-        ):
-            yield {**start, **rest}
+        about = {key: {**model, **ratios}.get(key) for key in _MODEL}
+        for row in _measured(result, name, model, ratios):
+            whole = {"model": name, **everywhere, **about, **row}
+            yield {key: value for key, value in whole.items() if value is not None}
 
 
-def _latencies(
-    result: Mapping[str, Any], model: Mapping[str, Any], ratios: Mapping[str, Any]
+def _measured(
+    result: Mapping[str, Any], name: str, model: Mapping[str, Any], ratios: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
+    rounds = {"rounds": result["rounds"]}
+    counts, fewer = model["multiply_adds"], ratios.get("multiply_add_ratio", {})
     for length, points in model["latency_ms"].items():
-        intervals = model["latency_intervals_ms"][length]
-        row: dict[str, Any] = {"measured": "latency", "tokens": int(length), "batch": 1}
-        row |= {key: result[key] for key in ("rounds", "repeats")}
-        for name, value in points.items():
-            low, high = intervals[name]
-            row |= {f"{name}_ms": value, f"{name}_ms_low": low, f"{name}_ms_high": high}
-        counts = {"multiply_adds": model["multiply_adds"].get(length)}
-        counts["multiply_add_ratio"] = ratios.get("multiply_add_ratio", {}).get(length)
-        row |= {key: value for key, value in counts.items() if value is not None}
+        row = {"measured": "latency", "tokens": int(length), "batch": 1, **rounds}
+        row["repeats"] = result["repeats"]
+        for point, value in points.items():
+            ends = model["latency_intervals_ms"][length][point]
+            row |= {f"{point}_ms": value} | _ends(f"{point}_ms", ends)
+        row |= {"multiply_adds": counts.get(length), "multiply_add_ratio": fewer.get(length)}
         yield row | _times(ratios.get("speedup", {}).get(length))
-
-
-def _throughputs(
-    result: Mapping[str, Any], model: Mapping[str, Any], ratios: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
     for batch, value in model["throughput_by_batch"].items():
         row = {"measured": "throughput", "tokens": result["throughput_length"], "batch": int(batch)}
-        row |= {"rounds": result["rounds"], "repeats": 1, "texts_per_s": value}
+        row |= {**rounds, "repeats": 1, "texts_per_s": value}
         yield row | _times(ratios.get("throughput_by_batch", {}).get(batch))
-
-
-def _passes(result: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     if "pass" in result:
-        timed = result["pass"]
-        found = timed["models"][name]
-        low, high = found["interval"]
-        row = {"measured": "pass", "tokens": found["tokens"], "batch": 1}
-        row |= {"rounds": timed["rounds"], "repeats": 1}
-        row |= {"pass_s": found["seconds"], "pass_s_low": low, "pass_s_high": high}
-        yield row | _times(timed["ratios"].get(name))
+        timed, found = result["pass"], result["pass"]["models"][name]
+        row = {"measured": "pass", "tokens": found["tokens"], "batch": 1, "repeats": 1}
+        row |= {"rounds": timed["rounds"], "pass_s": found["seconds"]}
+        yield row | _ends("pass_s", found["interval"]) | _times(timed["ratios"].get(name))
+
+
+def _ends(key: str, interval: Sequence[float]) -> dict[str, Any]:
+    return dict(zip((f"{key}_low", f"{key}_high"), interval, strict=True))
 
 
 def _times(ratio: Mapping[str, Any] | None) -> dict[str, Any]:
     if ratio is None:
         return {}
-    ends = {f"times_as_fast_{end}": ratio[end] for end in ("low", "high")}
+    ends = _ends("times_as_fast", (ratio["low"], ratio["high"]))
     return {"times_as_fast": ratio["median"], **ends, "verdict": ratio["verdict"]}

@@ -1,4 +1,4 @@
-"""A model in a process of its own, which answers one command a line.
+"""Run a model in a process of its own, which answers one command per line with one line.
 
 The child is `python -m potstill.benchmarking.worker MODEL`.
 """
@@ -14,7 +14,6 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from potstill.errors import BenchmarkFailed
@@ -22,18 +21,30 @@ from potstill.storage.machine import tells_out_of_memory
 
 
 class Child:
-    """A model in its own process; leaving the context ends the process whatever it is doing."""
+    """Run a model in its own process; leaving the context ends it whatever it is doing.
+
+    Attributes:
+        ready: The child's first answer, once the model is loaded; empty before.
+        advice: What to do where memory runs out after that.
+    """
+
+    advice = "Lower benchmark.throughput_batch or benchmark.lengths."
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
         self.name, self.folder, self.threads = name, folder, threads
         self.ready: dict[str, Any] = {}
 
+    @property
+    def arguments(self) -> list[str]:
+        """Return the arguments of Python that start the child."""
+        worker = ["-m", "potstill.benchmarking.worker", str(self.folder.resolve())]
+        return [*worker, "--threads", str(self.threads)]
+
     def __enter__(self) -> Child:
         # A file, not a pipe: nobody reads it while the child runs, and a full pipe would block it.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "potstill.benchmarking.worker", str(self.folder.resolve())]
         self._process = subprocess.Popen(
-            [*command, "--threads", str(self.threads)],
+            [sys.executable, *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -44,31 +55,35 @@ class Child:
         try:
             self.ready = self._answer()
         except BaseException:
-            self._end()
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
     def run(self, length: int, batch: int, repeats: int, seed: int) -> dict[str, list[float]]:
-        """Time `repeats` passes over one batch of random tokens: seconds of wall and CPU time."""
-        shape = {"length": length, "batch": batch, "seed": seed}
-        return self.ask("run", **shape, repeats=repeats)
+        """Time passes over one batch of random tokens: seconds of wall and of CPU time."""
+        return self.ask("run", length=length, batch=batch, repeats=repeats, seed=seed)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """What it answers to a command of `potstill.benchmarking.worker`.
+        """Send the child a command and return its answer.
 
         Raises:
-            ValueError: a model that does not load. BenchmarkFailed: the process died.
+            ValueError: The model cannot be loaded.
+            BenchmarkFailed: The process died.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a dead child has no answer: told below
+        with contextlib.suppress(BrokenPipeError):  # the missing answer says more
             self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -82,7 +97,7 @@ class Child:
         return answer
 
     def _death(self) -> Exception:
-        """What to raise for a child that is gone: a model that does not load is bad input."""
+        """Return the error to raise for a dead child: a model that does not load is bad input."""
         code = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode("utf-8", "replace").strip()
@@ -90,33 +105,21 @@ class Child:
         if no_memory:
             what = "memory ran out"
         elif said and code >= 0:
-            what = _last_error(said)
+            what = f"the measurement failed with {_last_error(said)!r}"
         else:
             what = f"its process was ended by {f'signal {-code}' if code < 0 else f'code {code}'}"
         if killed:
             what += ", as happens when memory runs out"
-        if no_memory or killed:
-            what += ": lower benchmark.throughput_batch or the lengths" if self.ready else ""
-        message = f"the model '{self.name}' ({self.folder}) can't be measured: {what}"
+        advice = f" {self.advice}" if self.ready and (no_memory or killed) else ""
+        message = f"model '{self.name}' ({self.folder}): {what}.{advice}"
         unloadable = not self.ready and code >= 0 and not no_memory
         return ValueError(message) if unloadable else BenchmarkFailed(message)
 
-    def _end(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
 
 def _last_error(said: str) -> str:
-    """The first line of the error that ended a process, whose message may have several; the last
-    line of what it said where there is no traceback.
+    """Return the first line of the error that ended a process.
+
+    An error's message may have several lines. Without a traceback it is the last line.
     """
     *_, last = said.rpartition("Traceback (most recent call last):")
     lines = last.strip("\n").splitlines()
@@ -125,7 +128,7 @@ def _last_error(said: str) -> str:
 
 
 def child_environment(threads: int) -> dict[str, str]:
-    """Environment variables of a child: `threads` for every library, no network, our own code."""
+    """Return a child's environment: `threads` for every library, no network, our own code."""
     # Thread pools are sized when libraries load, so this has to be there before the child starts.
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     package = str(Path(__file__).resolve().parents[1])

@@ -1,4 +1,4 @@
-"""Real text for a timed pass: read once, and cut into tokens as each model's own tokenizer does."""
+"""Read real text for a timed pass, and tokenize it with each model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -12,79 +12,85 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from potstill.data import read_records
-from potstill.data.sources import describe
 from potstill.models import load_config
 from potstill.models.hub import one_sentence, quiet
 from potstill.models.loading import check_vocabulary
 from potstill.recipe import TextPass
+from potstill.storage.onnx_files import folder_of, is_onnx
 
 LONGEST = 128  # tokens, where neither the settings nor a model asks for fewer
-Texts = list[tuple[str, ...]]  # one string a text, two a pair
+Texts = list[tuple[str, ...]]  # one string per text, two per pair
 
 
 @dataclass(frozen=True)
-class CutText:
-    """Texts as tokens.
+class CutTexts:
+    """Hold texts as one model's tokenizer tokenizes them.
 
     Attributes:
-        lengths: tokens of each text, special tokens included.
-        cut: texts that were longer and lost their ends.
-        seconds: what tokenising took, a text at a time.
+        lengths: Tokens of each text, special tokens included.
+        cut: Texts that were longer and lost their ends.
+        seconds: Time that tokenizing took, one text at a time.
+        file: Where the tokens are.
     """
 
     lengths: list[int]
     cut: int
     seconds: float
+    file: Path
 
 
 def read_texts(settings: TextPass) -> Texts:
-    """The texts in their order.
+    """Read the texts in their order.
 
     Raises:
-        ValueError: a source can't be read, a column is missing, or half of a pair is.
+        ValueError: A source cannot be read, a column is missing, or half of a pair is.
     """
     columns, found = settings.columns, Texts()
     records = read_records(settings.sources, columns)
     for record in islice(records, settings.max_texts):
         missing = next((name for name in columns if name not in record.columns), None)
         if missing is not None:
-            raise ValueError(f"{record.origin}: column '{missing}' is empty: a pair needs both")
+            raise ValueError(
+                f"{record.origin}: column '{missing}' is empty. Fill it in, or remove the row: a "
+                "pair needs both texts."
+            )
         found.append(tuple(record.columns[name] for name in columns))
     return found
 
 
 def text_length(settings: TextPass, positions: int | None) -> int:
-    """Tokens at which texts are cut: as asked for, else 128 or what all models have positions for.
+    """Return the tokens at which texts are cut: the setting, else 128 or the models' maximum.
+
+    Args:
+        positions: Maximum sequence length of all models; None: unknown.
 
     Raises:
-        ValueError: more than that is asked for.
+        ValueError: The setting is above the maximum.
     """
     wanted = settings.max_length
     if wanted is None:
         return LONGEST if positions is None else min(LONGEST, positions)
     if positions is not None and wanted > positions:
         raise ValueError(
-            f"benchmark.pass_over.max_length: {wanted} tokens are more than the {positions} "
-            f"positions of a model; ask for {positions} at most"
+            f"benchmark.pass_over.max_length: {wanted} is above a model's maximum sequence length. "
+            f"Set at most {positions}."
         )
     return wanted
 
 
-def describe_texts(settings: TextPass) -> str:
-    """What results call the text."""
-    return ", ".join(describe(source) for source in settings.sources)
-
-
-def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> CutText:
+def write_tokens(texts: Texts, model: Path, length: int, target: Path) -> CutTexts:
     """Write texts as a model reads them: an .npz of ids, types and lengths.
 
     Args:
-        folder: the model's, with its tokenizer.
-        length: tokens at which texts are cut, special tokens included.
+        texts: Texts or pairs of texts.
+        model: The model folder, or an .onnx file in one, with its tokenizer.
+        length: Tokens at which texts are cut, special tokens included.
+        target: The .npz file.
 
     Raises:
-        ValueError: the folder holds no tokenizer, or another model's.
+        ValueError: The folder holds no tokenizer, or another model's.
     """
+    folder = folder_of(model) if is_onnx(model) else model
     name = str(folder)
     with quiet(), one_sentence(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -102,4 +108,4 @@ def write_tokens(texts: Texts, folder: Path, length: int, target: Path) -> CutTe
         lengths=np.array(lengths),
     )
     cut = sum(len(tokenizer(*text)["input_ids"]) > length for text in texts)
-    return CutText(lengths, cut, seconds)
+    return CutTexts(lengths, cut, seconds, target)

@@ -1,8 +1,7 @@
-"""The process in which one model is timed: `python -m potstill.benchmarking.worker MODEL`.
+"""Time one model in this process: `python -m potstill.benchmarking.worker MODEL`.
 
 MODEL is a model folder, timed in PyTorch, or an .onnx file, timed in onnxruntime without PyTorch.
-
-It reads one JSON command per line and answers with one JSON line; `process.py` starts it.
+The process reads one JSON command per line and answers with one JSON line; `process.py` starts it.
 """
 
 from __future__ import annotations
@@ -15,24 +14,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.benchmarking import multiply_adds
 from potstill.storage.onnx_files import MAX_LENGTH, folder_of, is_onnx, open_session
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
-WARM_UP_TEXTS = 16  # of a pass over texts: what differs between its lengths is set up by then
+WARM_UP_TEXTS = 16  # of a pass over texts: enough to set up what differs between lengths
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory this process has had resident, in bytes; None where unknown (Windows)."""
+    """Return the peak of this process's resident memory, in bytes; None on Windows."""
     try:
         # On Linux ru_maxrss survives exec, so it starts at the peak of the parent; VmHWM does not.
         with open("/proc/self/status", encoding="ascii") as lines:
@@ -49,14 +46,13 @@ def peak_memory_bytes() -> int | None:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is there to be timed.
+    """Hold a model that is ready to be timed.
 
     Attributes:
-        ready: what it says of itself.
-        vocabulary, pad: of random tokens.
-        inputs: what it takes, of ids and types [B x L] without padding.
-        run: one pass over that.
-        multiply_adds: of one such pass; None where they can't be counted.
+        ready: The process's first answer.
+        vocabulary, pad: The range of random tokens, and the one that is left out.
+        inputs: Makes a model's inputs of ids and types [B x L] without padding.
+        run: Runs one pass over them.
     """
 
     ready: dict[str, Any]
@@ -64,11 +60,10 @@ class Opened:
     pad: int | None
     inputs: Callable[[np.ndarray, np.ndarray], Any]
     run: Callable[[Any], object]
-    multiply_adds: Callable[[Any], int | None]
 
     def random(self, batch: int, length: int, seed: int) -> Any:
-        """Inputs of random tokens."""
-        ids_BL = _random_ids(self.vocabulary, self.pad, batch, length, seed)
+        """Make inputs of random tokens."""
+        ids_BL = _random_ids(self.vocabulary, self.pad, (batch, length), seed)
         return self.inputs(ids_BL, np.zeros_like(ids_BL))
 
 
@@ -89,9 +84,6 @@ def _answers(model: Path, threads: int, lines: Iterator[str]) -> Iterator[dict[s
                 yield _timed(opened.run, texts, min(len(texts), WARM_UP_TEXTS))
             case "memory":
                 yield {"bytes": peak_memory_bytes()}
-            case "multiply_adds":
-                given = opened.random(1, command["length"], seed=0)
-                yield {"count": opened.multiply_adds(given)}
             case unknown:
                 raise AssertionError(f"no command {unknown}")
 
@@ -101,7 +93,7 @@ def _folder(folder: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    auto, told = _class_of(folder)  # so that load_s does not hold the imports
+    auto, _, told = class_of(folder)  # so that load_s does not hold the imports
     start = time.perf_counter()
     model = _load(folder, auto, told)
     pooled = (folder / "modules.json").is_file()
@@ -128,14 +120,7 @@ def _folder(folder: Path, threads: int) -> Opened:
                 mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1)
                 torch.nn.functional.normalize(mean_BD, dim=-1)
 
-    return Opened(
-        ready,
-        model.config.vocab_size,
-        model.config.pad_token_id,
-        inputs,
-        run,
-        lambda given: multiply_adds.of_model(model, lambda: run(given)),
-    )
+    return Opened(ready, model.config.vocab_size, model.config.pad_token_id, inputs, run)
 
 
 def _graph(graph: Path, threads: int) -> Opened:
@@ -146,13 +131,12 @@ def _graph(graph: Path, threads: int) -> Opened:
     session = open_session(graph, threads)
     load_s = time.perf_counter() - start
     said = session.get_modelmeta().custom_metadata_map.get(MAX_LENGTH)
-    ready = {  # the parent counts parameters: reading the file for that takes memory
+    ready = {  # no parameters: reading the file to count them would take memory
         "load_s": load_s,
         "positions": int(said) if said else config.get("max_position_embeddings"),
     }
     names = [found.name for found in session.get_inputs()]
     outputs = [found.name for found in session.get_outputs()]
-    # what the user of a sentence encoder asks for
     wanted = ["sentence_embedding"] if "sentence_embedding" in outputs else outputs
 
     def inputs(ids_BL: np.ndarray, types_BL: np.ndarray) -> dict[str, np.ndarray]:
@@ -160,46 +144,38 @@ def _graph(graph: Path, threads: int) -> Opened:
         given = {"input_ids": ids_BL, **rest}
         return {name: given[name] for name in names}
 
-    @cache
-    def counter() -> multiply_adds.GraphCounter:  # after peak memory was asked for
-        return multiply_adds.GraphCounter(graph)
+    def run(given: dict[str, np.ndarray]) -> None:
+        session.run(wanted, given)
 
-    return Opened(
-        ready,
-        config["vocab_size"],
-        config.get("pad_token_id"),
-        inputs,
-        lambda given: session.run(wanted, given),
-        lambda given: counter().count(given),
-    )
+    return Opened(ready, config["vocab_size"], config.get("pad_token_id"), inputs, run)
 
 
-def _class_of(folder: Path) -> tuple[Any, dict[str, bool]]:
-    """transformers' class for a folder's architecture, whose code is imported here, and what it has
-    to be told.
+def class_of(folder: Path) -> tuple[Any, PretrainedConfig, dict[str, bool]]:
+    """Choose transformers' class for a folder's architecture, whose code is imported here.
+
+    Returns:
+        The class, the folder's config, and what else the class has to be told.
+
+    Raises:
+        ValueError: transformers does not know the architecture.
     """
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    heads = {
-        "ForMaskedLM": transformers.AutoModelForMaskedLM,
-        "ForPreTraining": transformers.AutoModelForPreTraining,
-        "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
-        "ForTokenClassification": transformers.AutoModelForTokenClassification,
-        "ForQuestionAnswering": transformers.AutoModelForQuestionAnswering,
-    }
-    name = next(iter(config.architectures or []), "")
-    found = [auto for suffix, auto in heads.items() if name.endswith(suffix)]
-    auto: Any = (found or [transformers.AutoModel])[0]
-    if type(config) not in auto._model_mapping:  # which from_pretrained says
-        return auto, {}
-    takes = inspect.signature(auto._model_mapping[type(config)]).parameters
-    bare = not found and "add_pooling_layer" in takes and not _has_pooler(folder)
-    return auto, {"add_pooling_layer": False} if bare else {}
+    tasks = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+    heads = [f"For{task}" for task in ("MaskedLM", "PreTraining", *tasks)]
+    name, bare = next(iter(config.architectures or []), ""), transformers.AutoModel
+    head = next((head for head in heads if name.endswith(head)), "")
+    auto: Any = getattr(transformers, f"AutoModel{head}")
+    # where there is none, from_pretrained says so
+    own = auto._model_mapping.get(type(config), transformers.PreTrainedModel)
+    takes_pooler = auto is bare and "add_pooling_layer" in inspect.signature(own).parameters
+    without = takes_pooler and not _has_pooler(folder)
+    return auto, config, {"add_pooling_layer": False} if without else {}
 
 
 def _has_pooler(folder: Path) -> bool:
-    """Whether weights of one are in the files: else transformers would make one at random."""
+    """Return whether the files hold a pooler, which transformers otherwise makes at random."""
     from safetensors import safe_open
 
     for file in folder.glob("*.safetensors"):
@@ -221,7 +197,7 @@ def _load(folder: Path, auto: Any, told: dict[str, bool]) -> PreTrainedModel:
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Tokens that the model can read; a table with a padding row (RoBERTa) starts after it."""
+    """Return the maximum sequence length; a table with a padding row starts after that row."""
     import torch
 
     for name, module in model.named_modules():
@@ -232,15 +208,14 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def _random_ids(vocabulary: int, pad: int | None, batch: int, length: int, seed: int) -> np.ndarray:
-    """Every token but padding may be among them: int64 [B x L]."""
-    size = vocabulary - (pad is not None)
-    ids_BL = np.random.default_rng(seed).integers(size, size=(batch, length))
+def _random_ids(vocabulary: int, pad: int | None, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Draw tokens from the whole vocabulary but padding: int64 [B x L]."""
+    ids_BL = np.random.default_rng(seed).integers(vocabulary - (pad is not None), size=shape)
     return ids_BL if pad is None else ids_BL + (ids_BL >= pad)
 
 
 def _texts(opened: Opened, file: Path) -> list[Any]:
-    """Inputs of batch 1 from the parent's file: ids and types end to end, and lengths."""
+    """Read the parent's file (ids and types end to end, and lengths) as inputs of batch 1."""
     with np.load(file) as found:
         ends = np.cumsum(found["lengths"])[:-1]
         ids, types = (np.split(found[name].astype(np.int64), ends) for name in ("ids", "types"))
@@ -250,9 +225,8 @@ def _texts(opened: Opened, file: Path) -> list[Any]:
 def _timed(
     run: Callable[[Any], object], inputs: Sequence[Any], warm_up: int
 ) -> dict[str, list[float]]:
-    """Seconds of each pass, after untimed ones over the first inputs."""
-    # Another process has just had the caches.
-    for given in inputs[:warm_up]:
+    """Return the seconds of each pass, after untimed passes over the first inputs."""
+    for given in inputs[:warm_up]:  # another process has just had the caches
         run(given)
     wall_s, cpu_s = [], []
     for given in inputs:
@@ -263,16 +237,20 @@ def _timed(
     return {"wall_s": wall_s, "cpu_s": cpu_s}
 
 
+def serve(answers: Iterator[dict[str, Any]]) -> None:
+    """Print each answer as a line of JSON; whatever a library prints goes to standard error."""
+    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for answer in answers:
+        print(json.dumps(answer), file=lines, flush=True)
+
+
 def _child(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m potstill.benchmarking.worker")
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    # Only answers may reach the parent: whatever a library prints goes to standard error.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for answer in _answers(options.model, options.threads, iter(sys.stdin.readline, "")):
-        print(json.dumps(answer), file=answers, flush=True)
+    serve(_answers(options.model, options.threads, iter(sys.stdin.readline, "")))
 
 
 if __name__ == "__main__":

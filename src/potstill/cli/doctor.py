@@ -1,4 +1,4 @@
-"""`potstill doctor`: what this machine has, what is slow on it, what is broken; no network."""
+"""Check what this machine has and what is slow or broken on it, without the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Literal
 
 import psutil
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from potstill.storage.machine import CPU_FLAGS, LIBRARIES, installed_version, read_cpu
@@ -31,11 +30,11 @@ VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis.
+    """Hold one line of the diagnosis.
 
     Attributes:
-        status: "problem" where something can't work, "slow" where it works slowly or unreliably.
-        advice: what it means or what to do; None where there is nothing to say.
+        status: "problem" where something cannot work, "slow" where it works slowly or unreliably.
+        advice: What it means or what to do; None where there is nothing to say.
     """
 
     name: str
@@ -45,7 +44,11 @@ class Check:
 
 
 def diagnose(runs: Path = Path("runs")) -> list[Check]:
-    """All checks, in a few seconds; `runs` is where run folders would be written."""
+    """Run all checks, in a few seconds.
+
+    Args:
+        runs: Where run folders would be written.
+    """
     cpus, memory = cgroup_limits()
     return [
         *check_versions(),
@@ -61,6 +64,11 @@ def diagnose(runs: Path = Path("runs")) -> list[Check]:
     ]
 
 
+def _slow(name: str, value: str, advice: str | None) -> Check:
+    """Return a check that is slow where there is advice."""
+    return Check(name, value, "slow" if advice else "ok", advice)
+
+
 # --- versions -------------------------------------------------------------------------------------
 
 
@@ -68,18 +76,25 @@ def check_versions(
     installed: Callable[[str], str | None] = installed_version,
     requirements: Sequence[str] | None = None,
 ) -> list[Check]:
-    """Python, Potstill and its libraries against the ranges that Potstill's own metadata states.
+    """Compare Python, Potstill and its libraries with the ranges in Potstill's metadata.
 
     Args:
-        installed: distribution -> version, or None where it is not installed.
-        requirements: as in the metadata; None: read from it.
+        installed: Distribution -> version, or None where it is not installed.
+        requirements: As in the metadata; None: read from it.
     """
     own = installed("potstill")
     if own is None:
-        advice = 'not installed, so no range is checked: pip install -e "."'
+        advice = 'No version range is checked. Install it with `pip install -e "."`.'
         checks = [Check("potstill", "run from its source folder", "ok", advice)]
         return checks + [_check_library(Requirement(name), installed) for name in LIBRARIES]
-    checks = [Check("potstill", own), _check_python()]
+    version = platform.python_version()
+    python = Requirement(f"python{metadata.metadata('potstill')['Requires-Python']}")
+    fits = python.specifier.contains(version, prereleases=True)
+    advice = f"Install {python}."
+    checks = [
+        Check("potstill", own),
+        Check("python", version) if fits else Check("python", version, "problem", advice),
+    ]
     shown = {canonicalize_name(name) for name in LIBRARIES}
     if requirements is None:
         requirements = metadata.requires("potstill") or []
@@ -93,85 +108,70 @@ def check_versions(
     return checks
 
 
-def _check_python() -> Check:
-    supported = SpecifierSet(metadata.metadata("potstill")["Requires-Python"])
-    version = platform.python_version()
-    if supported.contains(version, prereleases=True):
-        return Check("python", version)
-    return Check("python", version, "problem", f"python{supported} is needed")
-
-
 def _check_library(requirement: Requirement, installed: Callable[[str], str | None]) -> Check:
-    version = installed(requirement.name)
-    advice = f'pip install "{requirement.name}{requirement.specifier}"'
-    if version is None:
-        return Check(requirement.name, "not installed", "problem", advice)
-    if not requirement.specifier.contains(version, prereleases=True):
-        return Check(requirement.name, version, "problem", advice)
-    return Check(requirement.name, version)
+    name, version = requirement.name, installed(requirement.name)
+    if version is not None and requirement.specifier.contains(version, prereleases=True):
+        return Check(name, version)
+    advice = f'Run `pip install "{name}{requirement.specifier}"`.'
+    return Check(name, version or "not installed", "problem", advice)
 
 
 def check_optional(installed: Callable[[str], str | None] = installed_version) -> list[Check]:
-    """The packages that extras bring; one that is missing is no problem until it is needed."""
-    checks = []
-    for name, (extra, purpose) in OPTIONAL.items():
-        version = installed(name)
-        advice = None if version else f'pip install "potstill[{extra}]" for {purpose}'
-        checks.append(Check(name, version or "not installed", "ok", advice))
-    return checks
+    """List the packages that extras bring; a missing package is no problem until it is needed."""
+    return [
+        Check(name, version)
+        if (version := installed(name))
+        else Check(name, "not installed", "ok", f'`pip install "potstill[{extra}]"` for {purpose}.')
+        for name, (extra, purpose) in OPTIONAL.items()
+    ]
 
 
 # --- CPU ------------------------------------------------------------------------------------------
 
 
 def check_cpu(model: str, flags: frozenset[str], machine: str) -> list[Check]:
-    """Vector and int8 units of an x86 CPU; of others only the model is told."""
+    """Check the vector and int8 units of an x86 CPU; for others only the model is shown."""
     if machine.lower() not in {"x86_64", "amd64"} or not flags:
         return [Check("CPU", model)]
-    units = ", ".join(flag for flag in CPU_FLAGS if flag in flags)
-    if "avx2" in flags:
-        checks = [Check("CPU", f"{model} ({units})")]
-    else:
-        advice = "without AVX2 everything is several times slower: use a newer machine"
-        checks = [Check("CPU", f"{model} (no AVX2)", "slow", advice)]
-    if flags & VNNI:
-        return [*checks, Check("int8", "VNNI units")]
-    advice = "int8 models must use a reduced range (7-bit weights) and gain less speed"
-    return [*checks, Check("int8", "no VNNI units", "slow", advice)]
+    units, old, new = ", ".join(flag for flag in CPU_FLAGS if flag in flags), None, None
+    if "avx2" not in flags:
+        old, units = "Everything is several times slower. Use a CPU with AVX2.", "no AVX2"
+    if not flags & VNNI:
+        new = "int8 models use a reduced range (7-bit weights) and gain less speed."
+    int8 = "no VNNI units" if new else "VNNI units"
+    return [_slow("CPU", f"{model} ({units})", old), _slow("int8", int8, new)]
 
 
 def check_bf16() -> Check:
-    """bfloat16 on this CPU: measured, for less than a second, only where it has units for it."""
+    """Measure bfloat16 on this CPU, for less than a second, where the CPU has units for it."""
     from potstill.models.devices import bf16_speedup, cpu_has_bf16
 
-    fp32 = "training.precision=auto computes in fp32"
+    name, fp32 = "bf16 on the CPU", "training.precision=auto computes in fp32."
     if not cpu_has_bf16():
-        return Check("bf16 on the CPU", "no units", "slow", f"bf16 would be slower: {fp32}")
+        return _slow(name, "no units", f"bf16 would be slower: {fp32}")
     speedup = bf16_speedup()
-    value = f"{speedup:.1f} times fp32's speed"
-    if speedup > 1:
-        return Check("bf16 on the CPU", value)
-    return Check("bf16 on the CPU", value, "slow", f"the CPU claims units that do not help: {fp32}")
+    useless = f"The CPU's bf16 units do not help: {fp32}" if speedup <= 1 else None
+    return _slow(name, f"{speedup:.1f} times the speed of fp32", useless)
 
 
 def check_threads(threads: int, usable: int, physical: int, limit: float | None) -> Check:
-    """PyTorch's threads beside the cores that this process may use.
+    """Compare PyTorch's threads with the cores that this process may use.
 
     Args:
-        threads: of PyTorch. usable: logical cores of this process' affinity. physical: cores of the
-            machine. limit: CPUs that the control group allows; None: no limit.
+        threads: Threads of PyTorch.
+        usable: Logical cores of this process's affinity.
+        physical: Cores of the machine.
+        limit: CPUs that the control group allows; None: no limit.
     """
     cores = usable if limit is None else min(usable, max(1, int(limit)))
-    value = f"{threads} threads on {cores} cores"
+    value, advice = f"{threads} threads on {cores} cores", None
     if limit is not None and limit < usable:
         value += f" (limited to {limit:g} of {usable})"
     if threads > cores:
-        advice = f"more threads than cores slow each other down: set OMP_NUM_THREADS={cores}"
-        return Check("threads", value, "slow", advice)
-    if threads < min(cores, physical):
-        advice = f"cores stay idle: set OMP_NUM_THREADS={min(cores, physical)}"
-        return Check("threads", value, "slow", advice)
-    return Check("threads", value)
+        advice = f"Threads without a core slow each other down. Set OMP_NUM_THREADS={cores}."
+    elif threads < min(cores, physical):
+        advice = f"Cores stay idle. Set OMP_NUM_THREADS={min(cores, physical)}."
+    return _slow("threads", value, advice)
 
 
 def _threads() -> tuple[int, int, int]:
@@ -183,49 +183,41 @@ def _threads() -> tuple[int, int, int]:
 
 
 def check_load(load: float, cores: int) -> Check:
-    """What else runs here: the average number of running processes of the last minute, a core."""
-    value = f"{load / cores:.2f} a core"
-    if load / cores <= 0.7:
-        return Check("load", value)
-    advice = "other work runs here: speeds that are measured now are not reliable"
-    return Check("load", value, "slow", advice)
+    """Check what else runs here: the last minute's average of running processes, per core."""
+    busy = "Other work runs here: speeds that are measured now are not reliable."
+    return _slow("load", f"{load / cores:.2f} per core", busy if load / cores > 0.7 else None)
 
 
 # --- memory, disk, GPU, hub -----------------------------------------------------------------------
 
 
 def check_memory(available: int, limit_left: int | None) -> Check:
-    """Bytes of memory that can still be used, on the machine and in the control group."""
-    limited = limit_left is not None and limit_left < available
-    free = limit_left if limited and limit_left is not None else available
-    value = f"{free / GIB:.1f} GiB available" + (" (limited)" if limited else "")
+    """Check the bytes of memory that are left, on the machine and in the control group."""
+    free = available if limit_left is None else min(available, limit_left)
+    value = f"{free / GIB:.1f} GiB available" + (" (limited)" if free < available else "")
     if free < GIB:
-        return Check("memory", value, "problem", "free some: even the quickstart needs 1 GiB")
-    if free < 4 * GIB:
-        advice = "enough for small models; for BERT-base lower training.micro_batch_size"
-        return Check("memory", value, "slow", advice)
-    return Check("memory", value)
+        return Check("memory", value, "problem", "Free some: even the quickstart needs 1 GiB.")
+    small = "Enough for small models. For BERT-base lower training.micro_batch_size."
+    return _slow("memory", value, small if free < 4 * GIB else None)
 
 
 def check_disk(runs: Path) -> Check:
-    """Bytes free, and the right to write, where run folders would be."""
-    there = runs.absolute()
-    while not there.exists():
-        there = there.parent
+    """Check the free bytes, and the right to write, where run folders would be."""
+    whole = runs.absolute()
+    there = next(path for path in (whole, *whole.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    value = f"{free / GIB:.1f} GiB free for {runs.absolute()}"
+    value = f"{free / GIB:.1f} GiB free for {whole}"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check("disk", value, "problem", f"{there} can't be written: choose an --output")
+        advice = f"{there} cannot be written. Choose another folder with --output."
+        return Check("disk", value, "problem", advice)
     if free < GIB:
-        return Check("disk", value, "problem", "free some, or choose an --output elsewhere")
-    if free < 5 * GIB:
-        advice = "enough for small models; a run of BERT-base keeps several GiB of checkpoints"
-        return Check("disk", value, "slow", advice)
-    return Check("disk", value)
+        return Check("disk", value, "problem", "Free some, or choose another disk with --output.")
+    small = "Enough for small models. A run of BERT-base keeps several GiB of checkpoints."
+    return _slow("disk", value, small if free < 5 * GIB else None)
 
 
 def check_gpu() -> Check:
-    """The accelerator that training would use."""
+    """Name the accelerator that training would use."""
     import torch
 
     if torch.cuda.is_available():
@@ -234,17 +226,16 @@ def check_gpu() -> Check:
     other = torch.accelerator.current_accelerator(check_available=True)
     if other is not None:
         return Check("GPU", str(other.type))
-    advice = "the CPU will do for small models; the distilbert recipe needs a GPU"
-    return Check("GPU", "none", "slow", advice)
+    return _slow("GPU", "none", "Small models train on the CPU; the distilbert recipe needs a GPU.")
 
 
 def check_hub() -> Check:
-    """Whether the hub may be asked, and where its files are kept; asks nothing."""
+    """Check whether the hub may be asked, and where its files are; the hub is not asked."""
     from huggingface_hub import constants
 
     where = f"files in {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
-        advice = "HF_HUB_OFFLINE is set: hub names work only where these files hold them"
+        advice = "HF_HUB_OFFLINE is set: only models and data sets among these files can be named."
         return Check("hub", f"offline, {where}", "ok", advice)
     return Check("hub", f"online when a recipe names it, {where}")
 
@@ -255,48 +246,45 @@ def check_hub() -> Check:
 def cgroup_limits(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> tuple[float | None, int | None]:
-    """CPUs and bytes of memory that this process' control groups still allow; None: no limit.
+    """Return the CPUs and bytes of memory that this process's control groups still allow.
 
-    The strictest of a group and those above it counts; versions 1 and 2, see the Linux kernel's
-    admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+    The strictest of a group and those above it counts; None: no limit. For versions 1 and 2, see
+    the Linux kernel's admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
     """
     cpus: list[float] = []
     memory: list[int] = []
-    for folder in _groups(root, membership, "cpu"):
-        quota, period = (*_words(folder / "cpu.max"), "", "")[:2]
-        if not quota:
-            quota = "".join(_words(folder / "cpu.cfs_quota_us"))
-            period = "".join(_words(folder / "cpu.cfs_period_us"))
-        if quota.isdigit() and period.isdigit():  # "max" and -1 are no limits
-            cpus.append(int(quota) / int(period))
-    for folder in _groups(root, membership, "memory"):
+    for group in _groups(root, membership):
+        quota = _words(group / "cpu.max") or [
+            *_words(group / "cpu.cfs_quota_us"),
+            *_words(group / "cpu.cfs_period_us"),
+        ]
+        if quota and all(word.isdigit() for word in quota):  # "max" and -1 are no limits
+            cpus.append(int(quota[0]) / int(quota[1]))
         for limit, used, cached in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            most, now = "".join(_words(folder / limit)), "".join(_words(folder / used))
+            most, now = "".join(_words(group / limit)), "".join(_words(group / used))
             if most.isdigit() and now.isdigit() and int(most) < 2**60:  # version 1's "no limit"
                 # files kept in memory count as used, but give way as soon as memory is asked for
-                stat = _words(folder / "memory.stat")
+                stat = _words(group / "memory.stat")
                 reclaimable = dict(zip(stat[::2], stat[1::2], strict=True)).get(cached, "0")
                 memory.append(max(0, int(most) - int(now) + int(reclaimable)))
     return min(cpus, default=None), min(memory, default=None)
 
 
-def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
-    """Folders of the process' groups and all above them; a container sees its own as the root."""
+def _groups(root: Path, membership: Path) -> Iterator[Path]:
+    """Return the process's groups and all above them; a container sees its own as the root."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / controller if controllers else root
-        group = Path(path.strip("/"))
-        for below in dict.fromkeys((group, *group.parents)):
-            yield top / below
+        for controller in {"", "cpu", "memory"}.intersection(controllers.split(",")):
+            group = Path(path.strip("/"))
+            for below in dict.fromkeys((group, *group.parents)):
+                yield root / controller / below
 
 
 def _words(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The `potstill` command: it reads arguments, calls, prints, and picks the exit code. No logic."""
+"""Run the `potstill` command, and turn errors into sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ from potstill.errors import (
 from potstill.storage.machine import is_out_of_memory
 
 FAILED = (BenchmarkFailed, NotFinite, ParityFailed, QuantizationFailed, TrainingFailed)
+INPUT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 failed run, 2 bad usage or input, 130 or 143 stopped, work saved."""
+    """Run the command that was typed, and exit.
+
+    Exit codes: 0 done, 1 failed run, 2 bad usage or input, 130 or 143 stopped with the work saved.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
@@ -46,7 +50,7 @@ def _terminate(number: int, _: Any) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print one sentence; the exit code says whose fault it is."""
+    """Print an error as one sentence and return the exit code, which says whose fault it is."""
     # typer carries its own click, under a private name: know its errors by what they can do
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
@@ -58,20 +62,16 @@ def _explain(error: Exception) -> int:
     if isinstance(error, FAILED):
         return fail_with(f"error: {error}", 1)
     if is_out_of_memory(error):
-        advice = "lower training.micro_batch_size if this was training, and else free some"
-        return fail_with(f"error: memory ran out: {advice}", 1)
+        advice = (
+            "If this was training, lower training.micro_batch_size; otherwise free some memory."
+        )
+        return fail_with(f"error: Memory ran out. {advice}", 1)
     if isinstance(error, ValueError):
         return fail_with(f"error: {error}", 2)
     if isinstance(error, OSError) and error.strerror:  # a full disk names no file
         where = f"{error.filename}: " if error.filename else ""
-        return fail_with(f"error: {where}{error.strerror}", 2 if _is_input(error) else 1)
+        return fail_with(f"error: {where}{error.strerror}", 2 if isinstance(error, INPUT) else 1)
     raise error
-
-
-def _is_input(error: OSError) -> bool:
-    return isinstance(
-        error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    )
 
 
 if __name__ == "__main__":

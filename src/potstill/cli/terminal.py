@@ -1,4 +1,4 @@
-"""What a command shows while it runs: stages with a bar, lines, errors."""
+"""Show what happens while a command runs: stages with a bar, notes, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ err = Console(stderr=True)
 
 
 class TerminalReporter:
-    """One line a stage: a bar in a terminal, a line now and then in a log."""
+    """Show one line per stage: a bar in a terminal, a line now and then in a log."""
 
     def __init__(self) -> None:
         self.quiet = os.environ.get("RANK", "0") != "0"
@@ -62,15 +62,10 @@ class TerminalReporter:
         done = fraction - self._first
         left = (now - self._start_measured) * (1 - fraction) / done if done > 0 else None
         remaining = "" if left is None or now - self._start < 3 else f", {_clock(left)} left"
-        line = (
-            f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}{'  ' + note if note else ''}"
-        )
+        line = f"{fraction:4.0%}  {_clock(now - self._start)}{remaining}  {note}".rstrip()
         if self._live is not None:
-            width = 24
-            filled = round(width * fraction)
-            self._live.update(
-                Text(f"  … {self._title:16} {'━' * filled}{'╌' * (width - filled)} {line}")
-            )
+            bar = f"{'━' * round(24 * fraction):╌<24}"
+            self._live.update(Text(f"  … {self._title:16} {bar} {line}"))
         elif now - self._printed > 20 and not self.quiet:
             self._printed = now
             print_line(f"    {self._title} {line}")
@@ -88,7 +83,7 @@ def _clock(seconds: float) -> str:
 
 
 def print_line(line: str, style: str = "") -> None:
-    """Print as it is: brackets are no markup, and a path is not broken at the terminal's edge."""
+    """Print a line as it is: brackets are no markup, and long paths are not broken."""
     out.print(Text(line, style=style), soft_wrap=True)
 
 

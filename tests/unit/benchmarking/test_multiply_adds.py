@@ -1,30 +1,29 @@
-"""Multiply-adds, against counts by hand and one method against the other."""
+"""Multiply-adds, against counts by hand and those that torch counts of a model with weights."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LongformerConfig, LongformerModel
 
-from potstill.benchmarking.multiply_adds import GraphCounter, of_model
+from potstill.benchmarking.multiply_adds import multiply_adds, of_model
+from potstill.compression.graph_pruning import reshaped
+from potstill.graphs import write_graph
 from potstill.graphs.quantization import FloatGraph
-from potstill.models import load_model
+from potstill.models import load_model, save_model
 from potstill.recipe import Quantize
-from tiny_families import family_model
-from tiny_graphs import exported
+from tiny_families import HEADS, MISSING, NAMES, family_model
+from tiny_graphs import exported, moved
 
 LENGTH = 11
 D, FFN, V, LAYERS = 24, 40, 53, 6  # of tiny_families
 LAYER = 4 * LENGTH * D**2 + 2 * LENGTH**2 * D + 2 * LENGTH * D * FFN
-
-
-def counted(model: Any) -> int:
-    ids_BL = torch.randint(5, V, (1, LENGTH))
-    return of_model(model, lambda: model(input_ids=ids_BL))
 
 
 @pytest.mark.parametrize(
@@ -42,72 +41,77 @@ def counted(model: Any) -> int:
     ],
 )
 def test_of_a_model_by_hand(name: str, head: str, expected: int) -> None:
-    model = family_model(name, head)
-    before = model.config._attn_implementation
-    assert counted(model) == expected
-    assert model.config._attn_implementation == before
+    assert of_model(family_model(name, head).to("meta"), LENGTH) == expected
 
 
-def graph_inputs(counter: GraphCounter, batch: int, length: int) -> dict[str, np.ndarray]:
-    names = [given.name for given in counter.proto.graph.input]  # ids, mask, types: all of them 1
-    return {name: np.ones((batch, length), dtype=np.int64) for name in names}
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_and_a_mask_change_nothing(name: str) -> None:
+    for head in HEADS:
+        if (name, head) in MISSING:
+            continue
+        model = family_model(name, head).requires_grad_(False)
+        model.set_attn_implementation("eager")
+        ids_BL = torch.randint(5, V, (1, LENGTH))
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL))
+        assert of_model(model.to("meta"), LENGTH) == counter.get_total_flops() / 2, head
 
 
-def test_of_a_graph_as_of_its_model_and_of_smaller_numbers(
+def test_a_model_whose_code_reads_values(tmp_path: Path) -> None:
+    config = LongformerConfig(
+        **{"vocab_size": V, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": FFN, "max_position_embeddings": 64, "attention_window": [4, 4]},
+    )
+    model = LongformerModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    with pytest.raises(RuntimeError, match="meta"):
+        of_model(LongformerModel(config).to("meta"), LENGTH)
+    model.save_pretrained(tmp_path)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.randint(5, V, (1, LENGTH)))
+    assert multiply_adds(tmp_path, [LENGTH]) == {"11": counter.get_total_flops() / 2}
+
+
+def by_hand(folder: Path) -> int:
+    """Of a text of LENGTH tokens in a masked LM."""
+    config = json.loads((folder / "config.json").read_text())
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    layer = 4 * LENGTH * width**2 + 2 * LENGTH**2 * width + 2 * LENGTH * width * inner
+    head = LENGTH * width * (width + config["vocab_size"])
+    return int(config["num_hidden_layers"] * layer + head)
+
+
+def test_a_graph_has_those_of_its_model(masked_lm_teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_model(moved(load_model(masked_lm_teacher, "masked_lm")), folder)
+    _, graph = exported(folder, "masked_lm")
+    expected = {"11": by_hand(folder)}
+    assert multiply_adds(folder, [LENGTH]) == expected
+    assert multiply_adds(graph, [LENGTH]) == expected
+    # how numbers are written does not change how many are multiplied
+    for method in ("dynamic", "4bit"):
+        path = folder / "onnx" / f"{method}.onnx"
+        FloatGraph(graph, Quantize(method=method)).write(path, [], [])
+        assert multiply_adds(path, [LENGTH]) == expected, method
+    # fp16 writes the embeddings, which the decoder shares, once more: that is another shape
+    path = folder / "onnx" / "fp16.onnx"
+    FloatGraph(graph, Quantize(method="fp16")).write(path, [], [])
+    assert multiply_adds(path, [LENGTH]) == {"11": None}
+    # nor does it matter whether the weights are there
+    (folder / "model.safetensors").unlink()
+    assert multiply_adds(graph, [LENGTH, LENGTH]) == expected
+
+
+def test_a_graph_without_a_model_of_its_shape_has_none(
     masked_lm_teacher: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(masked_lm_teacher, folder)
-    loaded, graph = exported(folder, "masked_lm")
-    config = loaded.model.config
-    width, inner = config.hidden_size, config.intermediate_size
-    layer = 4 * LENGTH * width**2 + 2 * LENGTH**2 * width + 2 * LENGTH * width * inner
-    head = LENGTH * width * (width + config.vocab_size)
-    expected = config.num_hidden_layers * layer + head
-    ids_BL = torch.ones(1, LENGTH, dtype=torch.int64)
-    model = load_model(folder, "masked_lm").model
-    assert of_model(model, lambda: model(input_ids=ids_BL)) == expected
-    counter = GraphCounter(graph)
-    assert counter.count(graph_inputs(counter, 1, LENGTH)) == expected
-    assert counter.count(graph_inputs(counter, 3, LENGTH)) == 3 * expected
-    # how numbers are written does not change how many are multiplied
-    for method in ("dynamic", "static", "4bit", "fp16"):
-        path = folder / "onnx" / f"{method}.onnx"
-        samples = [graph_inputs(counter, 1, LENGTH)]
-        FloatGraph(graph, Quantize(method=method)).write(path, [], samples)
-        counter = GraphCounter(path)
-        assert counter.count(graph_inputs(counter, 1, LENGTH)) == expected, method
-
-
-def test_of_products_that_are_turned(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
-    # [4 x 2] transposed is [2 x 4], times [4 x 5]: 2 * 4 * 5; times [5 x 3]: 2 * 5 * 3
-    nodes = [
-        helper.make_node("Gemm", ["x", "w"], ["y"], transA=1),
-        helper.make_node("MatMul", ["y", "v"], ["z"]),
-        helper.make_node("Relu", ["z"], ["out"]),
-    ]
-    weights = [
-        helper.make_tensor("w", TensorProto.FLOAT, (4, 5), np.ones(20)),
-        helper.make_tensor("v", TensorProto.FLOAT, (5, 3), np.ones(15)),
-    ]
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, (4, 2))
-    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
-    path = tmp_path / "turned.onnx"
-    made = helper.make_graph(nodes, "turned", [given], [result], weights)
-    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    x = {"x": np.ones((4, 2), dtype=np.float32)}
-    assert GraphCounter(path).count(x) == 2 * 4 * 5 + 2 * 5 * 3
-
-
-def test_a_graph_with_other_products_is_not_counted(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
-    node = helper.make_node("Einsum", ["x", "x"], ["out"], equation="ij,kj->ik")
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, (4, 2))
-    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
-    path = tmp_path / "einsum.onnx"
-    made = helper.make_graph([node], "einsum", [given], [result])
-    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    assert GraphCounter(path).count({"x": np.ones((4, 2), dtype=np.float32)}) is None
+    source = moved(load_model(folder, "masked_lm"))
+    layers = source.model.config.num_hidden_layers
+    smaller = reshaped(source.model, None, [torch.arange(5)] * layers)
+    place = folder / "onnx"
+    place.mkdir()
+    graph = write_graph(replace(source, model=smaller), place)
+    assert multiply_adds(graph, [8, LENGTH]) == {"8": None, "11": None}
+    (folder / "config.json").write_text('{"model_type": "of-tomorrow"}')
+    assert multiply_adds(graph, [8]) == {"8": None}

@@ -1,4 +1,4 @@
-"""The process of one model: what it answers, and what is told of one that is gone."""
+"""The process of one model: its answers, and the error for one that is gone."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def test_child_that_dies_is_an_error_in_one_sentence(folders):
         child._process.kill()
         with pytest.raises(
             BenchmarkFailed,
-            match=r"model 'x' .* was ended by signal 9, as happens when memory runs out: "
-            r"lower benchmark\.throughput_batch or the lengths$",
+            match=r"model 'x' .* was ended by signal 9, as happens when memory runs out\. "
+            r"Lower benchmark\.throughput_batch or benchmark\.lengths\.$",
         ):
             child.run(8, 1, 1, seed=0)
 
 
+ENDED = "its process was ended by"
 TWO_ERRORS = """a warning
 Traceback (most recent call last):
   File "auto.py", line 1, in from_pretrained
@@ -61,16 +62,27 @@ class Gone:
 @pytest.mark.parametrize(
     ("code", "said", "loaded", "kind", "what"),
     [
-        (1, "Traceback:\nOSError: no such model", False, ValueError, "OSError: no such model"),
-        (1, "Traceback:\nAssertionError: x", True, RuntimeError, "AssertionError: x"),
-        (1, TWO_ERRORS, False, ValueError, "ValueError: model type `x` is not known"),
-        (-9, "a warning", False, RuntimeError, "signal 9, as happens when memory runs out"),
-        (-11, "", True, RuntimeError, "its process was ended by signal 11"),
-        (3, "", True, RuntimeError, "its process was ended by code 3"),
-        (1, "MemoryError", False, RuntimeError, "measured: memory ran out"),
+        (1, "Traceback:\nOSError: no such model", False, ValueError, "'OSError: no such model'"),
+        (1, "Traceback:\nAssertionError: x", True, RuntimeError, "'AssertionError: x'"),
+        (1, TWO_ERRORS, False, ValueError, "'ValueError: model type `x` is not known'"),
         (
-            *(1, "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried ...", True),
-            *(RuntimeError, "memory ran out: lower benchmark.throughput_batch or the lengths"),
+            -9,
+            "a warning",
+            False,
+            RuntimeError,
+            f"{ENDED} signal 9, as happens when memory runs out",
+        ),
+        (-11, "", True, RuntimeError, f"{ENDED} signal 11"),
+        (3, "", True, RuntimeError, f"{ENDED} code 3"),
+        (1, "MemoryError", False, RuntimeError, "memory ran out"),
+        (
+            1,
+            "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried ...",
+            True,
+            *(
+                RuntimeError,
+                "memory ran out. Lower benchmark.throughput_batch or benchmark.lengths",
+            ),
         ),
     ],
 )
@@ -81,8 +93,8 @@ def test_what_is_told_of_a_child_that_is_gone(tmp_path, code, said, loaded, kind
     child._stderr = io.BytesIO(said.encode())
     error = child._death()
     assert isinstance(error, kind)
-    assert str(error).startswith(f"the model 'x' ({tmp_path}) can't be measured: ")
-    assert str(error).endswith(what)
+    failed = "the measurement failed with " if "Error: " in what else ""
+    assert str(error) == f"model 'x' ({tmp_path}): {failed}{what}."
 
 
 def test_child_is_ended_when_the_parent_is_interrupted(folders, monkeypatch):

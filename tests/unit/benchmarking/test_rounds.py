@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from potstill.benchmarking.rounds import CutTexts, order, time_rounds
-from potstill.benchmarking.texts import CutText
+from potstill.benchmarking.rounds import order, time_rounds
+from potstill.benchmarking.texts import CutTexts
 from potstill.recipe import Benchmark, TextPass
 
 
@@ -36,7 +36,7 @@ class Fake:
 def test_all_that_is_run_and_what_is_kept() -> None:
     log: list[tuple[Any, ...]] = []
     children: Any = {"a": Fake("a", 0.5, log), "b": Fake("b", 0.25, log)}
-    cut = {name: CutTexts(CutText([4, 6], 0, 0.0), Path(f"{name}.npz")) for name in children}
+    cut = {name: CutTexts([4, 6], 0, 0.0, Path(f"{name}.npz")) for name in children}
     timed = TextPass(sources=["t.txt"], rounds=3)
     settings = Benchmark(
         **{"lengths": [8], "rounds": 3, "repeats": 5, "throughput_batch": 4, "batches": [2]},

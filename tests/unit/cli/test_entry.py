@@ -66,8 +66,8 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             (
                 error,
                 1,
-                "error: memory ran out: lower training.micro_batch_size if this was training, "
-                "and else free some\n",
+                "error: Memory ran out. If this was training, lower training.micro_batch_size; "
+                "otherwise free some memory.\n",
             )
             for error in (
                 MemoryError(),
@@ -147,7 +147,7 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
     assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
 
     result = {"noise": {"message": odd}, "models": {}, "ratios": {}, "notes": [odd]}
-    monkeypatch.setattr("potstill.cli.bench.bench", lambda *_, **__: result)
+    monkeypatch.setattr("potstill.benchmarking.session.benchmark", lambda *_, **__: result)
     monkeypatch.setattr("potstill.cli.tables.result_table", lambda *_: "")
     monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [odd])
     finished = potstill("bench", "model")
@@ -168,7 +168,7 @@ def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPa
     stream = io.StringIO()
     monkeypatch.setattr(terminal, "out", Console(file=stream, width=120))
     assert potstill("doctor").code == 0
-    assert 'pip install "potstill[report]" for the report\'s figures' in stream.getvalue()
+    assert '`pip install "potstill[report]"` for the report\'s figures.' in stream.getvalue()
 
 
 def test_a_long_path_stays_in_one_line(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,42 +211,6 @@ def test_quickstart_is_the_recipe_of_that_name(
     monkeypatch.setattr("potstill.pipeline.inputs.check_inputs", lambda *_: None)
     assert potstill("quickstart", "teacher=./mine").code == 0
     assert seen == [("quickstart", "./mine", Path("runs/quickstart"))]
-
-
-def test_bench_hands_its_options_on(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    result = {"noise": {"message": None}, "models": {}, "ratios": {}, "notes": []}
-
-    def bench(models: list[str], **named: Any) -> dict[str, Any]:
-        named.pop("progress")
-        seen.append((models, named))
-        return result
-
-    monkeypatch.setattr("potstill.cli.bench.bench", bench)
-    monkeypatch.setattr("potstill.cli.tables.result_table", lambda *_: "")
-    monkeypatch.setattr("potstill.cli.tables.benchmark_notes", lambda _: [])
-    assert potstill("bench", "m").code == 0
-    defaults = {
-        **{"threads": 1, "lengths": None, "batches": None, "rounds": 10, "repeats": 10},
-        **{"data": [], "columns": None, "max_texts": None, "json_file": None, "csv_file": None},
-    }
-    options = [
-        *("--threads", 2, "--length", 8, "--length", 9, "--batch", 4, "--rounds", 3),
-        *("--repeats", 5, "--data", "d.tsv", "--column", "a", "--column", "b", "--limit", 7),
-        *("--json", "r.json", "--csv", "r.csv"),
-    ]
-    assert potstill("bench", "m", "n", *options).code == 0
-    assert seen == [
-        (["m"], defaults),
-        (
-            ["m", "n"],
-            {
-                **{"threads": 2, "lengths": [8, 9], "batches": [4], "rounds": 3, "repeats": 5},
-                **{"data": ["d.tsv"], "columns": ["a", "b"], "max_texts": 7},
-                **{"json_file": Path("r.json"), "csv_file": Path("r.csv")},
-            },
-        ),
-    ]
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""What one model says about one typed input, for people to read: an answer and distributions."""
+"""Turn one model's output for a typed input into an answer and distributions to read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -19,14 +19,13 @@ from potstill.tasks.predictions import Asked, ask
 from potstill.tasks.spans.scores import best_answers
 from potstill.tasks.tokens.scores import entities, tagged_words
 
-SHOWN = 5  # choices of an answer
-_SHOWN_LETTERS = 40  # of a word
+SHOWN = 5  # choices per answer
+_SHOWN_LETTERS = 40  # per word
 NO_ANSWER = "(no answer)"
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A choice, what is told of it, and a share from 0 to 1 that is drawn; None: no bar."""
+class Bar(NamedTuple):
+    """Hold a choice, the text beside it, and a share from 0 to 1 to draw; None: no bar."""
 
     name: str
     told: str
@@ -35,17 +34,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer.
+    """Hold one model's answer.
 
     Attributes:
-        headline: what it answers, in a few words; empty where the first choice says it.
-        decided: what another model must decide alike to give the same answer.
-        value: of a regression or a similarity.
-        groups: (title, choices): what stands below the headline.
-        words: of token classification: (word, tag, the tag's probability).
-        notes: sentences that a reader must not miss.
-        distributions: what a temperature softens.
-        foremost: the number of the one that the answer was read from.
+        headline: The answer in a few words; empty where the first choice is the answer.
+        decided: The decisions; another model with the same decisions gives the same answer.
+        value: The value of a regression or a similarity.
+        groups: (title, choices) below the headline.
+        words: Token classification: (word, tag, the tag's probability).
+        notes: Sentences that a reader must not miss.
+        distributions: The distributions that a temperature softens.
+        foremost: The number of the distribution that the answer was read from.
     """
 
     headline: str
@@ -60,12 +59,13 @@ class Answer:
 
 @dataclass
 class Answerer:
-    """A model that answers what is typed.
+    """Answer what is typed with one model.
 
     Args:
-        data: how a task's texts are cut; None for masked LM and sentence embeddings.
-        labels: names for a model whose config has none.
-        scale: of in-batch distributions: logits = scale * cosine similarity.
+        runtime: The loaded model.
+        data: Where a task's texts are cut; None for masked LM and sentence embeddings.
+        labels: Names for a model whose config has none.
+        scale: Scale of in-batch distributions: logits = scale * cosine similarity.
     """
 
     runtime: Runtime
@@ -75,34 +75,27 @@ class Answerer:
     _vocabulary: list[str] = field(default_factory=list)
 
     def ask(self, texts: Sequence[str]) -> Any:
-        """What is timed: from texts to logits or embeddings.
+        """Compute what is timed: from texts to logits or embeddings.
 
         Args:
-            texts: as the task's fields are (`fields`); of sentence embeddings and similarities a
-                text, then those it is compared with.
+            texts: The page's fields; for sentence embeddings and similarities a text, then the
+                texts that it is compared with.
 
         Raises:
-            ValueError: the texts can't be answered, in a sentence for who typed them.
+            ValueError: The texts cannot be answered; the message is for the person who typed them.
         """
         loaded = self.runtime.loaded
-        match loaded.task:
-            case Task.MASKED_LM:
-                return self.runtime.mask_logits(texts[0])
-            case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
-                return self.runtime.embed(texts)
-            case Task.TOKEN_CLASSIFICATION:
-                assert self.data is not None
-                return ask(loaded, [tuple(texts[0].split())], self.data)
-            case Task.CLASSIFICATION | Task.MULTI_LABEL | Task.REGRESSION | Task.QUESTION_ANSWERING:
-                assert self.data is not None
-                return ask(loaded, [tuple(texts)], self.data, may_lack=True)
-            case _ as never:
-                assert_never(never)
+        if loaded.task.is_encoder:
+            return self.runtime.embed(texts)
+        if loaded.task == Task.MASKED_LM:
+            return self.runtime.mask_logits(texts[0])
+        assert self.data is not None
+        words = texts[0].split() if loaded.task == Task.TOKEN_CLASSIFICATION else texts
+        return ask(loaded, [tuple(words)], self.data, may_lack=True)
 
     def answer(self, texts: Sequence[str], given: Any) -> Answer:
-        """What `given`, which `ask` gave for these texts, says."""
-        loaded = self.runtime.loaded
-        match loaded.task:
+        """Turn `given`, which `ask` returned for these texts, into an answer."""
+        match self.runtime.loaded.task:
             case Task.MASKED_LM:
                 return self._filled(texts[0], given)
             case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
@@ -123,7 +116,7 @@ class Answerer:
 
     @cached_property
     def names(self) -> list[str]:
-        """The labels in the order of the logits."""
+        """Return the labels in the order of the logits."""
         found = label_names(self.runtime.loaded.model.config)
         return list(self.labels) if len(self.labels) == len(found) else found
 
@@ -136,12 +129,12 @@ class Answerer:
             tokens = tokenizer.convert_ids_to_tokens(list(range(logits.shape[1])))
             # more logits than tokens: the rows that pad an embedding
             self._vocabulary = [t or f"({n})" for n, t in enumerate(tokens)]
-        titles = ["the mask"] if len(logits) == 1 else [f"mask {n + 1}" for n in range(len(logits))]
-        found = [
-            Distribution(title, self._vocabulary, logits_V, _readable(tokenizer, likely))
-            for title, logits_V in zip(titles, logits, strict=True)
-            for likely in [[self._vocabulary[n] for n in np.argsort(-logits_V)[:CANDIDATES]]]
-        ]
+        found = []
+        for number, logits_V in enumerate(logits, start=1):
+            title = "the mask" if len(logits) == 1 else f"mask {number}"
+            likely = [self._vocabulary[n] for n in np.argsort(-logits_V)[:CANDIDATES]]
+            shown = _readable(tokenizer, likely)
+            found.append(Distribution(title, self._vocabulary, logits_V, shown))
         groups = [("" if len(found) == 1 else one.title, _likeliest(one)) for one in found]
         first = tuple(rows[0].name for _, rows in groups)
         notes = self._text_is_cut([text])
@@ -155,36 +148,32 @@ class Answerer:
         if len(others) == 1:
             value = float(cosines_P[0])
             return Answer(f"{value:.3f}", value=value, notes=notes)
-        order = np.argsort(-cosines_P, kind="stable")
-        rows = [Bar(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n]))) for n in order]
-        found = [Distribution("the text", list(others), self.scale * cosines_P)]
-        if self.runtime.loaded.task == Task.SENTENCE_SIMILARITY:
-            found = []  # its training compares values: there is no distribution
-        return Answer("", (rows[0].name,), groups=[("", rows)], notes=notes, distributions=found)
+        found = Distribution("the text", list(others), self.scale * cosines_P)
+        rows = [
+            Bar(others[n], f"{cosines_P[n]:.3f}", max(0.0, float(cosines_P[n])))
+            for n in np.argsort(-cosines_P, kind="stable")
+        ]
+        softened = [found] if self.runtime.loaded.task.has_distribution else []
+        decided = (rows[0].name,)
+        return Answer("", decided, groups=[("", rows)], notes=notes, distributions=softened)
 
     def _label(self, given: Asked) -> Answer:
         found = Distribution("the label", self.names, given.outputs[0].astype(np.float64))
-        rows = _likeliest(found)
-        return Answer(
-            rows[0].name,
-            (rows[0].name,),
-            groups=[("", rows)],
-            notes=self._cut(given),
-            distributions=[found],
-        )
+        rows, notes = _likeliest(found), self._cut(given)
+        first = rows[0].name
+        return Answer(first, (first,), groups=[("", rows)], notes=notes, distributions=[found])
 
     def _several(self, given: Asked) -> Answer:
         logits_C = given.outputs[0].astype(np.float64)
-        shares_C = expit(logits_C)
+        found = Distribution("the labels", self.names, logits_C, apart=True)
         chosen = tuple(n for n, z in zip(self.names, logits_C, strict=True) if z > 0)
-        order = np.argsort(-logits_C, kind="stable")
-        rows = [_share(self.names[n], float(shares_C[n])) for n in order]
+        rows = [_share(self.names[n], float(expit(logits_C[n]))) for n in found.order]
         return Answer(
             ", ".join(chosen) or "(no label)",
             chosen or ("",),
             groups=[("", rows)],
             notes=self._cut(given),
-            distributions=[Distribution("the labels", self.names, logits_C, apart=True)],
+            distributions=[found],
         )
 
     def _tags(self, given: Asked) -> Answer:
@@ -193,15 +182,12 @@ class Answerer:
         [tagged] = tagged_words(given.outputs, examples, own)
         renamed = dict(zip(own, names, strict=True))
         tags = tuple(renamed.get(tag, tag) for tag in tagged.tags)
-        found = [
-            Distribution(
-                f"{tagged.words[word][:_SHOWN_LETTERS]} (word {word + 1})",
-                names,
-                given.outputs[token].astype(np.float64),
-            )
-            for token, word in enumerate(examples.word_at.tolist())
-            if word >= 0
-        ]
+        found = []
+        for token, word in enumerate(examples.word_at.tolist()):
+            if word >= 0:
+                title = f"{tagged.words[word][:_SHOWN_LETTERS]} (word {word + 1})"
+                logits_C = given.outputs[token].astype(np.float64)
+                found.append(Distribution(title, names, logits_C))
         spans = sorted(entities(tags), key=lambda entity: entity[1])
         said = [f"{' '.join(tagged.words[a : b + 1])} ({kind})" for kind, a, b in spans]
         return Answer(
@@ -211,8 +197,6 @@ class Answerer:
             notes=self._cut(given),
             distributions=found,
         )
-
-    # --- what is cut ------------------------------------------------------------------------------
 
     def _cut(self, given: Asked) -> list[str]:
         assert self.data is not None
@@ -227,20 +211,19 @@ class Answerer:
 
 
 def _cut_note(most: int) -> str:
-    return (
-        f"What is typed is longer than the {most} tokens that are read of a text: the rest is cut"
-    )
+    return f"The text is longer than the maximum of {most} tokens. The rest of it was cut."
 
 
 def _likeliest(found: Distribution) -> list[Bar]:
-    shares_C = softmax(found.logits_C)
-    order = np.argsort(-found.logits_C, kind="stable")[:SHOWN]
-    names = [found.shown.get(found.keys[n], str(found.keys[n])) for n in order]
-    return [_share(name, float(shares_C[n])) for name, n in zip(names, order, strict=True)]
+    shares_C, keys = softmax(found.logits_C), found.keys
+    return [
+        _share(found.shown.get(keys[n], str(keys[n])), float(shares_C[n]))
+        for n in found.order[:SHOWN]
+    ]
 
 
 def _readable(tokenizer: Any, tokens: Sequence[str]) -> dict[Any, str]:
-    """Tokens as people read them: byte-level and sentencepiece ones mark the space before them."""
+    """Return tokens as people read them: byte-level and sentencepiece tokens mark a space."""
     marked = [token for token in tokens if not token.startswith("##")]
     return {token: tokenizer.convert_tokens_to_string([token]).strip() or token for token in marked}
 
@@ -253,18 +236,16 @@ def _share(name: str, share: float) -> Bar:
 
 
 def _span(given: Asked, context: str) -> Answer:
-    """The best span, none if that is more likely, and where it starts and ends."""
+    """Return the best span, or none where that is more likely, and where it starts and ends."""
     [decided] = best_answers(given.outputs, given.examples)
-    if decided.text:
-        rows = [_share(decided.text, decided.probability)]
-    else:
-        rows = [_share(NO_ANSWER, decided.probability)]
-        [best] = best_answers(given.outputs, _without_none(given))
+    rows = [_share(decided.text or NO_ANSWER, decided.probability)]
+    if not decided.text:
+        [best] = best_answers(given.outputs, replace(given.examples, may_lack=False))
         if best.text:
             rows.append(_share(f"if there is one: {best.text}", best.probability))
     distributions, foremost = _ends(given, context)
     return Answer(
-        decided.text or NO_ANSWER,
+        rows[0].name,
         (decided.text,),
         groups=[("", rows)],
         distributions=distributions,
@@ -272,13 +253,10 @@ def _span(given: Asked, context: str) -> Answer:
     )
 
 
-def _without_none(given: Asked) -> Any:
-    return replace(given.examples, may_lack=False)
-
-
 def _ends(given: Asked, context: str) -> tuple[list[Distribution], int]:
-    """Start and end, over the tokens of each window of the context, and the number of the start in
-    the window whose best ones are the likeliest.
+    """Return the start and end over the tokens of each window of the context.
+
+    The number beside them is that of the start in the window with the likeliest start and end.
     """
     examples, count = given.examples, len(given.examples)
     found, tops = [], []

@@ -1,4 +1,4 @@
-"""Distributions of several models over the same choices, softened by a temperature."""
+"""Soften distributions of several models over the same choices by a temperature."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from scipy.special import expit, log_softmax
 
 TEMPERATURES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
-CANDIDATES = 8  # choices that are shown of more; the others count together
-EACH = 3  # of them, those that a model that isn't the first one finds most likely
+CANDIDATES = 8  # choices that are shown where there are more; the others count together
+EACH = 3  # choices that each other model adds, its likeliest
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """One distribution that a model predicts.
+    """Hold one distribution that a model predicts.
 
     Attributes:
-        title: what it is a distribution of, for people: "mask 1", a word.
-        keys: what is chosen from; the same thing has the same key in every model.
-        logits_C: float64, one a key.
-        shown: what people read in place of a key.
-        apart: each choice is a yes or no of its own (the sigmoid of its logit), as in multi-label.
+        title: The thing that is predicted, for people: "mask 1", a word.
+        keys: The choices; the same choice has the same key in every model.
+        logits_C: float64, one per key.
+        shown: The text that people read in place of a key.
+        apart: Each choice is a yes or no by itself (the sigmoid of its logit), as in multi-label.
     """
 
     title: str
@@ -32,8 +32,13 @@ class Distribution:
     shown: Mapping[Hashable, str] = field(default_factory=dict)
     apart: bool = False
 
+    @property
+    def order(self) -> list[int]:
+        """Return the numbers of the choices, the likeliest first."""
+        return [int(n) for n in np.argsort(-self.logits_C, kind="stable")]
+
     def log_shares(self, temperature: float) -> np.ndarray:
-        """Logarithms of the probabilities: of softmax(z / T), or of sigmoid(z / T) [C]."""
+        """Return the logarithms of softmax(z / T), or of sigmoid(z / T) where apart [C]."""
         scaled_C = self.logits_C / temperature
         found_C: np.ndarray = -np.logaddexp(0.0, -scaled_C) if self.apart else log_softmax(scaled_C)
         return found_C
@@ -42,17 +47,18 @@ class Distribution:
 def soften(
     models: Mapping[str, Distribution], temperatures: Sequence[float] = TEMPERATURES
 ) -> dict[str, Any]:
-    """The same distribution of several models at several temperatures.
+    """Soften the same distribution of several models by several temperatures.
 
     Args:
-        models: name -> distribution; divergences are from the first one.
+        models: Name -> distribution; divergences are from the first one.
+        temperatures: The temperatures.
 
     Returns:
-        `title`, `apart`, `candidates` (what is shown of each, the likeliest of the first model
-        first), and for each of `models`: `shares` [temperatures x candidates], None for a choice
-        that the model hasn't; `rest` [temperatures], what all others have together; `divergence`
-        [temperatures], nats: KL(first || this one), of choices apart their mean; None where the two
-        have not the same choices.
+        `title`, `apart`, `candidates` (the text of each, the first model's likeliest first), and
+        for each of `models`: `shares` [temperatures x candidates], None for a choice that the model
+        lacks; `rest` [temperatures], the share of all other choices together; `divergence`
+        [temperatures], nats: KL(first || this one), the mean of choices apart; None where the two
+        models have other choices.
     """
     first = next(iter(models.values()))
     chosen = _candidates(models)
@@ -68,16 +74,13 @@ def soften(
 
 
 def _candidates(models: Mapping[str, Distribution]) -> list[Hashable]:
-    """The choices that are shown: those each model finds most likely; all where there are few."""
+    """Return the choices that are shown: each model's likeliest, or all where there are few."""
     first, *others = models.values()
-    ordered = [first.keys[n] for n in np.argsort(-first.logits_C, kind="stable")]
-    wanted = list(ordered) if len(ordered) <= CANDIDATES + 2 else ordered[:CANDIDATES]
-    for other in others:
-        best = np.argsort(-other.logits_C, kind="stable")[:EACH]
-        wanted += [other.keys[n] for n in best]
-    kept = list(dict.fromkeys(wanted))
+    ordered = [first.keys[n] for n in first.order]
+    wanted = ordered if len(ordered) <= CANDIDATES + 2 else ordered[:CANDIDATES]
+    more = [other.keys[n] for other in others for n in other.order[:EACH]]
     place = {key: number for number, key in enumerate(ordered)}
-    return sorted(kept, key=lambda key: place.get(key, len(place)))
+    return sorted(dict.fromkeys([*wanted, *more]), key=lambda key: place.get(key, len(place)))
 
 
 def _softened(
@@ -104,7 +107,7 @@ def _softened(
 
 
 def _kl(first: Distribution, other: Distribution, temperature: float) -> float:
-    """KL(first || other) of the softened distributions, in nats; of choices apart their mean."""
+    """Return KL(first || other) of the softened distributions, in nats; the mean where apart."""
     log_p, log_q = first.log_shares(temperature), other.log_shares(temperature)
     total_C = np.exp(log_p) * (log_p - log_q)
     if not first.apart:

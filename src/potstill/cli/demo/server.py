@@ -1,8 +1,8 @@
-"""The playground's page and its server, which listens on 127.0.0.1 alone.
+"""Serve the playground's page, on 127.0.0.1 only.
 
-No address but its own is asked for by the page (a content-security-policy sees to that), and no
-other page can ask it: requests that name another host, as after DNS rebinding, are refused, and so
-are those that aren't JSON, which other pages could send without asking first.
+The page asks no other address (a content security policy sees to that), and no other page can ask
+the server: requests that name another host, as after DNS rebinding, are refused, and so are
+requests that are not JSON, which other pages could send without asking first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ HEADERS = {
 
 
 def require_server() -> None:
-    """Refuse what can't be done without the extra.
+    """Refuse to serve without the extra.
 
     Raises:
         ValueError: starlette or uvicorn is not installed.
@@ -56,7 +56,8 @@ def require_server() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"the playground needs the package {error.name}: pip install 'potstill[demo]'"
+            f"{error.name}: the package is not installed, and the playground needs it. Run "
+            "`pip install 'potstill[demo]'`."
         ) from None
     del starlette
 
@@ -64,33 +65,35 @@ def require_server() -> None:
 def serve(
     run: Path, port: int, *, open_browser: bool, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Serve a run's playground until it is stopped; Ctrl-C goes on as KeyboardInterrupt.
+    """Serve a run's playground until Ctrl-C, which becomes KeyboardInterrupt.
 
     Args:
-        port: 0 takes any that is free.
-        say: told the page's address, and what else its user should know.
+        run: A finished run's folder.
+        port: The port; 0: any free port.
+        open_browser: Open the page, where there is a screen.
+        say: Receives the page's address and notes.
 
     Raises:
-        ValueError: not a finished run, the extra is missing, the port is taken, or no model can be
-            loaded.
+        ValueError: The run is not finished, the extra is missing, the port is taken, or no model
+            can be loaded.
     """
     require_server()
     found = models_of_run(run)
     with listen(port) as listener:
-        say(f"loading {len(found.models)} models of {run}")
-        playground = open_playground(found, _evaluation(run), say)
+        say(f"Loading {len(found.models)} models of {run}.")
+        playground = open_playground(found, read_results(run).evaluation, say)
         address = f"http://{HOST}:{listener.getsockname()[1]}/"
-        say(f"the playground is at {address} (Ctrl-C ends it)")
+        say(f"The playground is at {address} (Ctrl-C ends it).")
         if open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         server_of(playground).run(sockets=[listener])
-        # it ends by a signal alone, which goes on from there but for one that the process was
-        # started to ignore, as the shell has it of commands in the background of a script
+        # only a signal ends it, and that is raised again, unless the process was started to ignore
+        # it, as a shell does with commands in the background of a script
         raise KeyboardInterrupt
 
 
 def server_of(playground: Playground) -> uvicorn.Server:
-    """A server that says nothing but errors; Ctrl-C and SIGTERM go on to who runs it."""
+    """Return a server that prints only errors; Ctrl-C and SIGTERM reach the caller."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -106,52 +109,43 @@ def server_of(playground: Playground) -> uvicorn.Server:
 
 
 def listen(port: int) -> socket.socket:
-    """A listening socket of this machine's own address, which no other machine reaches.
+    """Return a listening socket of this machine's own address, which no other machine reaches.
 
     Raises:
-        ValueError: the port is taken, or the system keeps it for itself.
+        ValueError: The port is taken, or the system keeps it for itself.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
-        # at once: until then another one could bind it too; who asks early waits
+        # at once: until then another process could bind it too; early requests wait
         listener.listen()
     except OSError as error:
         listener.close()
-        what = (
-            "is taken" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
-        )
-        raise ValueError(
-            f"port {port} {what}: choose another with --port (0 takes any that is free)"
-        ) from None
+        taken = error.errno == errno.EADDRINUSE
+        what = f"{port} is taken" if taken else f"{port} cannot be used ({error.strerror})"
+        raise ValueError(f"--port: {what}. Choose another port, or 0 for any free one.") from None
     return listener
 
 
 def _has_screen() -> bool:
-    """Whether a browser has where to open: in a terminal alone, one would take the terminal."""
+    """Return whether there is a screen: without one, a browser would take over the terminal."""
     return sys.platform != "linux" or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )
-
-
-def _evaluation(run: Path) -> Mapping[str, Any]:
-    return read_results(run).evaluation
 
 
 # --- the application ------------------------------------------------------------------------------
 
 
 def create_app(playground: Playground) -> Starlette:
-    """The ASGI application: the page, its script and style, and two questions that it asks."""
+    """Return the ASGI application: the page, its script and style, and two questions it asks."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-
-    page = render(playground)
 
     def fixed(content: str, media_type: str) -> Callable[[Request], Any]:
         async def give(_: Request) -> Response:
@@ -170,9 +164,12 @@ def create_app(playground: Playground) -> Starlette:
 
         return give
 
-    script, style = (_template(f"playground.{ending}") for ending in ("js", "css"))
+    files = resources.files("potstill.cli.demo").joinpath("page")
+    script, style = (
+        files.joinpath(f"playground.{ending}").read_text("utf-8") for ending in ("js", "css")
+    )
     routes = [
-        Route("/", fixed(page, "text/html")),
+        Route("/", fixed(render(playground), "text/html")),
         Route("/playground.js", fixed(script, "text/javascript")),
         Route("/playground.css", fixed(style, "text/css")),
         Route("/answer", question(playground.answer), methods=["POST"]),
@@ -183,18 +180,18 @@ def create_app(playground: Playground) -> Starlette:
 
 
 async def _typed(request: Request, fields: int) -> list[str]:
-    """What stands in the page's fields.
+    """Return the texts in the page's fields.
 
     Raises:
-        ValueError: the request is not one of the page's.
+        ValueError: The request did not come from the page.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise ValueError("a request holds JSON: application/json")
+        raise ValueError("The request is not JSON. Send application/json.")
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MOST_BYTES:
-            raise ValueError("that is too much text: paste less")
+            raise ValueError("The text is too long. Paste less.")
     try:
         typed = json.loads(body)["typed"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -204,17 +201,13 @@ async def _typed(request: Request, fields: int) -> list[str]:
         or len(typed) != fields
         or not all(isinstance(text, str) for text in typed)
     ):
-        raise ValueError(f'a request holds {{"typed": […]}}, {fields} texts')
+        raise ValueError(f'The request is not {{"typed": […]}} with {fields} texts.')
     if any("\ud800" <= letter <= "\udfff" for text in typed for letter in text):
-        raise ValueError("the text holds half a character (a lone surrogate): type it anew")
+        raise ValueError("The text holds half a character (a lone surrogate). Type it again.")
     return typed
 
 
 def render(playground: Playground) -> str:
-    """The page; whatever comes from the run is escaped."""
+    """Return the page; whatever comes from the run is escaped."""
     loader = jinja2.PackageLoader("potstill.cli.demo", "page")
     return filled("playground.html.j2", describe(playground), loader)
-
-
-def _template(name: str) -> str:
-    return resources.files("potstill.cli.demo").joinpath("page", name).read_text(encoding="utf-8")

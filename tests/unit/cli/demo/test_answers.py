@@ -125,11 +125,11 @@ def test_a_value_and_a_text_that_is_cut(tmp_path: Path) -> None:
     found = with_logits(one, ("oak " * 40,), np.array([[-1.25]], dtype=np.float32))
     assert (found.headline, found.value) == ("-1.250", -1.25)
     [note] = found.notes
-    assert "longer than the 24 tokens" in note
+    assert note == "The text is longer than the maximum of 24 tokens. The rest of it was cut."
     # of masked LM and embeddings the model's own limit counts
     filler = answerer(tmp_path / "mlm", "masked_lm")
     [note] = answered(filler, "[MASK] " + "oak " * 100).notes
-    assert "longer than the 64 tokens" in note
+    assert note == "The text is longer than the maximum of 64 tokens. The rest of it was cut."
     assert answered(filler, "[MASK] oak").notes == []
 
 

@@ -51,7 +51,7 @@ def test_softened_distributions_are_those_of_plain_transformers(classifier: Play
     ]
     [spread] = found["distributions"]
     for one in classifier.served:
-        name, path = one.model.name, one.model.path
+        name, path = one.name, one.path
         folder = path if path.is_dir() else path.parent.parent
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with torch.no_grad():
@@ -111,8 +111,8 @@ def test_times_are_the_median_of_warm_passes_on_one_thread(
 
         return ask
 
-    for one in classifier.served:
-        monkeypatch.setattr(one.answerer, "ask", asked(one.model.name))
+    for one, answerer in classifier.served.items():
+        monkeypatch.setattr(answerer, "ask", asked(one.name))
     monkeypatch.setattr(playground.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(playground.time, "thread_time", lambda: clock[0])
     found = classifier.times(["oak", "malt"])
@@ -126,15 +126,17 @@ def test_times_are_the_median_of_warm_passes_on_one_thread(
 
 
 def test_what_is_typed_wrong_is_told_in_a_sentence(classifier: Playground, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^“Second text” is empty: type something into it$"):
+    with pytest.raises(ValueError, match=r"^“Second text” is empty\. Type some text into it\.$"):
         classifier.answer(["oak", " \n "])
-    with pytest.raises(ValueError, match=r"^“First text” has 100,001 characters, more than"):
+    with pytest.raises(
+        ValueError, match=r"^“First text” has 100,001 characters\. Paste at most 100,000\.$"
+    ):
         classifier.times(["x" * 100_001, "oak"])
     filler = opened(tiny_run(tmp_path / "mlm", "masked_lm"))
     with pytest.raises(ValueError, match=r"has no \[MASK\] to fill: put one where a word is"):
         filler.answer(["the copper still"])
     encoder = opened(tiny_run(tmp_path / "embed", "sentence_embedding"))
-    with pytest.raises(ValueError, match=r"holds 33 texts, more than 32: leave some out$"):
+    with pytest.raises(ValueError, match=r"holds 33 texts\. Give at most 32\.$"):
         encoder.answer(["oak", "\n".join(str(number) for number in range(33))])
     # empty lines and repeats are no texts
     found = encoder.answer(["oak", "malt\n\n malt \npeat"])
@@ -147,7 +149,7 @@ def test_what_is_typed_wrong_is_told_in_a_sentence(classifier: Playground, tmp_p
 def test_a_long_text_is_cut_and_said_to_be_once(classifier: Playground) -> None:
     found = classifier.answer(["oak " * 50, "malt"])
     [note] = found["notes"]
-    assert "longer than the 24 tokens" in note
+    assert note == "The text is longer than the maximum of 24 tokens. The rest of it was cut."
     assert all(model["notes"] == [] for model in found["models"])
 
 
@@ -164,14 +166,16 @@ def test_models_that_can_not_be_had_are_told_and_left_out(tmp_path: Path) -> Non
     (run / "stages/01-make_student/model/model.safetensors").unlink()
     said: list[str] = []
     found = open_playground(models_of_run(run), {}, said.append)
-    assert [one.model.name for one in found.served] == ["student", "onnx"]
+    assert [one.name for one in found.served] == ["student", "onnx"]
     assert set(found.absent) == {"teacher", "untrained"}
     assert len(said) == 2
     # the student takes the teacher's place as what the others are compared with
     assert found.answer(["oak"])["models"][1]["beside"]["told"] == "agrees with student"
     for folder in run.glob("stages/*/model"):
         shutil.rmtree(folder)
-    with pytest.raises(ValueError, match=r"^none of the models of tiny\.run can answer"):
+    with pytest.raises(
+        ValueError, match=r"^tiny\.run: no model of the run can answer\. See the notes above\.$"
+    ):
         open_playground(models_of_run(run), {}, said.append)
 
 

@@ -61,7 +61,7 @@ def test_a_question_has_an_answer_or_a_sentence(client: TestClient, path: str) -
     assert reply.headers["cache-control"] == "no-store"
     reply = client.post(path, json={"typed": ["  "]})
     assert reply.status_code == 422
-    assert reply.json() == {"problem": "“Text” is empty: type something into it"}
+    assert reply.json() == {"problem": "“Text” is empty. Type some text into it."}
     assert client.get(path).status_code == 405
 
 
@@ -73,14 +73,14 @@ def test_a_request_that_is_none_of_the_pages_is_refused(client: TestClient, body
     headers = {"content-type": "application/json"}
     reply = client.post("/answer", content=body, headers=headers)
     assert reply.status_code == 422
-    assert reply.json()["problem"] == 'a request holds {"typed": […]}, 1 texts'
+    assert reply.json()["problem"] == 'The request is not {"typed": […]} with 1 texts.'
 
 
 def test_half_a_character_and_deep_nesting_are_told(client: TestClient) -> None:
     headers = {"content-type": "application/json"}
     reply = client.post("/answer", content=b'{"typed": ["oak \\ud800"]}', headers=headers)
     assert reply.status_code == 422
-    assert reply.json()["problem"].startswith("the text holds half a character")
+    assert reply.json()["problem"].startswith("The text holds half a character")
     reply = client.post("/answer", content=b"[" * 100_000, headers=headers)
     assert reply.status_code == 422
 
@@ -103,7 +103,7 @@ def test_other_pages_can_not_ask(client: TestClient) -> None:
 
 def test_more_than_anyone_types_is_refused(client: TestClient) -> None:
     reply = client.post("/answer", json={"typed": ["x" * 2_000_001]})
-    assert reply.json() == {"problem": "that is too much text: paste less"}
+    assert reply.json() == {"problem": "The text is too long. Paste less."}
 
 
 def test_only_this_machine_can_reach_the_port() -> None:
@@ -111,9 +111,7 @@ def test_only_this_machine_can_reach_the_port() -> None:
         host, port = taken.getsockname()
         assert host == "127.0.0.1"
         taken.listen()
-        message = (
-            f"^port {port} is taken: choose another with --port \\(0 takes any that is free\\)$"
-        )
+        message = f"^--port: {port} is taken\\. Choose another port, or 0 for any free one\\.$"
         with pytest.raises(ValueError, match=message):
             listen(port)
 
@@ -121,7 +119,7 @@ def test_only_this_machine_can_reach_the_port() -> None:
 def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_server()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    message = r"^the playground needs the package uvicorn: pip install 'potstill\[demo\]'$"
+    message = r"^uvicorn: the package is not installed, .* Run `pip install 'potstill\[demo\]'`\.$"
     with pytest.raises(ValueError, match=message):
         serve(tmp_path, 0, open_browser=False)
 

@@ -34,13 +34,13 @@ async function post(path, typed) {
       body: JSON.stringify({ typed }),
     });
   } catch {
-    throw new Error("The page's server does not answer: is potstill demo still running?");
+    throw new Error("The page's server does not answer. Check that potstill demo is still running.");
   }
   let found;
   try {
     found = await reply.json();
   } catch {
-    throw new Error("The page's server failed: its terminal says how.");
+    throw new Error("The page's server failed. Read the error in its terminal.");
   }
   return found;
 }
@@ -166,8 +166,9 @@ function showTimes(times) {
   cards.forEach((card, place) => {
     const taken = times.milliseconds[modelNames[place]];
     const digits = taken < 10 ? 2 : taken < 100 ? 1 : 0;
-    const ratio = place ? `, ${(first / taken).toFixed(1)} times as fast as ${modelNames[0]}` : "";
-    find(".time", card).textContent = `${taken.toFixed(digits)} ms${ratio}`;
+    const [ratio, how] = taken > first ? [taken / first, "slower"] : [first / taken, "faster"];
+    const compared = place ? `, ${ratio.toFixed(1)}× ${how} than ${modelNames[0]}` : "";
+    find(".time", card).textContent = `${taken.toFixed(digits)} ms${compared}`;
   });
 }
 
@@ -180,7 +181,7 @@ function draw() {
   slider.setAttribute("aria-valuetext", `T = ${temperatures[step]}`);
   const one = distributions[find("#which").selectedIndex];
   if (!one) return;
-  find("#formula").textContent = one.apart ? "sigmoid(z / T), of each label by itself" : "softmax(z / T)";
+  find("#formula").textContent = one.apart ? "sigmoid(z / T), for each label by itself" : "softmax(z / T)";
   const other = find("#other");
   const chosen = [modelNames[0], ...(other ? [other.value] : [])];
   const head = make("tr");
@@ -212,7 +213,7 @@ function row(name, shares) {
   head.append(make("span", name, "clamp"));
   line.append(head);
   shares.forEach((share, place) => {
-    const cell = make("td", share === null ? "not among its choices" : `${(100 * share).toFixed(1)}%`);
+    const cell = make("td", share === null ? "not a choice of this model" : `${(100 * share).toFixed(1)}%`);
     if (place) cell.className = "second-model";
     if (share !== null) cell.append(bar(share));
     line.append(cell);
