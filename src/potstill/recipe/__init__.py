@@ -62,7 +62,7 @@ from potstill.recipe.stages import (
     scoring,
 )
 from potstill.recipe.tasks import ENDINGS, Head, Task
-from potstill.recipe.training import Distill, Finetune, InBatch, Sparsity, Training, WeightedTeacher
+from potstill.recipe.training import Distill, Finetune, InBatch, Training, WeightedTeacher
 
 __all__ = [
     "ENDINGS",
@@ -106,7 +106,6 @@ __all__ = [
     "ScoredPairs",
     "SoftTargets",
     "Source",
-    "Sparsity",
     "Stage",
     "Student",
     "StudentFamily",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -9,27 +10,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
 from potstill.recipe.objectives import HiddenCosine, InnerObjective, Objective
-
-
-class Sparsity(Config):
-    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
-
-    # magnitude: the smallest ones. movement: those that training pushes towards zero.
-    method: Literal["magnitude", "movement"] = "magnitude"
-    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
-    # Shares of the steps between which the zeros become more.
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    end: Annotated[float, Field(gt=0, le=1)] = 0.7
-
-    @model_validator(mode="after")
-    def _order(self) -> Sparsity:
-        if self.start >= self.end:
-            raise ValueError(
-                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
-                "start below end"
-            )
-        return self
-
 
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 
@@ -87,14 +67,22 @@ class Training(Config):
         return self
 
 
+class TrainingStage(StageConfig):
+    """Base of the stages that train, once or as often as `repeats` says."""
+
+    trains: ClassVar[bool] = True
+    removed: ClassVar[Mapping[str, str]] = {
+        "sparsity": "was removed: zeros among single weights saved neither time nor bytes. Omit "
+        "the key; prune, make_student and quantize make a model smaller"
+    }
+
+
 def _of_each_repeat(name: str, repeats: int) -> list[str]:
     return [name, *(f"{name}.{number}" for number in range(2, repeats + 1))]
 
 
-class Finetune(StageConfig):
+class Finetune(TrainingStage):
     """Train a model on the task without a teacher (masked LM is a task)."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["finetune"] = "finetune"
     model: Name = "teacher"
@@ -104,16 +92,7 @@ class Finetune(StageConfig):
     # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
     # written, the others that name with .2, .3 and so on. Scores are their mean.
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
-    sparsity: Sparsity | None = None  # zeros among the weights, for study; null: none are made
     training: Training
-
-    @model_validator(mode="after")
-    def _something_to_thin(self) -> Finetune:
-        if self.sparsity is not None and self.train == "head":
-            raise ValueError(
-                "sparsity is of the layers, which train: head leaves alone: leave one of them out"
-            )
-        return self
 
     @property
     def models_read(self) -> list[str]:
@@ -141,10 +120,8 @@ def _as_teachers(value: Any) -> Any:
     return parsed
 
 
-class Distill(StageConfig):
+class Distill(TrainingStage):
     """Train a student to follow a teacher, or several."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
     model: Name = "student"
@@ -157,7 +134,6 @@ class Distill(StageConfig):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
-    sparsity: Sparsity | None = None  # as of finetune
     # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
     # where all objectives can be served by them and more than one epoch is trained.
     cache: Literal["auto", True, False] = "auto"

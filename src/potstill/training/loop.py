@@ -182,7 +182,6 @@ class _Loop:
                 micro_batches = ahead.result()
                 if step + 1 < self.steps:
                     ahead = pool.submit(self.batches.of_step, self.job.train, step + 1)
-                self.job.trainee.set_step(step, self.steps)
                 self._step(step, micro_batches)
                 step += 1
                 self.state.step = step
@@ -294,9 +293,7 @@ class _Loop:
         return temperature_at(soft[0], step, self.steps) if soft else None
 
     def _clip(self) -> float:
-        trainee = self.job.trainee
-        apart = trainee.scores
-        parameters = [p for p in trainee.parameters() if p.grad is not None and p not in apart]
+        parameters = [p for p in self.job.trainee.parameters() if p.grad is not None]
         limit = self.settings.clip if self.settings.clip is not None else math.inf
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
 
@@ -305,7 +302,6 @@ class _Loop:
     def evaluate(self) -> dict[str, Any]:
         """Mean losses on held-out text, with masks and a temperature that never change."""
         trainee, reading = self.job.trainee, self.job.trainee.reading
-        trainee.set_step(self.state.step, self.steps)
         trainee.model.eval()
         sums, counts = dict.fromkeys(self.weights, 0.0), dict.fromkeys(self.weights, 0)
         with torch.no_grad():
@@ -333,9 +329,6 @@ class _Loop:
             judged = -result["score"]
         self.log.write("evaluate", step=state.step, **result)
         self.log.track({"heldout/loss": result["loss"]}, state.step)
-        sparsifier = self.job.trainee.sparsifier
-        if sparsifier is not None and not sparsifier.finished:
-            return False  # the model that is wanted has more zeros: none to compare with as yet
         if state.best_loss is None or judged < state.best_loss:
             state.best_loss, state.best_step, state.worse = judged, state.step, 0
             if self.settings.keep == "best":
@@ -363,7 +356,6 @@ class _Loop:
             if self.job.score is not None:
                 what, value = "score", -state.best_loss
             best = {what: value, "step": state.best_step}
-        self.job.trainee.set_step(self.steps, self.steps)
         self.log.write("end", step=state.step, best=best, stopped_early=stopped)
         self.log.end_tracking()
         self.job.trainee.model.eval()
@@ -379,7 +371,6 @@ class _Loop:
 
     def _log_step(self, step: int, rate: float, grad_norm: float) -> None:
         last, temperature = self.state.last or {}, self._temperature(step - 1)
-        sparsifier = self.job.trainee.sparsifier
         self.log.write(
             "train",
             step=step,
@@ -388,7 +379,6 @@ class _Loop:
             learning_rate=rate,
             **({} if temperature is None else {"temperature": temperature}),
             grad_norm=grad_norm,
-            **({} if sparsifier is None else {"zeros": sparsifier.share}),
             tokens=self.state.tokens,
             seconds=round(self.state.seconds, 2),
         )

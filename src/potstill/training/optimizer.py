@@ -64,7 +64,7 @@ def unpack_optimizer(
 def make_optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimizer:
     """AdamW; weight decay leaves out biases and layer norms, as usual."""
     trained = [p for p in trainee.parameters() if p.requires_grad]
-    decayed = {p for p in trained if p.dim() > 1} - trainee.scores
+    decayed = {p for p in trained if p.dim() > 1}
     groups = [
         {"params": [p for p in trained if p in decayed], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},

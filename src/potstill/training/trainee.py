@@ -22,11 +22,9 @@ from potstill.recipe import (
     LogitObjective,
     Objective,
     SoftTargets,
-    Sparsity,
     Task,
 )
 from potstill.tasks.heads import Reading, blank_gold
-from potstill.training.sparsity import Sparsifier
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 Teacher = LiveTeacher | CachedTeacher
@@ -67,7 +65,6 @@ class Trainee(nn.Module):
         self.reading = reading
         self.chunk_size = chunk_size
         self.projections = nn.ParameterDict()
-        self.sparsifier: Sparsifier | None = None
         self._wanted = NOTHING
         total = sum(teacher.weight for teacher in teachers)
         self._guides = [
@@ -120,20 +117,6 @@ class Trainee(nn.Module):
             self.chunk_size,
             self.reading.hidden_rows(batch),
         )
-
-    def sparsify(self, settings: Sparsity) -> None:
-        """Make zeros among the weights of the student's layers, as training goes on."""
-        self.sparsifier = Sparsifier(self.model, settings)
-
-    def set_step(self, step: int, steps: int) -> None:
-        """Compute with the zeros that there are after `step` of `steps`."""
-        if self.sparsifier is not None:
-            self.sparsifier.set_step(step, steps)
-
-    @property
-    def scores(self) -> set[nn.Parameter]:
-        """What only says which weights are zeros: neither decayed nor clipped with the others."""
-        return set(self.sparsifier.parameters()) if self.sparsifier is not None else set()
 
     def freeze_unreached(self) -> None:
         """Take gradients from the student's parameters that no objective reaches.
