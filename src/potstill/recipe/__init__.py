@@ -7,6 +7,7 @@ here imports torch, so a mistake in a recipe shows within a second. What ships i
 
 from __future__ import annotations
 
+from potstill.recipe import objectives
 from potstill.recipe.compression import (
     Export,
     GraphPruning,
@@ -33,24 +34,7 @@ from potstill.recipe.files import (
 )
 from potstill.recipe.fit import unfit
 from potstill.recipe.measuring import Benchmark, Evaluate, Report, ScoredPairs, TextPass
-from potstill.recipe.objectives import (
-    AttentionMse,
-    GoldMse,
-    HardTargets,
-    HiddenCosine,
-    HiddenMse,
-    HiddenObjective,
-    InnerObjective,
-    LayerPairs,
-    LogitObjective,
-    LogitsMse,
-    Objective,
-    PatientHidden,
-    RelationPair,
-    Relations,
-    SoftTargets,
-    VectorMse,
-)
+from potstill.recipe.objectives import *  # noqa: F403
 from potstill.recipe.recipe import Recipe, Teacher
 from potstill.recipe.stages import (
     Stage,
@@ -66,7 +50,6 @@ from potstill.recipe.training import Distill, Finetune, InBatch, Training, Weigh
 
 __all__ = [
     "ENDINGS",
-    "AttentionMse",
     "Benchmark",
     "Block",
     "Config",
@@ -77,34 +60,20 @@ __all__ = [
     "Export",
     "Files",
     "Finetune",
-    "GoldMse",
     "GraphPruning",
-    "HardTargets",
     "Head",
-    "HiddenCosine",
-    "HiddenMse",
-    "HiddenObjective",
     "HubDataset",
     "InBatch",
-    "InnerObjective",
-    "LayerPairs",
     "LayerRule",
-    "LogitObjective",
-    "LogitsMse",
     "MakeStudent",
     "Masking",
     "Name",
-    "Objective",
-    "PatientHidden",
     "Prune",
     "Quantize",
     "Recipe",
     "RecipeError",
-    "RelationPair",
-    "Relations",
     "Report",
     "ScoredPairs",
-    "SoftTargets",
     "Source",
     "Stage",
     "Student",
@@ -115,7 +84,6 @@ __all__ = [
     "TextPass",
     "Training",
     "TrimVocabulary",
-    "VectorMse",
     "WeightedTeacher",
     "checked",
     "dump_recipe",
@@ -132,3 +100,4 @@ __all__ = [
     "shipped_recipes",
     "unfit",
 ]
+__all__ += objectives.__all__

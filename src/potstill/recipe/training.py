@@ -9,22 +9,22 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
-from potstill.recipe.objectives import HiddenCosine, InnerObjective, Objective
+from potstill.recipe.objectives import Objective
 
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 class InBatch(Config):
-    """Sentence embeddings: each text's distribution over the other texts of its group."""
+    """Set up, for sentence embeddings, each text's distribution over the others of its group."""
 
     scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
     # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the
-    # whole batch. Of two texts each has but one other, whose probability is always 1.
+    # whole batch. In a group of two, the only other text always has probability 1.
     group: Annotated[int, Field(ge=3)] | None = None
 
 
 class Training(Config):
-    """The one training loop's settings."""
+    """Set up the training loop."""
 
     # Whichever of the three ends first ends the training.
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -45,9 +45,9 @@ class Training(Config):
     gradient_checkpointing: bool = False
     compile: bool = False
     chunk_size: Annotated[int, Field(ge=1)] = 128  # rows of logits that exist at a time
-    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
-    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones, of such an evaluation
-    # Evaluations without improvement before training stops; null: it goes on.
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten per run
+    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones per evaluation
+    # Evaluations without improvement before training stops; null: it never stops early.
     patience: Annotated[int, Field(ge=1)] | None = None
     keep: Literal["best", "last"] = "last"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -58,11 +58,11 @@ class Training(Config):
     @model_validator(mode="after")
     def _ends(self) -> Training:
         if self.epochs is None and self.max_steps is None and self.max_tokens is None:
-            raise ValueError("no end is given: set epochs, max_steps or max_tokens")
+            raise ValueError("no end is given. Set epochs, max_steps or max_tokens.")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
-                f"{self.micro_batch_size}"
+                f"batch_size: {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}. Set a multiple."
             )
         return self
 
@@ -72,8 +72,8 @@ class TrainingStage(StageConfig):
 
     trains: ClassVar[bool] = True
     removed: ClassVar[Mapping[str, str]] = {
-        "sparsity": "was removed: zeros among single weights saved neither time nor bytes. Omit "
-        "the key; prune, make_student and quantize make a model smaller"
+        "sparsity": "was removed, for zeros among weights save neither time nor bytes. Omit the "
+        "key; prune, make_student and quantize make models smaller."
     }
 
 
@@ -90,7 +90,7 @@ class Finetune(TrainingStage):
     train: Literal["all", "head"] = "all"
     masking: Masking = Masking()
     # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
-    # written, the others that name with .2, .3 and so on. Scores are their mean.
+    # written, the others that name with .2, .3 and so on. Scores are means over them.
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
     training: Training
 
@@ -104,14 +104,14 @@ class Finetune(TrainingStage):
 
 
 class WeightedTeacher(Config):
-    """One of several teachers; their weights are divided by their sum."""
+    """Name one of several teachers; their weights are divided by their sum."""
 
     model: Name
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 def _as_teachers(value: Any) -> Any:
-    """Of a list of one, the name: its weight decides nothing."""
+    """Take the name out of a list of one, whose weight decides nothing."""
     if not isinstance(value, list):
         return value
     parsed = [{"model": item} if isinstance(item, str) else item for item in value]
@@ -144,22 +144,23 @@ class Distill(TrainingStage):
         kinds = [objective.kind for objective in self.objectives]
         for kind in kinds:
             if kinds.count(kind) > 1:
-                raise ValueError(f"objective {kind} is listed twice: merge the two")
+                raise ValueError(f"objectives: {kind} is listed twice. Merge the two.")
         if sum(objective.weight for objective in self.objectives) <= 0:
             raise ValueError(
-                "the weights of the objectives sum to 0: give at least one a weight above 0"
+                "objectives: their weights sum to 0. Give at least one a weight above 0."
             )
         group = self.in_batch.group
         micro = self.training.micro_batch_size or self.training.batch_size
         if group is not None and micro % group:
             raise ValueError(
-                f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
+                f"in_batch.group: the micro-batch of {micro} is not a multiple of {group}. Set a "
+                "divisor of it."
             )
-        inner = [o.kind for o in self.objectives if isinstance(o, InnerObjective)]
+        inner = [o.kind for o in self.objectives if o.reads == "layers"]
         if self.training.compile and inner:
             raise ValueError(
-                f"objective {inner[0]} reads inside the layers, which training.compile makes "
-                "opaque: leave one of them out"
+                f"training.compile: objective {inner[0]} reads inside the layers, which are opaque "
+                "when compiled. Omit one of the two."
             )
         return self
 
@@ -167,23 +168,24 @@ class Distill(TrainingStage):
     def _cache(self) -> Distill:
         if self.cache is True and self.live is not None:
             raise ValueError(
-                f"cache: true keeps a teacher's logits and a vector a text, and {self.live} reads "
-                "the hidden states of tokens: leave it out, or set cache: auto"
+                f"cache: true caches a teacher's logits and one vector per text, and {self.live} "
+                "reads the hidden states of tokens. Omit the objective, or set cache: auto."
             )
         return self
 
     @property
     def live(self) -> str | None:
-        """The first objective that a cached teacher can't serve; None: it serves them all."""
-        for objective in self.objectives:
-            tokens = isinstance(objective, HiddenCosine) and objective.of == "tokens"
-            if objective.weight > 0 and (tokens or isinstance(objective, InnerObjective)):
-                return objective.kind
-        return None
+        """Name the first objective that a cached teacher can't serve; None: it serves all."""
+        return next((o.kind for o in self.weighted if o.reads in ("tokens", "layers")), None)
+
+    @property
+    def weighted(self) -> list[Objective]:
+        """List the objectives that have a weight; others would cost time for nothing."""
+        return [objective for objective in self.objectives if objective.weight > 0]
 
     @property
     def teachers(self) -> list[WeightedTeacher]:
-        """The teachers, one or several."""
+        """List the teachers, one or several."""
         if isinstance(self.teacher, str):
             return [WeightedTeacher(model=self.teacher)]
         return self.teacher

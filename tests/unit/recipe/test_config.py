@@ -142,7 +142,7 @@ def test_a_key_that_was_removed_leaves_the_digest_as_it_was(written: dict[str, A
 
 
 def test_set_to_something_it_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match="sparsity was removed: .* Omit the key; prune, "):
+    with pytest.raises(ValueError, match=r"sparsity was removed, for .* Omit the key; prune, "):
         Distill.model_validate({**SETTINGS, "sparsity": {"final": 0.5}})
     with pytest.raises(ValueError, match=r"gone was removed\. Omit it"):
         TodaysDistill.model_validate({**SETTINGS, "training": {"epochs": 1, "gone": 3}})

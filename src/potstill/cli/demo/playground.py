@@ -19,7 +19,7 @@ from potstill.cli.demo.distributions import TEMPERATURES, soften
 from potstill.models import Runtime
 from potstill.models.config import is_unnamed, label_names
 from potstill.pipeline.run_models import RunModel, RunModels
-from potstill.recipe import Distill, Recipe, SoftTargets, Task
+from potstill.recipe import Distill, Recipe, Task
 
 PASSES = 5  # timed, of each model, after one that is not
 MOST_OTHERS = 32  # texts that one is compared with
@@ -227,7 +227,7 @@ def _share_labels(served: Sequence[Served]) -> None:
 def _trained_at(recipe: Recipe) -> list[float]:
     """The temperatures that the run distilled at."""
     objectives = [o for s in recipe.stages if isinstance(s, Distill) for o in s.objectives]
-    return sorted({o.temperature for o in objectives if isinstance(o, SoftTargets)})
+    return sorted({o.logged["temperature"] for o in objectives if "temperature" in o.logged})
 
 
 def _scale(recipe: Recipe) -> float:

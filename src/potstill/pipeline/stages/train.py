@@ -18,7 +18,6 @@ from potstill.recipe import (
     Distill,
     Finetune,
     InBatch,
-    InnerObjective,
     Masking,
     Objective,
     Task,
@@ -118,7 +117,7 @@ def train_once(
         for teacher, weight, answers in teachers
     ]
     trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
-    if loaded.task.head or any(isinstance(each, InnerObjective) for each in weighted):
+    if loaded.task.head or any(each.reads == "layers" for each in weighted):
         trainee.freeze_unreached()
     job = Job(
         trainee=trainee,
