@@ -140,7 +140,7 @@ def test_a_new_objective_is_counted_by_what_it_says_its_rows_are() -> None:
         kind: Literal["fresh"] = "fresh"
 
     _, mask, gold = batch()
-    for task in ("masked_lm", "sentence_embedding"):
+    for task in (Task.MASKED_LM, Task.SENTENCE_EMBEDDING):
         read: Any = Reading(task, (Fresh(),), 1.0, 3)
         assert read.counts(Batch(mask, mask, gold)) == {"fresh": 7}
 
