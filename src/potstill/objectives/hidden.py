@@ -180,7 +180,7 @@ class Taught:
     Attributes:
         share: its share of all teachers; shares sum to 1.
         pairings: kind of objective -> what it compares.
-        projections: name -> learnt map [teacher's width x student's], where widths differ.
+        projections: name -> learned map [teacher's width x student's], where widths differ.
     """
 
     signals: Signals

@@ -62,7 +62,7 @@ class _Loop:
         self.accelerator = make_accelerator(settings, job.folder)
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         if len(job.train) == 0:
-            raise ValueError("there is no text to train on: give more of it")
+            raise ValueError("there is no text to train on. Give more text.")
         group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
         check_processes(settings, self.world, group)
         limits = {key: getattr(settings, key) for key in ("epochs", "max_steps", "max_tokens")}

@@ -98,12 +98,12 @@ def check_teacher(
         each = np.eye(len(labels))
         answers, gold = each[outputs.argmax(axis=1)], each[gold]
     what = "words" if task.head == "tokens" else "examples"
-    labelled = _Labelled(name, answers, gold, labels, f"{len(gold)} held-out {what}")
-    found = Findings() if task == Task.MULTI_LABEL else labelled.against_majority()
-    labelled.check_order()
-    if not labelled.fits_better_than_shuffled():
+    labeled = _Labeled(name, answers, gold, labels, f"{len(gold)} held-out {what}")
+    found = Findings() if task == Task.MULTI_LABEL else labeled.against_majority()
+    labeled.check_order()
+    if not labeled.fits_better_than_shuffled():
         found.warnings.append(
-            f"{name}: on {labelled.sample} its answers fit the labels no better than shuffled "
+            f"{name}: on {labeled.sample} its answers fit the labels no better than shuffled "
             f"answers do, so a student learns nothing from it. {_INSTEAD}"
         )
     return found
@@ -174,7 +174,7 @@ def sentence_of(name: str, numbers: Mapping[str, float | None]) -> str:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labeled:
     """Hold a teacher's answers and the data's gold, one row per example: [N x labels].
 
     Attributes:

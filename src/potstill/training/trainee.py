@@ -62,6 +62,7 @@ class Trainee(nn.Module):
         self.projections = nn.ParameterDict()
         self._wanted = NOTHING
         self.set_step(1, 1)
+        self.teachers = list(teachers)
         total = sum(teacher.weight for teacher in teachers)
         self._guides = [
             self._guide(number, teacher, teacher.weight / total, seed)
@@ -77,10 +78,6 @@ class Trainee(nn.Module):
             names[name] = f"{number}_{name}"
             self.projections[names[name]] = _projection(shape, f"{seed}/{names[name]}")
         return _Guide(teacher, share, pairings, wanted_of(pairings, side=1), names)
-
-    @property
-    def teachers(self) -> list[Teacher]:
-        return [guide.teacher for guide in self._guides]
 
     def set_step(self, step: int, steps: int) -> None:
         """Set all that depends on the step, counted from 0.
