@@ -26,7 +26,6 @@ def recipe(
     teacher: Path,
     text: Path,
     task: str = "masked_lm",
-    sparsity: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Recipe:
     objectives = json.loads(json.dumps(TRIPLE))
@@ -35,7 +34,6 @@ def recipe(
     stage = {
         "kind": "distill",
         "objectives": objectives,
-        "sparsity": sparsity,
         "in_batch": {"group": 3 if task == "sentence_embedding" else None},
         "training": {
             "max_steps": 6,

@@ -238,7 +238,7 @@ def test_weights_that_sum_to_0(
         "distill.objectives.soft_targets.weight=0",
         "distill.objectives.hard_targets.weight=0",
     )
-    refused(finished, "the weights of the objectives sum to 0")
+    refused(finished, "objectives: their weights sum to 0")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_training_whose_weights_are_no_numbers_any_more(
     finished = run(potstill, recipe)
     assert finished.code == 1
     assert "error: the weights are not finite at step 1 (" in finished.err
-    assert "lower training.learning_rate" in " ".join(finished.err.split())
+    assert "Lower training.learning_rate" in " ".join(finished.err.split())
     assert not list((work / "runs" / "bad" / "stages" / "02-distill").rglob("*.safetensors"))
     assert not (work / "runs" / "bad" / "model").exists()
 

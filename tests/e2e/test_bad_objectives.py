@@ -30,13 +30,19 @@ def distill(*objectives: dict[str, Any], **changes: Any) -> dict[str, Any]:
             {"kind": "hidden_mse", "layers": [0, 9]},
             ["objectives.hidden_mse.layers: 9 is out of range", "layers are 0 to 3"],
         ),
-        ({"kind": "patient_hidden", "layers": [1, 1]}, ["patient_hidden.layers: 2 layers", "name"]),
+        (
+            {"kind": "patient_hidden", "layers": [1, 1]},
+            ["patient_hidden.layers: it names 2 layers", "Name"],
+        ),
         (
             {"kind": "relations", "heads": 5},
             ["relations.heads: 5 does not divide", "divisor of 32"],
         ),
         ({"kind": "relations", "teacher_layer": 4}, ["relations.teacher_layer: 4 is out of range"]),
-        ({"kind": "vector_mse"}, ["masked LM has none"]),
+        (
+            {"kind": "vector_mse"},
+            ["objectives.vector_mse: masked_lm has no vector of a whole text"],
+        ),
     ],
 )
 def test_an_objective_that_the_pair_can_not_serve(

@@ -35,29 +35,6 @@ def test_eight_is_four_times_two_is_two_times_four(
     assert_same_run(folders[0], folders[2])
 
 
-SPARSITIES: list[dict[str, Any]] = [
-    {"method": "magnitude", "final": 0.5, "start": 0.3},
-    {"method": "movement", "final": 0.5, "start": 0.3},
-]
-
-
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_micro_batches_make_the_same_zeros(
-    masked_lm_teacher: Path, text_file: Path, tmp_path: Path, sparsity: dict[str, Any]
-) -> None:
-    # eps as large as gradients: with a small one AdamW's first steps, and so scores, are all alike
-    settings = {"sparsity": sparsity, "eps": 1e-2}
-    folders = [
-        run(
-            recipe(masked_lm_teacher, text_file, micro_batch_size=micro, **settings),
-            output=tmp_path / str(micro),
-        )
-        for micro in (8, 4, 2)
-    ]
-    assert_same_run(folders[0], folders[1])
-    assert_same_run(folders[0], folders[2])
-
-
 def test_micro_batches_of_whole_groups_change_nothing(
     sentence_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
@@ -125,16 +102,14 @@ def test_accelerates_configuration_changes_nothing(
     assert_same_run(*folders)
 
 
-@pytest.mark.parametrize("sparsity", [None, *SPARSITIES])
 def test_a_stopped_run_goes_on_to_the_same_weights(
     masked_lm_teacher: Path,
     text_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    sparsity: dict[str, Any] | None,
 ) -> None:
     """With dropout and masking on, and the stop in the middle of the second epoch."""
-    settings = {"max_steps": 50, "dropout": True, "checkpoint_steps": 10, "sparsity": sparsity}
+    settings = {"max_steps": 50, "dropout": True, "checkpoint_steps": 10}
     whole = run(recipe(masked_lm_teacher, text_file, **settings), output=tmp_path / "whole")
 
     step = loop._Loop._step
@@ -215,14 +190,3 @@ def test_two_processes_give_the_losses_and_weights_of_one(
     one = run(plan, output=tmp_path / "one")
     for number, launcher in enumerate(LAUNCHERS):
         assert_same_run(one, launched(launcher, path, tmp_path / f"two-{number}"))
-
-
-def test_two_processes_make_the_zeros_of_one(
-    masked_lm_teacher: Path, text_file: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    settings = {"micro_batch_size": 2, "eps": 1e-2}
-    plan = recipe(masked_lm_teacher, text_file, sparsity=SPARSITIES[1], **settings)
-    path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
-    one = run(plan, output=tmp_path / "one")
-    assert_same_run(one, launched(LAUNCHERS[0], path, tmp_path / "two"))

@@ -75,6 +75,27 @@ def test_an_interrupted_run_goes_on(potstill: Potstill, work: Path) -> None:
     assert (work / "interrupted/model/model.safetensors").is_file()
 
 
+def test_an_old_run_with_sparsity_is_compared_and_says_what_to_do(
+    potstill: Potstill, work: Path
+) -> None:
+    """The key is gone: nothing that reads results minds, what reads the recipe says what to do."""
+    recipe = work / "finished/recipe.yaml"
+    text = recipe.read_text(encoding="utf-8")
+    old = "{method: magnitude, final: 0.5, start: 0.1, end: 0.7}"
+    recipe.write_text(text.replace("sparsity: null", f"sparsity: {old}"), encoding="utf-8")
+    for command in (["report", "finished"], ["run", "finished/recipe.yaml", "-o", "again"]):
+        done = potstill(*command)
+        assert done.code == 2
+        assert "finished/recipe.yaml: stages.1: sparsity was removed, for zeros " in done.err
+        assert "Omit the key; " in done.err
+        assert len(done.err.splitlines()) == 1
+    assert not (work / "again").exists()
+    shutil.copytree("finished", "copy")
+    assert potstill("compare", "finished", "copy").code == 0
+    recipe.write_text(text.replace("  sparsity: null\n", ""), encoding="utf-8")
+    assert potstill("report", "finished").code == 0
+
+
 # --- fingerprints ---------------------------------------------------------------------------------
 
 

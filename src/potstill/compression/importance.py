@@ -18,7 +18,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED
 from potstill.models import LoadedModel, Signals
 from potstill.objectives import Rows, objective_sums
-from potstill.recipe import GoldMse, HardTargets, InBatch, Objective, Task
+from potstill.recipe import InBatch, Task, gold_objective
 from potstill.tasks.heads import Reading
 
 BATCH = 16  # texts of one pass, which a sentence encoder's are compared within
@@ -43,32 +43,19 @@ def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
 
 
 def _reading(loaded: LoadedModel) -> Reading:
-    hard = HardTargets(target="gold")
-    objective: Objective = hard if loaded.task.has_distribution else GoldMse()
-    return Reading.of(loaded.task, [objective], InBatch(), BATCH)
+    return Reading.of(loaded.task, [gold_objective(loaded.task)], InBatch(), BATCH)
 
 
 def _sum(loaded: LoadedModel, reading: Reading, batch: Batch) -> Tensor:
     signals, rows = reading.signals(loaded, batch), reading.rows(batch)
     if loaded.task == Task.SENTENCE_EMBEDDING:
         rows = _own_answers(signals, rows)
-    total, _ = objective_sums(
-        reading.objectives,
-        signals,
-        [],
-        rows,
-        batch.attention_mask_BL.bool(),
-        {objective.kind: 1.0 for objective in reading.objectives},
-        _CHUNK,
-    )
-    return total
+    objectives = [(objective, 1.0) for objective in reading.objectives]
+    return objective_sums(objectives, signals, [], rows, _CHUNK)[0]
 
 
 @torch.no_grad()
 def _own_answers(signals: Signals, rows: Rows) -> Rows:
     """The gold targets are those that the model itself finds most likely."""
-    assert signals.features_KD is not None
-    assert signals.readout is not None
-    logits_KV = signals.readout.logits(signals.features_KD, slice(0, len(rows.gold_K)))
-    nearest_K = logits_KV.argmax(-1)
+    nearest_K = signals.logits().argmax(-1)
     return replace(rows, gold_K=torch.where(rows.gold_K != IGNORED, nearest_K, IGNORED))

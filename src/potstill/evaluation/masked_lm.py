@@ -196,7 +196,7 @@ def _answers(
             parts.append(logits_bLV[rows_BL[some]])
         logits_KV = torch.cat(parts)
         return None, lambda chunk: logits_KV[chunk]
-    signals = masked_lm_signals(one.model, ids_BL, mask_BL, rows_BL)
+    signals = masked_lm_signals(one.model, batch, rows_BL)
     features_KD, readout = signals.features_KD, signals.readout
     assert features_KD is not None
     assert readout is not None

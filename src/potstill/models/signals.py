@@ -74,6 +74,13 @@ class Signals:
     qkv: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     vectors_BD: Tensor | None = None
 
+    def logits(self, rows: slice | None = None) -> Tensor:
+        """Return the logits of some rows, or of all: [k x V]."""
+        assert self.features_KD is not None
+        assert self.readout is not None
+        rows = slice(0, len(self.features_KD)) if rows is None else rows
+        return self.readout.logits(self.features_KD[rows], rows)
+
 
 def wide(values: Tensor) -> Tensor:
     """Losses are computed in float32 at least, whatever the matrix products were computed in."""

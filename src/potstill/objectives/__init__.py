@@ -8,30 +8,12 @@ says which layers, heads and widths of two models are compared.
 from __future__ import annotations
 
 from potstill.data.sequences import IGNORED
+from potstill.objectives import hidden, logits
 from potstill.objectives.chunks import Rows
-from potstill.objectives.hidden import (
-    attention_mse,
-    hidden_cosine,
-    hidden_mse,
-    patient_hidden,
-    relations,
-    vector_mse,
-)
-from potstill.objectives.logits import hard_targets, logits_mse, soft_targets, temperature_at
+from potstill.objectives.hidden import *  # noqa: F403
+from potstill.objectives.logits import *  # noqa: F403
 from potstill.objectives.total import objective_sums
 
-__all__ = [
-    "IGNORED",
-    "Rows",
-    "attention_mse",
-    "hard_targets",
-    "hidden_cosine",
-    "hidden_mse",
-    "logits_mse",
-    "objective_sums",
-    "patient_hidden",
-    "relations",
-    "soft_targets",
-    "temperature_at",
-    "vector_mse",
-]
+__all__ = ["IGNORED", "Rows", "objective_sums"]
+__all__ += hidden.__all__
+__all__ += logits.__all__

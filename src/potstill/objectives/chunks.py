@@ -7,7 +7,7 @@ are added up, and it is dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -18,92 +18,102 @@ from torch.nn import functional as F
 from potstill.data.sequences import IGNORED
 from potstill.models import Signals
 from potstill.models.signals import Readout, wide
+from potstill.objectives.hidden import Taught
 from potstill.recipe import GoldMse, HardTargets, LogitObjective, LogitsMse, SoftTargets
-
-# --- several of them, in chunks -------------------------------------------------------------------
+from potstill.recipe.objectives import Counted
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which of the K rows a loss is over, and their gold targets."""
+    """Say which rows of a batch a loss is over: of its K distributions, or of its tokens.
 
-    # rows of soft_targets and of logits_mse (bool); those of the hard ones have a target not -100
-    soft_K: Tensor
-    mse_K: Tensor
+    Attributes:
+        counted_K: bool; the distributions that any loss is over.
+        masked_K: bool; those of masked tokens, elsewhere the same.
+        gold_K: their gold classes; -100 where there is none.
+        tokens_BL: bool; which tokens are real: those that a token may attend to.
+        hidden_BL: bool; the tokens that losses on hidden states are over.
+        values_K: regression: what each row's one logit is to be; not a number where nobody knows.
+    """
+
+    counted_K: Tensor
+    masked_K: Tensor
     gold_K: Tensor
-    # regression: what each row's one logit is to be; not a number where nobody knows
+    tokens_BL: Tensor
+    hidden_BL: Tensor
     values_K: Tensor | None = None
 
-    @property
-    def golden(self) -> int:
-        """Rows that have a gold target."""
-        if self.values_K is not None:
-            return int((~self.values_K.isnan()).sum())
-        return int((self.gold_K != IGNORED).sum())
+    def count(self, counted: Counted) -> int:
+        """Return how many rows an objective's sum is over, whose `rows` are these."""
+        match counted:
+            case "distributions":
+                return int(self.counted_K.sum())
+            case "masked":
+                return int(self.masked_K.sum())
+            case "gold":
+                known = self.gold_K != IGNORED if self.values_K is None else ~self.values_K.isnan()
+                return int(known.sum())
+            case "tokens":
+                return int(self.hidden_BL.sum())
+            case "texts":
+                return len(self.hidden_BL)
+            case _:
+                assert_never(counted)
+
+    def kept(self, objective: SoftTargets | LogitsMse, chunk: slice) -> Tensor:
+        """Return which rows of a chunk an objective is over (bool)."""
+        return (self.masked_K if objective.rows == "masked" else self.counted_K)[chunk]
 
 
 def logit_sums(
-    objectives: Sequence[LogitObjective],
+    objectives: Sequence[tuple[LogitObjective, float]],
     student: Signals,
-    teachers: Sequence[tuple[float, Signals]],
+    teachers: Sequence[Taught],
     rows: Rows,
-    scales: Mapping[str, float],
     chunk_size: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted total of objectives on logits, and each one's plain sum over its rows.
+    """Return the weighted total of objectives on logits, and each one's plain sum over its rows.
 
-    Args:
-        teachers: (share, signals); the shares sum to 1. Soft targets follow the mean of their
-            probabilities, hard ones its most likely class, logits_mse the mean of their logits.
-        scales: kind -> factor of its sum in the total.
-        chunk_size: rows of logits that exist at a time.
+    Soft targets follow the mean of the teachers' probabilities, hard ones its most likely class,
+    logits_mse the mean of their logits. Args: as `total.objective_sums`.
     """
     assert student.features_KD is not None
     assert student.readout is not None
-    logit_pass = _LogitPass(objectives, teachers, rows, scales, chunk_size, student.readout)
+    logit_pass = _LogitPass(objectives, teachers, rows, chunk_size, student.readout.exact)
     inputs = [student.features_KD, student.readout.weight_VD, student.readout.bias]
     if not torch.is_grad_enabled():
         # a Function is asked for the gradients of parameters all the same
         inputs = [None if value is None else value.detach() for value in inputs]
     total, values = _ChunkedLogits.apply(*inputs, logit_pass)  # type: ignore[no-untyped-call]
-    return total, {o.kind: value for o, value in zip(objectives, values, strict=True)}
+    return total, {o.kind: value for (o, _), value in zip(objectives, values, strict=True)}
 
 
 @dataclass(frozen=True)
 class _LogitPass:
-    objectives: Sequence[LogitObjective]
-    teachers: Sequence[tuple[float, Signals]]
+    objectives: Sequence[tuple[LogitObjective, float]]
+    teachers: Sequence[Taught]
     rows: Rows
-    scales: Mapping[str, float]
     chunk_size: int
-    student: Readout
+    exact: bool  # the student's readout
 
-    @property
-    def shares(self) -> list[float]:
-        return [share for share, _ in self.teachers]
+    def answers(self, chunk: slice) -> _Answers:
+        """Return the teachers' logits of a chunk; none where no objective asks for them."""
+        asked = not all(objective.uses_gold for objective, _ in self.objectives)
+        with torch.no_grad():
+            found = [wide(taught.signals.logits(chunk)) for taught in self.teachers if asked]
+        return _Answers(found, [taught.share for taught in self.teachers])
 
-    @property
-    def _asks_teachers(self) -> bool:
-        return any(
-            o.target == "teacher" if isinstance(o, HardTargets) else not isinstance(o, GoldMse)
-            for o in self.objectives
-        )
 
-    def teacher_logits(self, chunk: slice) -> list[Tensor]:
-        """The teachers' logits of a chunk; none where no objective asks for them."""
-        if not self._asks_teachers:
-            return []
-        found = []
-        for _, signals in self.teachers:
-            assert signals.features_KD is not None
-            assert signals.readout is not None
-            with torch.no_grad():
-                found.append(wide(signals.readout.logits(signals.features_KD[chunk], chunk)))
-        return found
+@dataclass(frozen=True)
+class _Answers:
+    """Hold the teachers' logits of a chunk, and what share of the mean each has."""
+
+    logits: list[Tensor]
+    shares: list[float]
 
 
 class _ChunkedLogits(torch.autograd.Function):
-    """Losses and their gradients, chunk by chunk, in forward; backward only scales what is there.
+    """Compute losses and gradients by chunk in forward; backward only scales what is there.
 
     The gradient of the readout's weight accumulates in place (addmm), so one buffer of its size is
     all that stays; the logits of a chunk are freed before the next. Gradients of logits are written
@@ -125,12 +135,12 @@ class _ChunkedLogits(torch.autograd.Function):
             )
         ]
         values = wide(features_KD.new_zeros(len(logit_pass.objectives)))
-        readout = Readout(weight_VD, bias, logit_pass.student.exact)
+        readout = Readout(weight_VD, bias, logit_pass.exact)
         for start in range(0, features_KD.shape[0], logit_pass.chunk_size):
             chunk = slice(start, min(start + logit_pass.chunk_size, features_KD.shape[0]))
             values += _one_chunk(features_KD[chunk], readout, logit_pass, chunk, grads)
         ctx.grads = grads
-        scales = [logit_pass.scales[objective.kind] for objective in logit_pass.objectives]
+        scales = [scale for _, scale in logit_pass.objectives]
         total = (values * values.new_tensor(scales)).sum()
         ctx.mark_non_differentiable(values)
         return total, values
@@ -154,39 +164,36 @@ def _one_chunk(
     chunk: slice,
     grads: list[Tensor | None],
 ) -> Tensor:
-    """Losses of one chunk, as a vector over objectives; adds its gradients to `grads` in place."""
+    """Return a chunk's losses, by objective; add its gradients to `grads` in place."""
     student_kV = wide(readout.logits(features_kD, chunk))
-    teachers, shares = logit_pass.teacher_logits(chunk), logit_pass.shares
-    rows = logit_pass.rows
+    answers, rows = logit_pass.answers(chunk), logit_pass.rows
     values: dict[str, Tensor] = {}
     hard: tuple[Tensor, Tensor] | None = None  # rows, and their gradients
     dense: list[Tensor] = []  # gradients of all rows
-    for objective in sorted(logit_pass.objectives, key=_order):
-        scale = logit_pass.scales[objective.kind]
+    # Those on gold first: they read few rows. Soft ones last: they overwrite all logits.
+    for objective, scale in sorted(
+        logit_pass.objectives,
+        key=lambda one: (isinstance(one[0], SoftTargets), one[0].rows != "gold"),
+    ):
         match objective:
             case HardTargets():
-                gold_k = rows.gold_K[chunk]
-                value, hard = _hard_chunk(objective, student_kV, teachers, shares, gold_k, scale)
+                value, hard = _hard_chunk(objective, student_kV, answers, rows.gold_K[chunk], scale)
             case LogitsMse():
-                included_kV = readout.included(chunk)
-                kept_k = rows.mse_K[chunk]
-                value, grad_kV = _mse_chunk(
-                    student_kV, _mean(teachers, shares), included_kV, kept_k, scale
-                )
+                teacher_kV = _mean(answers.logits, answers.shares)
+                difference_kV = student_kV - teacher_kV
+                kept_k = rows.kept(objective, chunk)
+                value, grad_kV = _mse_chunk_(difference_kV, readout.included(chunk), kept_k, scale)
                 dense.append(grad_kV)
             case GoldMse():
                 assert rows.values_K is not None
                 wanted_k1 = wide(rows.values_K[chunk])[:, None]
                 known_k = ~wanted_k1[:, 0].isnan()
-                value, grad_kV = _mse_chunk(
-                    student_kV, wanted_k1.nan_to_num(), None, known_k, scale
-                )
+                difference_kV = student_kV - wanted_k1.nan_to_num()
+                value, grad_kV = _mse_chunk_(difference_kV, None, known_k, scale)
                 dense.append(grad_kV)
             case SoftTargets():
-                kept_k = rows.soft_K[chunk]
-                value, grad_kV = _soft_chunk_(
-                    objective, student_kV, teachers, shares, kept_k, scale
-                )
+                kept_k = rows.kept(objective, chunk)
+                value, grad_kV = _soft_chunk_(objective, student_kV, answers, kept_k, scale)
                 dense.append(grad_kV)
             case _:
                 assert_never(objective)
@@ -198,23 +205,18 @@ def _one_chunk(
         if hard is not None:
             grad_kV.index_add_(0, *hard)
         _add_gradients_(grads, grad_kV, features_kD, readout.weight_VD, chunk)
-    return torch.stack([values[objective.kind] for objective in logit_pass.objectives])
-
-
-def _order(objective: LogitObjective) -> int:
-    """Hard ones first: they read few rows. Soft ones last: they overwrite all logits."""
-    return [HardTargets, GoldMse, LogitsMse, SoftTargets].index(type(objective))
+    return torch.stack([values[objective.kind] for objective, _ in logit_pass.objectives])
 
 
 def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """The weighted mean; of one, itself."""
+    """Return the weighted mean; of one, itself."""
     if len(values) == 1:
         return values[0]
     return torch.stack([share * v for share, v in zip(shares, values, strict=True)]).sum(0)
 
 
 def _log_mean_(log_p: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """log of the weighted mean of probabilities, from their logarithms; overwrites the first."""
+    """Return the log of the weighted mean of probabilities from their logs; overwrite the first."""
     if len(log_p) == 1:
         return log_p[0]
     total = log_p[0].add_(math.log(shares[0]))
@@ -226,18 +228,17 @@ def _log_mean_(log_p: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 def _hard_chunk(
     objective: HardTargets,
     student_kV: Tensor,
-    teachers: Sequence[Tensor],
-    shares: Sequence[float],
+    answers: _Answers,
     gold_k: Tensor,
     scale: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Sum of cross-entropies, and (the rows that have one, scale * its gradient, q - one-hot)."""
+    """Return the sum of cross-entropies, and (their rows, scale * the gradient, q - one-hot)."""
     rows_h = (gold_k != IGNORED).nonzero()[:, 0]
     targets_h = gold_k[rows_h]
     if objective.target == "teacher":
-        likely_hV = [teacher_kV[rows_h] for teacher_kV in teachers]
+        likely_hV = [teacher_kV[rows_h] for teacher_kV in answers.logits]
         if len(likely_hV) > 1:
-            likely_hV = [_mean([torch.softmax(z_hV, -1) for z_hV in likely_hV], shares)]
+            likely_hV = [_mean([torch.softmax(z_hV, -1) for z_hV in likely_hV], answers.shares)]
         targets_h = likely_hV[0].argmax(-1)
     log_student_hV = F.log_softmax(student_kV[rows_h], dim=-1)
     at_h1 = targets_h[:, None]
@@ -247,18 +248,13 @@ def _hard_chunk(
     return value, (rows_h, grad_hV.mul_(scale))
 
 
-def _mse_chunk(
-    student_kV: Tensor,
-    teacher_kV: Tensor,
-    included_kV: Tensor | None,
-    kept_k: Tensor,
-    scale: float,
+def _mse_chunk_(
+    difference_kV: Tensor, included_kV: Tensor | None, kept_k: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Sum over rows of the mean squared difference, and scale * its gradient, 2 (s - t) / classes.
+    """Return the sum over rows of the mean squared difference, and scale * its gradient.
 
-    Of classes that are not a row's own, neither difference nor number counts.
+    The gradient is 2 (s - t) / classes; classes that are not a row's own do not count.
     """
-    difference_kV = student_kV - teacher_kV
     classes_k1 = difference_kV.new_full((len(kept_k), 1), difference_kV.shape[1])
     if included_kV is not None:
         difference_kV.mul_(included_kV)
@@ -271,19 +267,18 @@ def _mse_chunk(
 def _soft_chunk_(
     objective: SoftTargets,
     student_kV: Tensor,
-    teachers: Sequence[Tensor],
-    shares: Sequence[float],
+    answers: _Answers,
     kept_k: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of T² · D(p, q), and scale * its gradient, T (q - p): the same for both divergences.
+    """Return the sum of T² · D(p, q), and scale * its gradient, T (q - p) for both divergences.
 
     All logits are overwritten: what they hold afterwards means nothing.
     """
     temperature = objective.temperature
     log_student_kV = _log_softmax_(student_kV.div_(temperature))
-    softened = [_log_softmax_(teacher_kV.div_(temperature)) for teacher_kV in teachers]
-    log_teacher_kV = _log_mean_(softened, shares)
+    softened = [_log_softmax_(teacher_kV.div_(temperature)) for teacher_kV in answers.logits]
+    log_teacher_kV = _log_mean_(softened, answers.shares)
     teacher_p_kV = log_teacher_kV.exp()
     terms_kV = (
         log_teacher_kV.sub_(log_student_kV)
@@ -308,7 +303,7 @@ def _add_gradients_(
     weight_VD: Tensor,
     chunk: slice,
 ) -> None:
-    """From the gradient of a chunk's logits to those of features, weight and bias."""
+    """Add what a chunk's gradient of logits gives for features, weight and bias."""
     grad_features, grad_weight, grad_bias = grads
     if grad_features is not None:
         grad_features[chunk] = grad_kV.to(weight_VD.dtype) @ weight_VD

@@ -7,7 +7,7 @@ have them. Inside, every loss is a sum over rows, for the reason that chunks.py 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -28,9 +28,20 @@ from potstill.recipe import (
     VectorMse,
 )
 
+__all__ = [
+    "attention_mse",
+    "hidden_cosine",
+    "hidden_mse",
+    "patient_hidden",
+    "relations",
+    "vector_mse",
+]
+
 
 def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tensor:
-    """Mean over rows of 1 - cos(student, teacher): L_cos of DistilBERT (arXiv 1910.01108, sec. 2).
+    """Return the mean over rows of 1 - cos(student, teacher).
+
+    It is L_cos of DistilBERT (Sanh et al. 2019, arXiv 1910.01108) section 2.
 
     Args:
         student_hidden_KD, teacher_hidden_KD: hidden states of the same K tokens, or the vectors
@@ -40,20 +51,23 @@ def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tenso
         A scalar from 0 to 2.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
     check_same_shape(student_hidden_KD, teacher_hidden_KD, "hidden states")
     return _mean(_cosine_rows(student_hidden_KD, teacher_hidden_KD))
 
 
 def vector_mse(student_vectors_BD: Tensor, teacher_vectors_BD: Tensor) -> Tensor:
-    """Mean over texts of the squared distance of their sentence vectors.
+    """Return the mean over texts of the squared distance of their sentence vectors.
 
-    Reimers and Gurevych 2020 (arXiv 2004.09813) eq. 1, with the sum over the width in the place of
-    its mean: of unit vectors it is 2 - 2 cos.
+    It is eq. 1 of Reimers and Gurevych 2020 (arXiv 2004.09813), with the sum over the width instead
+    of its mean: for unit vectors it is 2 - 2 cos.
+
+    Args:
+        student_vectors_BD, teacher_vectors_BD: vectors of the same B texts, both D wide.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
     check_same_shape(student_vectors_BD, teacher_vectors_BD, "sentence vectors")
     return _mean((student_vectors_BD - teacher_vectors_BD).square().sum(-1))
@@ -62,55 +76,50 @@ def vector_mse(student_vectors_BD: Tensor, teacher_vectors_BD: Tensor) -> Tensor
 def patient_hidden(
     student_hidden_KD: Sequence[Tensor], teacher_hidden_KD: Sequence[Tensor]
 ) -> Tensor:
-    """Mean over rows of the sum over layers of the squared distance of normalised hidden states.
+    """Return the mean over rows of the squared distance of normalized hidden states.
 
-    L_PT of PKD (Sun et al. 2019, arXiv 1908.09355) eq. 7, where a row is a text's first token.
+    It is summed over layers: L_PT of PKD (Sun et al. 2019, arXiv 1908.09355) eq. 7, where a row is
+    a text's first token.
 
     Args:
         student_hidden_KD, teacher_hidden_KD: for each pair of layers, hidden states of the same K
             tokens, both D wide.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
-    pairs = list(zip(student_hidden_KD, teacher_hidden_KD, strict=True))
-    for student_KD, teacher_KD in pairs:
-        check_same_shape(student_KD, teacher_KD, "hidden states")
-    return torch.stack([_mean(_patient_rows(s_KD, t_KD)) for s_KD, t_KD in pairs]).sum()
+    return _over_layers(_patient_rows, student_hidden_KD, teacher_hidden_KD)
 
 
 def hidden_mse(student_hidden_KD: Sequence[Tensor], teacher_hidden_KD: Sequence[Tensor]) -> Tensor:
-    """Mean over tokens of the sum over layers of the mean squared difference of hidden states.
+    """Return the mean over tokens of the mean squared difference of hidden states.
 
-    L_hidn and L_embd of TinyBERT (Jiao et al. 2020, arXiv 1909.10351) eqs. 8 and 9; the student's
-    are to be projected to the teacher's width first, where it is another.
+    It is summed over layers: L_hidn and L_embd of TinyBERT (Jiao et al. 2020, arXiv 1909.10351)
+    eqs. 8 and 9. Where widths differ, project the student's hidden states first.
 
     Args:
         student_hidden_KD, teacher_hidden_KD: as `patient_hidden`'s; the embeddings are a layer.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
-    pairs = list(zip(student_hidden_KD, teacher_hidden_KD, strict=True))
-    for student_KD, teacher_KD in pairs:
-        check_same_shape(student_KD, teacher_KD, "hidden states")
-    return torch.stack([_mean(_mse_rows(s_KD, t_KD)) for s_KD, t_KD in pairs]).sum()
+    return _over_layers(_mse_rows, student_hidden_KD, teacher_hidden_KD)
 
 
 def attention_mse(
     student_scores_BHLL: Tensor, teacher_scores_BHLL: Tensor, tokens_BL: Tensor
 ) -> Tensor:
-    """Mean over real tokens, heads and real keys of the squared difference of attention scores.
+    """Return the mean squared difference of one layer's attention scores before the softmax.
 
-    L_attn of TinyBERT (arXiv 1909.10351) eq. 7, of one layer: scores before the softmax. Padding
-    takes no part; a text counts by its tokens.
+    The mean is over real tokens, heads and real keys: L_attn of TinyBERT (arXiv 1909.10351) eq. 7.
+    Padding takes no part; a text counts by its tokens.
 
     Args:
         student_scores_BHLL, teacher_scores_BHLL: q k^T / sqrt(d), of queries x keys, by head.
         tokens_BL: which tokens are real (bool).
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: The shapes differ.
     """
     check_same_shape(student_scores_BHLL, teacher_scores_BHLL, "attention scores")
     return _mean(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL, tokens_BL))
@@ -122,9 +131,9 @@ def relations(
     tokens_BL: Tensor,
     heads: int,
 ) -> Tensor:
-    """Mean over real tokens and relation heads of KL(teacher's relation || student's).
+    """Return the mean over real tokens and heads of KL(teacher's relation || student's).
 
-    MiniLMv2 (Wang et al. 2021, arXiv 2012.15828) section 3: a relation is softmax(A B^T /
+    It is section 3 of MiniLMv2 (Wang et al. 2021, arXiv 2012.15828): a relation is softmax(A B^T /
     sqrt(d)) of queries with queries, keys with keys or values with values, in heads of width d.
     With queries and keys it is the attention distribution of MiniLM (Wang et al. 2020, arXiv
     2002.10957) section 3.1, with values its value relation, section 3.2. Widths may differ.
@@ -132,17 +141,19 @@ def relations(
     Args:
         student_BLD, teacher_BLD: the two that are related, such as (queries, queries).
         tokens_BL: which tokens are real (bool); padding takes no part.
-        heads: of relations; must divide both widths.
+        heads: number of relation heads; must divide both widths.
 
     Returns:
         A scalar in nats.
 
     Raises:
-        ValueError: a width that the heads don't divide.
+        ValueError: The heads don't divide a width.
     """
     for values_BLD in (*student_BLD, *teacher_BLD):
         if values_BLD.shape[-1] % heads:
-            raise ValueError(f"heads: {heads} does not divide the width {values_BLD.shape[-1]}")
+            raise ValueError(
+                f"heads: {heads} does not divide the width {values_BLD.shape[-1]}. Give a divisor."
+            )
     return _mean(_relation_rows(student_BLD, teacher_BLD, tokens_BL, tokens_BL, heads))
 
 
@@ -151,11 +162,11 @@ def relations(
 
 @dataclass(frozen=True)
 class Pairing:
-    """What an objective compares in one student and one teacher.
+    """Say what an objective compares in one student and one teacher.
 
     Attributes:
         layers: (student's, teacher's), counted from 0; EMBEDDINGS is what enters the first one.
-        heads: of attention, the same in both, or of relations.
+        heads: of attention, the same in both, or of relations; 0: hidden states are compared.
     """
 
     layers: tuple[tuple[int, int], ...] = ()
@@ -164,12 +175,12 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Taught:
-    """One teacher's side of a batch.
+    """Hold one teacher's side of a batch.
 
     Attributes:
-        share: of all teachers; they sum to 1.
+        share: its share of all teachers; shares sum to 1.
         pairings: kind of objective -> what it compares.
-        projections: name -> learnt map [teacher's width x student's], where widths differ.
+        projections: name -> learned map [teacher's width x student's], where widths differ.
     """
 
     signals: Signals
@@ -183,94 +194,69 @@ def hidden_sum(
     student: Signals,
     taught: Taught,
     tokens_BL: Tensor,
-    rows_BL: Tensor | None = None,
+    rows_BL: Tensor,
 ) -> Tensor:
-    """An objective's sum over its rows, against one teacher.
+    """Return an objective's sum over its rows, against one teacher.
 
     Args:
-        tokens_BL: which tokens are real (bool): those that a token may attend to.
-        rows_BL: which of them are rows; None: all. The first token of a text is one wherever an
-            objective is over it alone.
+        tokens_BL, rows_BL: as in `Rows`. The first token of a text is a row wherever an objective
+            is over it alone.
 
     Raises:
-        ValueError: hidden states of different widths.
+        ValueError: Hidden states have different widths.
     """
     teacher = taught.signals
     pairing = taught.pairings.get(objective.kind, Pairing())
-    rows_BL = tokens_BL if rows_BL is None else rows_BL
     match objective:
         case HiddenCosine():
-            if objective.of == "pooled":
-                hidden_s, hidden_t = _vectors(student), _vectors(teacher)
-            else:
-                hidden_s, hidden_t = student.hidden_BLD[rows_BL], teacher.hidden_BLD[rows_BL]
+            pooled = objective.of == "pooled"
+            hidden_s = _vectors(student) if pooled else student.hidden_BLD[rows_BL]
+            hidden_t = _vectors(teacher) if pooled else teacher.hidden_BLD[rows_BL]
             check_same_shape(hidden_s, hidden_t, "hidden states")
             return _cosine_rows(wide(hidden_s), wide(hidden_t)).sum()
         case VectorMse():
             own_BD = _projected(_vectors(student), taught.projections.get(objective.kind))
             return (wide(own_BD) - wide(_vectors(teacher))).square().sum()
         case PatientHidden():
-            chosen_BL = rows_BL if objective.tokens == "all" else _first(tokens_BL)
+            number_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+            first_BL = (number_L == 0).expand_as(tokens_BL)
+            chosen_BL = rows_BL if objective.tokens == "all" else first_BL
             states = _layer_states(student, teacher, pairing, chosen_BL)
-            return torch.stack([_patient_rows(s, t).sum() for _, s, t in states]).sum()
+            rows = [_patient_rows(own_KD, other_KD) for _, own_KD, other_KD in states]
         case HiddenMse():
-            return _hidden_mse_sum(student, taught, pairing, rows_BL)
+            rows = _hidden_mse_rows(student, taught, pairing, rows_BL)
         case AttentionMse():
-            return _attention_mse_sum(student, teacher, pairing, tokens_BL, rows_BL)
+            rows = []
+            for layer_s, layer_t in pairing.layers:
+                own_BHLL = _scores(*_related(student, layer_s, "qk"), pairing.heads)
+                other_BHLL = _scores(*_related(teacher, layer_t, "qk"), pairing.heads)
+                rows.append(_score_rows(own_BHLL, other_BHLL, tokens_BL, rows_BL))
         case Relations():
-            return _relations_sum(objective.pairs, student, teacher, pairing, tokens_BL, rows_BL)
+            ((layer_s, layer_t),) = pairing.layers
+            rows = []
+            for pair in objective.pairs:
+                own, other = _related(student, layer_s, pair), _related(teacher, layer_t, pair)
+                rows.append(_relation_rows(own, other, tokens_BL, rows_BL, pairing.heads))
         case _:
             assert_never(objective)
+    return torch.stack([rows_K.sum() for rows_K in rows]).sum()
 
 
-# TinyBERT's W_e; its W_h, of the layers, goes by the objective's own name.
-EMBEDDINGS_PROJECTION = "hidden_mse_embeddings"
-
-
-def _hidden_mse_sum(
-    student: Signals, taught: Taught, pairing: Pairing, tokens_BL: Tensor
-) -> Tensor:
-    sums = []
-    for layer, own_KD, other_KE in _layer_states(student, taught.signals, pairing, tokens_BL):
-        name = EMBEDDINGS_PROJECTION if layer == EMBEDDINGS else "hidden_mse"
+def _hidden_mse_rows(
+    student: Signals, taught: Taught, pairing: Pairing, rows_BL: Tensor
+) -> list[Tensor]:
+    rows = []
+    for layer, own_KD, other_KE in _layer_states(student, taught.signals, pairing, rows_BL):
+        name = "hidden_mse_embeddings" if layer == EMBEDDINGS else "hidden_mse"
         own_KE = wide(_projected(own_KD, taught.projections.get(name)))
-        sums.append(_mse_rows(own_KE, other_KE).sum())
-    return torch.stack(sums).sum()
-
-
-def _attention_mse_sum(
-    student: Signals, teacher: Signals, pairing: Pairing, tokens_BL: Tensor, rows_BL: Tensor
-) -> Tensor:
-    sums = []
-    for layer_s, layer_t in pairing.layers:
-        own_BHLL, other_BHLL = (
-            _scores(*_related(signals, layer, "qk"), pairing.heads)
-            for signals, layer in ((student, layer_s), (teacher, layer_t))
-        )
-        sums.append(_score_rows(own_BHLL, other_BHLL, tokens_BL, rows_BL).sum())
-    return torch.stack(sums).sum()
-
-
-def _relations_sum(
-    pairs: Sequence[RelationPair],
-    student: Signals,
-    teacher: Signals,
-    pairing: Pairing,
-    tokens_BL: Tensor,
-    rows_BL: Tensor,
-) -> Tensor:
-    ((layer_s, layer_t),) = pairing.layers
-    sums = []
-    for pair in pairs:
-        own, other = _related(student, layer_s, pair), _related(teacher, layer_t, pair)
-        sums.append(_relation_rows(own, other, tokens_BL, rows_BL, pairing.heads).sum())
-    return torch.stack(sums).sum()
+        rows.append(_mse_rows(own_KE, other_KE))
+    return rows
 
 
 def _layer_states(
     student: Signals, teacher: Signals, pairing: Pairing, chosen_BL: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(student's layer, its hidden states, the teacher's) of the chosen tokens, pair by pair."""
+    """Yield (student's layer, its hidden states, the teacher's) of the chosen tokens."""
     for layer_s, layer_t in pairing.layers:
         own_KD, other_KD = student.layers[layer_s][chosen_BL], teacher.layers[layer_t][chosen_BL]
         yield layer_s, wide(own_KD), wide(other_KD)
@@ -286,14 +272,18 @@ def _related(signals: Signals, layer: int, pair: RelationPair) -> tuple[Tensor, 
     return signals.qkv[layer][left], signals.qkv[layer][right]
 
 
-def _first(tokens_BL: Tensor) -> Tensor:
-    first_BL = torch.zeros_like(tokens_BL)
-    first_BL[:, 0] = True
-    return first_BL
-
-
 def _projected(values_KD: Tensor, weight_ED: Tensor | None) -> Tensor:
     return values_KD if weight_ED is None else F.linear(values_KD, weight_ED)
+
+
+def _over_layers(
+    rows: Callable[[Tensor, Tensor], Tensor], student: Sequence[Tensor], teacher: Sequence[Tensor]
+) -> Tensor:
+    """Return the sum over layers of the mean over rows."""
+    pairs = list(zip(student, teacher, strict=True))
+    for student_KD, teacher_KD in pairs:
+        check_same_shape(student_KD, teacher_KD, "hidden states")
+    return torch.stack([_mean(rows(own_KD, other_KD)) for own_KD, other_KD in pairs]).sum()
 
 
 def _mean(rows_K: Tensor) -> Tensor:
@@ -313,7 +303,7 @@ def _mse_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:
 
 
 def _scores(left_BLD: Tensor, right_BLD: Tensor, heads: int) -> Tensor:
-    """[B x H x L x L]: left right^T / sqrt(d), by head."""
+    """Return left right^T / sqrt(d), by head: [B x H x L x L]."""
     left_BHLd, right_BHLd = (
         value.unflatten(-1, (heads, -1)).transpose(1, 2) for value in (left_BLD, right_BLD)
     )
@@ -324,7 +314,7 @@ def _scores(left_BLD: Tensor, right_BLD: Tensor, heads: int) -> Tensor:
 def _score_rows(
     student_BHLL: Tensor, teacher_BHLL: Tensor, tokens_BL: Tensor, rows_BL: Tensor
 ) -> Tensor:
-    """One value a row: the mean over heads and real keys."""
+    """Return one value per row: the mean over heads and real keys."""
     square_BHLL = (student_BHLL - teacher_BHLL).square() * tokens_BL[:, None, None, :]
     keys_B1 = tokens_BL.sum(-1, keepdim=True).clamp(min=1)
     return (square_BHLL.sum(-1).mean(1) / keys_B1)[rows_BL]
@@ -337,7 +327,7 @@ def _relation_rows(
     rows_BL: Tensor,
     heads: int,
 ) -> Tensor:
-    """One value a row: the mean over relation heads of the divergence."""
+    """Return one value per row: the mean over relation heads of the divergence."""
     log_s_BHLL, log_t_BHLL = (
         F.log_softmax(
             _scores(*pair, heads).masked_fill(~tokens_BL[:, None, None, :], _NO_KEY), dim=-1

@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor
@@ -17,7 +16,10 @@ from potstill.data.sequences import IGNORED
 from potstill.models.signals import check_same_shape
 from potstill.recipe import SoftTargets
 
+__all__ = ["hard_targets", "logits_mse", "soft_targets", "temperature_at"]
+
 Divergence = Literal["kl", "cross_entropy"]
+temperature_at = SoftTargets.temperature_at
 
 
 def soft_targets(
@@ -26,7 +28,7 @@ def soft_targets(
     temperature: float,
     divergence: Divergence = "kl",
 ) -> Tensor:
-    """Mean over rows of T² · D(softmax(teacher / T), softmax(student / T)).
+    """Return the mean over rows of T² · D(softmax(teacher / T), softmax(student / T)).
 
     Hinton et al. 2015 (arXiv 1503.02531) section 2: both are softened by the same T, and T² keeps
     the size of the gradients when T changes. `divergence` "kl" is KL(teacher || student);
@@ -35,25 +37,30 @@ def soft_targets(
     Args:
         student_logits_KV, teacher_logits_KV: K distributions over V classes.
         temperature: T > 0.
+        divergence: "kl" (default) or "cross_entropy".
 
     Returns:
         A scalar in nats, times T².
 
     Raises:
-        ValueError: a temperature that is not above 0, or logits of different shapes.
+        ValueError: The temperature is not above 0, or the shapes differ.
     """
     check_same_shape(student_logits_KV, teacher_logits_KV, "logits")
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature:g}: it must be above 0")
-    total = _soft_rows(student_logits_KV, teacher_logits_KV, temperature, divergence).sum()
-    return total / _rows(student_logits_KV)
+        raise ValueError(f"temperature: {temperature:g} is not above 0. Give a positive number.")
+    log_student = F.log_softmax(student_logits_KV / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher_logits_KV / temperature, dim=-1)
+    if divergence == "kl":
+        log_student = log_student - log_teacher
+    values_K = -(log_teacher.exp() * log_student).sum(-1) * temperature**2
+    return _mean(values_K)
 
 
 def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
-    """Mean cross-entropy with one-hot targets, over the rows whose target is not -100.
+    """Return the mean cross-entropy with one-hot targets, over rows whose target is not -100.
 
-    The masked-LM loss of DistilBERT (arXiv 1910.01108, section 2) when targets are the original
-    tokens; with the teacher's most likely tokens it is the article's variant. T = 1.
+    It is the masked-LM loss of DistilBERT (arXiv 1910.01108, section 2) when targets are the
+    original tokens; with the teacher's most likely tokens it is the article's variant. T = 1.
 
     Args:
         student_logits_KV: K distributions over V classes.
@@ -63,15 +70,16 @@ def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
         A scalar in nats; 0 when every row is left out.
     """
     kept = (targets_K != IGNORED).sum().clamp(min=1)
-    return _hard_rows(student_logits_KV, targets_K).sum() / kept
+    losses_K = F.cross_entropy(student_logits_KV, targets_K, ignore_index=IGNORED, reduction="none")
+    return losses_K.sum() / kept
 
 
 def logits_mse(
     student_logits_KV: Tensor, teacher_logits_KV: Tensor, included_KV: Tensor | None = None
 ) -> Tensor:
-    """Mean over rows of the mean over classes of the squared difference of the logits.
+    """Return the mean over rows of the mean over classes of the logits' squared difference.
 
-    Ba and Caruana 2014 (arXiv 1312.6184), the loss of section 2: regression on the teacher's
+    It is the loss of Ba and Caruana 2014 (arXiv 1312.6184) section 2: regression on the teacher's
     logits.
 
     Args:
@@ -79,42 +87,14 @@ def logits_mse(
         included_KV: the classes (bool) that each row is about; None: all.
 
     Raises:
-        ValueError: logits of different shapes.
+        ValueError: The shapes differ.
     """
     check_same_shape(student_logits_KV, teacher_logits_KV, "logits")
     squares_KV = (student_logits_KV - teacher_logits_KV).square()
     if included_KV is None:
-        return squares_KV.mean(-1).sum() / _rows(squares_KV)
-    rows_K = (squares_KV * included_KV).sum(-1) / included_KV.sum(-1).clamp(min=1)
-    return rows_K.sum() / _rows(squares_KV)
+        return _mean(squares_KV.mean(-1))
+    return _mean((squares_KV * included_KV).sum(-1) / included_KV.sum(-1).clamp(min=1))
 
 
-def temperature_at(settings: SoftTargets, step: int, steps: int) -> float:
-    """The temperature of a step, counted from 0, of a training of so many.
-
-    From `temperature` at the first to `final_temperature` at the last, in a line or half a cosine.
-    """
-    start, end = settings.temperature, settings.final_temperature
-    if end is None:
-        return start
-    done = min(step / max(steps - 1, 1), 1.0)
-    left = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
-    return end + (start - end) * left
-
-
-def _rows(values: Tensor) -> int:
-    return max(values.shape[0], 1)
-
-
-def _soft_rows(
-    student_KV: Tensor, teacher_KV: Tensor, temperature: float, divergence: Divergence
-) -> Tensor:
-    log_student = F.log_softmax(student_KV / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher_KV / temperature, dim=-1)
-    if divergence == "kl":
-        log_student = log_student - log_teacher
-    return -(log_teacher.exp() * log_student).sum(-1) * temperature**2
-
-
-def _hard_rows(student_KV: Tensor, targets_K: Tensor) -> Tensor:
-    return F.cross_entropy(student_KV, targets_K, ignore_index=IGNORED, reduction="none")
+def _mean(rows_K: Tensor) -> Tensor:
+    return rows_K.sum() / max(len(rows_K), 1)

@@ -1,6 +1,6 @@
-"""What a student and a teacher have to compare: layers, heads, widths; what they can't is refused.
+"""What of a student and a teacher is compared: layers, heads, widths; the rest is refused.
 
-Shapes alone are read, so that models without weights do.
+Shapes alone are read, so models without weights will do.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ from potstill.models import LoadedModel
 from potstill.models.captures import Wanted, qkv_widths
 from potstill.models.families import family_of
 from potstill.models.signals import EMBEDDINGS
-from potstill.objectives.hidden import EMBEDDINGS_PROJECTION, Pairing
+from potstill.objectives.hidden import Pairing
 from potstill.recipe import (
     AttentionMse,
-    HiddenCosine,
     HiddenMse,
     HiddenObjective,
     LayerPairs,
-    LogitObjective,
     Objective,
     PatientHidden,
     Relations,
     Task,
-    VectorMse,
 )
 
 
@@ -33,77 +30,63 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
     """Refuse a student that can't follow the teacher.
 
     Raises:
-        ValueError: different vocabularies, or shapes that an objective can't compare.
+        ValueError: Their vocabularies differ, or an objective can't compare their shapes.
     """
+    names = [
+        f"the {role}" if loaded.name == role else f"{role} {loaded.name}"
+        for role, loaded in (("student", student), ("teacher", teacher))
+    ]
     sizes = student.model.config.vocab_size, teacher.model.config.vocab_size
     if student.task == Task.MASKED_LM and sizes[0] != sizes[1]:
         raise ValueError(
-            f"{_called(student, 'student')} predicts {sizes[0]} tokens and "
-            f"{_called(teacher, 'teacher')} "
-            f"{sizes[1]}: their distributions can't be compared"
+            f"{names[0]} predicts {sizes[0]} tokens and {names[1]} {sizes[1]}, so their "
+            "distributions can't be compared. Make the student from this teacher with make_student."
         )
     if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
         raise ValueError(
-            f"{_called(student, 'student')} and {_called(teacher, 'teacher')} have different "
-            "vocabularies: "
-            "distillation needs the same tokenizer for both"
+            f"{names[0]} and {names[1]} have different vocabularies. Distillation needs one "
+            "tokenizer for both: make the student from this teacher with make_student."
         )
     pair_up(student, teacher, objectives)
-
-
-def _called(loaded: LoadedModel, role: str) -> str:
-    """How a message calls a model: by its role, and its name where that says more."""
-    return f"the {role}" if loaded.name == role else f"{role} {loaded.name}"
 
 
 def pair_up(
     student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]
 ) -> dict[str, Pairing]:
-    """Kind of objective -> what it compares in the two, of the objectives on hidden states.
+    """Return what each objective on hidden states compares in the two, by its kind.
 
     Raises:
-        ValueError: layers that one of them has not, or widths or heads that don't fit.
+        ValueError: One of them lacks a layer, or widths or heads don't fit.
     """
     return {
         objective.kind: _pairing(objective, student, teacher)
         for objective in objectives
-        if not isinstance(objective, LogitObjective) and objective.weight > 0
+        if objective.reads != "logits" and objective.weight > 0
     }
 
 
-def wanted_of(
-    objectives: Sequence[Objective], pairings: Mapping[str, Pairing], side: int
-) -> Wanted:
-    """What to listen to in the student (side 0) or the teacher (side 1)."""
+def wanted_of(pairings: Mapping[str, Pairing], side: int) -> Wanted:
+    """Return what to listen to in the student (side 0) or the teacher (side 1)."""
     layers: set[int] = set()
     qkv: set[int] = set()
-    for objective in objectives:
-        numbers = {pair[side] for pair in pairings.get(objective.kind, Pairing()).layers}
-        if isinstance(objective, (AttentionMse, Relations)):
-            qkv |= numbers
-        else:
-            layers |= numbers
+    for pairing in pairings.values():  # one with heads is of queries, keys and values
+        (qkv if pairing.heads else layers).update(pair[side] for pair in pairing.layers)
     return Wanted(frozenset(layers), frozenset(qkv))
 
 
 def projection_shapes(
     student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]
 ) -> dict[str, tuple[int, int]]:
-    """Name -> (teacher's width, student's width) of the maps to be learnt; none at equal widths."""
+    """Return name -> (teacher's width, student's) of the maps to learn; {} at equal widths."""
     shape = teacher.model.config.hidden_size, student.model.config.hidden_size
-    names: list[str] = []
-    for objective in objectives:
-        if isinstance(objective, (HiddenMse, VectorMse)) and objective.weight > 0:
-            names.append(objective.kind)
-            if isinstance(objective, HiddenMse) and objective.embeddings:
-                names.append(EMBEDDINGS_PROJECTION)
+    names = [name for o in objectives if o.weight > 0 for name in o.projections]
     return {} if shape[0] == shape[1] else dict.fromkeys(names, shape)
 
 
 def compared_layers(
     pairs: LayerPairs, student_depth: int, teacher_depth: int, where: str
 ) -> list[tuple[int, int]]:
-    """(student's layer, teacher's layer), for each layer of the student.
+    """Return (student's layer, teacher's layer) for each layer of the student.
 
     `uniform` is g(m) = m N / M of TinyBERT (arXiv 1909.10351, section 3) and PKD's skip: the last
     layer of each of equal blocks; `last` PKD's last.
@@ -114,52 +97,58 @@ def compared_layers(
         where: the recipe's key, for messages.
 
     Raises:
-        ValueError: other numbers of layers than there are.
+        ValueError: There are other numbers of layers.
     """
+    numbers = range(teacher_depth)
     if isinstance(pairs, str):
         if student_depth > teacher_depth:
             raise ValueError(
                 f"{where}: {student_depth} layers of the student can't each have one of the "
-                f"teacher's {teacher_depth}; leave the objective out"
+                f"teacher's {teacher_depth}. Omit the objective."
             )
-        chosen = (
-            [(i + 1) * teacher_depth // student_depth - 1 for i in range(student_depth)]
-            if pairs == "uniform"
-            else list(range(teacher_depth - student_depth, teacher_depth))
-        )
-        return list(enumerate(chosen))
+        uniform = [(i + 1) * teacher_depth // student_depth - 1 for i in range(student_depth)]
+        last = numbers[teacher_depth - student_depth :]
+        return list(enumerate(uniform if pairs == "uniform" else last))
     if len(pairs) != student_depth:
         raise ValueError(
-            f"{where}: {len(pairs)} layers of the teacher are named, where {student_depth} of the "
-            "student are compared; name one for each"
+            f"{where}: it names {len(pairs)} layers of the teacher, and {student_depth} of the "
+            "student are compared. Name one for each."
         )
-    wrong = [layer for layer in pairs if layer >= teacher_depth]
-    if wrong:
-        raise ValueError(f"{where}: {_out_of_range(wrong[0], 'teacher', teacher_depth)}")
+    for layer in pairs:
+        _check_range(layer, "teacher", teacher_depth, where)
     if len(set(pairs)) < len(pairs):
-        raise ValueError(f"{where}: {pairs} names a layer twice; name each once at most")
+        raise ValueError(f"{where}: {pairs} names a layer twice. Name each at most once.")
     return list(enumerate(pairs))
 
 
 def _pairing(objective: HiddenObjective, student: LoadedModel, teacher: LoadedModel) -> Pairing:
     where = f"objectives.{objective.kind}"
-    depths = student.model.config.num_hidden_layers, teacher.model.config.num_hidden_layers
+    own, other = student.model.config, teacher.model.config
+    if objective.same_width and own.hidden_size != other.hidden_size:
+        raise ValueError(
+            f"{where}: it compares hidden states of one width, and the student's are "
+            f"{own.hidden_size} wide, the teacher's {other.hidden_size}. Omit it, or use "
+            "hidden_mse, which learns a projection."
+        )
+    if objective.reads != "layers":
+        return Pairing()
+    where, depth, depth_t = f"{where}.layers", own.num_hidden_layers, other.num_hidden_layers
     match objective:
-        case HiddenCosine():
-            _check_widths(objective.kind, student, teacher, "leave it out")
-            return Pairing()
-        case VectorMse():
-            return Pairing()
-        case PatientHidden():
-            advice = "use hidden_mse, which learns a projection"
-            _check_widths(objective.kind, student, teacher, advice)
-            return Pairing(tuple(_patient_layers(objective, *depths)))
+        case PatientHidden():  # all but the student's last, which other losses are about
+            if depth < 2:
+                raise ValueError(
+                    f"{where}: a student of one layer has none before its last. Omit the objective."
+                )
+            by_rule = isinstance(objective.layers, str)
+            chosen = depth if by_rule else depth - 1
+            layers = compared_layers(objective.layers, chosen, depth_t, where)
+            return Pairing(tuple(layers[: depth - 1]))
         case HiddenMse():
-            layers = compared_layers(objective.layers, *depths, f"{where}.layers")
+            layers = compared_layers(objective.layers, depth, depth_t, where)
             first = [(EMBEDDINGS, EMBEDDINGS)] if objective.embeddings else []
             return Pairing((*first, *layers))
         case AttentionMse():
-            layers = compared_layers(objective.layers, *depths, f"{where}.layers")
+            layers = compared_layers(objective.layers, depth, depth_t, where)
             return Pairing(tuple(layers), _attention_heads(student, teacher))
         case Relations():
             return _related(objective, student, teacher)
@@ -167,77 +156,56 @@ def _pairing(objective: HiddenObjective, student: LoadedModel, teacher: LoadedMo
             assert_never(objective)
 
 
-def _patient_layers(
-    objective: PatientHidden, student_depth: int, teacher_depth: int
-) -> list[tuple[int, int]]:
-    """All layers but the student's last, whose output the other losses are about."""
-    where = "objectives.patient_hidden.layers"
-    if student_depth < 2:
-        raise ValueError(
-            f"{where}: a student of one layer has none before its last; leave patient_hidden out"
-        )
-    if isinstance(objective.layers, str):
-        return compared_layers(objective.layers, student_depth, teacher_depth, where)[:-1]
-    return compared_layers(objective.layers, student_depth - 1, teacher_depth, where)
-
-
-def _check_widths(kind: str, student: LoadedModel, teacher: LoadedModel, advice: str) -> None:
-    widths = student.model.config.hidden_size, teacher.model.config.hidden_size
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"{kind} compares hidden states of one width: the student's is {widths[0]}, "
-            f"the teacher's {widths[1]}; {advice}"
-        )
-
-
 def _attention_heads(student: LoadedModel, teacher: LoadedModel) -> int:
+    where = "objectives.attention_mse"
     for loaded in (student, teacher):
         config = loaded.model.config
         if not family_of(config, loaded.name).plain_scores:
             raise ValueError(
-                f"objectives.attention_mse: the attention scores of {loaded.name} "
-                f"({config.model_type}) are not those of queries and keys alone, for positions "
-                "are part of them; use relations instead"
+                f"{where}: the attention scores of {loaded.name} ({config.model_type}) depend on "
+                "positions beside queries and keys. Use relations instead."
             )
     heads = student.model.config.num_attention_heads, teacher.model.config.num_attention_heads
     if heads[0] != heads[1]:
         raise ValueError(
-            f"objectives.attention_mse compares head with head: the student has {heads[0]}, the "
-            f"teacher {heads[1]}; use relations, whose heads are their own"
+            f"{where}: it compares head with head, and the student has {heads[0]}, the teacher "
+            f"{heads[1]}. Use relations, which has heads of its own."
         )
     return int(heads[0])
 
 
 def _related(objective: Relations, student: LoadedModel, teacher: LoadedModel) -> Pairing:
     where = "objectives.relations"
-    layers = []
-    for key, loaded, chosen in (
+    heads = objective.heads or int(student.model.config.num_attention_heads)
+    used = {"qkv".index(letter) for pair in objective.pairs for letter in pair}
+    layers: list[int] = []
+    widths: dict[int, str] = {}
+    for role, loaded, chosen in (
         ("student", student, objective.student_layer),
         ("teacher", teacher, objective.teacher_layer),
     ):
         depth = loaded.model.config.num_hidden_layers
-        if chosen is not None and chosen >= depth:
-            raise ValueError(f"{where}.{key}_layer: {_out_of_range(chosen, key, depth)}")
         layers.append(depth - 1 if chosen is None else chosen)
-    heads = objective.heads or int(student.model.config.num_attention_heads)
-    used = {"qkv".index(letter) for pair in objective.pairs for letter in pair}
-    widths: dict[int, str] = {}
-    for loaded, layer in ((student, layers[0]), (teacher, layers[1])):
+        _check_range(layers[-1], role, depth, f"{where}.{role}_layer")
+    for loaded, layer in zip((student, teacher), layers, strict=True):
         found = qkv_widths(loaded.model, layer)
         if "qk" in objective.pairs and found[0] != found[1]:
             raise ValueError(
-                f"{where}.pairs: qk relates queries and keys of one width, those of {loaded.name} "
-                f"are {found[0]} and {found[1]}; use qq and kk"
+                f"{where}.pairs: qk relates queries and keys of one width, and those of "
+                f"{loaded.name} are {found[0]} and {found[1]} wide. Use qq and kk."
             )
         widths |= {found[part]: loaded.name for part in sorted(used)}
     for width, name in widths.items():
         if width % heads:
             raise ValueError(
-                f"{where}.heads: {heads} does not divide the width {width} of {name}; set a "
-                f"divisor of {math.gcd(*widths)}"
+                f"{where}.heads: {heads} does not divide the width {width} of {name}. Set a "
+                f"divisor of {math.gcd(*widths)}."
             )
     return Pairing(((layers[0], layers[1]),), heads)
 
 
-def _out_of_range(layer: int, whose: str, depth: int) -> str:
-    return f"{layer} is out of range: the {whose}'s {depth} layers are 0 to {depth - 1}"
+def _check_range(layer: int, whose: str, depth: int, where: str) -> None:
+    if layer >= depth:
+        raise ValueError(
+            f"{where}: {layer} is out of range. The {whose}'s {depth} layers are 0 to {depth - 1}."
+        )

@@ -5,7 +5,7 @@ Those on logits are in logits.py and chunks.py, those on hidden states and atten
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,24 +16,23 @@ from potstill.recipe import LogitObjective, Objective
 
 
 def objective_sums(
-    objectives: Sequence[Objective],
+    objectives: Sequence[tuple[Objective, float]],
     student: Signals,
     teachers: Sequence[Taught],
     rows: Rows,
-    tokens_BL: Tensor,
-    scales: Mapping[str, float],
     chunk_size: int,
-    hidden_BL: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted total of the objectives, and each one's plain sum over its rows.
+    """Return the weighted total of the objectives, and each one's plain sum over its rows.
 
-    Of several teachers, an objective on logits follows their mean; one on hidden states is the
+    With several teachers, an objective on logits follows their mean; one on hidden states is the
     mean of its losses against each.
 
     Args:
-        tokens_BL: real tokens (bool).
-        hidden_BL: those that are the rows of objectives on hidden states; None: all of them.
-        scales: kind -> factor of its sum in the total (weight / count over the whole batch).
+        objectives: each with the factor of its sum in the total (weight / count over the whole
+            batch).
+        student: the student's signals of one micro-batch.
+        teachers: theirs, with what is compared.
+        rows: which rows each objective is over.
         chunk_size: rows of logits that exist at a time.
 
     Returns:
@@ -44,21 +43,19 @@ def objective_sums(
     """
     total = student.hidden_BLD.new_zeros(())
     sums: dict[str, Tensor] = {}
-    on_logits: list[LogitObjective] = []
-    for objective in objectives:
-        if isinstance(objective, LogitObjective):
-            on_logits.append(objective)
+    on_logits: list[tuple[LogitObjective, float]] = []
+    for objective, scale in objectives:
+        if objective.reads == "logits":
+            on_logits.append((objective, scale))
             continue
         assert teachers
         value = total.new_zeros(())
         for taught in teachers:
-            value = value + taught.share * hidden_sum(
-                objective, student, taught, tokens_BL, hidden_BL
-            )
+            one = hidden_sum(objective, student, taught, rows.tokens_BL, rows.hidden_BL)
+            value = value + taught.share * one
         sums[objective.kind] = value.detach()
-        total = total + scales[objective.kind] * value
+        total = total + scale * value
     if on_logits:
-        signals = [(taught.share, taught.signals) for taught in teachers]
-        logit_total, found = logit_sums(on_logits, student, signals, rows, scales, chunk_size)
+        logit_total, found = logit_sums(on_logits, student, teachers, rows, chunk_size)
         total, sums = total + logit_total, sums | found
     return total, sums

@@ -7,6 +7,7 @@ here imports torch, so a mistake in a recipe shows within a second. What ships i
 
 from __future__ import annotations
 
+from potstill.recipe import objectives
 from potstill.recipe.compression import (
     Export,
     GraphPruning,
@@ -33,24 +34,7 @@ from potstill.recipe.files import (
 )
 from potstill.recipe.fit import unfit
 from potstill.recipe.measuring import Benchmark, Evaluate, Report, ScoredPairs, TextPass
-from potstill.recipe.objectives import (
-    AttentionMse,
-    GoldMse,
-    HardTargets,
-    HiddenCosine,
-    HiddenMse,
-    HiddenObjective,
-    InnerObjective,
-    LayerPairs,
-    LogitObjective,
-    LogitsMse,
-    Objective,
-    PatientHidden,
-    RelationPair,
-    Relations,
-    SoftTargets,
-    VectorMse,
-)
+from potstill.recipe.objectives import *  # noqa: F403
 from potstill.recipe.recipe import Recipe, Teacher
 from potstill.recipe.stages import (
     Stage,
@@ -62,11 +46,10 @@ from potstill.recipe.stages import (
     scoring,
 )
 from potstill.recipe.tasks import ENDINGS, Head, Task
-from potstill.recipe.training import Distill, Finetune, InBatch, Sparsity, Training, WeightedTeacher
+from potstill.recipe.training import Distill, Finetune, InBatch, Training, WeightedTeacher
 
 __all__ = [
     "ENDINGS",
-    "AttentionMse",
     "Benchmark",
     "Block",
     "Config",
@@ -77,36 +60,21 @@ __all__ = [
     "Export",
     "Files",
     "Finetune",
-    "GoldMse",
     "GraphPruning",
-    "HardTargets",
     "Head",
-    "HiddenCosine",
-    "HiddenMse",
-    "HiddenObjective",
     "HubDataset",
     "InBatch",
-    "InnerObjective",
-    "LayerPairs",
     "LayerRule",
-    "LogitObjective",
-    "LogitsMse",
     "MakeStudent",
     "Masking",
     "Name",
-    "Objective",
-    "PatientHidden",
     "Prune",
     "Quantize",
     "Recipe",
     "RecipeError",
-    "RelationPair",
-    "Relations",
     "Report",
     "ScoredPairs",
-    "SoftTargets",
     "Source",
-    "Sparsity",
     "Stage",
     "Student",
     "StudentFamily",
@@ -116,7 +84,6 @@ __all__ = [
     "TextPass",
     "Training",
     "TrimVocabulary",
-    "VectorMse",
     "WeightedTeacher",
     "checked",
     "dump_recipe",
@@ -133,3 +100,4 @@ __all__ = [
     "shipped_recipes",
     "unfit",
 ]
+__all__ += objectives.__all__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
@@ -27,6 +27,19 @@ class Config(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Keys that older versions had -> why they are gone and what to do. Recipes of older runs may
+    # hold them as null, and `digested` still has them so.
+    removed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not cls.removed:
+            return value
+        for key, why in cls.removed.items():
+            if value.get(key) is not None:
+                raise ValueError(f"{key} {why}")
+        return {key: item for key, item in value.items() if key not in cls.removed}
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +116,8 @@ def digested(config: Config) -> dict[str, Any]:
     change. The mark stands outermost: `Annotated[Annotated[int, Field(ge=1)] | None, ADDED_LATER]`.
     The rule holds in parts of the config and in lists of parts, too.
 
+    A key that is removed enters as null, as it did where it was not set: see `Config.removed`.
+
     Args:
         config: A stage, a corpus, or any other part of a recipe.
 
@@ -110,12 +125,12 @@ def digested(config: Config) -> dict[str, Any]:
         `config.model_dump(mode="json")` without the marked keys that are not set.
     """
     found = config.model_dump(mode="json")
-    _drop_unset(config, found)
+    _as_before(config, found)
     return found
 
 
-def _drop_unset(value: Any, dumped: Any) -> None:
-    """Drop in place, from what a value was dumped as, the marked keys that have their default."""
+def _as_before(value: Any, dumped: Any) -> None:
+    """Change what a value was dumped as in place to what older versions would have dumped."""
     if isinstance(value, Config):
         for key in list(dumped):
             field, item = type(value).model_fields[key], getattr(value, key)
@@ -123,10 +138,11 @@ def _drop_unset(value: Any, dumped: Any) -> None:
             if ADDED_LATER in field.metadata and item == default:
                 del dumped[key]
             else:
-                _drop_unset(item, dumped[key])
+                _as_before(item, dumped[key])
+        dumped.update(dict.fromkeys(type(value).removed))
     elif isinstance(value, (list, tuple)):
         for one, part in zip(value, dumped, strict=True):
-            _drop_unset(one, part)
+            _as_before(one, part)
     elif isinstance(value, dict):
         for key, one in value.items():
-            _drop_unset(one, dumped[key])
+            _as_before(one, dumped[key])

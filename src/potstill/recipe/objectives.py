@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from potstill.recipe.config import Config
+from potstill.recipe.tasks import Task
+
+__all__ = [
+    "AttentionMse",
+    "GoldMse",
+    "HardTargets",
+    "HiddenCosine",
+    "HiddenMse",
+    "HiddenObjective",
+    "InnerObjective",
+    "LayerPairs",
+    "LogitObjective",
+    "LogitsMse",
+    "Objective",
+    "PatientHidden",
+    "RelationPair",
+    "Relations",
+    "SoftTargets",
+    "VectorMse",
+    "gold_objective",
+]
 
 Weight = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(gt=0)]
@@ -16,11 +39,68 @@ Layer = Annotated[int, Field(ge=0)]  # counted from 0
 LayerPairs = Literal["uniform", "last"] | list[Layer]
 RelationPair = Literal["qq", "kk", "vv", "qk"]
 
+Reads = Literal["logits", "vectors", "tokens", "layers"]
+Counted = Literal["distributions", "masked", "gold", "tokens", "texts"]
+
+
+class ObjectiveConfig(Config):
+    """Say of every objective what others would have to know its class for.
+
+    Attributes:
+        reads: logits, one vector per text, last hidden states token by token, or what is inside
+            the layers, which must be listened to.
+        rows: what its sum is over: all distributions, those of masked tokens, those with a target,
+            tokens or texts.
+        wants: what a task must predict; None: a distribution or a value.
+        same_width: whether it compares hidden states as they are, so that widths must be equal.
+        projections: names of the maps that it learns where widths differ.
+        uses_gold: whether its targets are the data's, so that no teacher is asked.
+        logged: what it has at this step of a training, for the log.
+    """
+
+    wants: ClassVar[Literal["distribution", "value"] | None] = None
+    same_width: ClassVar[bool] = False
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if cls.__abstractmethods__:
+            unsaid = " and ".join(sorted(cls.__abstractmethods__))
+            raise TypeError(f"the objective {cls.__name__} does not say its {unsaid}")
+
+    @property
+    @abstractmethod
+    def reads(self) -> Reads: ...
+
+    @property
+    @abstractmethod
+    def rows(self) -> Counted: ...
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def uses_gold(self) -> bool:
+        return False
+
+    @property
+    def logged(self) -> dict[str, float]:
+        return {}
+
+    def at(self, step: int, steps: int) -> Self:
+        """Return the objective as it is at a step, counted from 0; from `steps` on, at the end."""
+        return self
+
 
 # --- on logits ------------------------------------------------------------------------------------
 
 
-class SoftTargets(Config):
+class SoftTargets(ObjectiveConfig):
+    """Follow the teacher's distributions at a temperature."""
+
+    reads: ClassVar[Literal["logits"]] = "logits"
+    wants: ClassVar[Literal["distribution"]] = "distribution"
+
     kind: Literal["soft_targets"] = "soft_targets"
     weight: Weight = 1.0
     temperature: Temperature = 2.0
@@ -34,29 +114,76 @@ class SoftTargets(Config):
     @model_validator(mode="after")
     def _ends(self) -> SoftTargets:
         if self.schedule != "constant" and self.final_temperature is None:
-            raise ValueError(f"schedule {self.schedule} has no end: set final_temperature")
+            raise ValueError(f"schedule: {self.schedule} has no end. Set final_temperature.")
         if self.schedule == "constant" and self.final_temperature is not None:
             raise ValueError(
-                "final_temperature is never reached: set schedule to linear or cosine, or leave it "
-                "out"
+                "final_temperature: it is never reached. Set schedule to linear or cosine, or omit "
+                "it."
             )
         return self
 
+    @property
+    def rows(self) -> Counted:
+        return "distributions" if self.positions == "all" else "masked"
 
-class HardTargets(Config):
+    @property
+    def logged(self) -> dict[str, float]:
+        return {"temperature": self.temperature}
+
+    def at(self, step: int, steps: int) -> SoftTargets:
+        return self.model_copy(update={"temperature": self.temperature_at(step, steps)})
+
+    def temperature_at(self, step: int, steps: int) -> float:
+        """Return the temperature of a step, counted from 0, of a training of `steps` steps.
+
+        From `temperature` at the first to `final_temperature` at the last, in a line or half a
+        cosine.
+        """
+        start, end = self.temperature, self.final_temperature
+        if end is None:
+            return start
+        done = min(step / max(steps - 1, 1), 1.0)
+        left = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
+        return end + (start - end) * left
+
+
+class HardTargets(ObjectiveConfig):
+    """Follow one class: the data's, or the teacher's most likely one."""
+
+    reads: ClassVar[Literal["logits"]] = "logits"
+    rows: ClassVar[Literal["gold"]] = "gold"
+    wants: ClassVar[Literal["distribution"]] = "distribution"
+
     kind: Literal["hard_targets"] = "hard_targets"
     weight: Weight = 1.0
     target: Literal["gold", "teacher"] = "gold"
 
+    @property
+    def uses_gold(self) -> bool:
+        return self.target == "gold"
 
-class LogitsMse(Config):
+
+class LogitsMse(ObjectiveConfig):
+    """Follow the teacher's logits."""
+
+    reads: ClassVar[Literal["logits"]] = "logits"
+
     kind: Literal["logits_mse"] = "logits_mse"
     weight: Weight = 1.0
     positions: Literal["all", "masked"] = "all"
 
+    @property
+    def rows(self) -> Counted:
+        return "distributions" if self.positions == "all" else "masked"
 
-class GoldMse(Config):
-    """Regression: the squared difference from the value that the data say."""
+
+class GoldMse(ObjectiveConfig):
+    """Follow the data's value: the squared difference from it."""
+
+    reads: ClassVar[Literal["logits"]] = "logits"
+    rows: ClassVar[Literal["gold"]] = "gold"
+    wants: ClassVar[Literal["value"]] = "value"
+    uses_gold: ClassVar[bool] = True
 
     kind: Literal["gold_mse"] = "gold_mse"
     weight: Weight = 1.0
@@ -65,16 +192,32 @@ class GoldMse(Config):
 # --- on vectors -----------------------------------------------------------------------------------
 
 
-class HiddenCosine(Config):
+class HiddenCosine(ObjectiveConfig):
+    """Follow the direction of the last hidden states, or of one vector per text."""
+
+    same_width: ClassVar[bool] = True
+
     kind: Literal["hidden_cosine"] = "hidden_cosine"
     weight: Weight = 1.0
-    # Last hidden states, token by token; or one vector a text: its embedding, or what the
+    # Last hidden states, token by token; or one vector per text: its embedding, or what the
     # classifier reads, which a cached teacher has.
     of: Literal["tokens", "pooled"] = "tokens"
 
+    @property
+    def reads(self) -> Literal["tokens", "vectors"]:
+        return "tokens" if self.of == "tokens" else "vectors"
 
-class VectorMse(Config):
-    """Of sentence embeddings; of classification, of what the classifier reads."""
+    @property
+    def rows(self) -> Counted:
+        return "tokens" if self.of == "tokens" else "texts"
+
+
+class VectorMse(ObjectiveConfig):
+    """Follow sentence embeddings; for classification, what the classifier reads."""
+
+    reads: ClassVar[Literal["vectors"]] = "vectors"
+    rows: ClassVar[Literal["texts"]] = "texts"
+    projections: ClassVar[tuple[str, ...]] = ("vector_mse",)
 
     kind: Literal["vector_mse"] = "vector_mse"
     weight: Weight = 1.0
@@ -83,28 +226,57 @@ class VectorMse(Config):
 # --- inside the layers ----------------------------------------------------------------------------
 
 
-class PatientHidden(Config):
+class PatientHidden(ObjectiveConfig):
+    """Follow the normalized hidden states of inner layers."""
+
+    reads: ClassVar[Literal["layers"]] = "layers"
+    same_width: ClassVar[bool] = True
+
     kind: Literal["patient_hidden"] = "patient_hidden"
     weight: Weight = 1.0
     tokens: Literal["first", "all"] = "first"
     # One for each student layer but the last.
     layers: LayerPairs = "uniform"
 
+    @property
+    def rows(self) -> Counted:
+        return "tokens" if self.tokens == "all" else "texts"
 
-class HiddenMse(Config):
+
+class HiddenMse(ObjectiveConfig):
+    """Follow the hidden states of all layers."""
+
+    reads: ClassVar[Literal["layers"]] = "layers"
+    rows: ClassVar[Literal["tokens"]] = "tokens"
+
     kind: Literal["hidden_mse"] = "hidden_mse"
     weight: Weight = 1.0
     layers: LayerPairs = "uniform"  # one for each student layer
     embeddings: bool = True  # compare what enters the first layer, too
 
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Name TinyBERT's W_h, of the layers, and its W_e, of the embeddings."""
+        return (self.kind, f"{self.kind}_embeddings") if self.embeddings else (self.kind,)
 
-class AttentionMse(Config):
+
+class AttentionMse(ObjectiveConfig):
+    """Follow the attention scores of all layers."""
+
+    reads: ClassVar[Literal["layers"]] = "layers"
+    rows: ClassVar[Literal["tokens"]] = "tokens"
+
     kind: Literal["attention_mse"] = "attention_mse"
     weight: Weight = 1.0
     layers: LayerPairs = "uniform"
 
 
-class Relations(Config):
+class Relations(ObjectiveConfig):
+    """Follow the relations of queries, keys and values of one layer."""
+
+    reads: ClassVar[Literal["layers"]] = "layers"
+    rows: ClassVar[Literal["tokens"]] = "tokens"
+
     kind: Literal["relations"] = "relations"
     weight: Weight = 1.0
     # Of queries, keys and values; MiniLM's are qk and vv.
@@ -116,12 +288,17 @@ class Relations(Config):
     @model_validator(mode="after")
     def _once(self) -> Relations:
         if len(set(self.pairs)) < len(self.pairs):
-            raise ValueError(f"pairs: {', '.join(self.pairs)} names one twice")
+            raise ValueError(f"pairs: {', '.join(self.pairs)} names one twice. Name each once.")
         return self
 
 
+# By what they read, so that a `match` over some of them is known to be complete.
 LogitObjective = SoftTargets | HardTargets | LogitsMse | GoldMse
-# What reads inside the layers, and so needs to listen to them.
 InnerObjective = PatientHidden | HiddenMse | AttentionMse | Relations
 HiddenObjective = HiddenCosine | VectorMse | InnerObjective
 Objective = Annotated[LogitObjective | HiddenObjective, Field(discriminator="kind")]
+
+
+def gold_objective(task: Task) -> Objective:
+    """Return the loss that a model learns the data's own labels or values by."""
+    return HardTargets(target="gold") if task.has_distribution else GoldMse()

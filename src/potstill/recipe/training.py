@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
-from potstill.recipe.objectives import HiddenCosine, InnerObjective, Objective
-
-
-class Sparsity(Config):
-    """Single weights of the layers that become zeros in training, for study: it saves nothing."""
-
-    # magnitude: the smallest ones. movement: those that training pushes towards zero.
-    method: Literal["magnitude", "movement"] = "magnitude"
-    final: Annotated[float, Field(gt=0, lt=1)]  # share of zeros at the end, of each matrix
-    # Shares of the steps between which the zeros become more.
-    start: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    end: Annotated[float, Field(gt=0, le=1)] = 0.7
-
-    @model_validator(mode="after")
-    def _order(self) -> Sparsity:
-        if self.start >= self.end:
-            raise ValueError(
-                f"sparsity begins at {self.start:g} of the steps and ends at {self.end:g}: set "
-                "start below end"
-            )
-        return self
-
+from potstill.recipe.objectives import Objective
 
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 class InBatch(Config):
-    """Sentence embeddings: each text's distribution over the other texts of its group."""
+    """Set up, for sentence embeddings, each text's distribution over the others of its group."""
 
     scale: Annotated[float, Field(gt=0)] = 20.0  # logits = scale * cosine similarity
     # Texts of a group; micro-batches are whole groups, so accumulation changes nothing. null: the
-    # whole batch. Of two texts each has but one other, whose probability is always 1.
+    # whole batch. In a group of two, the only other text always has probability 1.
     group: Annotated[int, Field(ge=3)] | None = None
 
 
 class Training(Config):
-    """The one training loop's settings."""
+    """Set up the training loop."""
 
     # Whichever of the three ends first ends the training.
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -65,9 +45,9 @@ class Training(Config):
     gradient_checkpointing: bool = False
     compile: bool = False
     chunk_size: Annotated[int, Field(ge=1)] = 128  # rows of logits that exist at a time
-    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten times a run
-    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones, of such an evaluation
-    # Evaluations without improvement before training stops; null: it goes on.
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None  # steps; null: about ten per run
+    evaluate_sequences: Annotated[int, Field(ge=1)] = 256  # held-out ones per evaluation
+    # Evaluations without improvement before training stops; null: it never stops early.
     patience: Annotated[int, Field(ge=1)] | None = None
     keep: Literal["best", "last"] = "last"
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -78,23 +58,31 @@ class Training(Config):
     @model_validator(mode="after")
     def _ends(self) -> Training:
         if self.epochs is None and self.max_steps is None and self.max_tokens is None:
-            raise ValueError("no end is given: set epochs, max_steps or max_tokens")
+            raise ValueError("no end is given. Set epochs, max_steps or max_tokens.")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
-                f"{self.micro_batch_size}"
+                f"batch_size: {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}. Set a multiple."
             )
         return self
+
+
+class TrainingStage(StageConfig):
+    """Base of the stages that train, once or as often as `repeats` says."""
+
+    trains: ClassVar[bool] = True
+    removed: ClassVar[Mapping[str, str]] = {
+        "sparsity": "was removed, for zeros among weights save neither time nor bytes. Omit the "
+        "key; prune, make_student and quantize make models smaller."
+    }
 
 
 def _of_each_repeat(name: str, repeats: int) -> list[str]:
     return [name, *(f"{name}.{number}" for number in range(2, repeats + 1))]
 
 
-class Finetune(StageConfig):
+class Finetune(TrainingStage):
     """Train a model on the task without a teacher (masked LM is a task)."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["finetune"] = "finetune"
     model: Name = "teacher"
@@ -102,18 +90,9 @@ class Finetune(StageConfig):
     train: Literal["all", "head"] = "all"
     masking: Masking = Masking()
     # Trainings with seeds of their own, from `seed` on; the first one's model has the name that is
-    # written, the others that name with .2, .3 and so on. Scores are their mean.
+    # written, the others that name with .2, .3 and so on. Scores are means over them.
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
-    sparsity: Sparsity | None = None  # zeros among the weights, for study; null: none are made
     training: Training
-
-    @model_validator(mode="after")
-    def _something_to_thin(self) -> Finetune:
-        if self.sparsity is not None and self.train == "head":
-            raise ValueError(
-                "sparsity is of the layers, which train: head leaves alone: leave one of them out"
-            )
-        return self
 
     @property
     def models_read(self) -> list[str]:
@@ -125,14 +104,14 @@ class Finetune(StageConfig):
 
 
 class WeightedTeacher(Config):
-    """One of several teachers; their weights are divided by their sum."""
+    """Name one of several teachers; their weights are divided by their sum."""
 
     model: Name
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 def _as_teachers(value: Any) -> Any:
-    """Of a list of one, the name: its weight decides nothing."""
+    """Take the name out of a list of one, whose weight decides nothing."""
     if not isinstance(value, list):
         return value
     parsed = [{"model": item} if isinstance(item, str) else item for item in value]
@@ -141,10 +120,8 @@ def _as_teachers(value: Any) -> Any:
     return parsed
 
 
-class Distill(StageConfig):
+class Distill(TrainingStage):
     """Train a student to follow a teacher, or several."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
     model: Name = "student"
@@ -157,7 +134,6 @@ class Distill(StageConfig):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
-    sparsity: Sparsity | None = None  # as of finetune
     # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
     # where all objectives can be served by them and more than one epoch is trained.
     cache: Literal["auto", True, False] = "auto"
@@ -168,22 +144,23 @@ class Distill(StageConfig):
         kinds = [objective.kind for objective in self.objectives]
         for kind in kinds:
             if kinds.count(kind) > 1:
-                raise ValueError(f"objective {kind} is listed twice: merge the two")
+                raise ValueError(f"objectives: {kind} is listed twice. Merge the two.")
         if sum(objective.weight for objective in self.objectives) <= 0:
             raise ValueError(
-                "the weights of the objectives sum to 0: give at least one a weight above 0"
+                "objectives: their weights sum to 0. Give at least one a weight above 0."
             )
         group = self.in_batch.group
         micro = self.training.micro_batch_size or self.training.batch_size
         if group is not None and micro % group:
             raise ValueError(
-                f"the micro-batch of {micro} is not a multiple of in_batch.group {group}"
+                f"in_batch.group: the micro-batch of {micro} is not a multiple of {group}. Set a "
+                "divisor of it."
             )
-        inner = [o.kind for o in self.objectives if isinstance(o, InnerObjective)]
+        inner = [o.kind for o in self.objectives if o.reads == "layers"]
         if self.training.compile and inner:
             raise ValueError(
-                f"objective {inner[0]} reads inside the layers, which training.compile makes "
-                "opaque: leave one of them out"
+                f"training.compile: objective {inner[0]} reads inside the layers, which are opaque "
+                "when compiled. Omit one of the two."
             )
         return self
 
@@ -191,23 +168,24 @@ class Distill(StageConfig):
     def _cache(self) -> Distill:
         if self.cache is True and self.live is not None:
             raise ValueError(
-                f"cache: true keeps a teacher's logits and a vector a text, and {self.live} reads "
-                "the hidden states of tokens: leave it out, or set cache: auto"
+                f"cache: true caches a teacher's logits and one vector per text, and {self.live} "
+                "reads the hidden states of tokens. Omit the objective, or set cache: auto."
             )
         return self
 
     @property
     def live(self) -> str | None:
-        """The first objective that a cached teacher can't serve; None: it serves them all."""
-        for objective in self.objectives:
-            tokens = isinstance(objective, HiddenCosine) and objective.of == "tokens"
-            if objective.weight > 0 and (tokens or isinstance(objective, InnerObjective)):
-                return objective.kind
-        return None
+        """Name the first objective that a cached teacher can't serve; None: it serves all."""
+        return next((o.kind for o in self.weighted if o.reads in ("tokens", "layers")), None)
+
+    @property
+    def weighted(self) -> list[Objective]:
+        """List the objectives that have a weight; others would cost time for nothing."""
+        return [objective for objective in self.objectives if objective.weight > 0]
 
     @property
     def teachers(self) -> list[WeightedTeacher]:
-        """The teachers, one or several."""
+        """List the teachers, one or several."""
         if isinstance(self.teacher, str):
             return [WeightedTeacher(model=self.teacher)]
         return self.teacher

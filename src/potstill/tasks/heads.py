@@ -32,21 +32,10 @@ from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted, listening
 from potstill.models.families import last_linear, lm_features, lm_readout, takes_token_types
-from potstill.models.sentence_modules import Pooling, pool
+from potstill.models.sentence_modules import pool
 from potstill.models.signals import EXCLUDED, Readout, wide
 from potstill.objectives import Rows
-from potstill.recipe import (
-    GoldMse,
-    HardTargets,
-    HiddenCosine,
-    InBatch,
-    LogitsMse,
-    Objective,
-    PatientHidden,
-    SoftTargets,
-    Task,
-    VectorMse,
-)
+from potstill.recipe import InBatch, Objective, Task
 
 
 def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
@@ -137,24 +126,26 @@ def head_logits(loaded: LoadedModel, batch: Batch) -> Tensor:
 
 
 def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
-    """Which of `head_signals`' rows each loss is over, and their gold.
+    """Say which of `head_signals`' rows each loss is over, and their gold.
 
     Args:
         teacher_decides: hard targets are the teacher's, so that every row has one.
     """
+    tokens_BL = hidden_BL = batch.attention_mask_BL.bool()
     if not task.has_distribution:
         everywhere_K = torch.ones_like(batch.gold_BL, dtype=torch.bool)
         nobody_K = torch.full_like(everywhere_K, IGNORED, dtype=torch.int64)
-        return Rows(everywhere_K, everywhere_K, nobody_K, batch.gold_BL)
+        return Rows(everywhere_K, everywhere_K, nobody_K, tokens_BL, hidden_BL, batch.gold_BL)
     # answers: all starts before all ends, as in `head_signals`
     gold_K = (batch.gold_BL.T if task == Task.QUESTION_ANSWERING else batch.gold_BL).flatten()
     if task == Task.TOKEN_CLASSIFICATION:
+        hidden_BL = batch.gold_BL != IGNORED
         gold_K = gold_K[gold_K != IGNORED]
     counted_K = gold_K != IGNORED
     if teacher_decides:  # any class will do: the teacher's takes its place
         gold_K = torch.where(counted_K, 0, IGNORED)
     gold_K = torch.where(gold_K == UNLABELLED, IGNORED, gold_K)
-    return Rows(counted_K, counted_K, gold_K)
+    return Rows(counted_K, counted_K, gold_K, tokens_BL, hidden_BL)
 
 
 def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
@@ -201,33 +192,21 @@ def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
 # --- signals --------------------------------------------------------------------------------------
 
 
-def masked_lm_signals(
-    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor, rows_BL: Tensor
-) -> Signals:
-    """Hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
-    hidden_BLD = model.base_model(
-        input_ids=input_ids_BL, attention_mask=attention_mask_BL
-    ).last_hidden_state
+def masked_lm_signals(model: PreTrainedModel, batch: Batch, rows_BL: Tensor) -> Signals:
+    """Return hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
+    hidden_BLD = _hidden(model, batch)
     return Signals(hidden_BLD, lm_features(model, hidden_BLD[rows_BL]), lm_readout(model))
 
 
-def embedding_signals(
-    model: PreTrainedModel,
-    pooling: Pooling,
-    input_ids_BL: Tensor,
-    attention_mask_BL: Tensor,
-    *,
-    scale: float,
-    group: int,
-) -> Signals:
-    """Hidden states, and each text's distribution over the others of its group of `group` texts.
+def embedding_signals(loaded: LoadedModel, batch: Batch, *, scale: float, group: int) -> Signals:
+    """Return hidden states, and each text's distribution over the others of its group.
 
     Logits are scale * cosine similarity of the pooled embeddings; the text itself is left out.
     """
-    hidden_BLD = model.base_model(
-        input_ids=input_ids_BL, attention_mask=attention_mask_BL
-    ).last_hidden_state
-    unit_BD = F.normalize(pool(hidden_BLD.float(), attention_mask_BL, pooling), dim=-1)
+    assert loaded.sentence is not None
+    hidden_BLD = _hidden(loaded.model, batch)
+    pooled_BD = pool(hidden_BLD.float(), batch.attention_mask_BL, loaded.sentence.pooling)
+    unit_BD = F.normalize(pooled_BD, dim=-1)
     number_B = torch.arange(len(unit_BD), device=unit_BD.device)
     same_BB = number_B[:, None] // group == number_B // group
     same_BB &= number_B[:, None] != number_B
@@ -236,9 +215,16 @@ def embedding_signals(
     return Signals(hidden_BLD, unit_BD, readout, vectors_BD=unit_BD)
 
 
+def _hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return last hidden states [B x L x D] of texts that are one segment each."""
+    inputs = {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL}
+    hidden_BLD: Tensor = model.base_model(**inputs).last_hidden_state
+    return hidden_BLD
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What the distributions of a run are over, and at which rows: the task's side of distillation.
+    """Say what the distributions of a run are over, and at which rows: the task's side of it.
 
     Attributes:
         group: texts compared with each other (sentence embeddings).
@@ -257,117 +243,55 @@ class Reading:
 
     @property
     def all_positions(self) -> bool:
-        """Whether a masked-LM distribution is wanted at every real token."""
-        return self._everywhere(SoftTargets) or self._everywhere(LogitsMse)
+        """Return whether a masked-LM distribution is wanted at every real token."""
+        return self.task == Task.MASKED_LM and any(
+            o.rows == "distributions" for o in self.objectives
+        )
 
-    def signals(
-        self,
-        loaded: LoadedModel,
-        batch: Batch,
-        wanted: Wanted = NOTHING,
-    ) -> Signals:
-        """One model's signals of one micro-batch, with what is wanted of its layers.
+    def signals(self, loaded: LoadedModel, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
+        """Return one model's signals of one micro-batch, with what is wanted of its layers.
 
         Gradients as the caller's mode says.
         """
         with listening(loaded.model, wanted) as heard:
-            signals = self._signals(loaded, batch)
+            if self.task == Task.MASKED_LM:
+                signals = masked_lm_signals(loaded.model, batch, self._positions(batch))
+            elif self.task == Task.SENTENCE_EMBEDDING:
+                signals = embedding_signals(loaded, batch, scale=self.scale, group=self.group)
+            else:
+                signals = labelled_signals(loaded, batch)
         return replace(signals, layers=heard.layers, qkv=heard.qkv)
 
-    def _signals(self, loaded: LoadedModel, batch: Batch) -> Signals:
-        if self.task == Task.MASKED_LM:
-            return masked_lm_signals(
-                loaded.model,
-                batch.input_ids_BL,
-                batch.attention_mask_BL,
-                self._positions(batch),
-            )
-        if self.task != Task.SENTENCE_EMBEDDING:
-            return labelled_signals(loaded, batch)
-        assert loaded.sentence is not None
-        return embedding_signals(
-            loaded.model,
-            loaded.sentence.pooling,
-            batch.input_ids_BL,
-            batch.attention_mask_BL,
-            scale=self.scale,
-            group=self.group,
-        )
-
     def rows(self, batch: Batch) -> Rows:
-        """Which rows each loss is over, in the order of `signals`' features."""
+        """Say which rows each loss is over, in the order of `signals`' features."""
+        tokens_BL = batch.attention_mask_BL.bool()
         if self.task == Task.MASKED_LM:
             gold_K = batch.gold_BL[self._positions(batch)]
             masked_K = gold_K != IGNORED
-            everywhere_K = torch.ones_like(masked_K)
-            return Rows(
-                soft_K=everywhere_K if self._everywhere(SoftTargets) else masked_K,
-                mse_K=everywhere_K if self._everywhere(LogitsMse) else masked_K,
-                gold_K=gold_K,
-            )
-        if self.task != Task.SENTENCE_EMBEDDING:
-            return head_rows(self.task, batch, teacher_decides=self._teacher_decides)
-        compared_K = self._compared(len(batch), batch.input_ids_BL.device)
-        # Any class will do for gold: hard targets of embeddings are the teacher's.
-        return Rows(compared_K, compared_K, torch.where(compared_K, 0, IGNORED))
-
-    def hidden_rows(self, batch: Batch) -> Tensor:
-        """The tokens that losses on hidden states are over: those that have a tag where tokens have
-        tags, real ones elsewhere (bool [B x L]).
-        """
-        if self.task == Task.TOKEN_CLASSIFICATION:
-            return batch.gold_BL != IGNORED
-        return batch.attention_mask_BL.bool()
+            return Rows(torch.ones_like(masked_K), masked_K, gold_K, tokens_BL, tokens_BL)
+        if self.task == Task.SENTENCE_EMBEDDING:
+            compared_K = self._compared(batch)
+            # Any class will do for gold: hard targets of embeddings are the teacher's.
+            gold_K = torch.where(compared_K, 0, IGNORED)
+            return Rows(compared_K, compared_K, gold_K, tokens_BL, tokens_BL)
+        teacher_decides = any(o.rows == "gold" and not o.uses_gold for o in self.objectives)
+        return head_rows(self.task, batch, teacher_decides=teacher_decides)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Rows of each objective in one micro-batch; its sum is divided by the sum of them."""
-        tokens, texts = int(self.hidden_rows(batch).sum()), len(batch)
-        if self.task == Task.MASKED_LM:
-            distributions = golden = int((batch.gold_BL != IGNORED).sum())
-        elif self.task == Task.SENTENCE_EMBEDDING:
-            distributions = golden = int(self._compared(texts, batch.input_ids_BL.device).sum())
-        else:
-            rows = self.rows(batch)
-            distributions, golden = int(rows.soft_K.sum()), rows.golden
-
-        def count(objective: Objective) -> int:
-            match objective:
-                case SoftTargets() | LogitsMse():
-                    return tokens if self._everywhere(type(objective)) else distributions
-                case HardTargets() | GoldMse():
-                    return golden
-                case VectorMse():
-                    return texts
-                case HiddenCosine():
-                    return tokens if objective.of == "tokens" else texts
-                case PatientHidden():
-                    return tokens if objective.tokens == "all" else texts
-                case _:
-                    return tokens
-
-        return {objective.kind: count(objective) for objective in self.objectives}
-
-    def _everywhere(self, kind: type[SoftTargets | LogitsMse]) -> bool:
-        """Whether an objective of this kind is over the distributions of all real tokens."""
-        return self.task == Task.MASKED_LM and any(
-            isinstance(o, kind) and o.positions == "all" for o in self.objectives
-        )
-
-    @property
-    def _teacher_decides(self) -> bool:
-        """Whether hard targets are the teacher's, so that every distribution has one."""
-        return any(isinstance(o, HardTargets) and o.target == "teacher" for o in self.objectives)
+        """Return how many rows of each objective a micro-batch has, which divide its sum."""
+        rows = self.rows(batch)
+        return {objective.kind: rows.count(objective.rows) for objective in self.objectives}
 
     def _positions(self, batch: Batch) -> Tensor:
         return batch.attention_mask_BL.bool() if self.all_positions else batch.gold_BL != IGNORED
 
-    def _compared(self, texts: int, device: torch.device) -> Tensor:
-        """Texts that have two others in their group at least: with one, it is certain at once.
+    def _compared(self, batch: Batch) -> Tensor:
+        """Return which texts have at least two others in their group: one would be certain.
 
-        Only the last group can be so small.
+        Only the last group can be smaller.
         """
-        compared = torch.ones(texts, dtype=torch.bool, device=device)
-        rest = texts % self.group
+        compared = torch.ones_like(batch.input_ids_BL[:, 0], dtype=torch.bool)
+        rest = len(batch) % self.group
         if rest in (1, 2):
             compared[-rest:] = False
         return compared

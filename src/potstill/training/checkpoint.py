@@ -36,7 +36,7 @@ def save_checkpoint(
     """Write folder/step-NNNNNNNN and drop all but the `keep` newest.
 
     Checkpoints of later steps are dropped too: training that writes step 10 after step 20 started
-    anew or fell back to an earlier state, and must not be resumed from what it left behind.
+    from scratch or from an earlier state, and must not resume from what it left behind.
 
     Args:
         tensors: group -> name -> tensor of any device; each group is one file. Tied tensors are
@@ -47,7 +47,7 @@ def save_checkpoint(
         The checkpoint's folder.
 
     Raises:
-        OSError: the disk is full or can't be written; older checkpoints are untouched.
+        OSError: The disk is full or can't be written; older checkpoints are untouched.
         ValueError: `state` holds NaN or an infinity.
     """
     assert step >= 0, f"step {step} is negative"
@@ -81,20 +81,23 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, warn: Callable[[str], None] = lambda _: None
 ) -> tuple[int, dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
-    """Step, tensors (group -> name -> CPU tensor) and state of the newest checkpoint that is whole.
+    """Read the newest whole checkpoint: step, tensors (group -> name -> CPU tensor) and state.
 
-    `warn` gets one sentence for each newer one that is not. None where there is none.
+    `warn` gets a sentence for each newer checkpoint that is damaged.
+
+    Returns:
+        None where no checkpoint is whole.
     """
     for step, path in sorted(_checkpoints(folder), reverse=True):
         try:
             return _read(step, path)
         except ValueError as error:
-            warn(f"checkpoint {path.name} is damaged ({error}): falling back to an older one")
+            warn(f"{path}: the checkpoint is damaged ({error}). An older one is used.")
     return None
 
 
 def _separate(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous CPU tensors of which no two share memory: a safetensors file has no ties."""
+    """Copy to contiguous CPU tensors that share no memory: a safetensors file has no ties."""
     seen: set[int] = set()
     result = {}
     for name, tensor in named.items():

@@ -17,12 +17,12 @@ _PATIENCE = timedelta(hours=24)
 
 
 def make_accelerator(settings: Training, folder: Path) -> Accelerator:
-    """What launches, places and synchronises; trackers write below `folder`.
+    """Make what launches, places and synchronizes; trackers write below `folder`.
 
-    Accumulation, normalisation and precision are ours, whatever its own configuration says.
+    Accumulation, normalization and precision are ours, whatever its own configuration says.
 
     Raises:
-        ValueError: a tracker is not installed.
+        ValueError: A tracker is not installed.
     """
     check_trackers(settings.trackers)
     return Accelerator(
@@ -43,7 +43,7 @@ def check_processes(settings: Training, world: int, group: int | None) -> None:
             micro-batches are made; None: texts are independent of each other (masked LM).
 
     Raises:
-        ValueError: what to set instead, in one sentence.
+        ValueError: There are too many; the message says what to set.
     """
     size = settings.batch_size
     micro = settings.micro_batch_size or size
@@ -54,36 +54,31 @@ def check_processes(settings: Training, world: int, group: int | None) -> None:
     least = 1 if group is None else 3
     fitting = [d for d in range(least, size // world + 1) if size % d == 0]
     whole_groups = [d for d in fitting if d % (group or 1) == 0]
+    micro_key = "training.micro_batch_size to at most"
     if not fitting:
-        advice = f"start fewer of them, or set training.batch_size to a multiple of {least * world}"
+        advice = f"training.batch_size to a multiple of {least * world}, or start fewer processes"
     elif group is None:
-        advice = f"set training.micro_batch_size to at most {max(fitting)}"
+        advice = f"{micro_key} {max(fitting)}"
     elif whole_groups:
-        advice = (
-            f"set training.micro_batch_size to at most {max(whole_groups)}, a multiple of "
-            f"in_batch.group {group}"
-        )
+        advice = f"{micro_key} {max(whole_groups)}, a multiple of in_batch.group {group}"
     else:
-        advice = (
-            f"set training.micro_batch_size to at most {max(fitting)} and in_batch.group to a "
-            "divisor of it"
-        )
-    plural = "" if count == 1 else "es"
+        advice = f"{micro_key} {max(fitting)} and in_batch.group to a divisor of it"
+    batches = "micro-batch" if count == 1 else "micro-batches"
     raise ValueError(
-        f"a batch of {size} is {count} micro-batch{plural} of {micro} for {world} processes: "
-        f"{advice}"
+        f"training.micro_batch_size: a batch of {size} is {count} {batches} of {micro} for {world} "
+        f"processes. Set {advice}."
     )
 
 
 def wait_for_all() -> None:
-    """Wait until every process of a distributed run is here."""
-    # accelerate joins processes on CPUs only where told that it is CPUs
+    """Wait until every process of a distributed run has come here."""
+    # accelerate joins processes on CPUs only where it is told so
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     state.wait_for_everyone()
 
 
 def sum_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
-    """Sums over processes, in float64."""
+    """Return sums over processes, in float64."""
     if accelerator.num_processes == 1:
         return [float(value) for value in values]
     device = accelerator.device
@@ -95,7 +90,7 @@ def sum_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[float]
 
 
 def largest_of_all(accelerator: Accelerator, value: int) -> int:
-    """The largest value of all processes, so that all decide alike."""
+    """Return the largest value of all processes, so that all decide alike."""
     if accelerator.num_processes == 1:
         return value
     tensor = torch.tensor(value, device=accelerator.device)

@@ -1,4 +1,4 @@
-"""Being asked to stop by a signal: told, not obeyed at once, so that work can be saved first."""
+"""Stop signals: noted, not obeyed at once, so that work can be saved first."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One training: what is trained on what, and what it comes to."""
+"""One training: what is trained on what, and what comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from potstill.training.trainee import Trainee
 
 @dataclass(frozen=True)
 class Progress:
-    """One state of training, for bars: tokens, because batches differ in length."""
+    """Hold one state of training, for bars: tokens, because batches differ in length."""
 
     step: int
     steps: int
@@ -25,6 +25,8 @@ class Progress:
 
 @dataclass
 class Result:
+    """Hold what a training came to, as result.json has it."""
+
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -36,21 +38,21 @@ class Result:
 
 @dataclass
 class State:
-    """What a checkpoint holds beside weights and optimizer."""
+    """Hold what a checkpoint keeps beside weights and optimizer."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best_loss: float | None = None  # of a task: minus the score
+    best_loss: float | None = None  # for a task: minus the score
     best_step: int = 0
     worse: int = 0  # evaluations since the best
     precision: str = ""  # what was computed in
-    last: dict[str, Any] | None = field(default=None)
+    last: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: what, on which text, how, and where it writes."""
+    """Hold one training: what, on which text, how, and where it writes."""
 
     trainee: Trainee
     train: Tokens | Examples
@@ -61,7 +63,7 @@ class Job:
     seed: int
     folder: Path
     fingerprint: str  # a checkpoint of another one is not resumed
-    # Of a task: the metric that a checkpoint is chosen by, the higher the better; None: the loss.
+    # The metric that a checkpoint is chosen by, the higher the better; None: the loss.
     score: Callable[[], float] | None = None
     progress: Callable[[Progress], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None

@@ -1,4 +1,4 @@
-"""What a training tells of itself: log.jsonl, and the trackers that accelerate writes to."""
+"""What a training records of itself: log.jsonl, and the trackers that accelerate writes to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_trackers(names: Sequence[str]) -> None:
         names: as in training.trackers; each is also the name of the package.
 
     Raises:
-        ValueError: which are missing, and how to install them.
+        ValueError: One is not installed; the message says how to install it.
     """
     # accelerate's own answer: TensorBoard, for one, may be tensorboard or tensorboardX
     available = {str(tracker) for tracker in get_available_trackers()}
@@ -28,19 +28,19 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise ValueError(
-            f"training.trackers: {' and '.join(missing)} {verb} not installed: "
-            f"pip install {' '.join(missing)}"
+            f"training.trackers: {' and '.join(missing)} {verb} not installed. Install with `pip "
+            f"install {' '.join(missing)}`."
         )
 
 
 class TrainingLog:
-    """The events of one training; the first process of several writes them."""
+    """Record the events of one training; the first process of several writes them."""
 
     def __init__(self, accelerator: Accelerator, path: Path, trackers: bool) -> None:
         self.accelerator, self.path, self.trackers = accelerator, path, trackers
 
     def begin(self, resumed_from: int | None) -> None:
-        """Drop the lines of steps that will be done (again): the log tells of one training."""
+        """Drop the lines of steps that will be done again: the log is of one training."""
         if not self.accelerator.is_main_process or not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -11,9 +11,10 @@ import hashlib
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ from potstill.data.masking import EVALUATION_EPOCH
 from potstill.errors import Interrupted, TrainingFailed
 from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
-from potstill.objectives import temperature_at
-from potstill.recipe import SoftTargets, Task
+from potstill.recipe import Task
 from potstill.training.checkpoint import load_checkpoint, save_checkpoint
 from potstill.training.distributed import (
     check_processes,
@@ -40,17 +40,16 @@ from potstill.training.interruption import stop_signals
 from potstill.training.job import Job, Progress, Result, State
 from potstill.training.log import TrainingLog
 from potstill.training.optimizer import make_optimizer, pack_optimizer, schedule, unpack_optimizer
-from potstill.training.trainee import Trainee
 
 
 def train(job: Job) -> Result:
     """Train until the first of the job's limits, an early stop or a signal.
 
-    Where the job's folder holds a checkpoint of the same fingerprint, training goes on from it.
+    Where the job's folder holds a checkpoint of the same fingerprint, training resumes there.
 
     Raises:
-        ValueError: no text to train on, or fewer micro-batches than processes.
-        TrainingFailed: a loss, a gradient or weights that are not finite.
+        ValueError: There is no text to train on, or there are fewer micro-batches than processes.
+        TrainingFailed: A loss, a gradient or weights are not finite.
         Interrupted: SIGINT or SIGTERM came; the work is saved.
     """
     return _Loop(job).run()
@@ -58,31 +57,30 @@ def train(job: Job) -> Result:
 
 class _Loop:
     def __init__(self, job: Job) -> None:
-        self.job, self.settings = job, job.settings
-        self.accelerator = make_accelerator(job.settings, job.folder)
-        self.device = self.accelerator.device
-        self.world = self.accelerator.num_processes
-        self._check()
-        self.steps, self.total_tokens = plan_steps(
-            job.train.lengths,
-            self.settings.batch_size,
-            job.seed,
-            epochs=self.settings.epochs,
-            max_steps=self.settings.max_steps,
-            max_tokens=self.settings.max_tokens,
-        )
-        self.batches_per_epoch = -(-len(job.train) // self.settings.batch_size)
-        self.evaluate_every = self.settings.evaluate_every or max(self.steps // 10, 1)
-        self.weights: dict[str, float] = {o.kind: o.weight for o in job.trainee.reading.objectives}
+        self.job, self.settings, self.trainee = job, job.settings, job.trainee
+        settings, reading = job.settings, job.trainee.reading
+        self.accelerator = make_accelerator(settings, job.folder)
+        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
+        if len(job.train) == 0:
+            raise ValueError("there is no text to train on. Give more text.")
+        group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
+        check_processes(settings, self.world, group)
+        limits = {key: getattr(settings, key) for key in ("epochs", "max_steps", "max_tokens")}
+        lengths, size = job.train.lengths, settings.batch_size
+        self.steps, self.total_tokens = plan_steps(lengths, size, job.seed, **limits)
+        self.batches_per_epoch = -(-len(job.train) // size)
+        self.evaluate_every = settings.evaluate_every or max(self.steps // 10, 1)
+        self.weights: dict[str, float] = {o.kind: o.weight for o in reading.objectives}
         self.state = State()
         self.resumed_from: int | None = None
         self.saved: int | None = None  # the step of the newest checkpoint
-        self.log = TrainingLog(
-            self.accelerator, job.folder / "log.jsonl", bool(self.settings.trackers)
-        )
+        self.checkpoints = job.folder / "checkpoints"
+        self.best = job.folder / "checkpoints-best"
+        path = job.folder / "log.jsonl"
+        self.log = TrainingLog(self.accelerator, path, bool(settings.trackers))
         self.batches = MicroBatches(
-            self.settings.batch_size,
-            self.settings.micro_batch_size or self.settings.batch_size,
+            size,
+            settings.micro_batch_size or size,
             pad_id=job.pad_id,
             masker=job.masker,
             seed=job.seed,
@@ -91,21 +89,14 @@ class _Loop:
         )
         self._prepare()
 
-    def _check(self) -> None:
-        if len(self.job.train) == 0:
-            raise ValueError("there is no text to train on")
-        reading = self.job.trainee.reading
-        group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
-        check_processes(self.settings, self.world, group)
-
     def _prepare(self) -> None:
-        trainee, settings = self.job.trainee, self.settings
+        trainee, settings = self.trainee, self.settings
         trainee.to(self.device)
         for teacher in trainee.teachers:
             teacher.to(self.device)
         if settings.gradient_checkpointing:
             with warnings.catch_warnings():
-                # the name changes in transformers 6, of which a run's user need not hear
+                # the name changes in transformers 6, which is nothing to a run's user
                 warnings.simplefilter("ignore", FutureWarning)
                 trainee.model.gradient_checkpointing_enable()
         if settings.compile:
@@ -119,7 +110,7 @@ class _Loop:
         self.log.begin_tracking({"steps": self.steps, **settings.model_dump()})
 
     def _agree_on_precision(self) -> torch.dtype | None:
-        """As the run was begun, and in all processes alike: "auto" is decided by a measurement."""
+        """Compute as the run began, and alike in all processes: "auto" is measured."""
         if not self.state.precision:
             own = autocast_dtype(self.settings.precision, self.device)
             without = largest_of_all(self.accelerator, int(own is None))
@@ -128,17 +119,15 @@ class _Loop:
 
     # --- checkpoints ---
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.job.folder / "checkpoints"
-
     def _restore(
         self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
     ) -> None:
         if state["fingerprint"] != self.job.fingerprint:
-            self.job.say("the checkpoint is of another configuration: starting anew")
+            self.job.say(
+                "note: the checkpoint is of another configuration. Training starts from scratch."
+            )
             return
-        self.job.trainee.load_state_dict(tensors["model"], strict=False)
+        self.trainee.load_state_dict(tensors["model"], strict=False)
         unpack_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
         self.state = State(**state["loop"])
         self.resumed_from = self.saved = step
@@ -149,15 +138,15 @@ class _Loop:
         if not self.accelerator.is_main_process:
             return
         optimizer, optimizer_state = pack_optimizer(self.optimizer)
+        trainee = self.trainee  # tied parameters are named once
+        named = [*trainee.named_parameters(), *trainee.named_buffers()]
+        model = {name: value.detach() for name, value in named}
+        state = {"fingerprint": self.job.fingerprint, "optimizer": optimizer_state}
         save_checkpoint(
             folder,
             self.state.step,
-            {"model": _own_state(self.job.trainee), "optimizer": optimizer},
-            {
-                "fingerprint": self.job.fingerprint,
-                "optimizer": optimizer_state,
-                "loop": asdict(self.state),
-            },
+            {"model": model, "optimizer": optimizer},
+            {**state, "loop": asdict(self.state)},
             keep=keep,
         )
 
@@ -171,7 +160,7 @@ class _Loop:
             tokens=self.total_tokens,
             precision=self.state.precision,
         )
-        stopped = self.state.worse >= (self.settings.patience or math.inf)
+        stopped = self._out_of_patience()
         self._bar(None, self.state.step)
         with stop_signals() as asked, ThreadPoolExecutor(max_workers=1) as pool:
             saved_at = time.perf_counter()
@@ -182,12 +171,12 @@ class _Loop:
                 micro_batches = ahead.result()
                 if step + 1 < self.steps:
                     ahead = pool.submit(self.batches.of_step, self.job.train, step + 1)
-                self.job.trainee.set_step(step, self.steps)
+                self.trainee.set_step(step, self.steps)
                 self._step(step, micro_batches)
                 step += 1
                 self.state.step = step
-                if len(self.job.heldout) and (
-                    step % self.evaluate_every == 0 or step == self.steps
+                if (step % self.evaluate_every == 0 or step == self.steps) and len(
+                    self.job.heldout
                 ):
                     stopped = self._evaluate_and_judge()
                 stop_signal = largest_of_all(self.accelerator, asked[0])
@@ -195,28 +184,24 @@ class _Loop:
                     self._save(self.checkpoints)
                     self.log.write("interrupted", step=step)
                     raise Interrupted(stop_signal, step)
-                if largest_of_all(self.accelerator, int(self._due(step, saved_at))):
+                every = self.settings.checkpoint_steps
+                old = time.perf_counter() - saved_at > 60 * self.settings.checkpoint_minutes
+                due = old or (every is not None and step % every == 0)
+                if largest_of_all(self.accelerator, int(due)):
                     self._save(self.checkpoints)
                     self.saved, saved_at = step, time.perf_counter()
         return self._finish(stopped)
 
-    def _due(self, step: int, saved_at: float) -> bool:
-        every = self.settings.checkpoint_steps
-        old = time.perf_counter() - saved_at > 60 * self.settings.checkpoint_minutes
-        return (every is not None and step % every == 0) or old
-
     def _step(self, step: int, micro_batches: list[tuple[int, Batch]]) -> None:
-        reading = self.job.trainee.reading
-        counts = dict.fromkeys(self.weights, 0)
-        tokens = 0
+        counted: Counter[str] = Counter()
         for number, batch in micro_batches:
-            if number < 0:
-                continue
-            tokens += int(batch.attention_mask_BL.sum())
-            for kind, count in reading.counts(batch).items():
-                counts[kind] += count
-        totals = sum_of_all(self.accelerator, [*counts.values(), tokens])
-        counts = {kind: max(int(count), 1) for kind, count in zip(counts, totals, strict=False)}
+            if number >= 0:
+                counted.update(self.trainee.reading.counts(batch))
+                counted["all tokens"] += int(batch.attention_mask_BL.sum())
+        *found, tokens = sum_of_all(
+            self.accelerator, [counted[kind] for kind in (*self.weights, "all tokens")]
+        )
+        counts = {k: max(int(count), 1) for k, count in zip(self.weights, found, strict=True)}
         # DDP averages over processes: multiply what it will divide.
         scales = {kind: self.world * weight / counts[kind] for kind, weight in self.weights.items()}
         sums = self._forward_backward(step, micro_batches, scales)
@@ -225,7 +210,9 @@ class _Loop:
             for kind, value in zip(self.weights, sum_of_all(self.accelerator, sums), strict=True)
         }
         loss = sum(self.weights[kind] * value for kind, value in components.items())
-        grad_norm = self._clip()
+        parameters = [p for p in self.trainee.parameters() if p.grad is not None]
+        limit = math.inf if self.settings.clip is None else self.settings.clip
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise self._failed(f"the {what} is not finite at step {step + 1}")
@@ -233,7 +220,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.state.tokens += int(totals[-1])
+        self.state.tokens += int(tokens)
         self.state.seconds = time.perf_counter() - self._begin
         self.state.last = {"loss": loss, "components": components}
         self._bar(loss, step + 1)
@@ -242,23 +229,22 @@ class _Loop:
 
     def _check_weights(self) -> None:
         """Refuse weights of NaN or infinity, which a step with a finite loss may leave behind."""
-        names = not_finite(self.job.trainee.state_dict())
+        names = [n.removeprefix("model.") for n in not_finite(self.trainee.state_dict())]
         if names:
-            names = [name.removeprefix("model.") for name in names]
             raise self._failed(
                 f"the weights are not finite at step {self.state.step} ({some_not_finite(names)})"
             )
 
     def _failed(self, what: str) -> TrainingFailed:
-        kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is kept"
+        kept = "" if self.saved is None else f" The checkpoint of step {self.saved} is kept."
         return TrainingFailed(
-            f"{what}: lower training.learning_rate, or set training.precision=fp32{kept}"
+            f"{what}. Lower training.learning_rate, or set training.precision=fp32.{kept}"
         )
 
     def _forward_backward(
         self, step: int, micro_batches: list[tuple[int, Batch]], scales: Mapping[str, float]
     ) -> list[float]:
-        trainee = self.job.trainee
+        trainee = self.trainee
         trainee.model.train(self.settings.dropout)
         if self.settings.gradient_checkpointing:
             # A layer is recomputed only if it is in training mode, its dropout is not.
@@ -272,49 +258,27 @@ class _Loop:
             idle = number < 0  # another process has one micro-batch more: take part, add nothing
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 own = dict.fromkeys(scales, 0.0) if idle else scales
-                total, parts = self._forward(batch, own, self._temperature(step))
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    total, parts = self.module(batch.to(self.device), dict(own))
                 torch.autograd.backward(total)  # accelerate's own scales by its configuration
             for kind, value in parts.items():
                 sums[kind] += 0.0 if idle else float(value)
         return list(sums.values())
 
-    def _forward(
-        self, batch: Batch, scales: Mapping[str, float], temperature: float | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = batch.to(self.device)
-        with ExitStack() as stack:
-            if self.dtype is not None:
-                stack.enter_context(torch.autocast(self.device.type, self.dtype))
-            result: tuple[Tensor, dict[str, Tensor]] = self.module(batch, dict(scales), temperature)
-        return result
-
-    def _temperature(self, step: int) -> float | None:
-        """Of soft targets at a step; None without them."""
-        soft = [o for o in self.job.trainee.reading.objectives if isinstance(o, SoftTargets)]
-        return temperature_at(soft[0], step, self.steps) if soft else None
-
-    def _clip(self) -> float:
-        trainee = self.job.trainee
-        apart = trainee.scores
-        parameters = [p for p in trainee.parameters() if p.grad is not None and p not in apart]
-        limit = self.settings.clip if self.settings.clip is not None else math.inf
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-
     # --- evaluation ---
 
     def evaluate(self) -> dict[str, Any]:
-        """Mean losses on held-out text, with masks and a temperature that never change."""
-        trainee, reading = self.job.trainee, self.job.trainee.reading
-        trainee.set_step(self.state.step, self.steps)
+        """Return mean losses on held-out text, with masks and a temperature that never change."""
+        trainee = self.trainee
+        trainee.set_step(self.steps, self.steps)
         trainee.model.eval()
         sums, counts = dict.fromkeys(self.weights, 0.0), dict.fromkeys(self.weights, 0)
+        part = self.settings.evaluate_sequences, EVALUATION_EPOCH
         with torch.no_grad():
-            for batch in self.batches.spread(
-                self.job.heldout, self.settings.evaluate_sequences, EVALUATION_EPOCH
-            ):
+            for batch in self.batches.spread(self.job.heldout, *part):
                 batch = batch.to(self.device)
                 _, parts = trainee(batch, dict.fromkeys(sums, 0.0))
-                for kind, count in reading.counts(batch).items():
+                for kind, count in trainee.reading.counts(batch).items():
                     counts[kind] += count
                     sums[kind] += float(parts[kind])
         totals = sum_of_all(self.accelerator, [*sums.values(), *counts.values()])
@@ -322,7 +286,7 @@ class _Loop:
         return {"loss": sum(self.weights[k] * v for k, v in means.items()), "components": means}
 
     def _evaluate_and_judge(self) -> bool:
-        """Evaluate, keep the best, and say whether patience has ended."""
+        """Evaluate, keep the best, and return whether patience has ended."""
         self._check_weights()
         result, state = self.evaluate(), self.state
         judged = result["loss"]
@@ -333,16 +297,16 @@ class _Loop:
             judged = -result["score"]
         self.log.write("evaluate", step=state.step, **result)
         self.log.track({"heldout/loss": result["loss"]}, state.step)
-        sparsifier = self.job.trainee.sparsifier
-        if sparsifier is not None and not sparsifier.finished:
-            return False  # the model that is wanted has more zeros: none to compare with as yet
         if state.best_loss is None or judged < state.best_loss:
             state.best_loss, state.best_step, state.worse = judged, state.step, 0
             if self.settings.keep == "best":
-                self._save(self.job.folder / "checkpoints-best", keep=1)
+                self._save(self.best, keep=1)
         else:
             state.worse += 1
-        return self.settings.patience is not None and state.worse >= self.settings.patience
+        return self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        return self.state.worse >= (self.settings.patience or math.inf)
 
     def _finish(self, stopped: bool) -> Result:
         state = self.state
@@ -351,44 +315,38 @@ class _Loop:
             self._save(self.checkpoints)
         self.accelerator.wait_for_everyone()
         if self.settings.keep == "best" and state.best_step not in (0, state.step):
-            loaded = load_checkpoint(self.job.folder / "checkpoints-best", warn=self.job.say)
+            loaded = load_checkpoint(self.best, warn=self.job.say)
             if loaded is not None:
-                self.job.trainee.load_state_dict(loaded[1]["model"], strict=False)
-                self.job.say(
-                    f"kept the weights of step {state.best_step}, the best on held-out text"
-                )
+                self.trainee.load_state_dict(loaded[1]["model"], strict=False)
+                self.job.say(f"the weights of step {state.best_step}, the best, are kept")
         best = None
         if state.best_loss is not None:
-            what, value = ("loss", state.best_loss)
-            if self.job.score is not None:
-                what, value = "score", -state.best_loss
-            best = {what: value, "step": state.best_step}
-        self.job.trainee.set_step(self.steps, self.steps)
+            scored = self.job.score is not None
+            best = {"score": -state.best_loss} if scored else {"loss": state.best_loss}
+            best["step"] = state.best_step
         self.log.write("end", step=state.step, best=best, stopped_early=stopped)
         self.log.end_tracking()
-        self.job.trainee.model.eval()
+        self.trainee.model.eval()
         return Result(
             state.step, state.tokens, state.seconds, state.last, best, stopped, self.resumed_from
         )
 
-    # --- telling ---
+    # --- progress ---
 
     def _bar(self, loss: float | None, step: int) -> None:
         tokens = self.state.tokens
         self.job.progress(Progress(step, self.steps, tokens, self.total_tokens, loss))
 
     def _log_step(self, step: int, rate: float, grad_norm: float) -> None:
-        last, temperature = self.state.last or {}, self._temperature(step - 1)
-        sparsifier = self.job.trainee.sparsifier
+        last = self.state.last or {}
         self.log.write(
             "train",
             step=step,
             epoch=round(step / self.batches_per_epoch, 4),
             **last,
             learning_rate=rate,
-            **({} if temperature is None else {"temperature": temperature}),
+            **self.trainee.logged,
             grad_norm=grad_norm,
-            **({} if sparsifier is None else {"zeros": sparsifier.share}),
             tokens=self.state.tokens,
             seconds=round(self.state.seconds, 2),
         )
@@ -400,12 +358,6 @@ class _Loop:
             },
             step,
         )
-
-
-def _own_state(trainee: Trainee) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once."""
-    named = dict(trainee.named_parameters()) | dict(trainee.named_buffers())
-    return {name: value.detach() for name, value in named.items()}
 
 
 def _hash(*values: int) -> int:

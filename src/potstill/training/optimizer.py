@@ -15,7 +15,7 @@ from potstill.training.trainee import Trainee
 def pack_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as flat tensors, named "<parameter number>.<key>", and JSON values.
+    """Return an optimizer's state as tensors, named "<parameter number>.<key>", and JSON values.
 
     The tensors are the optimizer's own, not copies: save them before the next step.
     """
@@ -23,12 +23,9 @@ def pack_optimizer(
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
     for index, entries in packed["state"].items():
-        values[str(index)] = {}
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                values[str(index)][key] = value
+        found = {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"{index}.{key}": value for key, value in found.items()}
+        values[str(index)] = {k: value for k, value in entries.items() if k not in found}
     groups = [
         {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
         for group in packed["param_groups"]
@@ -44,11 +41,9 @@ def unpack_optimizer(
     """Put what `pack_optimizer` gave back, exactly; the optimizer then owns the tensors.
 
     Raises:
-        ValueError: (from torch) the optimizer has other parameter groups.
+        ValueError: (from torch) The optimizer has other parameter groups.
     """
-    entries: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in state["values"].items()
-    }
+    entries = {int(index): dict(values) for index, values in state["values"].items()}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         entries[int(index)][key] = tensor
@@ -62,12 +57,11 @@ def unpack_optimizer(
 
 
 def make_optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimizer:
-    """AdamW; weight decay leaves out biases and layer norms, as usual."""
+    """Make AdamW; weight decay leaves out biases and layer norms, as usual."""
     trained = [p for p in trainee.parameters() if p.requires_grad]
-    decayed = {p for p in trained if p.dim() > 1} - trainee.scores
     groups = [
-        {"params": [p for p in trained if p in decayed], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p not in decayed], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
@@ -76,7 +70,7 @@ def make_optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimize
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up to 1 over the warm-up, then linear down to 0."""
+    """Return the learning rate's factor: up to 1 over the warm-up, then down to 0, linearly."""
     warm = math.ceil(warmup * steps)
     if step < warm:
         return (step + 1) / warm

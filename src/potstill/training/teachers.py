@@ -15,16 +15,14 @@ from potstill.training.teacher_cache import Answers, as_floats
 
 
 class LiveTeacher:
-    """A frozen model that is asked anew for every batch; `weight` is among several of them."""
+    """Ask a frozen model again for every batch; `weight` is among several teachers."""
 
     def __init__(self, loaded: LoadedModel, reading: Reading, weight: float = 1.0) -> None:
-        self.loaded = loaded
-        self.reading = reading
-        self.weight = weight
+        self.loaded, self.reading, self.weight = loaded, reading, weight
         loaded.model.eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
-        torch.nn.Module.to(self.loaded.model, device)
+        nn.Module.to(self.loaded.model, device)
 
     def signals(self, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
         with torch.no_grad():
@@ -32,37 +30,34 @@ class LiveTeacher:
 
 
 class CachedTeacher:
-    """A teacher that has been asked; `weight` is among several of them.
+    """Give the cached answers of a teacher; `weight` is among several teachers.
 
     Its own weights are given up: what is left of the model are shapes.
     """
 
     def __init__(self, loaded: LoadedModel, answers: Answers, weight: float = 1.0) -> None:
-        self.loaded = loaded
-        self.answers = answers
-        self.weight = weight
+        self.loaded, self.answers, self.weight = loaded, answers, weight
         nn.Module.to(loaded.model, "meta")
         self.readout = identity(answers.logits_RC.shape[1], torch.empty(0), exact=True)
 
     def to(self, device: torch.device) -> None:
-        weight = self.readout.weight_VD.to(device)
-        self.readout = Readout(weight, exact=True)
+        self.readout = Readout(self.readout.weight_VD.to(device), exact=True)
 
     def signals(self, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
-        """The answers to a batch's examples; zeros for a batch that is of none."""
-        assert wanted == NOTHING, "layers are not kept"
+        """Return the answers to a batch's examples; zeros for a batch of no example."""
+        assert wanted == NOTHING, "layers are not cached"
         answers, device = self.answers, batch.input_ids_BL.device
-        vectors_BD = None
+        kept_ND, vectors_BD = answers.vectors_ND, None
         if batch.numbers_B is None:
             count = int(row_counts(self.loaded.task, batch).sum())
             logits_KC = torch.zeros(count, answers.logits_RC.shape[1])
-            if answers.vectors_ND is not None:
-                vectors_BD = torch.zeros(count, answers.vectors_ND.shape[1])
+            if kept_ND is not None:
+                vectors_BD = torch.zeros(count, kept_ND.shape[1])
         else:
             numbers = batch.numbers_B.cpu().numpy()
             logits_KC = answers.rows(numbers)
-            if answers.vectors_ND is not None:
-                vectors_BD = as_floats(answers.vectors_ND[numbers])
+            if kept_ND is not None:
+                vectors_BD = as_floats(kept_ND[numbers])
         if vectors_BD is not None and self.loaded.task == Task.SENTENCE_SIMILARITY:
             vectors_BD = torch.cat(vectors_BD.chunk(2, dim=1))
         return Signals(

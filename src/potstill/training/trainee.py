@@ -1,4 +1,4 @@
-"""What accelerate trains: a student with its objectives."""
+"""The module that accelerate trains: a student with its objectives."""
 
 from __future__ import annotations
 
@@ -16,17 +16,8 @@ from potstill.models.families import is_task_head, lm_head_parameters
 from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
-from potstill.recipe import (
-    Distill,
-    Finetune,
-    LogitObjective,
-    Objective,
-    SoftTargets,
-    Sparsity,
-    Task,
-)
+from potstill.recipe import Distill, Finetune, Task
 from potstill.tasks.heads import Reading, blank_gold
-from potstill.training.sparsity import Sparsifier
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 Teacher = LiveTeacher | CachedTeacher
@@ -34,7 +25,7 @@ Teacher = LiveTeacher | CachedTeacher
 
 @dataclass(frozen=True)
 class _Guide:
-    """A teacher with what is compared with it."""
+    """Hold a teacher with what is compared with it."""
 
     teacher: Teacher
     share: float
@@ -44,13 +35,17 @@ class _Guide:
 
 
 class Trainee(nn.Module):
-    """Student and objectives in one forward, so that data-parallel gradients are the right ones.
+    """Run student and objectives in one forward, so that data-parallel gradients are right.
 
     Teachers are no submodules: they are neither trained, nor saved, nor broadcast. Projections that
     a loss learns are parameters here, beside the student's and never among them.
 
     Args:
-        seed: of the projections' first weights, which are drawn from it alone.
+        student: the model that is trained.
+        teachers: those that it follows; their weights are divided by their sum.
+        reading: what distributions are over, and the objectives.
+        chunk_size: rows of logits that exist at a time.
+        seed: decides the first weights of projections.
     """
 
     def __init__(
@@ -62,13 +57,12 @@ class Trainee(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.model = student.model
-        self._student = [student]
-        self.reading = reading
-        self.chunk_size = chunk_size
+        self.model, self._student = student.model, [student]
+        self.reading, self.chunk_size = reading, chunk_size
         self.projections = nn.ParameterDict()
-        self.sparsifier: Sparsifier | None = None
         self._wanted = NOTHING
+        self.set_step(1, 1)
+        self.teachers = list(teachers)
         total = sum(teacher.weight for teacher in teachers)
         self._guides = [
             self._guide(number, teacher, teacher.weight / total, seed)
@@ -78,28 +72,30 @@ class Trainee(nn.Module):
     def _guide(self, number: int, teacher: Teacher, share: float, seed: int) -> _Guide:
         student, objectives = self._student[0], self.reading.objectives
         pairings = pair_up(student, teacher.loaded, objectives)
-        self._wanted |= wanted_of(objectives, pairings, side=0)
+        self._wanted |= wanted_of(pairings, side=0)
         names = {}
         for name, shape in projection_shapes(student, teacher.loaded, objectives).items():
             names[name] = f"{number}_{name}"
             self.projections[names[name]] = _projection(shape, f"{seed}/{names[name]}")
-        return _Guide(teacher, share, pairings, wanted_of(objectives, pairings, side=1), names)
+        return _Guide(teacher, share, pairings, wanted_of(pairings, side=1), names)
+
+    def set_step(self, step: int, steps: int) -> None:
+        """Set all that depends on the step, counted from 0.
+
+        From `steps` on, and before the first call, all is as at the end, where losses of one
+        training are comparable.
+        """
+        self._objectives = [o.at(step, steps) for o in self.reading.objectives]
 
     @property
-    def teachers(self) -> list[Teacher]:
-        return [guide.teacher for guide in self._guides]
+    def logged(self) -> dict[str, float]:
+        """Return what the step has set, for the log."""
+        return {key: value for o in self._objectives for key, value in o.logged.items()}
 
     def forward(
-        self,
-        batch: Batch,
-        scales: Mapping[str, float],
-        temperature: float | None = None,
+        self, batch: Batch, scales: Mapping[str, float]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted total (with gradient) and plain sums of the objectives over one micro-batch.
-
-        Args:
-            temperature: of soft targets; None: the final one, at which losses are comparable.
-        """
+        """Return the weighted total (with gradient) and each objective's sum over a micro-batch."""
         taught = [
             Taught(
                 guide.teacher.signals(batch, guide.wanted),
@@ -110,36 +106,16 @@ class Trainee(nn.Module):
             for guide in self._guides
         ]
         student = self.reading.signals(self._student[0], batch, self._wanted)
+        objectives = [(objective, scales[objective.kind]) for objective in self._objectives]
         return objective_sums(
-            [_at(objective, temperature) for objective in self.reading.objectives],
-            student,
-            taught,
-            self.reading.rows(batch),
-            batch.attention_mask_BL.bool(),
-            scales,
-            self.chunk_size,
-            self.reading.hidden_rows(batch),
+            objectives, student, taught, self.reading.rows(batch), self.chunk_size
         )
 
-    def sparsify(self, settings: Sparsity) -> None:
-        """Make zeros among the weights of the student's layers, as training goes on."""
-        self.sparsifier = Sparsifier(self.model, settings)
-
-    def set_step(self, step: int, steps: int) -> None:
-        """Compute with the zeros that there are after `step` of `steps`."""
-        if self.sparsifier is not None:
-            self.sparsifier.set_step(step, steps)
-
-    @property
-    def scores(self) -> set[nn.Parameter]:
-        """What only says which weights are zeros: neither decayed nor clipped with the others."""
-        return set(self.sparsifier.parameters()) if self.sparsifier is not None else set()
-
     def freeze_unreached(self) -> None:
-        """Take gradients from the student's parameters that no objective reaches.
+        """Freeze the student's parameters that no objective reaches.
 
-        An objective inside the layers leaves those above it alone: they would only be decayed, and
-        stall data-parallel training. Which they are, a small backward pass tells.
+        Those above an objective inside the layers would only be decayed, and stall data-parallel
+        training. A small backward pass finds them.
         """
         ids_BL = torch.arange(16, device=self.model.device).reshape(4, 4)
         gold = blank_gold(self.reading.task, ids_BL, self.model.config)
@@ -153,22 +129,14 @@ class Trainee(nn.Module):
 
 
 def _projection(shape: tuple[int, int], seed: str) -> nn.Parameter:
-    """Normal weights that keep the size of what they map, the same in every process."""
+    """Draw normal weights that keep the size of what they map, the same in every process."""
     digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest))
     return nn.Parameter(torch.randn(shape, generator=generator) / shape[1] ** 0.5)
 
 
-def _at(objective: Objective, temperature: float | None) -> Objective:
-    """The objective at a temperature of its schedule."""
-    if not isinstance(objective, SoftTargets) or objective.final_temperature is None:
-        return objective
-    chosen = objective.final_temperature if temperature is None else temperature
-    return objective.model_copy(update={"temperature": chosen})
-
-
 def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -> bool:
-    """Whether a stage trains a parameter of its model."""
+    """Return whether a stage trains a parameter of its model."""
     if loaded.task.is_encoder:
         return True
     if loaded.task != Task.MASKED_LM:
@@ -177,7 +145,7 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
     if isinstance(stage, Finetune):
         return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
     # Parameters without a gradient would stall data-parallel training.
-    on_logits = any(isinstance(o, LogitObjective) for o in stage.objectives if o.weight > 0)
+    on_logits = any(objective.reads == "logits" for objective in stage.weighted)
     return on_logits or parameter not in lm_head_parameters(loaded.model)
 
 

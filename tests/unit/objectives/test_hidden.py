@@ -209,7 +209,7 @@ def test_sum_of_patient_hidden(tokens: str) -> None:
     student, teacher = signals(4, 2), signals(4, 4)
     objective = PatientHidden(tokens=tokens)
     taught = Taught(teacher, pairings={"patient_hidden": Pairing(PAIRS)})
-    found = hidden_sum(objective, student, taught, real_tokens()).item()
+    found = hidden_sum(objective, student, taught, *[real_tokens()] * 2).item()
     expected = plain_hidden(
         student, teacher, tokens, lambda a, b: plain_distance(a, b, normalised=True)
     )
@@ -221,7 +221,7 @@ def test_sum_of_hidden_mse_with_embeddings_and_projections() -> None:
     maps = {"hidden_mse": normal(6, 4), "hidden_mse_embeddings": normal(6, 4)}
     pairs = ((EMBEDDINGS, EMBEDDINGS), *PAIRS)
     taught = Taught(teacher, pairings={"hidden_mse": Pairing(pairs)}, projections=maps)
-    found = hidden_sum(HiddenMse(), student, taught, real_tokens()).item()
+    found = hidden_sum(HiddenMse(), student, taught, *[real_tokens()] * 2).item()
 
     def each(name: str, a: list[float], b: list[float]) -> float:
         mapped = [dot(row, a) for row in maps[name].tolist()]
@@ -244,9 +244,9 @@ def test_sum_of_the_cosine_of_vectors() -> None:
     expected = 0.0
     for a, b in zip(student.vectors_BD.tolist(), teacher.vectors_BD.tolist(), strict=True):
         expected += 1 - dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
-    found = hidden_sum(HiddenCosine(of="pooled"), student, Taught(teacher), real_tokens())
+    found = hidden_sum(HiddenCosine(of="pooled"), student, Taught(teacher), *[real_tokens()] * 2)
     assert found.item() == pytest.approx(expected, rel=1e-12)
-    tokens = hidden_sum(HiddenCosine(), student, Taught(teacher), real_tokens())
+    tokens = hidden_sum(HiddenCosine(), student, Taught(teacher), *[real_tokens()] * 2)
     assert abs(tokens.item() - expected) > 0.01
 
 
@@ -254,7 +254,7 @@ def test_sum_of_vector_mse_with_a_projection() -> None:
     student, teacher = signals(4, 0), signals(6, 0)
     weight = normal(6, 4)
     taught = Taught(teacher, projections={"vector_mse": weight})
-    found = hidden_sum(VectorMse(), student, taught, real_tokens()).item()
+    found = hidden_sum(VectorMse(), student, taught, *[real_tokens()] * 2).item()
     expected = 0.0
     for a, b in zip(student.vectors_BD.tolist(), teacher.vectors_BD.tolist(), strict=True):
         expected += plain_distance([dot(row, a) for row in weight.tolist()], b)
@@ -264,7 +264,7 @@ def test_sum_of_vector_mse_with_a_projection() -> None:
 def test_sum_of_attention_mse() -> None:
     student, teacher = signals(4, 2), signals(8, 4)
     taught = Taught(teacher, pairings={"attention_mse": Pairing(PAIRS, heads=2)})
-    found = hidden_sum(AttentionMse(), student, taught, real_tokens()).item()
+    found = hidden_sum(AttentionMse(), student, taught, *[real_tokens()] * 2).item()
     expected = sum(
         plain_attention_mse(*student.qkv[s][:2], *teacher.qkv[t][:2], heads=2) for s, t in PAIRS
     )
@@ -280,7 +280,7 @@ def test_sum_of_relations(pairs: list[str]) -> None:
                 for value in values:
                     value.masked_fill_(~real_tokens()[..., None], 50.0)
     taught = Taught(teacher, pairings={"relations": Pairing(((1, 2),), heads=2)})
-    total = hidden_sum(Relations(pairs=pairs), student, taught, real_tokens())
+    total = hidden_sum(Relations(pairs=pairs), student, taught, *[real_tokens()] * 2)
     expected = 0.0
     for left, right in pairs:
         i, j = "qkv".index(left), "qkv".index(right)
@@ -308,5 +308,5 @@ def test_equal_models_have_no_loss() -> None:
     }
     taught = Taught(model, pairings=pairings)
     for objective in (PatientHidden(), HiddenMse(), AttentionMse(), Relations(), VectorMse()):
-        found = hidden_sum(objective, model, taught, real_tokens()).item()
+        found = hidden_sum(objective, model, taught, *[real_tokens()] * 2).item()
         assert found == pytest.approx(0, abs=1e-12), objective.kind

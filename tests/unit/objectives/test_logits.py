@@ -54,6 +54,11 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
 
 
+def all_rows(gold_K: torch.Tensor, values_K: torch.Tensor | None = None) -> Rows:
+    everywhere = torch.ones(K, dtype=torch.bool)
+    return Rows(everywhere, everywhere, gold_K, everywhere[None], everywhere[None], values_K)
+
+
 def model(grouped: bool) -> Signals:
     """Whose logits are its features; grouped: two groups of three, a text not with itself."""
     bias, classes = None, V
@@ -124,14 +129,12 @@ def test_losses_on_logits_follow_the_mean_of_the_teachers(
     objective: Objective, grouped: bool
 ) -> None:
     student, *teachers = (model(grouped) for _ in range(4))
-    everywhere = torch.ones(K, dtype=torch.bool)
-    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
+    rows = all_rows(torch.zeros(K, dtype=torch.long))
     taught = [Taught(t, share) for t, share in zip(teachers, SHARES, strict=True)]
 
     def total(features: torch.Tensor) -> torch.Tensor:
         signals = Signals(student.hidden_BLD, features, student.readout)
-        tokens, scales = torch.ones(1, K, dtype=torch.bool), {objective.kind: 0.7}
-        return objective_sums([objective], signals, taught, rows, tokens, scales, 4)[0]
+        return objective_sums([(objective, 0.7)], signals, taught, rows, 4)[0]
 
     expected = 0.7 * plain_loss(objective, student, teachers, grouped)
     assert total(student.features_KD).item() == pytest.approx(expected, rel=1e-9)
@@ -154,31 +157,18 @@ def test_the_most_likely_class_is_that_of_the_mean_not_of_the_majority() -> None
         Taught(Signals(student.hidden_BLD, z, readout), share)
         for z, share in zip(logits, SHARES, strict=True)
     ]
-    everywhere = torch.ones(K, dtype=torch.bool)
-    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
-    _, sums = objective_sums(
-        [HardTargets(target="teacher")],
-        student,
-        taught,
-        rows,
-        everywhere[None],
-        {"hard_targets": 1.0},
-        3,
-    )
+    rows = all_rows(torch.zeros(K, dtype=torch.long))
+    _, sums = objective_sums([(HardTargets(target="teacher"), 1.0)], student, taught, rows, 3)
     expected = -torch.log_softmax(student.features_KD, -1)[:, 1].sum()
     assert sums["hard_targets"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_losses_on_hidden_states_are_the_mean_of_those_to_each_teacher() -> None:
     student, *teachers = (model(grouped=False) for _ in range(4))
-    everywhere = torch.ones(K, dtype=torch.bool)
-    rows = Rows(everywhere, everywhere, torch.full((K,), IGNORED))
+    rows = all_rows(torch.full((K,), IGNORED))
 
     def cosine(taught: list[Taught]) -> float:
-        scales = {"hidden_cosine": 1.0}
-        _, sums = objective_sums(
-            [HiddenCosine()], student, taught, rows, everywhere[None], scales, 4
-        )
+        _, sums = objective_sums([(HiddenCosine(), 1.0)], student, taught, rows, 4)
         return sums["hidden_cosine"].item()
 
     each = [cosine([Taught(teacher)]) for teacher in teachers]
@@ -189,15 +179,14 @@ def test_losses_on_hidden_states_are_the_mean_of_those_to_each_teacher() -> None
 
 def test_one_teacher_twice_is_one_teacher() -> None:
     student, teacher = model(grouped=True), model(grouped=True)
-    everywhere = torch.ones(K, dtype=torch.bool)
-    rows = Rows(everywhere, everywhere, torch.zeros(K, dtype=torch.long))
-    chosen: list[Objective] = [
-        *(SoftTargets(), HardTargets(target="teacher"), LogitsMse(), HiddenCosine())
+    rows = all_rows(torch.zeros(K, dtype=torch.long))
+    chosen: list[tuple[Objective, float]] = [
+        (objective, 0.3)
+        for objective in (SoftTargets(), HardTargets(target="teacher"), LogitsMse(), HiddenCosine())
     ]
-    scales = {objective.kind: 0.3 for objective in chosen}
     found = []
     for taught in ([Taught(teacher)], [Taught(teacher, 0.25), Taught(teacher, 0.75)]):
-        total, _ = objective_sums(chosen, student, taught, rows, everywhere[None], scales, 4)
+        total, _ = objective_sums(chosen, student, taught, rows, 4)
         (gradient,) = torch.autograd.grad(total, [student.features_KD])
         found.append((total.item(), gradient))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
@@ -214,12 +203,9 @@ def test_the_squared_difference_from_gold_values() -> None:
     wanted = normal(K)
     wanted[2] = math.nan
     nobody = torch.full((K,), IGNORED)
-    everywhere = torch.ones(K, dtype=torch.bool)
-    rows = Rows(everywhere, everywhere, nobody, wanted)
+    rows = all_rows(nobody, wanted)
     student = Signals(features[None], features, Readout(weight, bias))
-    total, sums = objective_sums(
-        [GoldMse(weight=3.0)], student, [], rows, everywhere[None], {"gold_mse": 3.0}, chunk_size=4
-    )
+    total, sums = objective_sums([(GoldMse(weight=3.0), 3.0)], student, [], rows, chunk_size=4)
     torch.autograd.backward(total)
     found = [tensor.grad.clone() for tensor in (features, weight, bias)]  # type: ignore[union-attr]
     known = [row for row in range(K) if row != 2]
@@ -230,4 +216,4 @@ def test_the_squared_difference_from_gold_values() -> None:
     assert float(sums["gold_mse"]) == pytest.approx(float(expected.detach()))
     for ours, reference in zip(found, plain, strict=True):
         torch.testing.assert_close(ours, reference.grad)
-    assert rows.golden == K - 1
+    assert rows.count("gold") == K - 1

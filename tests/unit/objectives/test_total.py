@@ -110,7 +110,7 @@ def test_hidden_cosine_is_the_equation() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature is 0"):
+    with pytest.raises(ValueError, match="temperature: 0 is not above 0"):
         soft_targets(normal(2, 3), normal(2, 3), temperature=0)
     with pytest.raises(ValueError, match="differ in shape"):
         soft_targets(normal(2, 3), normal(2, 4), temperature=1)
@@ -133,7 +133,7 @@ OBJECTIVES = {
     "hard": [HardTargets(weight=1)],
     "logits": [LogitsMse(weight=2)],
     "every": [
-        LogitsMse(weight=3),
+        LogitsMse(weight=3, positions="masked"),  # other rows than those of the soft targets
         SoftTargets(weight=5, temperature=2),
         HardTargets(weight=2, target="teacher"),
         HiddenCosine(weight=1),
@@ -161,7 +161,7 @@ def problem(bias: str) -> tuple[Signals, Signals, Rows, torch.Tensor]:
     gold = torch.full((K,), IGNORED)
     gold[[1, 4, 12]] = torch.tensor([3, 0, 16])
     everywhere = torch.ones(K, dtype=torch.bool)
-    return student, teacher, Rows(everywhere, everywhere, gold), tokens
+    return student, teacher, Rows(everywhere, gold != IGNORED, gold, tokens, tokens), tokens
 
 
 def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, tokens: torch.Tensor):
@@ -172,7 +172,7 @@ def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, token
     total, means = 0.0, {}
     for objective in OBJECTIVES[name]:
         if objective.kind == "soft_targets":
-            kept = rows.soft_K
+            kept = rows.kept(objective, everywhere)
             value = soft_targets(z_s[kept], z_t[kept], objective.temperature, objective.divergence)
         elif objective.kind == "hard_targets":
             targets = rows.gold_K
@@ -181,7 +181,7 @@ def plain_total(name: str, student: Signals, teacher: Signals, rows: Rows, token
             value = hard_targets(z_s, targets)
         elif objective.kind == "logits_mse":
             included = student.readout.included(everywhere)
-            kept = rows.mse_K
+            kept = rows.kept(objective, everywhere)
             included = None if included is None else included[kept]
             value = logits_mse(z_s[kept], z_t[kept], included)
         else:
@@ -197,8 +197,8 @@ def leaves(student: Signals) -> list[torch.Tensor]:
 
 
 def test_no_gradients_are_computed_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    student, teacher, rows, tokens = problem("vector")
-    scales = {o.kind: 0.1 for o in OBJECTIVES["triple"]}
+    student, teacher, rows, _ = problem("vector")
+    chosen = [(objective, 0.1) for objective in OBJECTIVES["triple"]]
     asked: list[list[bool]] = []
     monkeypatch.setattr(
         chunks,
@@ -206,18 +206,17 @@ def test_no_gradients_are_computed_where_none_are_wanted(monkeypatch: pytest.Mon
         lambda grads, *_: asked.append([g is not None for g in grads]),
     )
     with torch.no_grad():
-        objective_sums(OBJECTIVES["triple"], student, [Taught(teacher)], rows, tokens, scales, 5)
+        objective_sums(chosen, student, [Taught(teacher)], rows, 5)
     assert asked == []
-    objective_sums(OBJECTIVES["triple"], student, [Taught(teacher)], rows, tokens, scales, 5)
+    objective_sums(chosen, student, [Taught(teacher)], rows, 5)
     assert asked == [[True] * 3] * 3
 
 
 def test_the_teacher_is_not_asked_for_logits_that_nothing_reads() -> None:
-    student, teacher, rows, tokens = problem("none")
+    student, teacher, rows, _ = problem("none")
     unreadable = Signals(teacher.hidden_BLD, teacher.features_KD, Readout(normal(V, D + 1)))
-    chosen = [HardTargets(weight=1), HiddenCosine(weight=1)]
-    scales = {"hard_targets": 0.1, "hidden_cosine": 0.1}
-    objective_sums(chosen, student, [Taught(unreadable)], rows, tokens, scales, 5)
+    chosen = [(HardTargets(weight=1), 0.1), (HiddenCosine(weight=1), 0.1)]
+    objective_sums(chosen, student, [Taught(unreadable)], rows, 5)
 
 
 @pytest.mark.parametrize("bias", ["vector", "rows", "none"])
@@ -227,20 +226,15 @@ def test_chunked_losses_and_gradients_are_those_of_the_plain_functions(
     name: str, chunk_size: int, bias: str
 ) -> None:
     student, teacher, rows, tokens = problem(bias)
-    if name == "masked":
-        rows = Rows(*[rows.gold_K != IGNORED] * 2, rows.gold_K)
-    if name == "every":  # other rows than those of the soft targets
-        rows = Rows(rows.soft_K, rows.gold_K != IGNORED, rows.gold_K)
     counts = {
-        "soft_targets": int(rows.soft_K.sum()),
-        "logits_mse": int(rows.mse_K.sum()),
+        "soft_targets": 3 if name == "masked" else 13,
+        "logits_mse": 3 if name == "every" else 13,
         "hard_targets": 3,
         "hidden_cosine": 13,
     }
-    scales = {o.kind: o.weight / counts[o.kind] for o in OBJECTIVES[name]}
-    total, sums = objective_sums(
-        OBJECTIVES[name], student, [Taught(teacher)], rows, tokens, scales, chunk_size
-    )
+    assert {o.kind: rows.count(o.rows) for o in OBJECTIVES[name]}.items() <= counts.items()
+    chosen = [(o, o.weight / counts[o.kind]) for o in OBJECTIVES[name]]
+    total, sums = objective_sums(chosen, student, [Taught(teacher)], rows, chunk_size)
     expected, means = plain_total(name, student, teacher, rows, tokens)
     assert total.item() == pytest.approx(expected.item(), rel=1e-12)
     assert {k: v.item() / counts[k] for k, v in sums.items()} == pytest.approx(means, rel=1e-12)
@@ -253,13 +247,11 @@ def test_chunked_losses_and_gradients_are_those_of_the_plain_functions(
 
 def test_gradients_are_those_of_finite_differences() -> None:
     student, teacher, rows, tokens = problem("vector")
-    scales = {"soft_targets": 0.3, "hard_targets": 0.7, "hidden_cosine": 0.2}
+    chosen = list(zip(OBJECTIVES["triple"], (0.3, 0.7, 0.2), strict=True))
 
     def total(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         signals = Signals(hidden, hidden[tokens], Readout(weight, bias))
-        return objective_sums(
-            OBJECTIVES["triple"], signals, [Taught(teacher)], rows, tokens, scales, chunk_size=5
-        )[0]
+        return objective_sums(chosen, signals, [Taught(teacher)], rows, chunk_size=5)[0]
 
     point = leaves(student)
     gradient = torch.autograd.grad(total(*point), point)
@@ -275,37 +267,27 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_a_frozen_readout_gets_no_gradient_but_the_features_do() -> None:
-    student, _, rows, tokens = problem("vector")
+    student, _, rows, _ = problem("vector")
     frozen = Signals(
         student.hidden_BLD,
         student.features_KD,
         Readout(student.readout.weight_VD.detach(), student.readout.bias),
     )
-    total, _ = objective_sums(
-        OBJECTIVES["hard"], frozen, [], rows, tokens, {"hard_targets": 1.0}, chunk_size=4
-    )
+    total, _ = objective_sums([(*OBJECTIVES["hard"], 1.0)], frozen, [], rows, chunk_size=4)
     grad_hidden, grad_bias = torch.autograd.grad(total, [student.hidden_BLD, student.readout.bias])
     assert grad_hidden.abs().sum() > 0
     assert grad_bias.abs().sum() > 0
 
 
 def test_bfloat16_autocast_stays_close_to_float32() -> None:
-    student, teacher, rows, tokens = problem("vector")
+    student, teacher, rows, _ = problem("vector")
 
     def single(signals: Signals) -> Signals:
         readout = Readout(signals.readout.weight_VD.float(), signals.readout.bias.float())
         return Signals(signals.hidden_BLD.float(), signals.features_KD.float(), readout)
 
-    scales = {"soft_targets": 1.0, "hard_targets": 1.0, "hidden_cosine": 1.0}
-    arguments = (
-        OBJECTIVES["triple"],
-        single(student),
-        [Taught(single(teacher))],
-        rows,
-        tokens,
-        scales,
-        5,
-    )
+    chosen = [(objective, 1.0) for objective in OBJECTIVES["triple"]]
+    arguments = (chosen, single(student), [Taught(single(teacher))], rows, 5)
     plain, _ = objective_sums(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
         mixed, _ = objective_sums(*arguments)

@@ -44,12 +44,12 @@ def steps(output: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("objectives", "training", "message"),
     [
-        ([SoftTargets(), HardTargets()], SHORT, "unlabelled text has no gold target"),
-        ([SoftTargets(positions="masked")], SHORT, "no token of sentence embeddings is masked"),
+        ([SoftTargets(), HardTargets()], SHORT, "text without labels has no gold target"),
+        ([SoftTargets(positions="masked")], SHORT, "sentence_embedding masks no token"),
         (
             [SoftTargets()],
             SHORT.model_copy(update={"micro_batch_size": 3}),
-            "with micro-batches, in_batch.group must say",
+            "in_batch.group: with micro-batches it must say",
         ),
     ],
 )

@@ -431,7 +431,6 @@ def events(stage: Path, kind: str) -> list[dict[str, Any]]:
 ENDINGS: list[dict[str, Any]] = [
     {"training": {"max_steps": 4}},
     {"training": {"max_steps": 8, "evaluate_every": 2, "patience": 2, "keep": "best"}},
-    {"training": {"max_steps": 4}, "sparsity": {"method": "movement", "final": 0.5, "start": 0.3}},
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import pytest
 from pydantic import Field
@@ -106,6 +106,46 @@ def test_a_config_without_such_keys_enters_whole_and_a_dump_always_is() -> None:
     later = LaterDistill.model_validate(SETTINGS)
     assert {"extra", "part", "by_name"} <= later.model_dump(mode="json").keys()
     assert later.model_dump(mode="json")["objectives"][0]["extra"] is None
+
+
+# --- keys that were removed -----------------------------------------------------------------------
+
+
+class FormerTraining(Training):
+    """As an older version had it."""
+
+    gone: int | None = None
+
+
+class FormerDistill(Distill):
+    removed: ClassVar[Mapping[str, str]] = {}
+    sparsity: dict[str, Any] | None = None
+    training: FormerTraining
+
+
+class TodaysTraining(Training):
+    removed: ClassVar[Mapping[str, str]] = {"gone": "was removed. Omit it"}
+
+
+class TodaysDistill(Distill):
+    training: TodaysTraining
+
+
+@pytest.mark.parametrize("written", [{}, {"sparsity": None}])
+def test_a_key_that_was_removed_leaves_the_digest_as_it_was(written: dict[str, Any]) -> None:
+    before = stage_digest("before", FormerDistill.model_validate(SETTINGS))
+    training = {**SETTINGS["training"], "gone": None} if written else SETTINGS["training"]
+    today = TodaysDistill.model_validate({**SETTINGS, **written, "training": training})
+    assert stage_digest("before", today) == before
+    assert "sparsity" not in today.model_dump()
+    assert "gone" not in today.training.model_dump()
+
+
+def test_set_to_something_it_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"sparsity was removed, for .* Omit the key; prune, "):
+        Distill.model_validate({**SETTINGS, "sparsity": {"final": 0.5}})
+    with pytest.raises(ValueError, match=r"gone was removed\. Omit it"):
+        TodaysDistill.model_validate({**SETTINGS, "training": {"epochs": 1, "gone": 3}})
 
 
 # --- wherever a config enters a digest or a cache key ---------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
 import yaml
@@ -12,6 +12,8 @@ from potstill.recipe import (
     AttentionMse,
     Distill,
     HiddenMse,
+    InnerObjective,
+    LogitObjective,
     Objective,
     Recipe,
     Relations,
@@ -20,6 +22,7 @@ from potstill.recipe import (
     dump_recipe,
     parse_recipe,
 )
+from potstill.recipe.objectives import ObjectiveConfig
 
 KINDS = [
     str(get_args(model.model_fields["kind"].annotation)[0])
@@ -45,6 +48,25 @@ def test_every_objective_is_read_by_its_kind_alone() -> None:
         recipe, stage = parsed(distill(objectives=objectives), task=task)
         assert [objective.kind for objective in stage.objectives] == chosen
         assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "again") == recipe
+
+
+def test_an_objective_that_does_not_say_what_it_is_over_is_no_class() -> None:
+    with pytest.raises(TypeError, match=r"^the objective Silent does not say its reads and rows$"):
+
+        class Silent(ObjectiveConfig):
+            kind: Literal["silent"] = "silent"
+
+    with pytest.raises(TypeError, match=r"^the objective Half does not say its rows$"):
+
+        class Half(ObjectiveConfig):
+            reads: ClassVar[Literal["tokens"]] = "tokens"
+
+
+def test_the_unions_are_those_of_what_is_read() -> None:
+    for model in get_args(get_args(Objective)[0]):
+        reads = model().reads
+        assert (reads == "logits") == (model in get_args(LogitObjective))
+        assert (reads == "layers") == (model in get_args(InnerObjective))
 
 
 def test_layers_by_rule_or_by_number() -> None:
@@ -88,16 +110,16 @@ COMPILED = {"epochs": 1, "compile": True}
     [
         (
             tree(soft(schedule="linear")),
-            "stages.0.objectives.0: schedule linear has no end: set final_temperature",
+            "stages.0.objectives.0: schedule: linear has no end. Set final_temperature.",
         ),
         (
             tree(soft(final_temperature=1)),
-            "stages.0.objectives.0: final_temperature is never reached: set schedule to linear or "
-            "cosine, or leave it out",
+            "stages.0.objectives.0: final_temperature: it is never reached. Set schedule to linear "
+            "or cosine, or omit it.",
         ),
         (
             tree(other("relations", pairs=["qq", "qq"])),
-            "stages.0.objectives.0: pairs: qq, qq names one twice",
+            "stages.0.objectives.0: pairs: qq, qq names one twice. Name each once.",
         ),
         (
             tree(other("hidden_mse", layer=[1])),
@@ -117,28 +139,28 @@ COMPILED = {"epochs": 1, "compile": True}
         ),
         (
             tree(other("vector_mse")),
-            "the recipe: stage 1 (distill): vector_mse compares sentence vectors, and masked LM "
-            "has none; use logits_mse or hidden_mse instead",
+            "the recipe: stage 1 (distill): objectives.vector_mse: masked_lm has no vector of a "
+            "whole text. Use hidden_mse, or hidden_cosine with of: tokens.",
         ),
         (
             tree(other("logits_mse", positions="masked"), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): no token of sentence embeddings is masked; set "
-            "positions: all in logits_mse",
+            "the recipe: stage 1 (distill): objectives.logits_mse: sentence_embedding masks no "
+            "token. Set positions: all.",
         ),
         (
             tree(distill(objectives=[{"kind": "relations"}], training=COMPILED)),
-            "stages.0: objective relations reads inside the layers, which training.compile makes "
-            "opaque: leave one of them out",
+            "stages.0: training.compile: objective relations reads inside the layers, which are "
+            "opaque when compiled. Omit one of the two.",
         ),
         (
             tree(distill(objectives=[{"kind": "relations"}], cache=True)),
-            "stages.0: cache: true keeps a teacher's logits and a vector a text, and relations "
-            "reads the hidden states of tokens: leave it out, or set cache: auto",
+            "stages.0: cache: true caches a teacher's logits and one vector per text, and "
+            "relations reads the hidden states of tokens. Omit the objective, or set cache: auto.",
         ),
         (
             tree(distill(cache=True)),
             "the recipe: stage 1 (distill): cache: true is for classification, multi_label, "
-            "regression, sentence_similarity, token_classification; in masked_lm leave it out",
+            "regression, sentence_similarity, token_classification, not masked_lm. Omit the key.",
         ),
         (
             tree(distill(cache="always")),
@@ -146,8 +168,8 @@ COMPILED = {"epochs": 1, "compile": True}
         ),
         (
             tree(other("hidden_cosine", of="pooled")),
-            "the recipe: stage 1 (distill): hidden_cosine: masked_lm has no vector of a whole "
-            "text; set of: tokens",
+            "the recipe: stage 1 (distill): objectives.hidden_cosine: masked_lm has no vector of a "
+            "whole text. Use hidden_mse, or hidden_cosine with of: tokens.",
         ),
         (
             tree(distill(teacher=["teacher", "big"])),

@@ -279,23 +279,25 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(finetune(epochs=None)),
-            "stages.0.training: no end is given: set epochs, max_steps or max_tokens",
+            "stages.0.training: no end is given. Set epochs, max_steps or max_tokens.",
         ),
         (
             tree(finetune(batch_size=10, micro_batch_size=4)),
-            "stages.0.training: batch_size 10 is not a multiple of micro_batch_size 4",
+            "stages.0.training: batch_size: 10 is not a multiple of micro_batch_size 4. Set a "
+            "multiple.",
         ),
         (
             tree(distill(objectives=TWICE)),
-            "stages.0: objective soft_targets is listed twice: merge the two",
+            "stages.0: objectives: soft_targets is listed twice. Merge the two.",
         ),
         (
             tree(distill(objectives=WEIGHTLESS)),
-            "stages.0: the weights of the objectives sum to 0: give at least one a weight above 0",
+            "stages.0: objectives: their weights sum to 0. Give at least one a weight above 0.",
         ),
         (
             tree(distill(in_batch={"group": 5})),
-            "stages.0: the micro-batch of 32 is not a multiple of in_batch.group 5",
+            "stages.0: in_batch.group: the micro-batch of 32 is not a multiple of 5. Set a divisor "
+            "of it.",
         ),
         # stages that don't go together
         (
@@ -320,26 +322,26 @@ def text(**changes: Any) -> dict[str, Any]:
         (
             tree(finetune(), task="sentence_embedding"),
             "the recipe: stage 1 (finetune): text without labels gives a sentence encoder nothing "
-            "to learn from: use task sentence_similarity with pairs that have a score, or "
-            "masked_lm",
+            "to learn from. Use task sentence_similarity with pairs that have a score, or "
+            "masked_lm.",
         ),
         (
             tree(distill(objectives=[{"kind": "hard_targets"}]), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): unlabelled text has no gold target; set target: "
-            "teacher in its hard_targets",
+            "the recipe: stage 1 (distill): objectives.hard_targets: text without labels has no "
+            "gold target. Set target: teacher.",
         ),
         (
             tree(
                 distill(objectives=[{"kind": "soft_targets", "positions": "masked"}]),
                 task="sentence_embedding",
             ),
-            "the recipe: stage 1 (distill): no token of sentence embeddings is masked; set "
-            "positions: all in soft_targets",
+            "the recipe: stage 1 (distill): objectives.soft_targets: sentence_embedding masks no "
+            "token. Set positions: all.",
         ),
         (
             tree(distill(training={"epochs": 1, "batch_size": 2}), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): a batch of 2 compares no texts: each needs two others "
-            "at least; set batch_size to 3 or more",
+            "the recipe: stage 1 (distill): training.batch_size: 2 texts are too few to compare "
+            "each with at least two others. Set at least 3.",
         ),
         (
             tree(distill(writes="s"), {"kind": "evaluate", "baseline": "s"}, {"kind": "benchmark"}),
@@ -357,8 +359,8 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): with micro-batches, in_batch.group must say how many "
-            "texts are compared with each other (at most micro_batch_size, 8)",
+            "the recipe: stage 1 (distill): in_batch.group: with micro-batches it must say how "
+            "many texts are compared with each other. Set at most micro_batch_size, 8.",
         ),
     ],
 )

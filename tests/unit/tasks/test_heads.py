@@ -109,9 +109,9 @@ def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -
 def test_rows_of_labels() -> None:
     gold = torch.tensor([1, UNLABELLED, 0])
     rows = head_rows(Task.CLASSIFICATION, batch(gold), teacher_decides=False)
-    assert rows.soft_K.tolist() == [True, True, True]
+    assert rows.counted_K.tolist() == [True, True, True]
     assert rows.gold_K.tolist() == [1, IGNORED, 0]
-    assert rows.golden == 2
+    assert rows.count("gold") == 2
     taught = head_rows(Task.CLASSIFICATION, batch(gold), teacher_decides=True)
     assert taught.gold_K.tolist() == [0, 0, 0]  # any class: the teacher's takes its place
 
@@ -120,20 +120,20 @@ def test_rows_of_many_labels() -> None:
     gold = torch.tensor([[1, 0], [UNLABELLED, UNLABELLED], [0, 1]])
     rows = head_rows(Task.MULTI_LABEL, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, 0, IGNORED, IGNORED, 0, 1]
-    assert bool(rows.soft_K.all())
+    assert bool(rows.counted_K.all())
 
 
 def test_rows_of_tokens() -> None:
     gold = torch.tensor([[IGNORED, 2, IGNORED], [IGNORED, UNLABELLED, 1]])
     rows = head_rows(Task.TOKEN_CLASSIFICATION, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [2, IGNORED, 1]
-    assert rows.soft_K.tolist() == [True, True, True]
+    assert rows.counted_K.tolist() == [True, True, True]
 
 
 def test_rows_of_values() -> None:
     rows = head_rows(Task.REGRESSION, batch(torch.tensor([1.5, torch.nan])), teacher_decides=False)
-    assert rows.golden == 1
-    assert rows.mse_K.tolist() == [True, True]
+    assert rows.count("gold") == 1
+    assert rows.counted_K.tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_answers_that_nobody_knows() -> None:
     gold = torch.tensor([[1, 3], [UNLABELLED, UNLABELLED], [0, 0]])
     rows = head_rows(Task.QUESTION_ANSWERING, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, IGNORED, 0, 3, IGNORED, 0]
-    assert bool(rows.soft_K.all())
-    assert rows.golden == 4
+    assert bool(rows.counted_K.all())
+    assert rows.count("gold") == 4
 
 
 def test_cosines_of_pairs(sentence_teacher: Path) -> None:

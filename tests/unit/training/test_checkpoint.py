@@ -136,7 +136,7 @@ def test_a_damaged_newest_falls_back_to_the_previous(
     assert loaded[0] == 10
     assert torch.equal(loaded[1]["model"]["weight"], torch.full((3,), 10.0))
     assert len(messages) == 1
-    assert "checkpoint step-00000020 is damaged" in messages[0]
+    assert "step-00000020: the checkpoint is damaged (" in messages[0]
     assert said in messages[0]
 
 
@@ -145,7 +145,8 @@ def test_all_damaged_is_none_and_each_is_named(tmp_path: Path) -> None:
         truncate(save(tmp_path, step) / "model.safetensors")
     messages: list[str] = []
     assert load_checkpoint(tmp_path, messages.append) is None
-    assert [message.split()[1] for message in messages] == ["step-00000020", "step-00000010"]
+    names = [Path(message.partition(": ")[0]).name for message in messages]
+    assert names == ["step-00000020", "step-00000010"]
 
 
 def test_a_checkpoint_copied_to_another_step_is_refused(tmp_path: Path) -> None:

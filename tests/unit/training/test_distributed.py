@@ -39,42 +39,42 @@ def test_enough_micro_batches(batch: int, micro: int | None, world: int, group: 
     [
         (
             *(32, None, 4, None),
-            "a batch of 32 is 1 micro-batch of 32 for 4 processes: "
-            "set training.micro_batch_size to at most 8",
+            "training.micro_batch_size: a batch of 32 is 1 micro-batch of 32 for 4 processes. "
+            "Set training.micro_batch_size to at most 8.",
         ),
         (
             *(32, 16, 4, None),
-            "a batch of 32 is 2 micro-batches of 16 for 4 processes: "
-            "set training.micro_batch_size to at most 8",
+            "training.micro_batch_size: a batch of 32 is 2 micro-batches of 16 for 4 processes. "
+            "Set training.micro_batch_size to at most 8.",
         ),
         # of the divisors of 30 (10, 6, 5, ...) 10 would make 3
         (
             *(30, 30, 4, None),
-            "a batch of 30 is 1 micro-batch of 30 for 4 processes: "
-            "set training.micro_batch_size to at most 6",
+            "training.micro_batch_size: a batch of 30 is 1 micro-batch of 30 for 4 processes. "
+            "Set training.micro_batch_size to at most 6.",
         ),
         # the whole batch is compared: only smaller groups can be shared out
         (
             *(32, None, 4, 32),
-            "a batch of 32 is 1 micro-batch of 32 for 4 processes: "
-            "set training.micro_batch_size to at most 8 and in_batch.group to a divisor of it",
+            "training.micro_batch_size: a batch of 32 is 1 micro-batch of 32 for 4 processes. "
+            "Set training.micro_batch_size to at most 8 and in_batch.group to a divisor of it.",
         ),
         # groups of 4 can stay; 6 would be the largest micro-batch without them
         (
             *(24, 24, 4, 4),
-            "a batch of 24 is 1 micro-batch of 24 for 4 processes: "
-            "set training.micro_batch_size to at most 4, a multiple of in_batch.group 4",
+            "training.micro_batch_size: a batch of 24 is 1 micro-batch of 24 for 4 processes. "
+            "Set training.micro_batch_size to at most 4, a multiple of in_batch.group 4.",
         ),
         (
             *(2, None, 4, None),
-            "a batch of 2 is 1 micro-batch of 2 for 4 processes: "
-            "start fewer of them, or set training.batch_size to a multiple of 4",
+            "training.micro_batch_size: a batch of 2 is 1 micro-batch of 2 for 4 processes. "
+            "Set training.batch_size to a multiple of 4, or start fewer processes.",
         ),
         # two texts have nothing to tell each other
         (
             *(9, 3, 4, 3),
-            "a batch of 9 is 3 micro-batches of 3 for 4 processes: "
-            "start fewer of them, or set training.batch_size to a multiple of 12",
+            "training.micro_batch_size: a batch of 9 is 3 micro-batches of 3 for 4 processes. "
+            "Set training.batch_size to a multiple of 12, or start fewer processes.",
         ),
     ],
 )
@@ -91,7 +91,9 @@ def test_what_is_advised_is_a_recipe_that_works(group: int | None) -> None:
         for world in (2, 3, 4, 5, 8, 12):
             if group is not None and batch % group:
                 continue
-            with pytest.raises(ValueError, match="a batch of") as error:
+            with pytest.raises(
+                ValueError, match=r"training\.micro_batch_size: a batch of"
+            ) as error:
                 check_processes(settings(batch), world, group)
             number = re.search(r"micro_batch_size to at most (\d+)", str(error.value))
             if number is None:  # 24 texts for 12 processes

@@ -116,10 +116,11 @@ def test_without_trackers_nothing_is_tracked(path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["wandb"], "training.trackers: wandb is not installed: pip install wandb"),
+        (["wandb"], "training.trackers: wandb is not installed. Install with `pip install wandb`."),
         (
             ["mlflow", "trackio", "wandb", "mlflow"],
-            "training.trackers: mlflow and wandb are not installed: pip install mlflow wandb",
+            "training.trackers: mlflow and wandb are not installed. Install with `pip install "
+            "mlflow wandb`.",
         ),
         (["tensorboard"], "training.trackers: tensorboard is not installed"),
     ],

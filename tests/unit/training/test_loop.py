@@ -101,12 +101,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         finetune(max_steps=40, learning_rate=1e30, warmup=0, checkpoint_steps=1, clip=None),
     )
     with pytest.raises(
-        errors.TrainingFailed, match=r"not finite at step \d+: lower training\.learning_rate"
+        errors.TrainingFailed, match=r"not finite at step \d+\. Lower training\.learning_rate"
     ) as failed:
         run(plan, output=tmp_path / "run")
     kept = max((tmp_path / "run/stages/01-finetune/checkpoints").glob("step-*"))
     newest = int(kept.name.removeprefix("step-"))
-    assert str(failed.value).endswith(f"; the checkpoint of step {newest} is kept")
+    assert str(failed.value).endswith(f". The checkpoint of step {newest} is kept.")
     assert not (tmp_path / "run/model").exists()
 
 
@@ -116,7 +116,7 @@ def test_no_checkpoint_is_promised_where_none_was_written(
     plan = recipe(
         masked_lm_teacher, text_file, finetune(max_steps=40, learning_rate=1e30, warmup=0)
     )
-    with pytest.raises(errors.TrainingFailed, match=r"precision=fp32$"):
+    with pytest.raises(errors.TrainingFailed, match=r"precision=fp32\.$"):
         run(plan, output=tmp_path / "run")
     assert not list((tmp_path / "run/stages/01-finetune").glob("checkpoints/step-*"))
 
@@ -134,9 +134,9 @@ def test_weights_that_are_not_finite_after_a_good_step(
     settings = {"learning_rate": 1e39, "warmup": 0, "checkpoint_steps": checkpoint_steps}
     plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1, **settings), heldout=heldout)
     said = (
-        r"^the weights are not finite at step 1 \(\S+ and \d+ more tensors hold NaN or infinity\): "
+        r"^the weights are not finite at step 1 \(\S+ and \d+ more tensors hold NaN or infinity\)"
     )
-    with pytest.raises(errors.TrainingFailed, match=said + r"lower training\.learning_rate, "):
+    with pytest.raises(errors.TrainingFailed, match=said + r"\. Lower training\.learning_rate, "):
         run(plan, output=tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.safetensors"))
     assert not list((tmp_path / "run").rglob("DONE"))
@@ -166,7 +166,7 @@ def test_a_weight_that_no_loss_sees(
     plan = recipe(masked_lm_teacher, text_file, finetune(**settings), heldout=heldout)
     said = (
         r"^the weights are not finite at step 3 \(bert\.embeddings\.position_embeddings\.weight "
-        r"holds NaN or infinity\): lower .*; the checkpoint of step 2 is kept$"
+        r"holds NaN or infinity\)\. Lower .*\. The checkpoint of step 2 is kept\.$"
     )
     with pytest.raises(errors.TrainingFailed, match=said):
         run(plan, output=tmp_path / "run")
@@ -180,7 +180,7 @@ def test_a_loss_on_heldout_text_that_is_not_finite(
     """Of weights that are finite, and too large to compute with."""
     plan = recipe(masked_lm_teacher, text_file, finetune(max_steps=1, learning_rate=1e30, warmup=0))
     with pytest.raises(
-        errors.TrainingFailed, match=r"^the loss on held-out text is not finite at step 1: lower"
+        errors.TrainingFailed, match=r"^the loss on held-out text is not finite at step 1\. Lower"
     ):
         run(plan, output=tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
@@ -225,7 +225,7 @@ def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_processes_than_micro_batches_is_refused(
     masked_lm_teacher: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"set training\.micro_batch_size to at most 4$"):
+    with pytest.raises(ValueError, match=r"Set training\.micro_batch_size to at most 4\.$"):
         run(recipe(masked_lm_teacher, text_file, finetune(max_steps=3)), output=tmp_path / "run")
 
 
@@ -241,7 +241,7 @@ def test_sentence_embeddings_are_shared_out_in_groups(
     }
     tree = recipe(sentence_teacher, text_file, {"kind": "make_student"}).model_dump()
     plan = Recipe.model_validate({**tree, "task": "sentence_embedding", "stages": [distill]})
-    with pytest.raises(ValueError, match=r"at most 4 and in_batch\.group to a divisor of it$"):
+    with pytest.raises(ValueError, match=r"at most 4 and in_batch\.group to a divisor of it\.$"):
         run(plan, output=tmp_path / "run")
 
 

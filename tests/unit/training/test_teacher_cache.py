@@ -31,7 +31,13 @@ from potstill.recipe import (
 )
 from potstill.tasks.heads import Reading
 from potstill.training import Trainee, teacher_cache
-from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answers, why_live
+from potstill.training.teacher_cache import (
+    Answers,
+    Asking,
+    reads_vectors,
+    teacher_answers,
+    why_live,
+)
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 LOSSES: dict[Task, list[Objective]] = {
@@ -47,7 +53,7 @@ LOSSES: dict[Task, list[Objective]] = {
 
 
 def asked(folder: Path, task: Task, parts: list[Examples], cache: Path, **more: Any) -> Any:
-    return teacher_answers(load_model(folder, task), folder, parts, cache, vectors=True, **more)
+    return teacher_answers(load_model(folder, task), folder, Asking(parts, True, **more), cache)
 
 
 def batch_of(parts: list[Examples]) -> Batch:
@@ -60,9 +66,7 @@ class Rounded(LiveTeacher):
 
     def signals(self, batch: Batch, *_: Any) -> Signals:
         found = super().signals(batch)
-        assert found.features_KD is not None
-        assert found.readout is not None
-        logits = found.readout.logits(found.features_KD, slice(0, len(found.features_KD)))
+        logits = found.logits()
         exact = not self.reading.task.has_distribution
         rounded = logits.float() if exact else logits.half().float()
         vectors = None if found.vectors_BD is None else found.vectors_BD.half().float()
@@ -96,7 +100,7 @@ def test_live_and_cached_give_the_same_losses_and_gradients(task: Task, tmp_path
     for each in loaded:
         each.model.double()
     vectors = task != "token_classification"
-    answers = teacher_answers(loaded[0], folder, parts, tmp_path / "cache", vectors=vectors)
+    answers = teacher_answers(loaded[0], folder, Asking(parts, vectors), tmp_path / "cache")
     assert len(answers) == 17
     reading = Reading.of(task, LOSSES[task], InBatch(), 5)
     batch = batch_of(parts)
@@ -144,7 +148,7 @@ def test_large_values_of_regression_keep_their_precision(tmp_path: Path) -> None
     with torch.no_grad():
         bias.fill_(100_000.25)
     parts = [examples("regression", 4)]
-    answers = teacher_answers(loaded, folder, parts, tmp_path / "cache", vectors=False)
+    answers = teacher_answers(loaded, folder, Asking(parts, False), tmp_path / "cache")
     batch = collate(parts[0], np.arange(4), 0, None, 0, 0)
     expected = loaded.model(batch.input_ids_BL, batch.attention_mask_BL).logits
     torch.testing.assert_close(answers.rows(np.arange(4)), expected, rtol=0, atol=0.02)
@@ -156,10 +160,9 @@ def test_answers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     bias: Any = loaded.model.classifier.bias
     with torch.no_grad():
         bias[1] = 1e6
-    with pytest.raises(ValueError, match=r"not finite, or beyond 65504: set cache: false"):
-        teacher_answers(
-            loaded, folder, [examples("classification", 4)], tmp_path / "cache", vectors=False
-        )
+    asked = Asking([examples("classification", 4)], vectors=False)
+    with pytest.raises(ValueError, match=r"not finite, or beyond 65504\. Set cache: false in"):
+        teacher_answers(loaded, folder, asked, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -288,12 +291,12 @@ def test_where_answers_are_kept() -> None:
     without = stage(SoftTargets(), Relations(weight=0))
     assert why_live(without, Task.CLASSIFICATION, 3.0) is None
     said = why_live(pooled, Task.QUESTION_ANSWERING, 3.0)
-    assert said == "answers of question_answering are not kept"
+    assert said == "outputs for question_answering are not cached"
     assert reads_vectors([VectorMse()])
     assert reads_vectors([HiddenCosine(of="pooled")])
     assert not reads_vectors([SoftTargets(), HiddenCosine(), VectorMse(weight=0)])
 
 
 def test_a_cache_that_cannot_serve_an_objective_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"cache: true keeps .* relations reads the"):
+    with pytest.raises(ValueError, match=r"cache: true caches .* relations reads the"):
         stage(SoftTargets(), Relations(), cache=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from potstill.recipe import (
     Task,
     VectorMse,
 )
+from potstill.recipe.objectives import ObjectiveConfig
 from potstill.tasks.heads import Reading
 from potstill.training.teachers import LiveTeacher
 
@@ -99,7 +101,7 @@ def test_masked_lm_distributions_are_where_the_objectives_want_them(
     torch.testing.assert_close(signals.hidden_BLD, whole.hidden_states[-1])
     rows = read.rows(Batch(mask, mask, gold))
     assert rows.gold_K.tolist() == expected_gold
-    assert rows.soft_K.tolist() == expected_soft
+    assert rows.counted_K.tolist() == expected_soft
     assert (rows.gold_K != IGNORED).sum() == len(CHOSEN)
 
 
@@ -131,6 +133,18 @@ def test_counts_of_texts_and_tokens() -> None:
     }
 
 
+def test_a_new_objective_is_counted_by_what_it_says_its_rows_are() -> None:
+    class Fresh(ObjectiveConfig):
+        reads: ClassVar[Literal["vectors"]] = "vectors"
+        rows: ClassVar[Literal["texts"]] = "texts"
+        kind: Literal["fresh"] = "fresh"
+
+    _, mask, gold = batch()
+    for task in (Task.MASKED_LM, Task.SENTENCE_EMBEDDING):
+        read: Any = Reading(task, (Fresh(),), 1.0, 3)
+        assert read.counts(Batch(mask, mask, gold)) == {"fresh": 7}
+
+
 def test_losses_on_logits_have_rows_of_their_own() -> None:
     _, mask, gold = batch()
     for soft, mse in (("masked", "all"), ("all", "masked")):
@@ -138,7 +152,8 @@ def test_losses_on_logits_have_rows_of_their_own() -> None:
         rows = read.rows(Batch(mask, mask, gold))
         assert len(rows.gold_K) == 42
         sizes = {"all": 42, "masked": 6}
-        assert (int(rows.soft_K.sum()), int(rows.mse_K.sum())) == (sizes[soft], sizes[mse])
+        kept = [int(rows.kept(o, slice(None)).sum()) for o in read.objectives]
+        assert kept == [sizes[soft], sizes[mse]]
         counts = read.counts(Batch(mask, mask, gold))
         assert counts == {"soft_targets": sizes[soft], "logits_mse": sizes[mse]}
 
@@ -190,7 +205,7 @@ def test_each_text_has_a_distribution_over_the_others_of_its_group(
             rest = [o for o in range(len(ids)) if o not in others]
             assert found[text, rest].tolist() == [0.0] * len(rest)
     rows = read.rows(Batch(mask, mask, gold))
-    assert rows.soft_K.tolist() == [not alone for alone in lone]
+    assert rows.counted_K.tolist() == [not alone for alone in lone]
     assert (rows.gold_K == IGNORED).tolist() == lone
     assert sum(lone) == {3: 1, 5: 2}.get(group or 0, 0)  # seven texts
     texts = len(ids) - sum(lone)
@@ -228,12 +243,10 @@ def test_a_lone_last_text_takes_no_part(encoder: LoadedModel) -> None:
         part = ids[:texts], mask[:texts], gold[:texts]
         with torch.no_grad():
             _, found = objective_sums(
-                TRIPLE[:2],
+                [(objective, 1.0) for objective in TRIPLE[:2]],
                 read.signals(student, Batch(*part)),
                 [Taught(LiveTeacher(encoder, read).signals(Batch(*part)))],
                 read.rows(Batch(*part)),
-                part[1].bool(),
-                {"soft_targets": 1.0, "hard_targets": 1.0},
                 chunk_size=2,
             )
         sums.append(found)

@@ -58,10 +58,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return ids, (ids != 0).long(), torch.where(ids > 5, ids, -100)
 
 
-def sums(trainee: Trainee, temperature: float | None = None) -> dict[str, float]:
+def sums(trainee: Trainee) -> dict[str, float]:
     scales = {o.kind: 1.0 for o in trainee.reading.objectives}
     with torch.no_grad():
-        _, found = trainee(Batch(*batch()), scales, temperature)
+        _, found = trainee(Batch(*batch()), scales)
     return {kind: float(value) for kind, value in found.items()}
 
 
@@ -179,17 +179,21 @@ def test_evaluations_are_at_the_final_temperature(masked_lm_teacher: Path) -> No
         for parameter in student.model.parameters():
             parameter.mul_(1.1)
 
-    def loss(settings: SoftTargets, temperature: float | None) -> float:
+    def loss(settings: SoftTargets, *at: int) -> tuple[float, dict[str, float]]:
         reading = Reading.of(Task.MASKED_LM, [settings], InBatch(), 3)
         trainee = Trainee(student, [LiveTeacher(teacher, reading)], reading, chunk_size=8)
-        return sums(trainee, temperature)["soft_targets"]
+        if at:
+            trainee.set_step(*at)
+        return sums(trainee)["soft_targets"], trainee.logged
 
     falling = SoftTargets(temperature=6, schedule="linear", final_temperature=1.5)
-    fixed = {t: loss(SoftTargets(temperature=t), None) for t in (6.0, 3.0, 1.5)}
-    assert loss(falling, 6.0) == pytest.approx(fixed[6.0], rel=1e-6)
-    assert loss(falling, 3.0) == pytest.approx(fixed[3.0], rel=1e-6)
-    assert loss(falling, None) == pytest.approx(fixed[1.5], rel=1e-6)
-    assert fixed[1.5] != pytest.approx(fixed[3.0], rel=0.01)
+    fixed = {t: loss(SoftTargets(temperature=t)) for t in (6.0, 3.0, 1.5)}
+    assert loss(falling, 0, 4) == fixed[6.0] == (fixed[6.0][0], {"temperature": 6.0})
+    assert loss(falling, 2, 4) == fixed[3.0]
+    for end in ((3, 4), (4, 4), (1, 1), ()):  # a training of one step is evaluated after it
+        assert loss(falling, *end) == fixed[1.5]
+    assert loss(falling, 0, 1) == fixed[6.0]
+    assert fixed[1.5][0] != pytest.approx(fixed[3.0][0], rel=0.01)
 
 
 ABOVE = ("intermediate.", "output.")  # of the last layer, beyond its attention

@@ -30,7 +30,6 @@ from potstill.recipe import (
     Task,
     Training,
 )
-from potstill.training.sparsity import trained_linears
 from potstill.training.teacher_cache import why_live
 from potstill.training.trainee import is_trained
 
@@ -261,8 +260,6 @@ def trained_parameters(outline: Outline) -> int:
         for teacher in outline.teachers
         for shape in projection_shapes(loaded, teacher, _weighted(stage)).values()
     ]
-    if stage.sparsity is not None and stage.sparsity.method == "movement":
-        own += sum(linear.weight.numel() for _, linear in trained_linears(loaded.model))  # scores
     return own + sum(rows * columns for rows, columns in shapes)
 
 

@@ -27,7 +27,13 @@ from potstill.recipe import Distill, Stage, Task, TaskData
 from potstill.training import preflight
 from potstill.training.distributed import wait_for_all
 from potstill.training.preflight import Findings
-from potstill.training.teacher_cache import Answers, reads_vectors, teacher_answers, why_live
+from potstill.training.teacher_cache import (
+    Answers,
+    Asking,
+    reads_vectors,
+    teacher_answers,
+    why_live,
+)
 from potstill.training.trainee import freeze
 
 VERSION = 2
@@ -164,18 +170,12 @@ def _answers(
         return {}
     if not context.is_main:
         wait_for_all()  # until the first process has asked
-    found = {}
+    found, cache = {}, context.cache.parent / "teachers"
+    told = context.reporter.say, context.reporter.progress
+    asked = Asking([train_side, dev], reads_vectors(stage.objectives), *told)
     for name, loaded in teachers.items():
         Module.to(loaded.model, own_device())
-        found[name] = teacher_answers(
-            loaded,
-            context.models[name],
-            [train_side, dev],
-            context.cache.parent / "teachers",
-            vectors=reads_vectors(stage.objectives),
-            say=context.reporter.say,
-            progress=context.reporter.progress,
-        )
+        found[name] = teacher_answers(loaded, context.models[name], asked, cache)
     if context.is_main and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         wait_for_all()
     return found

@@ -15,7 +15,7 @@ from potstill.pipeline.stages.train import (
     train_once,
     train_repeats,
 )
-from potstill.recipe import Finetune, GoldMse, HardTargets, InBatch, Objective, Task
+from potstill.recipe import Finetune, InBatch, Task, gold_objective
 from potstill.training.trainee import freeze
 
 VERSION = 2
@@ -37,11 +37,8 @@ def run(
         manual_seed(seed)  # of a new head's weights
         loaded = opened(stage.model, context, untrained_head=True)
         freeze(stage, loaded)
-        settings = [gold], InBatch(), stage
+        settings = [gold_objective(context.task)], InBatch(), stage
         return train_once(loaded, [], *settings, masker, folder, seed, fingerprint, context)
 
-    gold: Objective = (
-        GoldMse() if not context.task.has_distribution else HardTargets(weight=1.0, target="gold")
-    )
     masker = context.masker(stage.masking) if context.task == Task.MASKED_LM else None
     return train_repeats(stage, folder, context, once)

@@ -289,14 +289,6 @@ def _correlation(before: LoadedModel, after: LoadedModel, batches: Iterator[Batc
 
 
 def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
-    assert loaded.sentence is not None
-    signals = embedding_signals(
-        loaded.model,
-        loaded.sentence.pooling,
-        batch.input_ids_BL,
-        batch.attention_mask_BL,
-        scale=1.0,
-        group=BATCH,
-    )
+    signals = embedding_signals(loaded, batch, scale=1.0, group=BATCH)
     assert signals.vectors_BD is not None
     return signals.vectors_BD

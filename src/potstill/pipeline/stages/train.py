@@ -18,7 +18,6 @@ from potstill.recipe import (
     Distill,
     Finetune,
     InBatch,
-    InnerObjective,
     Masking,
     Objective,
     Task,
@@ -34,7 +33,6 @@ from potstill.training import Job, Trainee, train
 from potstill.training.distributed import check_processes
 from potstill.training.job import Progress
 from potstill.training.log import check_trackers
-from potstill.training.sparsity import Sparsifier, zeros_by_layer
 from potstill.training.teacher_cache import Answers
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
@@ -119,10 +117,8 @@ def train_once(
         for teacher, weight, answers in teachers
     ]
     trainee = Trainee(loaded, asked, reading, settings.chunk_size, seed)
-    if loaded.task.head or any(isinstance(each, InnerObjective) for each in weighted):
+    if loaded.task.head or any(each.reads == "layers" for each in weighted):
         trainee.freeze_unreached()
-    if stage.sparsity is not None:
-        trainee.sparsify(stage.sparsity)
     job = Job(
         trainee=trainee,
         train=train_side,
@@ -139,9 +135,6 @@ def train_once(
     )
     result = train(job)
     Module.to(loaded.model, "cpu")
-    thinned = {}
-    if trainee.sparsifier is not None:
-        thinned = _thinned(trainee.sparsifier, loaded, stage.writes or stage.model, context)
     if context.is_main:
         save_model(loaded, folder / "model")
     return {
@@ -151,26 +144,9 @@ def train_once(
             f"{label.partition('_')[2]} ({weight.shape[0]} x {weight.shape[1]})"
             for label, weight in trainee.projections.items()
         ],
-        **thinned,
         **({"teachers": "cached" if teachers[0][2] else "live"} if teachers else {}),
         **told,
     }
-
-
-def _thinned(
-    sparsifier: Sparsifier, loaded: LoadedModel, name: str, context: Context
-) -> dict[str, Any]:
-    """The zeros that a training made, now in the weights themselves, for result.json."""
-    sparsifier.remove()
-    layers = zeros_by_layer(loaded.model)
-    finding = (
-        f"{sum(layers) / len(layers):.1%} of the weights in the layers of {name} are zeros "
-        f"({sparsifier.settings.method} pruning, for study): it is neither faster nor smaller for "
-        "it, for dense hardware multiplies by zeros and files hold them"
-    )
-    context.reporter.say(f"note: {finding}")
-    told = {**sparsifier.settings.model_dump(), "zeros_by_layer": layers}
-    return {"sparsity": told, "findings": [finding]}
 
 
 def _scorer(loaded: LoadedModel, context: Context) -> Callable[[], float] | None:

@@ -224,9 +224,9 @@ def test_only_exported_float_models_are_quantised(sentence_teacher: Path, text_f
         return str(caught.value)
 
     quantise = {"kind": "quantize"}
-    assert "which is no ONNX file" in refused({**quantise, "model": "teacher"})
+    assert "which is not an ONNX file. Export it first" in refused({**quantise, "model": "teacher"})
     twice = {**quantise, "model": "quantized", "writes": "again"}
-    assert "which is quantised already" in refused(EXPORT, quantise, twice)
+    assert "which is quantized already. Name the model" in refused(EXPORT, quantise, twice)
     assert "fp16 converts the whole graph" in refused(
         EXPORT, {**quantise, "method": "fp16", "max_drop": 0.1}
     )
