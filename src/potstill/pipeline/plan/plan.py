@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from rich.filesize import decimal
 
 from potstill.data import make_masker
 from potstill.models import LoadedModel, load_config
@@ -26,7 +27,7 @@ from potstill.pipeline.fingerprints import (
     written_digests,
 )
 from potstill.pipeline.inputs import check_inputs, given_folders
-from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops, pruning_cost
+from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops
 from potstill.pipeline.plan.text import Text, sample_text, text_of_examples
 from potstill.pipeline.rehearsal import rehearse
 from potstill.pipeline.replaced import begun_as
@@ -35,13 +36,11 @@ from potstill.recipe import (
     Distill,
     Export,
     Finetune,
-    MakeStudent,
     Prune,
     Recipe,
     Report,
     Stage,
     Task,
-    TrimVocabulary,
 )
 from potstill.storage import RunFolder, cache_folder
 from potstill.tasks import read_for, tokenize_task
@@ -64,7 +63,8 @@ def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
     run = RunFolder(folder)
     given = given_folders(recipe, fetch=False)
     outlines = rehearse(recipe, given)
-    tokenizer = _tokenizer(outlines)
+    # the model whose tokens the text is counted in; none where no stage learns from text
+    tokenizer = next((o.model for o in outlines if isinstance(o.stage, LEARNING)), None)
     text = _text(recipe, tokenizer, given) if tokenizer else None
     stages = f"{len(outlines)} stage{'s' if len(outlines) > 1 else ''}"
     lines = [f"{recipe.name}: {stages} in {folder}", "", "Stages"]
@@ -150,21 +150,18 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
 def _model_lines(outlines: Sequence[Outline]) -> list[str]:
     found: dict[str, str] = {}
     for outline in outlines:
-        names: list[str] = []
-        if isinstance(outline.stage, MakeStudent):
-            names = [outline.stage.teacher]
-        elif isinstance(outline.stage, (Prune, TrimVocabulary)):
-            names = [outline.stage.model]
-        elif isinstance(outline.stage, Distill):
-            names = [t.model for t in outline.stage.teachers]
-        for name, teacher in zip(names, outline.teachers, strict=True):
+        stage, model = outline.stage, outline.model
+        names = stage.models_read
+        if isinstance(stage, Distill):
+            names = [teacher.model for teacher in stage.teachers]
+        for name, teacher in zip(names, outline.teachers, strict=False):  # some have none
             found.setdefault(name, _shape(teacher))
-        if outline.model is not None:
-            if isinstance(outline.stage, Finetune):
-                found.setdefault(outline.stage.model, _shape(outline.model))
-            family = outline.model.model.config.model_type
-            shape = f"{family}, {outline.why}" if outline.why else _shape(outline.model)
-            found |= dict.fromkeys(outline.stage.models_written, shape)
+        if model is not None:
+            if isinstance(stage, Finetune):
+                found.setdefault(stage.model, _shape(model))
+            family = model.model.config.model_type
+            shape = f"{family}, {outline.why}" if outline.why else _shape(model)
+            found |= dict.fromkeys(stage.models_written, shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
 
@@ -177,33 +174,24 @@ def _shape(loaded: LoadedModel) -> str:
     )
 
 
-def _tokenizer(outlines: Sequence[Outline]) -> LoadedModel | None:
-    """The model whose tokens the text is told in; None where no stage learns from text."""
-    return next(
-        (outline.model for outline in outlines if isinstance(outline.stage, LEARNING)), None
-    )
-
-
 # --- text -----------------------------------------------------------------------------------------
 
 
 def _text_lines(text: Text) -> list[str]:
-    tokens = sum(len(ids) for ids in text.sequences)
-    about = "" if text.whole else "about "
-    source = "all" if text.whole else "from a sample of"
-    lines = []
+    about, source = ("", "all") if text.whole else ("about ", "from a sample of")
     if text.per_epoch is None:
-        lines.append(
-            f"  an epoch: not known, for {', '.join(text.unsized)} doesn't tell its size; "
-            f"sequences of about {text.mean:.0f} tokens (from a sample of {text.records} records)"
+        epoch = (
+            f"not known, for {', '.join(text.unsized)} doesn't tell its size; sequences of about "
+            f"{text.mean:.0f} tokens (from a sample of {text.records} records)"
         )
     else:
-        lines.append(
-            f"  an epoch: {about}{_count(text.per_epoch)} sequences, "
-            f"{about}{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
+        epoch = (
+            f"{about}{_count(text.per_epoch)} sequences, {about}"
+            f"{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
         )
+    lines = [f"  an epoch: {epoch}"]
     if text.share is not None:
-        cached = tokens / text.share * 2
+        cached = sum(len(ids) for ids in text.sequences) / text.share * 2
         lines.append(
             f"  tokenising, once: about {_duration(text.seconds / text.share)}, then "
             f"{_bytes(cached)} in {cache_folder()}"
@@ -225,39 +213,29 @@ def _training_lines(
         stage = outline.stage
         if not isinstance(stage, LEARNING):
             continue
+        leaves = [f"    leaves  {outline.why}"] if isinstance(stage, Prune) else []
         if state == _DONE:
             lines.append(f"  {number} {stage.kind}: done")
-            continue
-        if isinstance(stage, Prune):
-            if stage.importance == "magnitude":
-                lines.append(f"  {number} prune: by the size of weights, which takes a moment")
-                lines.append(f"    leaves  {outline.why}")
-                continue
-            cost = pruning_cost(
-                stage, outline.teachers[0], text, matmul_flops(device, torch.float32)
-            )
+        elif isinstance(stage, Prune) and stage.importance == "magnitude":
+            lines += [f"  {number} prune: by the size of weights, which takes a moment", *leaves]
+        else:
+            precision = "fp32" if isinstance(stage, Prune) else stage.training.precision
+            dtype = autocast_dtype(precision, device) or torch.float32
+            cost = cost_of(outline, text, matmul_flops(device, dtype))
             costs.append(cost)
-            lines.append(f"  {number} prune: {_pruned_amount(stage, cost)}")
-            lines += [f"    leaves  {outline.why}", *_cost_lines(cost)[:2]]
-            continue
-        dtype = autocast_dtype(stage.training.precision, device) or torch.float32
-        cost = cost_of(outline, text, matmul_flops(device, dtype))
-        costs.append(cost)
-        lines += [f"  {number} {stage.kind}: {_amount(cost, text)}", *_cost_lines(cost)]
+            amount = _amount(stage, cost, text)
+            lines += [f"  {number} {stage.kind}: {amount}", *leaves, *_cost_lines(cost)]
     return lines + (_totals(outlines, costs, folder, device) if costs else [])
 
 
-def _amount(cost: Cost, text: Text) -> str:
+def _amount(stage: Stage, cost: Cost, text: Text) -> str:
     if cost.steps is None or cost.tokens is None:
         return "steps not known (max_steps or max_tokens would bound them)"
+    if isinstance(stage, Prune):
+        return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
     most = "at most " if text.per_epoch is None else "" if text.whole else "about "
     often = f"{cost.trainings} times " if cost.trainings > 1 else ""
     return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
-
-
-def _pruned_amount(stage: Prune, cost: Cost) -> str:
-    assert cost.tokens is not None
-    return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
 
 
 def _cost_lines(cost: Cost) -> list[str]:
@@ -266,10 +244,11 @@ def _cost_lines(cost: Cost) -> list[str]:
     if cost.asking:
         speed += f"; {_duration(cost.asking)} of it asking the teacher, once for each example"
     parts = ", ".join(f"{name} {_bytes(value)}" for name, value in cost.memory.items() if value)
+    disk = f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until it is done"
     return [
         f"    time    {took} ({speed})",
         f"    memory  about {_bytes(sum(cost.memory.values()))}: {parts}",
-        f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until it is done",
+        *([disk] if cost.checkpoints else []),
     ]
 
 
@@ -361,22 +340,12 @@ def _count(number: float) -> str:
 
 
 def _bytes(number: float) -> str:
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if number >= factor:
-            return (
-                f"{number / factor:.2g} {unit}"
-                if number < 10 * factor
-                else f"{number / factor:,.0f} {unit}"
-            )
-    return f"{number / 1e3:,.0f} kB"
+    return decimal(round(number))
 
 
 def _duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
-            return (
-                f"{seconds / size:.2g} {unit}"
-                if seconds < 10 * size
-                else f"{seconds / size:,.0f} {unit}"
-            )
+            number = seconds / size
+            return f"{number:.2g} {unit}" if number < 10 else f"{number:,.0f} {unit}"
     return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

@@ -117,18 +117,22 @@ def test_further_teachers_are_shown_and_counted(
 
 def test_time_and_disk_by_hand(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
     lines = plan_run(recipe(masked_lm_teacher, text_file, max_steps=10_000), tmp_path / "run")
-    layer = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
     vocabulary = 87
-    per_token = (2 * 4 + 3 * 2 * 2) * layer + (2 + 3 * 2) * 32 * (vocabulary + 32)
+    sequences, tokens = re.findall(
+        r"(\d+) (?:sequences|tokens)", block(lines, "Text")[0].replace(",", "")
+    )
+    length = round(int(tokens) / int(sequences))
+    layer = 2 * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * length * 32
+    per_token = (4 + 3 * 2) * layer + (1 + 3) * 2 * 32 * (vocabulary + 32)
     training = block(lines, "Training")
     assert f"({0.57 * 1e9 / per_token:,.0f} tokens/s, " in training[1]
     head = 32 * 32 + 32 + 64 + vocabulary
-    student = 2 * layer + (vocabulary + 64) * 32 + 64 + head
+    student = 2 * LAYER + (vocabulary + 64) * 32 + 64 + head
     # both stages' folders, the published model twice, and two checkpoints of three values each
     disk = 4 * student * (2 + 2) + 2 * 12 * student
-    checkpoints = f"about {2 * 12 * student / 1e3:,.0f} kB of checkpoints"
+    checkpoints = f"about {2 * 12 * student / 1e3:,.1f} kB of checkpoints"
     assert training[3] == f"    disk    {checkpoints} until it is done"
-    assert training[7].startswith(f"    disk    about {disk / 1e3:,.0f} kB; ")
+    assert training[7].startswith(f"    disk    about {disk / 1e3:,.1f} kB; ")
 
 
 def test_one_masked_batch_is_decoded(
@@ -245,7 +249,7 @@ def test_a_shortage_is_shouted(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     lines = block(plan_run(recipe(masked_lm_teacher, text_file), tmp_path / "run"), "Training")
-    assert lines[-1].endswith("; 1 kB are free: NOT ENOUGH")
+    assert lines[-1].endswith("; 1.0 kB are free: NOT ENOUGH")
     assert not lines[-2].endswith("NOT ENOUGH")
 
 
@@ -316,11 +320,11 @@ def test_words() -> None:
         "3.3 G",
     ]
     assert [plan._bytes(n) for n in (5_000, 1_500_000, 45e6, 1.4e9, 3e12)] == [
-        "5 kB",
+        "5.0 kB",
         "1.5 MB",
-        "45 MB",
+        "45.0 MB",
         "1.4 GB",
-        "3 TB",
+        "3.0 TB",
     ]
     assert [plan._duration(s) for s in (0.1, 89, 100, 3000, 86000, 1e6)] == [
         "a second",
