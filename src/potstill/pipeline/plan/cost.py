@@ -6,12 +6,12 @@ No weights are read: models are on the meta device.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from potstill.compression.importance import BATCH
@@ -104,22 +104,21 @@ def _pruning_cost(stage: Prune, loaded: LoadedModel, text: Text, matmul: float) 
 def steps_and_tokens(
     training: Training, per_epoch: float | None, mean: float
 ) -> tuple[int | None, float | None]:
-    """Optimizer steps and real tokens until the first limit.
+    """Count optimizer steps and real tokens until the first limit.
 
     None where only the size of the corpus could tell; without it, the steps are an upper bound.
     """
-    steps = [training.max_steps] if training.max_steps is not None else []
-    if training.max_tokens is not None:
-        steps.append(math.ceil(training.max_tokens / (training.batch_size * mean)))
-    if per_epoch is None:
-        return (min(steps), min(steps) * training.batch_size * mean) if steps else (None, None)
-    batches = max(math.ceil(per_epoch / training.batch_size), 1)
-    sequences = min(per_epoch / batches, training.batch_size)  # the last batch is a smaller one
-    if training.max_tokens is not None:
-        steps[-1] = math.ceil(training.max_tokens / (sequences * mean))
-    if training.epochs is not None:
-        steps.append(max(math.ceil(training.epochs * batches), 1))
-    return min(steps), min(steps) * sequences * mean
+    batches, sequences = None, float(training.batch_size)
+    if per_epoch is not None:
+        batches = max(math.ceil(per_epoch / training.batch_size), 1)
+        sequences = min(per_epoch / batches, sequences)  # the last batch is a smaller one
+    limits = (
+        training.max_steps,
+        training.max_tokens and math.ceil(training.max_tokens / (sequences * mean)),
+        training.epochs and batches and max(math.ceil(training.epochs * batches), 1),
+    )
+    steps = min((int(limit) for limit in limits if limit is not None), default=None)
+    return steps, None if steps is None else steps * sequences * mean
 
 
 # --- work -----------------------------------------------------------------------------------------
@@ -259,12 +258,7 @@ def trained_parameters(outline: Outline) -> int:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product: the best in half a second."""
-    left = torch.ones(1024, 1024, device=device, dtype=dtype)
-    best, spent = math.inf, 0.0
-    while spent < 0.5:
-        start = time.perf_counter()
-        (left @ left).sum().item()  # the number waits for a GPU to be done
-        seconds = time.perf_counter() - start
-        best, spent = min(best, seconds), spent + seconds
-    return 2 * 1024**3 / best
+    """Time a large matrix product, the best in half a second: floating-point operations/s."""
+    matrix = torch.ones(1024, 1024, device=device, dtype=dtype)
+    timer = Timer("m @ m", globals={"m": matrix}, num_threads=torch.get_num_threads())
+    return 2 * 1024**3 / min(timer.blocked_autorange(min_run_time=0.5).times)

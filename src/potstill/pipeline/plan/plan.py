@@ -7,7 +7,7 @@ product timed here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -301,8 +301,14 @@ def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> lis
     assert loaded is not None
     size = stage.training.micro_batch_size or stage.training.batch_size
     rows = text.sequences[: min(SHOWN_TEXTS, size)]
+    seen = [(ids, np.full(len(ids), -1)) for ids in rows]
+    if recipe.task == Task.MASKED_LM:
+        vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
+        counts = np.bincount(np.concatenate(text.sequences), minlength=vocabulary)
+        masker = make_masker(stage.masking, loaded.tokenizer, counts)
+        seen = [masker(ids, recipe.seed, 0, index) for index, ids in enumerate(rows)]
     lines = [f"  {len(rows)} of the {size} texts of a micro-batch, as tokens"]
-    for index, (ids, gold) in enumerate(_seen(recipe, stage, loaded, text, rows), start=1):
+    for index, (ids, gold) in enumerate(seen, start=1):
         tokens = loaded.tokenizer.convert_ids_to_tokens(ids[:SHOWN_TOKENS].tolist())
         more = f" … ({len(ids)} tokens)" if len(ids) > SHOWN_TOKENS else ""
         lines.append(f"  {index}. {' '.join(tokens)}{more}")
@@ -311,22 +317,6 @@ def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> lis
         if wanted:
             lines.append(f"     to predict: {' '.join(wanted)}")
     return lines
-
-
-def _seen(
-    recipe: Recipe,
-    stage: Finetune | Distill,
-    loaded: LoadedModel,
-    text: Text,
-    rows: Sequence[np.ndarray],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if recipe.task != Task.MASKED_LM:
-        yield from ((ids, np.full(len(ids), -1)) for ids in rows)
-        return
-    size = max(loaded.tokenizer.get_vocab().values()) + 1
-    counts = np.bincount(np.concatenate(text.sequences), minlength=size)
-    masker = make_masker(stage.masking, loaded.tokenizer, counts)
-    yield from (masker(ids, recipe.seed, 0, index) for index, ids in enumerate(rows))
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -110,8 +110,8 @@ def test_flops_of_recomputed_activations_and_of_a_head_alone(
 
 def test_efficiency_gives_the_measured_speeds_of_minilm() -> None:
     """Two cores of about 150 GFLOP/s: 1,600 tokens/s distilling 6 to 3, 1,150 of masked LM."""
-    distilling = _minilm(Distill, 6, 3, {"objectives": [SOFT_ALL]}, "sentence_embedding")
-    training = _minilm(Finetune, None, 6, {}, "masked_lm")
+    distilling = _minilm(Distill, 6, 3, {"objectives": [SOFT_ALL]}, Task.SENTENCE_EMBEDDING)
+    training = _minilm(Finetune, None, 6, {}, Task.MASKED_LM)
     for outline, measured in ((distilling, 1600), (training, 1150)):
         speed = EFFICIENCY * 150e9 / flops_per_token(outline, length=32)
         assert speed == pytest.approx(measured, rel=0.03)
