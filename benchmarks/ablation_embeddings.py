@@ -47,7 +47,7 @@ ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "without soft": ({}, [HARD, COSINE]),
     "without hard": ({}, [SOFT, COSINE]),
     "without cosine": ({}, [SOFT, HARD]),
-    "random start": ({"initialise": "random"}, TRIPLE),
+    "random start": ({"initialize": "random"}, TRIPLE),
     "layers first": ({"layers": "first"}, TRIPLE),
     "layers last": ({"layers": "last"}, TRIPLE),
     "layers uniform": ({"layers": "uniform"}, TRIPLE),

@@ -45,7 +45,7 @@ ARMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "without soft": ({}, [HARD, COSINE]),
     "without hard": ({}, [SOFT, COSINE]),
     "without cosine": ({}, [SOFT, HARD]),
-    "random start": ({"initialise": "random"}, TRIPLE),
+    "random start": ({"initialize": "random"}, TRIPLE),
     "layers first": ({"layers": "first"}, TRIPLE),
     "layers last": ({"layers": "last"}, TRIPLE),
     "layers uniform": ({"layers": "uniform"}, TRIPLE),
@@ -82,8 +82,8 @@ def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
                 "max_length": 64,
                 # each seed has subsets of its own
                 "max_train": LABELLED,
-                "unlabelled": str(data / "train.tsv"),
-                "max_unlabelled": UNLABELLED,
+                "unlabeled": str(data / "train.tsv"),
+                "max_unlabeled": UNLABELLED,
                 "heldout": 0.005,
             },
             "stages": [

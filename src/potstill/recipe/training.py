@@ -72,8 +72,8 @@ class TrainingStage(StageConfig):
 
     trains: ClassVar[bool] = True
     removed: ClassVar[Mapping[str, str]] = {
-        "sparsity": "was removed, for zeros among weights save neither time nor bytes. Omit the "
-        "key; prune, make_student and quantize make models smaller."
+        "sparsity": "the key was removed, for zeros among weights save neither time nor bytes. "
+        "Omit it; prune, make_student and quantize make models smaller."
     }
 
 

@@ -130,7 +130,7 @@ def _sources(results: Results) -> list[Mapping[str, Any]]:
     """Where the text or the examples came from that models were trained on."""
     if results.recipe.get("data"):
         data = results.recipe["data"]
-        return [*data["train"], *(data.get("unlabelled") or [])]
+        return [*data["train"], *(data.get("unlabeled", data.get("unlabelled")) or [])]
     return list((results.recipe.get("corpus") or {}).get("sources", []))
 
 
