@@ -412,7 +412,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert kept.read_bytes() == published  # and not beside the recipe of another seed
     assert not (again.folder / "model").exists()
     finished = potstill(*command, "--plan")
-    assert "begun, goes on from its checkpoint" in finished.out
+    assert "begun, resumes from its checkpoint" in finished.out
     finished = potstill(*command)
     assert finished.code == 0
     assert "resuming at step 6 of 12" in finished.out

@@ -96,12 +96,12 @@ class Config(BaseModel):
 
 
 class StageConfig(Config):
-    """Base of every stage: what it reads and writes, which none of its keys says alone.
+    """Base of every stage, with the names of the models that it reads and writes.
 
     Attributes:
-        trains: all processes of a distributed run take part; the first alone does other stages.
-        compresses: it makes another model, or another kind of file, of one without training it.
-        reads_onnx, writes_onnx: models that are .onnx files.
+        trains: Whether all processes of a distributed run take part; else only the first one does.
+        compresses: Whether it turns a model into another one, or another kind of file, untrained.
+        reads_onnx, writes_onnx: Whether these models may be .onnx files.
     """
 
     trains: ClassVar[bool] = False
@@ -113,27 +113,27 @@ class StageConfig(Config):
 
     @property
     def models_read(self) -> list[str]:
-        """Models that the stage names."""
+        """Return the models that the stage names."""
         return []
 
     @property
     def models_written(self) -> list[str]:
-        """Names of the models that the stage writes: none, one, or one for each repeat."""
+        """Return the names of the models that it writes: none, one, or one per repeat."""
         return []
 
     @property
     def reads_every_model(self) -> bool:
-        """Whether it reads all models that there are, beside those that it names."""
+        """Return whether it reads all models, and not only those that it names."""
         return False
 
     @property
     def made_from(self) -> str | None:
-        """The model that the stage makes another of; None of one that writes none."""
+        """Return the model that the stage makes another one from; None if it writes none."""
         return self.models_read[0] if self.models_written else None
 
     @property
     def text_sources(self) -> Sequence[Source]:
-        """Text that the stage alone reads."""
+        """Return the sources of text that only this stage reads."""
         return []
 
 

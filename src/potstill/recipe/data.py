@@ -81,7 +81,7 @@ class Corpus(Config):
 
     @property
     def all_sources(self) -> list[Source]:
-        """Sources of both sides."""
+        """Return the sources of both sides."""
         return [*self.sources, *(self.heldout_sources or [])]
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class TaskData(Config):
 
     @property
     def all_sources(self) -> list[Source]:
-        """Sources of all sides."""
+        """Return the sources of all sides."""
         return [*self.train, *(self.dev or []), *(self.test or []), *(self.unlabeled or [])]
 
     @model_validator(mode="after")

@@ -243,7 +243,7 @@ def _most_helpful(errors: Sequence[Any]) -> Any:
 
 
 def _kinds_of(union: Any) -> list[str]:
-    """List the kinds that a union of models is told apart by."""
+    """List the kinds by which a union of models is discriminated."""
     models = get_args(get_args(union)[0])  # of Annotated[union, ...]
     return [str(get_args(model.model_fields["kind"].annotation)[0]) for model in models]
 

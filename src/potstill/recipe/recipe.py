@@ -52,7 +52,7 @@ class Recipe(Config):
 
     @property
     def text(self) -> Corpus | TaskData:
-        """The text that models learn from."""
+        """Return the text that models learn from."""
         found = self.corpus if self.data is None else self.data
         assert found is not None
         return found

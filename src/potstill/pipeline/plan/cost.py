@@ -44,7 +44,7 @@ EFFICIENCY = 0.57
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training stage takes."""
+    """Hold the time, memory and disk that one stage takes."""
 
     steps: int | None  # of one training; None: not known
     tokens: float | None  # real ones
@@ -52,10 +52,11 @@ class Cost:
     memory: dict[str, float]  # bytes at the peak, by what they are for
     checkpoints: float  # bytes on disk while it runs
     trainings: int = 1
-    asking: float = 0.0  # seconds in which teachers are asked, once, where their answers are kept
+    asking: float = 0.0  # seconds to compute the teachers' outputs once, where they are cached
 
     @property
     def seconds(self) -> float | None:
+        """Seconds of all trainings; None: not known."""
         if self.tokens is None:
             return None
         return self.trainings * self.tokens / self.tokens_per_second + self.asking
@@ -67,8 +68,8 @@ def cost_of(outline: Outline, text: Text, matmul: float) -> Cost:
         return _pruning_cost(outline.stage, outline.teachers[0], text, matmul)
     stage, student = _trained(outline)
     per_epoch, length = text.per_epoch, round(text.mean)
-    if isinstance(stage, Finetune) and text.labelled is not None:
-        per_epoch = text.labelled
+    if isinstance(stage, Finetune) and text.labeled is not None:
+        per_epoch = text.labeled
     steps, tokens = steps_and_tokens(stage.training, per_epoch, text.mean)
     asking = 0.0
     if per_epoch is not None and tokens is not None:
@@ -77,7 +78,7 @@ def cost_of(outline: Outline, text: Text, matmul: float) -> Cost:
             forward = sum(_work(teacher, length)[0] for teacher in outline.teachers)
             asking = per_epoch * text.mean * forward / (EFFICIENCY * matmul)
             outline = replace(outline, teachers=())
-    # weights and two moments of the optimizer; two are kept, and the best where it is wanted
+    # weights and two moments of the optimizer; the last two are kept, and with `keep` the best
     checkpoints = (3 if stage.training.keep == "best" else 2) * 12.0 * trained_parameters(outline)
     speed = EFFICIENCY * matmul / flops_per_token(outline, length)
     memory = memory_bytes(outline, text.longest)
@@ -90,7 +91,7 @@ def _pruning_cost(stage: Prune, loaded: LoadedModel, text: Text, matmul: float) 
     passes = sum(part is not None for part in (stage.layers, stage.ffn))
     passes += 2 * (stage.width is not None)  # of directions, and of heads
     loaded.model.eval().requires_grad_(True)
-    # forward, backward to activations, and the two forward passes that tell what pruning cost
+    # forward, backward to activations, and the two forward passes that measure what pruning cost
     flops = (2 * passes + 1) * _work(loaded, round(text.mean))[0]
     memory = {
         "libraries": LIBRARIES,
@@ -106,7 +107,7 @@ def steps_and_tokens(
 ) -> tuple[int | None, float | None]:
     """Count optimizer steps and real tokens until the first limit.
 
-    None where only the size of the corpus could tell; without it, the steps are an upper bound.
+    None where the size of the corpus would have to be known; without it, the steps are a bound.
     """
     batches, sequences = None, float(training.batch_size)
     if per_epoch is not None:
@@ -150,7 +151,7 @@ def _trained(outline: Outline) -> tuple[Finetune | Distill, LoadedModel]:
 
 
 def _work(loaded: LoadedModel, length: int, rows: float = 0.0) -> np.ndarray:
-    """What `_counted` counts, with a vocabulary head at a fraction of the tokens."""
+    """Count as `_counted`, with a vocabulary head at a fraction of the tokens."""
     body = loaded.model.base_model if loaded.task == Task.MASKED_LM else loaded.model
     work = _counted(body, length)
     return work + rows * (_counted(loaded.model, length) - work) if rows else work
@@ -182,7 +183,7 @@ def _counted(model: Any, length: int) -> np.ndarray:
 
 
 def _head_rows(stage: Finetune | Distill, student: LoadedModel) -> float:
-    """Fraction of the tokens at which the vocabulary head is computed."""
+    """Return the fraction of the tokens at which the vocabulary head is computed."""
     if student.task != Task.MASKED_LM:
         return 0.0
     weighted = _weighted(stage)
@@ -230,10 +231,10 @@ def memory_bytes(outline: Outline, longest: int) -> dict[str, float]:
 
 
 def _matrix_bytes(outline: Outline, length: int) -> float:
-    """What relations and attention scores keep of one token: a row of keys a head, float32.
+    """Count the bytes per token that relations and attention scores keep: a row of keys per head.
 
-    Of the student's matrix backward needs two (softened, and masked or squared), of each teacher's
-    one.
+    Backward needs two of the student's float32 matrices (softened, and masked or squared), and one
+    of each teacher's.
     """
     stage, student = _trained(outline)
     heads, matrices = student.model.config.num_attention_heads, 0

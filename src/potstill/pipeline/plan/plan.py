@@ -1,4 +1,4 @@
-"""What a run would do and cost, told before anything starts; nothing on disk is created or changed.
+"""Show what a run would do and cost, without creating or changing anything on disk.
 
 Estimates come from a sample of the text, the teacher's config (no weights are read) and a matrix
 product timed here.
@@ -50,13 +50,17 @@ SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
 
 
 def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
-    """The plan of a run, as lines of plain text: stages, cost of each training, one decoded batch.
+    """Write the plan of a run: stages, models, text, the cost of each training, one decoded batch.
 
     Args:
-        output: the run folder; None: runs/<name of the recipe>.
+        recipe: The recipe that would be run.
+        output: The run folder; None means runs/<name of the recipe>.
+
+    Returns:
+        Lines of plain text.
 
     Raises:
-        ValueError: as a run of the recipe would, and a hub teacher that is not in the cache.
+        ValueError: A run of the recipe would fail, or a hub teacher is not in the cache.
     """
     folder = output if output is not None else Path("runs") / recipe.name
     check_inputs(recipe, folder)
@@ -112,7 +116,7 @@ _DONE = "done, will be skipped"
 
 
 def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[str]:
-    """What a run would find of each stage in the folder."""
+    """Report for each stage whether a run would skip, resume or do it."""
     folders = [run.stage_folder(n, stage.kind) for n, stage in enumerate(recipe.stages, start=1)]
     if not any(folder.is_dir() for folder in folders):
         return ["to do"] * len(folders)  # and no need to read all of the text for fingerprints
@@ -127,9 +131,9 @@ def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[s
         elif done["fingerprint"] != fingerprint:
             state = "to do again: the recipe, the text or the teacher changed"
         elif not is_current(done, fingerprint, reads):
-            state = "to do again, unless the models it reads come out the same"
+            state = "to do again, unless its input models stay the same"
         elif isinstance(stage, Report) and (ran or not has_results(run.path)):
-            state = "to do again: it tells of the stages before it"
+            state = "to do again: it reports the stages before it"
         else:
             state = _DONE
         ran = ran or state != _DONE
@@ -143,7 +147,7 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
     if folder in run.damage:
         return f"to do again: {run.damage[folder]}"
     if begun_as(folder) == fingerprint and any((folder / "checkpoints").glob("step-*")):
-        return "begun, goes on from its checkpoint"
+        return "begun, resumes from its checkpoint"
     return "to do"
 
 
@@ -163,14 +167,14 @@ def _model_lines(outlines: Sequence[Outline]) -> list[str]:
             shape = f"{family}, {outline.why}" if outline.why else _shape(model)
             found |= dict.fromkeys(stage.models_written, shape)
     width = max((len(name) for name in found), default=0)
-    return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
+    return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  unchanged"]
 
 
 def _shape(loaded: LoadedModel) -> str:
     config = loaded.model.config
     return (
-        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{_count(loaded.model.num_parameters())} parameters"
+        f"{config.model_type}, {config.num_hidden_layers} layers, "
+        f"hidden size {config.hidden_size}, {_count(loaded.model.num_parameters())} parameters"
     )
 
 
@@ -181,19 +185,19 @@ def _text_lines(text: Text) -> list[str]:
     about, source = ("", "all") if text.whole else ("about ", "from a sample of")
     if text.per_epoch is None:
         epoch = (
-            f"not known, for {', '.join(text.unsized)} doesn't tell its size; sequences of about "
-            f"{text.mean:.0f} tokens (from a sample of {text.records} records)"
+            f"not known, because {', '.join(text.unsized)} has no known size; about "
+            f"{text.mean:.0f} tokens per sequence (from a sample of {text.records} records)"
         )
     else:
         epoch = (
             f"{about}{_count(text.per_epoch)} sequences, {about}"
             f"{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
         )
-    lines = [f"  an epoch: {epoch}"]
+    lines = [f"  epoch: {epoch}"]
     if text.share is not None:
         cached = sum(len(ids) for ids in text.sequences) / text.share * 2
         lines.append(
-            f"  tokenising, once: about {_duration(text.seconds / text.share)}, then "
+            f"  tokenization, once: about {_duration(text.seconds / text.share)}, then "
             f"{_bytes(cached)} in {cache_folder()}"
         )
     return lines
@@ -217,7 +221,7 @@ def _training_lines(
         if state == _DONE:
             lines.append(f"  {number} {stage.kind}: done")
         elif isinstance(stage, Prune) and stage.importance == "magnitude":
-            lines += [f"  {number} prune: by the size of weights, which takes a moment", *leaves]
+            lines += [f"  {number} prune: by the size of weights, without text", *leaves]
         else:
             precision = "fp32" if isinstance(stage, Prune) else stage.training.precision
             dtype = autocast_dtype(precision, device) or torch.float32
@@ -230,21 +234,21 @@ def _training_lines(
 
 def _amount(stage: Stage, cost: Cost, text: Text) -> str:
     if cost.steps is None or cost.tokens is None:
-        return "steps not known (max_steps or max_tokens would bound them)"
+        return "steps not known (set max_steps or max_tokens to limit them)"
     if isinstance(stage, Prune):
-        return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
+        return f"gradients of at most {stage.texts:,} texts, about {_count(cost.tokens)} tokens"
     most = "at most " if text.per_epoch is None else "" if text.whole else "about "
     often = f"{cost.trainings} times " if cost.trainings > 1 else ""
     return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
 
 
 def _cost_lines(cost: Cost) -> list[str]:
-    speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a matrix product timed just now"
+    speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a timed matrix product"
     took = "not known" if cost.seconds is None else f"about {_duration(cost.seconds)}"
     if cost.asking:
-        speed += f"; {_duration(cost.asking)} of it asking the teacher, once for each example"
+        speed += f"; {_duration(cost.asking)} of it for the teacher's outputs, once per example"
     parts = ", ".join(f"{name} {_bytes(value)}" for name, value in cost.memory.items() if value)
-    disk = f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until it is done"
+    disk = f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until the stage is done"
     return [
         f"    time    {took} ({speed})",
         f"    memory  about {_bytes(sum(cost.memory.values()))}: {parts}",
@@ -275,8 +279,8 @@ def _totals(
     base = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free_disk = shutil.disk_usage(base).free
     return [
-        "  in all",
-        f"    time    {time_line}; tokenising, evaluation and benchmark come on top",
+        "  total",
+        f"    time    {time_line}; tokenization, evaluation and benchmark are extra",
         f"    memory  about {_bytes(memory)}; {_free(memory, free_memory)}",
         f"    disk    about {_bytes(disk)}; {_free(disk, free_disk)}",
     ]
@@ -290,7 +294,7 @@ def _free(needed: float, free: float) -> str:
 
 
 def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> list[str]:
-    """The first texts of the sample as the first training would see them."""
+    """Show the first texts of the sample as the first training would read them."""
     outline = next(
         (outline for outline in outlines if isinstance(outline.stage, (Finetune, Distill))), None
     )

@@ -153,7 +153,7 @@ def test_time_is_tokens_over_speed(masked_lm_teacher: Path, text_file: Path) -> 
 
 
 def test_repeats_and_a_teacher_that_is_asked_once() -> None:
-    text = Text(4, [torch.zeros(20).numpy()] * 4, 1000.0, True, 0.0, None, [], labelled=500.0)
+    text = Text(4, [torch.zeros(20).numpy()] * 4, 1000.0, True, 0.0, None, [], labeled=500.0)
     layer = 2 * (4 * 384 * 384 + 2 * 384 * 1536) + 2 * 2 * 20 * 384
     more = {"repeats": 3, "objectives": [{"kind": "soft_targets"}]}
     settings = Training(epochs=2, batch_size=10)
@@ -407,7 +407,9 @@ def test_a_hub_data_set_has_no_size(
 
 def test_a_sample_of_short_texts_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
     settings = corpus(write(tmp_path, "a.txt", ["malt"] * 9), min_length=20)
-    with pytest.raises(ValueError, match="sample of 9 records leaves nothing to train on"):
+    with pytest.raises(
+        ValueError, match="none of 9 sampled records can be trained on with min_length 20"
+    ):
         sample_text(settings, loaded)
 
 
