@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, model_validator
@@ -25,12 +24,7 @@ def nearest(given: str, known: Sequence[str], otherwise: str) -> str:
     return f"Did you mean '{near[0]}'?" if near else f"{otherwise} {', '.join(known)}."
 
 
-@dataclass(frozen=True)
-class AddedLater:
-    """Mark a key that older runs and caches were made without; see `digested`."""
-
-
-ADDED_LATER = AddedLater()
+ADDED_LATER = object()  # marks a key that older runs and caches were made without; see `digested`
 # Former names of keys -> today's. Recipes may use both; digests have the former ones.
 FORMER = {
     "initialise": "initialize",
@@ -128,7 +122,7 @@ class StageConfig(Config):
 
     @property
     def made_from(self) -> str | None:
-        """Return the model that the stage makes another one from; None if it writes none."""
+        """Return the model that the stage starts from; None if it writes no model."""
         return self.models_read[0] if self.models_written else None
 
     @property

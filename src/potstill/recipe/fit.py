@@ -57,8 +57,8 @@ def _unfit_groups(stage: Distill) -> str | None:
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (
-            "in_batch.group: with micro-batches it must say how many texts are compared with each "
-            f"other. Set at most micro_batch_size, {micro}."
+            "in_batch.group: with micro-batches the number of texts to compare with each other is "
+            f"required. Set it to at most micro_batch_size, {micro}."
         )
     compared = stage.in_batch.group or stage.training.batch_size
     if compared < 3:
@@ -70,7 +70,7 @@ def _unfit_groups(stage: Distill) -> str | None:
 
 
 def _unfit_objective(objective: Objective, task: Task) -> str | None:
-    """Say why an objective has nothing to compare in a task; None where it has."""
+    """Explain why an objective has nothing to compare in a task; None where it has."""
     where = f"objectives.{objective.kind}"
     predicts = "distribution" if task.has_distribution else "value"
     if objective.wants not in (None, predicts):

@@ -51,12 +51,14 @@ def test_every_objective_is_read_by_its_kind_alone() -> None:
 
 
 def test_an_objective_that_does_not_say_what_it_is_over_is_no_class() -> None:
-    with pytest.raises(TypeError, match=r"^the objective Silent does not say its reads and rows$"):
+    with pytest.raises(
+        TypeError, match=r"^the objective Silent does not define its reads and rows$"
+    ):
 
         class Silent(ObjectiveConfig):
             kind: Literal["silent"] = "silent"
 
-    with pytest.raises(TypeError, match=r"^the objective Half does not say its rows$"):
+    with pytest.raises(TypeError, match=r"^the objective Half does not define its rows$"):
 
         class Half(ObjectiveConfig):
             reads: ClassVar[Literal["tokens"]] = "tokens"

@@ -372,8 +372,8 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
-            "stage 1 (distill): in_batch.group: with micro-batches it must say how many "
-            "texts are compared with each other. Set at most micro_batch_size, 8.",
+            "stage 1 (distill): in_batch.group: with micro-batches the number of texts to "
+            "compare with each other is required. Set it to at most micro_batch_size, 8.",
         ),
     ],
 )

@@ -23,7 +23,6 @@ from potstill.recipe import (
     AttentionMse,
     Distill,
     Finetune,
-    LogitObjective,
     LogitsMse,
     Objective,
     Prune,
@@ -186,15 +185,16 @@ def _head_rows(stage: Finetune | Distill, student: LoadedModel) -> float:
     """Return the fraction of the tokens at which the vocabulary head is computed."""
     if student.task != Task.MASKED_LM:
         return 0.0
-    weighted = _weighted(stage)
-    if weighted and not any(isinstance(o, LogitObjective) for o in weighted):
-        return 0.0
-    dense = [o for o in weighted if isinstance(o, (SoftTargets, LogitsMse))]
-    return 1.0 if any(o.positions == "all" for o in dense) else stage.masking.probability
+    if isinstance(stage, Finetune):
+        return stage.masking.probability
+    on_logits = [objective for objective in stage.weighted if objective.reads == "logits"]
+    if any(objective.rows == "distributions" for objective in on_logits):
+        return 1.0
+    return stage.masking.probability if on_logits else 0.0
 
 
 def _weighted(stage: Finetune | Distill) -> list[Objective]:
-    return [o for o in stage.objectives if o.weight > 0] if isinstance(stage, Distill) else []
+    return stage.weighted if isinstance(stage, Distill) else []
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -217,8 +217,17 @@ def memory_bytes(outline: Outline, longest: int) -> dict[str, float]:
         + 4.0 * student.model.num_parameters(),
         "activations": float(tokens * kept),
     }
-    if matrices := _matrix_bytes(outline, longest):
-        found["attention's matrices"] = tokens * matrices
+    # Rows of keys of one token: relations and attention scores keep two float32 matrices of the
+    # student per head (softened, and masked or squared), and one of each teacher.
+    heads, matrices = config.num_attention_heads, 0
+    for objective in _weighted(stage):
+        if isinstance(objective, Relations):
+            matrices += (objective.heads or heads) * len(objective.pairs)
+        elif isinstance(objective, AttentionMse):
+            matrices += heads * config.num_hidden_layers
+    if matrices:
+        each = 4.0 * longest * (2 + len(outline.teachers))
+        found["attention's matrices"] = tokens * matrices * each
     rows = min(settings.chunk_size, tokens * _head_rows(stage, student))
     if rows:
         kinds = {type(objective) for objective in _weighted(stage)}
@@ -228,22 +237,6 @@ def memory_bytes(outline: Outline, longest: int) -> dict[str, float]:
         copies += max(len(outline.teachers) - 1, 0)
         found["logits of a chunk"] = rows * config.vocab_size * 4 * copies
     return found
-
-
-def _matrix_bytes(outline: Outline, length: int) -> float:
-    """Count the bytes per token that relations and attention scores keep: a row of keys per head.
-
-    Backward needs two of the student's float32 matrices (softened, and masked or squared), and one
-    of each teacher's.
-    """
-    stage, student = _trained(outline)
-    heads, matrices = student.model.config.num_attention_heads, 0
-    for objective in _weighted(stage):
-        if isinstance(objective, Relations):
-            matrices += (objective.heads or heads) * len(objective.pairs)
-        elif isinstance(objective, AttentionMse):
-            matrices += heads * student.model.config.num_hidden_layers
-    return float(4 * length * matrices * (2 + len(outline.teachers)))
 
 
 def trained_parameters(outline: Outline) -> int:
