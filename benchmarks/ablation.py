@@ -30,7 +30,7 @@ def common_arms(soft: Any, hard: Any, cosine: Any) -> Arms:
         "without soft": ({}, [hard, cosine]),
         "without hard": ({}, [soft, cosine]),
         "without cosine": ({}, [soft, hard]),
-        "random start": ({"initialise": "random"}, triple),
+        "random start": ({"initialize": "random"}, triple),
         **{
             f"layers {which}": ({"layers": which}, triple) for which in ("first", "last", "uniform")
         },

@@ -71,8 +71,8 @@ def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
                 "max_length": 64,
                 # each seed has subsets of its own
                 "max_train": LABELLED,
-                "unlabelled": str(data / "train.tsv"),
-                "max_unlabelled": UNLABELLED,
+                "unlabeled": str(data / "train.tsv"),
+                "max_unlabeled": UNLABELLED,
                 "heldout": 0.005,
             },
             "stages": [

@@ -116,7 +116,7 @@ def sst2(data: Path, _: Path, teacher: str) -> tuple[str, list[str]]:
     return "classification-compact", [
         f"teacher={teacher}",
         f"data.train={folder}/train.tsv",
-        f"data.unlabelled={folder}/train.tsv",
+        f"data.unlabeled={folder}/train.tsv",
         f"data.test={folder}/dev.tsv",
         *SST2,
     ]

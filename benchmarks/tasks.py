@@ -36,11 +36,11 @@ def _sst2(data: Path, labelled: int) -> tuple[str, list[str]]:
     return "classification", [
         f"data.train={data}/train.tsv",
         f"data.test={data}/dev.tsv",
-        f"data.unlabelled={data}/train.tsv",
+        f"data.unlabeled={data}/train.tsv",
         "data.text=sentence",
         "data.max_length=64",
         f"data.max_train={labelled}",
-        "data.max_unlabelled=24000",
+        "data.max_unlabeled=24000",
         "data.heldout=0.01",
         *(f"stages.{s}.training.max_steps=1200" for s in (1, 2)),
         *(f"stages.{s}.training.epochs=null" for s in (1, 2)),

@@ -1,4 +1,4 @@
-"""Potstill turns a large text encoder into a small, fast one and shows what was kept.
+"""Potstill turns a large text encoder into a small, fast one and measures its score retention.
 
 Everything is imported on first use, so that `import potstill` and `potstill --help` stay quick.
 """

@@ -1,4 +1,4 @@
-"""The errors that the command line tells apart; nothing is imported here."""
+"""The errors that have exit codes of their own; nothing is imported here."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Interrupted(Exception):
     """Training was asked to stop by a signal and has saved its work."""
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped at step {step}; the same command goes on from there")
+        super().__init__(f"stopped at step {step}; run the same command to resume there")
         self.signum = signum
 
 
 class ParityFailed(RuntimeError):
-    """An exported model answers otherwise than its source; the message is one sentence."""
+    """An exported model's outputs differ from its source's; the message is one sentence."""
 
 
 class QuantizationFailed(RuntimeError):
-    """A quantised model misses what was asked of it; the message is one sentence."""
+    """A quantized model misses its limits; the message is one sentence."""
 
 
 class TrainingFailed(RuntimeError):
-    """A run that can't go on; the message is one sentence."""
+    """A run can't continue; the message is one sentence."""
 
 
 # --- numbers --------------------------------------------------------------------------------------

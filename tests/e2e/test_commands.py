@@ -407,12 +407,12 @@ def test_a_stopped_run_goes_on_where_it_was(
         patched.setattr(loop._Loop, "_step", stop_at_6)
         stopped = potstill(*command)
     assert stopped.code == code
-    assert stopped.err == "stopped at step 6; the same command goes on from there\n"
+    assert stopped.err == "stopped at step 6; run the same command to resume there\n"
     (kept,) = (again.folder / "replaced").glob("results-*/model/model.safetensors")
     assert kept.read_bytes() == published  # and not beside the recipe of another seed
     assert not (again.folder / "model").exists()
     finished = potstill(*command, "--plan")
-    assert "begun, goes on from its checkpoint" in finished.out
+    assert "begun, resumes from its checkpoint" in finished.out
     finished = potstill(*command)
     assert finished.code == 0
     assert "resuming at step 6 of 12" in finished.out

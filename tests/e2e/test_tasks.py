@@ -224,9 +224,9 @@ def test_repeats_of_a_stage_that_runs_again(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": None}, "data is not set: task classification reads it"),
-        ({"corpus": {"sources": "x.txt"}}, "corpus is not read for task classification"),
-        ({"task": "masked_lm"}, "corpus is not set: task masked_lm reads it"),
+        ({"data": None}, "data: no value is set, and task classification reads it."),
+        ({"corpus": {"sources": "x.txt"}}, "corpus: task classification does not read it."),
+        ({"task": "masked_lm"}, "corpus: no value is set, and task masked_lm reads it."),
         ({"task": "regression"}, "soft_targets: regression predicts a value, not a distr"),
         (
             {"stages.3.objectives.0.kind": "gold_mse"},

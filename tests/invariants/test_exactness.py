@@ -149,7 +149,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 143, printed
-    assert "the same command goes on from there" in printed
+    assert "run the same command to resume there" in printed
     stopped = max(losses(tmp_path / "run"))
     shorter = subprocess.run(
         [*command, f"distill.training.max_steps={stopped + 2}"],

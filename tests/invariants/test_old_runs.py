@@ -86,8 +86,10 @@ def test_an_old_run_with_sparsity_is_compared_and_says_what_to_do(
     for command in (["report", "finished"], ["run", "finished/recipe.yaml", "-o", "again"]):
         done = potstill(*command)
         assert done.code == 2
-        assert "finished/recipe.yaml: stages.1: sparsity was removed, for zeros " in done.err
-        assert "Omit the key; " in done.err
+        assert (
+            "finished/recipe.yaml: stages.1.sparsity: the key was removed, for zeros " in done.err
+        )
+        assert "Omit it; " in done.err
         assert len(done.err.splitlines()) == 1
     assert not (work / "again").exists()
     shutil.copytree("finished", "copy")

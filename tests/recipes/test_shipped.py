@@ -254,7 +254,11 @@ def test_a_shipped_recipe_is_planned_or_says_what_is_missing(
     finished = potstill("run", name, "--plan")
     assert finished.code == 2
     assert finished.err.count("\n") == 1
-    what = "google-bert/bert-base-uncased can't be had" if name == "distilbert" else "is not set"
+    what = (
+        "google-bert/bert-base-uncased can't be had"
+        if name == "distilbert"
+        else "teacher: no value is set"
+    )
     assert what in finished.err
     assert list(work.iterdir()) == []
 

@@ -29,10 +29,11 @@ def make_student(
     ffn: int | None = None,
     at_most: int | str | None = None,
     ratio: float | str | None = None,
-    initialise: Literal["teacher", "random"] = "teacher",
+    initialize: Literal["teacher", "random"] = "teacher",
     family: StudentFamily | None = None,
     pairs: bool = False,
     sample: Sequence[Sequence[int]] | None = None,
+    initialise: Literal["teacher", "random"] | None = None,
 ) -> PreTrainedModel:
     """A student with some of the teacher's layers, every weight copied from the teacher.
 
@@ -52,13 +53,14 @@ def make_student(
             are chosen (see shapes).
         ratio: likewise, but the share of the teacher's computation a token may cost, as a number
             or "half".
-        initialise: "random" leaves the student as its class initialises it, from torch's own
+        initialize: "random" leaves the student as its class initializes it, from torch's own
             generator: to compare with.
         family: the student's family; None chooses.
         pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
             warning. So it does where DistilBERT can't express the teacher.
         sample: for a narrower student, some texts as token ids with their special tokens, of which
             it keeps the most; None: random tokens serve, less well.
+        initialise: The former name of `initialize`; None: not given.
 
     Returns:
         A transformers model in eval mode, in the teacher's dtype.
@@ -73,7 +75,7 @@ def make_student(
         {
             "layers": layers if isinstance(layers, str) else list(layers),
             **{"depth": depth, "width": width, "ffn": ffn, "at_most": at_most, "ratio": ratio},
-            **{"initialise": initialise, "family": family, "pairs": pairs},
+            **{"initialize": initialise or initialize, "family": family, "pairs": pairs},
         },
     )
     return build_student(teacher, wanted, student_shape(teacher, wanted), sample)
@@ -114,7 +116,7 @@ def build_student(
     converts = _to_distilbert(teacher, wanted)
     options = _constructor_options(teacher, converts)
     student: PreTrainedModel
-    if wanted.initialise == "random" or teacher.device.type == "meta":  # which has no weights
+    if wanted.initialize == "random" or teacher.device.type == "meta":  # which has no weights
         config = _shallow_config(teacher, converts, shape.layers)
         with teacher.device:
             student = _class_of(teacher, converts)(narrow_config(config, shape.widths), **options)

@@ -1,4 +1,4 @@
-"""What a run is asked for, as data: pydantic models of the YAML.
+"""Describe a run as data: pydantic models of the YAML.
 
 A recipe names a task, a teacher, text and an ordered list of stages. Each file holds one part of
 it; `recipe.py` puts them together, and `files.py` finds, reads and explains a recipe file. Nothing

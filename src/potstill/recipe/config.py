@@ -1,13 +1,13 @@
-"""The base of every part of a recipe."""
+"""The base of every part of a recipe, and what of it enters digests."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from potstill.recipe.data import Source  # whose parts are made of this file's Config
@@ -15,30 +15,63 @@ if TYPE_CHECKING:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
-@dataclass(frozen=True)
-class AddedLater:
-    """Marks a key that older runs and caches were made without; see `digested`."""
+UNKNOWN = "unknown_key"  # what pydantic's errors call a key that a config does not have
 
 
-ADDED_LATER = AddedLater()
+def nearest(given: str, known: Sequence[str], otherwise: str) -> str:
+    """Suggest the known name that is nearest to a given one, or list all of them."""
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"{otherwise} {', '.join(known)}."
+
+
+ADDED_LATER = object()  # marks a key that older runs and caches were made without; see `digested`
+# Former names of keys -> today's. Recipes may use both; digests have the former ones.
+FORMER = {
+    "initialise": "initialize",
+    "unlabelled": "unlabeled",
+    "max_unlabelled": "max_unlabeled",
+}
+_BEFORE = {name: former for former, name in FORMER.items()}
+
+
+def today(key: str) -> str:
+    """Return a key's name of today, given that or its former name."""
+    return FORMER.get(key, key)
+
+
+def _spellings(key: str) -> str | AliasChoices:
+    """Return the names that a key may have in a recipe; an error has the one that was written."""
+    return AliasChoices(key, _BEFORE[key]) if key in _BEFORE else key
 
 
 class Config(BaseModel):
     """Base of every part of a recipe: unknown keys are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        alias_generator=AliasGenerator(validation_alias=_spellings),
+    )
     # Keys that older versions had -> why they are gone and what to do. Recipes of older runs may
     # hold them as null, and `digested` still has them so.
     removed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _without_removed(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not cls.removed:
+    def _known_keys(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
             return value
-        for key, why in cls.removed.items():
-            if value.get(key) is not None:
-                raise ValueError(f"{key} {why}")
+        for key, item in value.items():
+            if FORMER.get(key) in value:
+                raise ValueError(
+                    f"{key}: the key is now called {today(key)}, which is set, too. Omit {key}."
+                )
+            if key in cls.removed and item is not None:
+                raise ValueError(f"{key}: {cls.removed[key]}")
+            if today(key) not in {*cls.model_fields, *cls.removed}:
+                hint = nearest(str(key), sorted(cls.model_fields), "The valid keys are")
+                raise PydanticCustomError(UNKNOWN, "{hint}", {"key": key, "hint": hint})
         return {key: item for key, item in value.items() if key not in cls.removed}
 
     @model_validator(mode="before")
@@ -46,26 +79,23 @@ class Config(BaseModel):
     def _no_booleans_as_numbers(cls, value: Any) -> Any:
         # pydantic reads true as 1: `batch_size: yes` is a slip of the pen, not a batch of one
         for key, item in value.items() if isinstance(value, dict) else ():
-            field = cls.model_fields.get(key)
+            field = cls.model_fields.get(today(key))
             if field is None or field.annotation is bool or True in get_args(field.annotation):
                 continue
             for one in item if isinstance(item, list) else [item]:
                 if isinstance(one, bool):
-                    has = "has" if isinstance(item, list) else "is"
-                    raise ValueError(
-                        f"{key} {has} {str(one).lower()}, where another kind of value belongs"
-                        f"{_QUOTE if _takes_words(field.annotation) else ''}"
-                    )
+                    hint = _QUOTE if _takes_words(field.annotation) else "Give another value."
+                    raise ValueError(f"{key}: {str(one).lower()} is not valid here. {hint}")
         return value
 
 
 class StageConfig(Config):
-    """Base of every stage: what it reads and writes, which none of its keys says alone.
+    """Base of every stage, with the names of the models that it reads and writes.
 
     Attributes:
-        trains: all processes of a distributed run take part; the first alone does other stages.
-        compresses: it makes another model, or another kind of file, of one without training it.
-        reads_onnx, writes_onnx: models that are .onnx files.
+        trains: Whether all processes of a distributed run take part; else only the first one does.
+        compresses: Whether it turns a model into another one, or another kind of file, untrained.
+        reads_onnx, writes_onnx: Whether these models may be .onnx files.
     """
 
     trains: ClassVar[bool] = False
@@ -73,34 +103,36 @@ class StageConfig(Config):
     reads_onnx: ClassVar[bool] = False
     writes_onnx: ClassVar[bool] = False
 
-    @property
-    @abstractmethod
-    def models_read(self) -> list[str]:
-        """Models that the stage names."""
+    kind: str
 
     @property
-    @abstractmethod
+    def models_read(self) -> list[str]:
+        """Return the models that the stage names."""
+        return []
+
+    @property
     def models_written(self) -> list[str]:
-        """Names of the models that the stage writes: none, one, or one for each repeat."""
+        """Return the names of the models that it writes: none, one, or one per repeat."""
+        return []
 
     @property
     def reads_every_model(self) -> bool:
-        """Whether it reads all models that there are, beside those that it names."""
+        """Return whether it reads all models, and not only those that it names."""
         return False
 
     @property
     def made_from(self) -> str | None:
-        """The model that the stage makes another of; None of one that writes none."""
+        """Return the model that the stage starts from; None if it writes no model."""
         return self.models_read[0] if self.models_written else None
 
     @property
     def text_sources(self) -> Sequence[Source]:
-        """Text that the stage alone reads."""
+        """Return the sources of text that only this stage reads."""
         return []
 
 
 # labels: [no, yes] is a list of false and true
-_QUOTE = '; YAML reads yes, no, on and off so: put such a word in quotes, as in "no"'
+_QUOTE = 'YAML reads yes, no, on and off as true or false. Put such a word in quotes, as in "no".'
 
 
 def _takes_words(annotation: Any) -> bool:
@@ -114,7 +146,8 @@ def digested(config: Config) -> dict[str, Any]:
     marked, as in `key: Annotated[int, ADDED_LATER] = 3`, and does not enter while its value is the
     default. The default must therefore do what was done before the key existed, and must never
     change. The mark stands outermost: `Annotated[Annotated[int, Field(ge=1)] | None, ADDED_LATER]`.
-    The rule holds in parts of the config and in lists of parts, too.
+    The rule holds in parts of the config and in lists of parts, too. A key that was renamed enters
+    under its former name: see `FORMER`.
 
     A key that is removed enters as null, as it did where it was not set: see `Config.removed`.
 
@@ -124,25 +157,23 @@ def digested(config: Config) -> dict[str, Any]:
     Returns:
         `config.model_dump(mode="json")` without the marked keys that are not set.
     """
-    found = config.model_dump(mode="json")
-    _as_before(config, found)
-    return found
+    return dict(_as_before(config, config.model_dump(mode="json")))
 
 
-def _as_before(value: Any, dumped: Any) -> None:
-    """Change what a value was dumped as in place to what older versions would have dumped."""
+def _as_before(value: Any, dumped: Any) -> Any:
+    """Turn what a value was dumped as into what older versions would have dumped."""
     if isinstance(value, Config):
-        for key in list(dumped):
-            field, item = type(value).model_fields[key], getattr(value, key)
-            default = field.get_default(call_default_factory=True, validated_data={})
-            if ADDED_LATER in field.metadata and item == default:
-                del dumped[key]
-            else:
-                _as_before(item, dumped[key])
-        dumped.update(dict.fromkeys(type(value).removed))
-    elif isinstance(value, (list, tuple)):
-        for one, part in zip(value, dumped, strict=True):
-            _as_before(one, part)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            _as_before(one, dumped[key])
+        kept = {
+            _BEFORE.get(key, key): _as_before(item, dumped[key])
+            for key, item in value
+            if not (
+                ADDED_LATER in (field := type(value).model_fields[key]).metadata
+                and item == field.get_default(call_default_factory=True, validated_data={})
+            )
+        }
+        return kept | dict.fromkeys(type(value).removed)
+    if isinstance(value, (list, tuple)):
+        return [_as_before(one, part) for one, part in zip(value, dumped, strict=True)]
+    if isinstance(value, dict):
+        return {key: _as_before(one, dumped[key]) for key, one in value.items()}
+    return dumped

@@ -1,4 +1,4 @@
-"""Text and labelled examples as a recipe has them, and how tokens are masked."""
+"""Text and labeled examples as a recipe describes them, and how tokens are masked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from potstill.recipe.config import Config
 
 
 class Files(Config):
-    """Files on this machine: paths or globs; `package:NAME/...` is in an installed package."""
+    """Read files on this machine: paths or globs, or `package:NAME/...` in an installed package."""
 
     kind: Literal["files"] = "files"
     paths: Annotated[list[str], Field(min_length=1)]
@@ -23,7 +23,7 @@ class Files(Config):
 
 
 class DatasetFolder(Config):
-    """A folder written by `datasets`' save_to_disk (a Dataset or a DatasetDict)."""
+    """Read a folder written by `datasets`' save_to_disk (a Dataset or a DatasetDict)."""
 
     kind: Literal["dataset_folder"] = "dataset_folder"
     path: str
@@ -31,7 +31,7 @@ class DatasetFolder(Config):
 
 
 class HubDataset(Config):
-    """A data set of the hub, by name; only its Parquet form is read, no script ever runs."""
+    """Read a data set of the hub, by name: only its Parquet form, and no script ever runs."""
 
     kind: Literal["hub"] = "hub"
     name: str
@@ -48,114 +48,116 @@ def _as_sources(value: Any) -> Any:
     return [value] if isinstance(value, (str, dict)) else value
 
 
+def _as_names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Source = Annotated[
     Files | DatasetFolder | HubDataset, Field(discriminator="kind"), BeforeValidator(_as_source)
 ]
+Sources = Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
+Names = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_names)]
+# One column of text, or two for a pair.
+TextColumns = Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(_as_names)]
 
 
 class Corpus(Config):
-    """Text, how it becomes token sequences, and which part of it is never trained on."""
+    """Describe text, how it becomes token sequences, and which part is never trained on."""
 
-    sources: Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
+    sources: Sources
     # The columns that hold text; each becomes sequences of its own.
     columns: Annotated[list[str], Field(min_length=1)] = ["text"]
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
     min_length: Annotated[int, Field(ge=1)] = 12  # texts of fewer tokens are dropped
-    # Sequences with a larger share of unknown tokens are dropped.
+    # Sequences with a larger fraction of unknown tokens are dropped.
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.5
-    # The share of records held out, chosen by a hash of their text, so that exact duplicates always
-    # fall on the same side; or sources of their own.
+    # The fraction of records held out, chosen by a hash of their text, so that exact duplicates
+    # always fall on the same side; or sources of their own.
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    heldout_sources: (
-        Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)] | None
-    ) = None
+    heldout_sources: Sources | None = None
     # The column whose text decides the side; by default all text columns together.
     group_by: str | None = None
     drop_duplicates: bool = False
 
     @property
     def all_sources(self) -> list[Source]:
+        """Return the sources of both sides."""
         return [*self.sources, *(self.heldout_sources or [])]
 
     @model_validator(mode="after")
     def _lengths(self) -> Corpus:
         if self.min_length > self.max_length:
             raise ValueError(
-                f"min_length {self.min_length} is above max_length {self.max_length}: no text "
-                "would be left"
+                f"min_length: {self.min_length} is above max_length {self.max_length}, so no text "
+                "is left. Lower min_length."
             )
         return self
 
 
-def as_names(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Sources = Annotated[list[Source], Field(min_length=1), BeforeValidator(_as_sources)]
-
-
 class TaskData(Config):
-    """Labelled examples of a task, and text that the teacher alone labels."""
+    """Describe labeled examples of a task, and text that only the teacher labels."""
 
     train: Sources
-    # What a checkpoint is chosen by; null: a share of `train`, chosen by a hash of the texts.
+    # What a checkpoint is chosen by; null: a fraction of `train`, chosen by a hash of the texts.
     dev: Sources | None = None
-    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # that share
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # that fraction
     # What scores are reported on; null: `dev`.
     test: Sources | None = None
-    # More text without labels, for `distill`: the teacher says what it is.
-    unlabelled: Sources | None = None
+    # More text without labels, for `distill`: the teacher labels it.
+    unlabeled: Sources | None = None
     # The column of the text; two for a pair, or for a question and its context. Token
     # classification: a list of words.
-    text: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(as_names)] = [
-        "text"
-    ]
-    # The column of the labels. Multi-label: a list of names (a string is cut at `separator`), or
-    # several columns, each 0 or 1. Token classification: a list of tags, one a word. Question
+    text: TextColumns = ["text"]
+    # The column of the labels. Multi-label: a list of names (a string is split at `separator`), or
+    # several columns, each 0 or 1. Token classification: a list of tags, one per word. Question
     # answering: the answers, {text: [...], answer_start: [...]}.
-    label: Annotated[list[str], Field(min_length=1), BeforeValidator(as_names)] = ["label"]
+    label: Names = ["label"]
     separator: str = ","
     # A column whose values no two rows of a side may share; null: none, but `id` of questions.
     id: str | None = None
-    # Sentence similarity: the scores that stand for cosines of 0 and 1; null: the least and the
-    # greatest of `train`.
+    # Sentence similarity: the scores that mean cosines of 0 and 1; null: the lowest and the highest
+    # of `train`.
     score_range: tuple[float, float] | None = None
-    # Names of the labels in the order of the model's outputs; null: as the teacher's config says,
+    # Names of the labels in the order of the model's outputs; null: as in the teacher's config,
     # else as they are found, sorted. Where the data has numbers, in the order of those; a teacher's
     # own names keep its order of outputs.
     labels: Annotated[list[str], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=8)] = 128  # tokens, special tokens included
     # Accept a side all of whose texts are longer than that: their beginnings are read.
     beginnings: bool = False
-    # Question answering: a context that is longer is read in windows; tokens of it that two of them
-    # share. null: a third of max_length.
+    # Question answering: a longer context is read in windows; tokens that two of them share. null:
+    # a third of max_length.
     stride: Annotated[int, Field(ge=0)] | None = None
     max_answer: Annotated[int, Field(ge=1)] = 30  # tokens of an answer
     # Examples of `train` to take, chosen by the seed; null: all.
     max_train: Annotated[int, Field(ge=1)] | None = None
-    max_unlabelled: Annotated[int, Field(ge=1)] | None = None
-    # A row that can't be used ends the run, or is left out and counted.
+    max_unlabeled: Annotated[int, Field(ge=1)] | None = None
+    # A row that can't be used ends the run, or is skipped and counted.
     on_bad_row: Literal["error", "skip"] = "error"
     metric: str | None = None  # null: the task's own
 
     @property
     def all_sources(self) -> list[Source]:
-        return [*self.train, *(self.dev or []), *(self.test or []), *(self.unlabelled or [])]
+        """Return the sources of all sides."""
+        return [*self.train, *(self.dev or []), *(self.test or []), *(self.unlabeled or [])]
 
     @model_validator(mode="after")
     def _once(self) -> TaskData:
         if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
-            raise ValueError(f"score_range: {self.score_range[0]:g} is not below the second number")
+            low, high = self.score_range
+            raise ValueError(
+                f"score_range: {low:g} is not below {high:g}. Give the lower one first."
+            )
         for key in ("text", "label", "labels"):
             named = getattr(self, key) or []
             twice = next((name for name in named if named.count(name) > 1), None)
             if twice is not None:
-                raise ValueError(f"{key}: '{twice}' is named twice")
+                raise ValueError(f"{key}: '{twice}' is listed twice. Remove one of the two.")
         return self
 
 
 class Masking(Config):
-    """Dynamic masking: a new mask every epoch (Devlin et al. 2019; Liu et al. 2019)."""
+    """Mask tokens dynamically: a new mask every epoch (Devlin et al. 2019; Liu et al. 2019)."""
 
     probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     mask: Annotated[float, Field(ge=0, le=1)] = 0.8  # of the chosen: replaced by the mask token
@@ -165,7 +167,8 @@ class Masking(Config):
     smoothing: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _shares(self) -> Masking:
+    def _fractions(self) -> Masking:
         if self.mask + self.random > 1 + 1e-9:
-            raise ValueError(f"mask + random is {self.mask + self.random:g}: it must be at most 1")
+            total = f"{self.mask + self.random:g}"
+            raise ValueError(f"mask: mask + random is {total}, more than 1. Lower one of the two.")
         return self

@@ -11,19 +11,21 @@ from potstill.recipe.training import Distill, Finetune
 
 
 def unreadable(stage: Stage, writer: Stage | None) -> str | None:
-    """Return why a stage can't read what another one wrote (None: it was given), or None."""
+    """Explain why a stage can't read a model; None if it can.
+
+    Args:
+        stage: The stage that names the model.
+        writer: The stage that wrote the model; None for a model that was given.
+    """
     is_graph = writer is not None and writer.writes_onnx
     if is_graph and not stage.reads_onnx:
-        return (
-            "which is an ONNX file and can't be changed any more. Name the model that it was "
-            "exported from."
-        )
+        return "is an ONNX file and can't be changed. Name the model that it was exported from."
     if not isinstance(stage, Quantize):
         return None
     if not is_graph:
-        return "which is not an ONNX file. Export it first, and name what export writes."
+        return "is not an ONNX file. Export it first, and name what the export stage writes."
     if isinstance(writer, Quantize):
-        return "which is quantized already. Name the model that it was made from."
+        return "is already quantized. Name the model that it was made from."
     return None
 
 
@@ -55,8 +57,8 @@ def _unfit_groups(stage: Distill) -> str | None:
     micro = stage.training.micro_batch_size or stage.training.batch_size
     if stage.in_batch.group is None and micro != stage.training.batch_size:
         return (
-            "in_batch.group: with micro-batches it must say how many texts are compared with each "
-            f"other. Set at most micro_batch_size, {micro}."
+            "in_batch.group: with micro-batches the number of texts to compare with each other is "
+            f"required. Set it to at most micro_batch_size, {micro}."
         )
     compared = stage.in_batch.group or stage.training.batch_size
     if compared < 3:
@@ -68,7 +70,7 @@ def _unfit_groups(stage: Distill) -> str | None:
 
 
 def _unfit_objective(objective: Objective, task: Task) -> str | None:
-    """Say why an objective has nothing to compare in a task; None where it has."""
+    """Explain why an objective has nothing to compare in a task; None where it has."""
     where = f"objectives.{objective.kind}"
     predicts = "distribution" if task.has_distribution else "value"
     if objective.wants not in (None, predicts):

@@ -1,18 +1,18 @@
-"""Stages that measure models: evaluate, benchmark, report."""
+"""Stages that measure models: evaluate, benchmark and report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from potstill.recipe.config import Config, Name, StageConfig
-from potstill.recipe.data import Masking, Source, Sources, as_names
+from potstill.recipe.data import Masking, Source, Sources, TextColumns
 
 
 class ScoredPairs(Config):
-    """Sentence embeddings: pairs of texts that people have given a score of likeness (STS)."""
+    """Pairs of texts whose similarity people have scored (STS), for sentence embeddings."""
 
     sources: Sources
     text: Annotated[list[str], Field(min_length=2, max_length=2)] = ["sentence1", "sentence2"]
@@ -20,14 +20,27 @@ class ScoredPairs(Config):
     on_bad_row: Literal["error", "skip"] = "error"
 
 
-class Evaluate(StageConfig):
-    """Score models on held-out text against the first of them."""
+class Comparison(StageConfig):
+    """Base of the stages that compare models with one of them."""
 
     reads_onnx: ClassVar[bool] = True
 
-    kind: Literal["evaluate"] = "evaluate"
-    models: list[Name] | None = None  # null: every model there is
+    models: list[Name] | None = None  # null: all models
     baseline: Name = "teacher"
+
+    @property
+    def models_read(self) -> list[str]:
+        return list(dict.fromkeys([*(self.models or []), self.baseline]))
+
+    @property
+    def reads_every_model(self) -> bool:
+        return self.models is None
+
+
+class Evaluate(Comparison):
+    """Score models on held-out text against the first of them."""
+
+    kind: Literal["evaluate"] = "evaluate"
     # Sentence embeddings: the columns of the held-out records that are a query, its passage and
     # its topic.
     query: str | None = None
@@ -35,20 +48,8 @@ class Evaluate(StageConfig):
     label: str | None = None
     pairs: ScoredPairs | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None  # tokens; null: the model's own limit
-    max_records: Annotated[int, Field(ge=2)] | None = None  # the first so many; null: all
+    max_records: Annotated[int, Field(ge=2)] | None = None  # at most, from the first; null: all
     masking: Masking = Masking()  # masked LM
-
-    @property
-    def models_read(self) -> list[str]:
-        return list(dict.fromkeys([*(self.models or []), self.baseline]))
-
-    @property
-    def models_written(self) -> list[str]:
-        return []
-
-    @property
-    def reads_every_model(self) -> bool:
-        return self.models is None
 
     @property
     def text_sources(self) -> Sequence[Source]:
@@ -59,45 +60,27 @@ class TextPass(Config):
     """Time whole passes over real text at batch 1, every text once and in order."""
 
     sources: Sources
-    # Two are read as a pair.
-    columns: Annotated[list[str], Field(min_length=1, max_length=2), BeforeValidator(as_names)] = [
-        "text"
-    ]
-    # Tokens at which texts are cut; null: 128, or the positions of the model that has fewest.
+    columns: TextColumns = ["text"]
+    # Tokens to which longer texts are truncated; null: 128, or the shortest of the models'
+    # maximum sequence lengths.
     max_length: Annotated[int, Field(ge=3)] | None = None
-    max_texts: Annotated[int, Field(ge=1)] | None = None  # the first so many; null: all
+    max_texts: Annotated[int, Field(ge=1)] | None = None  # at most, from the first; null: all
     rounds: Annotated[int, Field(ge=3)] = 3  # passes of each model
 
 
-class Benchmark(StageConfig):
+class Benchmark(Comparison):
     """Measure size and speed, each model in a process of its own, in interleaved rounds."""
 
-    reads_onnx: ClassVar[bool] = True
-
     kind: Literal["benchmark"] = "benchmark"
-    models: list[Name] | None = None
-    baseline: Name = "teacher"
     threads: Annotated[int, Field(ge=1)] = 1
     lengths: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)] = [16, 128]
     rounds: Annotated[int, Field(ge=3)] = 10
-    repeats: Annotated[int, Field(ge=1)] = 10  # timed passes a round and length
+    repeats: Annotated[int, Field(ge=1)] = 10  # timed passes per round and length
     throughput_batch: Annotated[int, Field(ge=1)] = 32
     # Further sizes of batches whose throughput is measured.
     batches: list[Annotated[int, Field(ge=1)]] = []
     throughput_length: Annotated[int, Field(ge=3)] | None = None  # tokens; null: the largest length
     pass_over: TextPass | None = None
-
-    @property
-    def models_read(self) -> list[str]:
-        return list(dict.fromkeys([*(self.models or []), self.baseline]))
-
-    @property
-    def models_written(self) -> list[str]:
-        return []
-
-    @property
-    def reads_every_model(self) -> bool:
-        return self.models is None
 
     @property
     def text_sources(self) -> Sequence[Source]:
@@ -114,11 +97,3 @@ class Report(StageConfig):
     examples: Annotated[int, Field(ge=0)] = 8
     language: str | None = None
     license: str | None = None
-
-    @property
-    def models_read(self) -> list[str]:
-        return []
-
-    @property
-    def models_written(self) -> list[str]:
-        return []

@@ -44,7 +44,7 @@ Counted = Literal["distributions", "masked", "gold", "tokens", "texts"]
 
 
 class ObjectiveConfig(Config):
-    """Say of every objective what others would have to know its class for.
+    """Hold the facts about an objective for which others would have to know its class.
 
     Attributes:
         reads: logits, one vector per text, last hidden states token by token, or what is inside
@@ -64,8 +64,8 @@ class ObjectiveConfig(Config):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         if cls.__abstractmethods__:
-            unsaid = " and ".join(sorted(cls.__abstractmethods__))
-            raise TypeError(f"the objective {cls.__name__} does not say its {unsaid}")
+            missing = " and ".join(sorted(cls.__abstractmethods__))
+            raise TypeError(f"the objective {cls.__name__} does not define its {missing}")
 
     @property
     @abstractmethod

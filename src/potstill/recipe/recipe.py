@@ -1,7 +1,7 @@
-"""The recipe: what a run does, as data. Pydantic models of the YAML; nothing here imports torch.
+"""The recipe: what a run does, as data.
 
 A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
-folder, so the resolved recipe that a run stores says all that was decided.
+folder, so the resolved recipe that a run stores has every decision. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from potstill.recipe.compression import Student, asked_for
-from potstill.recipe.config import Config, Name
+from potstill.recipe.compression import Student
+from potstill.recipe.config import Config, Name, today
 from potstill.recipe.data import Corpus, TaskData
 from potstill.recipe.fit import unfit, unreadable
 from potstill.recipe.measuring import Benchmark, Evaluate
@@ -21,7 +21,7 @@ from potstill.recipe.training import Distill, Finetune
 
 
 class Teacher(Config):
-    """A path, `package:NAME/...` inside an installed package, or org/name on the hub."""
+    """Name a model: a path, `package:NAME/...` of an installed package, or org/name on the hub."""
 
     model: str
     revision: str | None = None
@@ -33,6 +33,8 @@ class Teacher(Config):
 
 
 class Recipe(Config):
+    """Describe a run: a task, a teacher, text, and stages in order."""
+
     name: Name
     description: str = ""
     task: Task
@@ -50,7 +52,7 @@ class Recipe(Config):
 
     @property
     def text(self) -> Corpus | TaskData:
-        """What models learn from."""
+        """Return the text that models learn from."""
         found = self.corpus if self.data is None else self.data
         assert found is not None
         return found
@@ -58,33 +60,37 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _every_student(cls, value: Any) -> Any:
-        """Hand the keys of `student` to the make_student stages."""
+        """Copy the keys of `student` to the make_student stages."""
         if not isinstance(value, dict) or not isinstance(value.get("student"), dict):
             return value
         wanted, stages = value["student"], value.get("stages")
         if not wanted or not isinstance(stages, list):
             return value
         makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
-        asked = any(wanted[key] != field.default for key, field in asked_for(wanted))
+        fields = Student.model_fields
+        known = [key for key in wanted if today(key) in fields]
+        asked = any(wanted[key] != fields[today(key)].default for key in known)
         if asked and not any(makes):
-            raise ValueError("student: there is no make_student stage that would make one")
+            raise ValueError("student: no stage makes a student. Add a make_student stage.")
         handed = list(stages)
-        for number, stage in enumerate(stages, start=1):
-            if makes[number - 1]:
-                for key in wanted.keys() & stage.keys():
-                    if stage[key] != wanted[key]:
-                        raise ValueError(
-                            f"student.{key} is {wanted[key]}, but stage {number} (make_student) "
-                            f"says {stage[key]}: leave one of them out"
-                        )
-                handed[number - 1] = {**wanted, **stage}
+        for number, (stage, made) in enumerate(zip(stages, makes, strict=True), start=1):
+            own = {today(key): item for key, item in stage.items()} if made else {}
+            for key in wanted:
+                if own.get(today(key), wanted[key]) != wanted[key]:
+                    raise ValueError(
+                        f"student.{key}: {wanted[key]} differs from {own[today(key)]} in stage "
+                        f"{number} (make_student). Omit one of the two."
+                    )
+            if made:
+                missing = {key: wanted[key] for key in wanted if today(key) not in own}
+                handed[number - 1] = {**missing, **stage}
         return {**value, "stages": handed}
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
         if "teacher" in self.teachers:
             raise ValueError(
-                "teachers.teacher: that name is the key teacher's: choose another for a further one"
+                "teachers.teacher: the name belongs to the key teacher. Choose another name."
             )
         known = {"teacher", *self.teachers}
         writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
@@ -93,11 +99,12 @@ class Recipe(Config):
             for name in stage.models_read:
                 if name not in known:
                     raise ValueError(
-                        f"{where} reads the model '{name}', which no stage before it writes"
+                        f"{where}: the model '{name}' is not written by a stage before it. Name "
+                        f"one of these: {', '.join(sorted(known))}."
                     )
                 problem = unreadable(stage, writers.get(name))
                 if problem is not None:
-                    raise ValueError(f"{where} reads the model '{name}', {problem}")
+                    raise ValueError(f"{where}: the model '{name}' {problem}")
             written = stage.models_written
             known.update(written)
             writers |= dict.fromkeys(written, stage)
@@ -107,9 +114,9 @@ class Recipe(Config):
     def _text(self) -> Recipe:
         wanted, other = ("corpus", "data") if self.task.reads_text else ("data", "corpus")
         if getattr(self, wanted) is None:
-            raise ValueError(f"{wanted} is not set: task {self.task} reads it")
+            raise ValueError(f"{wanted}: no value is set, and task {self.task} reads it. Set it.")
         if getattr(self, other) is not None:
-            raise ValueError(f"{other} is not read for task {self.task}: leave it out")
+            raise ValueError(f"{other}: task {self.task} does not read it. Omit it.")
         return self
 
     @model_validator(mode="after")
@@ -125,8 +132,8 @@ class Recipe(Config):
                     stage.training.keep == "best" or stage.training.patience is not None
                 ):
                     raise ValueError(
-                        f"stage {number} ({stage.kind}): keep: best and patience judge by held-out "
-                        f"text: raise {key} or leave them out"
+                        f"stage {number} ({stage.kind}): keep best and patience need held-out "
+                        f"text. Raise {key}, or omit both."
                     )
         return self
 
@@ -137,8 +144,8 @@ class Recipe(Config):
         named = {stage.baseline for found in last for stage in found}
         if len(named) > 1:
             raise ValueError(
-                "the last evaluate and the last benchmark stage have different baselines "
-                f"({' and '.join(sorted(named))}): one table shows both, so name the same"
+                "baseline: the last evaluate stage and the last benchmark stage name "
+                f"{' and '.join(sorted(named))}, but share a table. Name the same model in both."
             )
         return self
 

@@ -27,7 +27,7 @@ Stage = Annotated[
 
 
 def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
-    """The evaluation that max_drop is judged by; the first name is its baseline."""
+    """Return the evaluation that max_drop limits; the first name is its baseline."""
     return Evaluate(
         models=list(names),
         baseline=names[0],
@@ -41,7 +41,7 @@ def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
 
 
 class Link(Protocol):
-    """A stage as the lineage of models sees it: of a recipe, or of a run that was read."""
+    """Describe a stage as the lineage of models needs it: from a recipe, or from a run on disk."""
 
     @property
     def kind(self) -> str: ...
@@ -57,34 +57,37 @@ class Link(Protocol):
 
 
 def main_model(stages: Sequence[Link], but: str | None = None) -> int | None:
-    """The number, from 1, of the stage that writes the model a recipe is about; None: none does.
+    """Find the stage that writes the model a recipe is about; return its number from 1, or None.
 
     It is the last `distill`, else the last `make_student`, else the last `finetune`.
 
     Args:
-        but: a model that it isn't, such as the baseline.
+        stages: All stages, in order.
+        but: A model that does not count, such as the baseline; None: all count.
     """
     for kind in ("distill", "make_student", "finetune"):
-        for number in range(len(stages), 0, -1):
-            stage = stages[number - 1]
+        for number, stage in reversed(list(enumerate(stages, start=1))):
             if stage.kind == kind and stage.models_written[0] != but:
                 return number
     return None
 
 
 def published_chain(stages: Sequence[Link]) -> list[int]:
-    """Numbers, from 1, of the stages that write the model a run publishes, in order: the last one
-    that is finished counts.
+    """Number, from 1, the stages that write the model to publish: the last finished one counts.
 
-    The first is `main_model`'s; the others compress or export what the one before them wrote.
+    The first is `main_model`'s; each other one compresses or exports what the one before it wrote.
     """
     main = main_model(stages)
     return [] if main is None else [main, *_compressing(stages, main)]
 
 
 def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
-    """Numbers, from 1, of the stages that led from a given model to the last artifact made of what
-    the stage `main` writes, in order.
+    """Number, from 1, the stages between a given model and the last artifact of a main stage.
+
+    Args:
+        stages: All stages, in order.
+        main: The number of the stage whose model the artifacts are made from.
+        given: The name of the model to start from.
     """
     number, before = main, list[int]()
     while (source := stages[number - 1].made_from) != given:
@@ -97,7 +100,7 @@ def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
 
 
 def _compressing(stages: Sequence[Link], main: int) -> list[int]:
-    """The stages after `main` that each compress or export what the one before them wrote."""
+    """Number the stages after `main` that each compress or export the model before them."""
     found, name = [], stages[main - 1].models_written[0]
     for number, stage in enumerate(stages[main:], start=main + 1):
         if stage.compresses and stage.made_from == name:
@@ -107,13 +110,13 @@ def _compressing(stages: Sequence[Link], main: int) -> list[int]:
 
 
 def repeated(stages: Sequence[Link]) -> dict[str, Sequence[str]]:
-    """Name of a model -> the names of its repeats, itself first, of models that have some."""
+    """Map the models that have repeats to the names of all of them, the model itself first."""
     written = (stage.models_written for stage in stages)
     return {names[0]: names for names in written if len(names) > 1}
 
 
 def plain_twin(stages: Sequence[Link]) -> str | None:
-    """The model that was trained from the main student's start, but without a teacher."""
+    """Find the model that was trained from the main student's start, but without a teacher."""
     number = main_model(stages)
     main = stages[number - 1] if number is not None else None
     if main is None or main.kind != "distill":

@@ -1,4 +1,4 @@
-"""What a model can be for: the one list of tasks, with the facts about each."""
+"""The one list of tasks that a model can be for, with the facts about each."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ class Task(StrEnum):
 
     @property
     def reads_text(self) -> bool:
-        """Whether it is learned from plain text; else from labeled examples."""
+        """Return whether it is learned from plain text; else from labeled examples."""
         return self.head is None
 
     @property
     def has_labels(self) -> bool:
-        """Whether it has an output for each of some labels; else values, or parts of a text."""
+        """Return whether it has an output per label; else values, or parts of a text."""
         return self.head in ("sequence", "tokens") and self.has_distribution

@@ -68,12 +68,12 @@ class Training(Config):
 
 
 class TrainingStage(StageConfig):
-    """Base of the stages that train, once or as often as `repeats` says."""
+    """Base of the stages that train, once or `repeats` times."""
 
     trains: ClassVar[bool] = True
     removed: ClassVar[Mapping[str, str]] = {
-        "sparsity": "was removed, for zeros among weights save neither time nor bytes. Omit the "
-        "key; prune, make_student and quantize make models smaller."
+        "sparsity": "the key was removed, for zeros among weights save neither time nor bytes. "
+        "Omit it; prune, make_student and quantize make models smaller."
     }
 
 
@@ -134,8 +134,8 @@ class Distill(TrainingStage):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
-    # Tasks with labels: ask the teacher once for each example and keep its answers on disk. auto:
-    # where all objectives can be served by them and more than one epoch is trained.
+    # Tasks with labels: run the teacher once per example and cache its outputs on disk. auto: where
+    # they serve all objectives and more than one epoch is trained.
     cache: Literal["auto", True, False] = "auto"
     training: Training
 

@@ -83,7 +83,7 @@ class _Card:
     def sources(self) -> list[Mapping[str, Any]]:
         """List the sources of the text or the examples that models were trained on."""
         if data := self.results.recipe.get("data"):
-            return [*data["train"], *(data.get("unlabelled") or [])]
+            return [*data["train"], *(data.get("unlabeled", data.get("unlabelled")) or [])]
         return list((self.results.recipe.get("corpus") or {}).get("sources", []))
 
     def front_matter(self) -> ModelCardData:

@@ -128,9 +128,9 @@ def read_task(
     sides["train"] = _some_of(sides["train"], data.max_train, seed)
     if data.test is not None:
         sides["test"] = reader.examples("test", data.test)
-    if data.unlabelled is not None:
-        more = reader.examples("unlabelled", data.unlabelled, labelled=False)
-        sides["unlabelled"] = _some_of(more, data.max_unlabelled, seed)
+    if data.unlabeled is not None:
+        more = reader.examples("unlabelled", data.unlabeled, labelled=False)
+        sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
     if task == Task.CLASSIFICATION:
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)

@@ -75,8 +75,8 @@ def run_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
             )
         ],
-        (Interrupted(2, 7), 130, "stopped at step 7; the same command goes on from there\n"),
-        (Interrupted(15, 7), 143, "stopped at step 7; the same command goes on from there\n"),
+        (Interrupted(2, 7), 130, "stopped at step 7; run the same command to resume there\n"),
+        (Interrupted(15, 7), 143, "stopped at step 7; run the same command to resume there\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (SystemExit(143), 143, "stopped\n"),
         (

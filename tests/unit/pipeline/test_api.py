@@ -49,7 +49,7 @@ def steps(output: Path) -> list[int]:
         (
             [SoftTargets()],
             SHORT.model_copy(update={"micro_batch_size": 3}),
-            "in_batch.group: with micro-batches it must say",
+            "in_batch.group: with micro-batches the number of texts",
         ),
     ],
 )

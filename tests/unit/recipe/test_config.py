@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, get_args
 
 import pytest
 from pydantic import Field
+from tiny_recipes import sentence_of, tree
 from transformers import PreTrainedTokenizerFast
 
 from conftest import tiny_tokenizer
@@ -20,11 +21,15 @@ from potstill.recipe import (
     Distill,
     Evaluate,
     HubDataset,
+    MakeStudent,
     SoftTargets,
     Task,
+    TaskData,
     Training,
+    parse_recipe,
 )
-from potstill.recipe.config import ADDED_LATER, digested
+from potstill.recipe.config import ADDED_LATER, FORMER, digested, today
+from potstill.recipe.files import _override
 from potstill.suites.catalog import SUITES
 from potstill.suites.data import SuiteData
 from potstill.suites.trials import Entrant, Trial
@@ -124,7 +129,7 @@ class FormerDistill(Distill):
 
 
 class TodaysTraining(Training):
-    removed: ClassVar[Mapping[str, str]] = {"gone": "was removed. Omit it"}
+    removed: ClassVar[Mapping[str, str]] = {"gone": "the key was removed. Omit it."}
 
 
 class TodaysDistill(Distill):
@@ -142,10 +147,74 @@ def test_a_key_that_was_removed_leaves_the_digest_as_it_was(written: dict[str, A
 
 
 def test_set_to_something_it_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"sparsity was removed, for .* Omit the key; prune, "):
+    with pytest.raises(ValueError, match=r"sparsity: the key was removed, for .* Omit it; prune, "):
         Distill.model_validate({**SETTINGS, "sparsity": {"final": 0.5}})
-    with pytest.raises(ValueError, match=r"gone was removed\. Omit it"):
+    with pytest.raises(ValueError, match=r"gone: the key was removed\. Omit it\."):
         TodaysDistill.model_validate({**SETTINGS, "training": {"epochs": 1, "gone": 3}})
+
+
+# --- keys that were renamed -----------------------------------------------------------------------
+
+
+def test_a_renamed_key_has_its_former_name_in_digests_alone() -> None:
+    before = {name: former for former, name in FORMER.items()}
+    for key in ("initialise", "initialize"):
+        stage = MakeStudent.model_validate({key: "random"})
+        assert stage.initialize == "random"
+        assert "initialise" not in stage.model_dump()
+        found = digested(stage)
+        assert list(found) == [before.get(name, name) for name in stage.model_dump()]
+        assert found["initialise"] == "random"
+    data = {"train": "a.csv", "unlabelled": "b.txt", "max_unlabelled": 9}
+    task = TaskData.model_validate(data)
+    assert task == TaskData.model_validate({today(key): item for key, item in data.items()})
+    assert task.max_unlabeled == 9
+    assert {"unlabelled", "max_unlabelled"} <= digested(task).keys()
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"),
+    [
+        (
+            {"initialise": "rand"},
+            "initialise: input should be 'teacher' or 'random' (given: 'rand').",
+        ),
+        (
+            {"initialize": "rand"},
+            "initialize: input should be 'teacher' or 'random' (given: 'rand').",
+        ),
+        ({"initialise": True}, "initialise: true is not valid here. Give another value."),
+        ({"initialisation": 1}, "initialisation: unknown key. Did you mean 'initialize'?"),
+        (
+            {"initialise": "random", "initialize": "random"},
+            "initialise: the key is now called initialize, which is set, too. Omit initialise.",
+        ),
+    ],
+)
+def test_an_error_has_the_name_that_was_written(student: dict[str, Any], expected: str) -> None:
+    make = {"kind": "make_student", **student}
+    assert sentence_of(parse_recipe, tree(make), "x") == f"x: stages.0.{expected}"
+
+
+def test_either_name_overrides_the_other() -> None:
+    data = {"train": "a.csv", "unlabelled": {"kind": "hub", "name": "a"}}
+    for key, former in (("unlabeled", "unlabelled"), ("unlabelled", "unlabeled")):
+        given = {"data": {"train": "a.csv", former: "old.txt"}}
+        _override(given, f"data.{key}=new.txt")
+        assert given == {"data": {"train": "a.csv", key: "new.txt"}}
+    given = {"data": data}
+    _override(given, "data.unlabeled.split=test")
+    assert TaskData.model_validate(given["data"]).unlabeled == [HubDataset(name="a", split="test")]
+
+
+def test_all_students_are_asked_for_by_either_name() -> None:
+    make = {"kind": "make_student", "initialize": "random"}
+    for key in ("initialise", "initialize"):
+        recipe = parse_recipe(tree(make, student={key: "random"}), "x")
+        assert isinstance(recipe.stages[0], MakeStudent)
+        assert recipe.stages[0].initialize == "random"
+        found = sentence_of(parse_recipe, tree(make, student={key: "teacher"}), "x")
+        assert f"student.{key}: teacher differs from random in stage 1 (make_student)." in found
 
 
 # --- wherever a config enters a digest or a cache key ---------------------------------------------

@@ -69,37 +69,49 @@ def test_an_override_leaves_parts_alone_that_the_file_shares_by_an_alias() -> No
     [
         (
             "seed",
-            "'seed' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100",
+            "seed: an override has the form KEY=VALUE. Write, for example, seed=2 or "
+            "distill.training.max_steps=100.",
         ),
-        ("=3", "'=3' is not KEY=VALUE, for example seed=2 or distill.training.max_steps=100"),
-        ("teacher=", "distilbert: teacher is not set: give it in the recipe or as teacher=VALUE"),
-        ("teacher=7", "distilbert: teacher: keys and values belong here (given: 7)"),
-        ("sead=2", "unknown key 'sead' in the override sead; did you mean 'seed'?"),
+        (
+            "=3",
+            "=3: an override has the form KEY=VALUE. Write, for example, seed=2 or "
+            "distill.training.max_steps=100.",
+        ),
+        (
+            "teacher=",
+            "distilbert: teacher: no value is set. Set it in the recipe, or with teacher=VALUE.",
+        ),
+        ("teacher=7", "distilbert: teacher: a mapping of keys to values is required (given: 7)."),
+        ("sead=2", "sead: unknown key. Did you mean 'seed'?"),
         (
             "distil.training.epochs=1",
-            "unknown key 'distil' in the override stages.distil; did you mean 'distill'?",
+            "distil: unknown key. Did you mean 'distill'?",
         ),
         (
             "zzz=1",
-            "unknown key 'zzz' in the override zzz; there are: make_student, distill, evaluate, "
-            "benchmark, report, name, description, task, seed, threads, teacher, teachers, corpus, "
-            "data, student, stages",
+            "zzz: unknown key. The valid keys are make_student, distill, evaluate, "
+            "benchmark, report, name, description, task, seed, threads, teacher, teachers, "
+            "corpus, data, student, stages.",
         ),
-        ("stages.5.title=x", "stages.5: there are 5 entries, counted from 0"),
-        ("stages.5={kind: report}", "stages.5: there are 5 entries, counted from 0"),
+        ("stages.5.title=x", "stages.5: the list has 5 entries. Give a number from 0 to 4."),
+        ("stages.5={kind: report}", "stages.5: the list has 5 entries. Give a number from 0 to 4."),
         (
             "corpus.sources.hub.split=x",
-            "corpus.sources.hub: 2 entries are of kind hub; name one by its number, counted from 0",
+            "corpus.sources.hub: 2 entries are of kind hub. Give a number instead: 0 or 1.",
         ),
-        ("seed.high=1", "distilbert: seed: input should be a valid integer"),
+        ("seed.high=1", "distilbert: seed: input should be a valid integer."),
         (
             "name.first.second=1",
-            "name.first.second=1: 'name.first' is not a key of this recipe that has keys below it",
+            "name.first.second: 'name' has no keys below it. Remove '.first.second' from "
+            "the override.",
         ),
-        ("name.first=1", "name.first=1: 'name' has no keys below it"),
+        (
+            "name.first=1",
+            "name.first: 'name' has no keys below it. Remove '.first' from the override.",
+        ),
         (
             "distill.trainin.epochs=1",
-            "distilbert: unknown key 'trainin' in stages.1; did you mean 'training'?",
+            "distilbert: stages.1.trainin: unknown key. Did you mean 'training'?",
         ),
     ],
 )
@@ -111,29 +123,33 @@ def test_what_is_wrong_with_an_override(override: str, expected: str) -> None:
 
 
 def test_recipes_that_are_not_there() -> None:
-    start = "recipe '{}' is neither a file nor a shipped recipe; "
+    start = "{}: this is neither a file nor a shipped recipe. "
     assert sentence_of(load_recipe, "quikstart") == (
-        start.format("quikstart") + "did you mean 'quickstart'?"
+        start.format("quikstart") + "Did you mean 'quickstart'?"
     )
     assert sentence_of(load_recipe, "zzz") == (
-        start.format("zzz") + f"shipped recipes: {', '.join(shipped_recipes())}"
+        start.format("zzz") + f"The shipped recipes are {', '.join(shipped_recipes())}."
     )
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    assert "is neither a file nor a shipped recipe" in sentence_of(load_recipe, tmp_path)
+    assert "this is neither a file nor a shipped recipe" in sentence_of(load_recipe, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "where", "expected"),
     [
-        ("", "", "a recipe is a mapping of keys to values, this is empty"),
-        ("# nothing yet\n", "", "a recipe is a mapping of keys to values, this is empty"),
-        ("- a\n- b\n", "", "a recipe is a mapping of keys to values, this is a list"),
-        ("just words", "", "a recipe is a mapping of keys to values, this is a str"),
-        ("name: a\nseed: 1: 2\n", ":2", "not valid YAML (mapping values are not allowed here)"),
-        ("name: \0", "", "not valid YAML (it does not parse)"),
-        (b"name: \xff", "", "not a UTF-8 text file, so not a recipe"),
+        ("", "", "the recipe is empty. Write a mapping of keys to values."),
+        ("# nothing yet\n", "", "the recipe is empty. Write a mapping of keys to values."),
+        ("- a\n- b\n", "", "the recipe is a list. Write a mapping of keys to values."),
+        ("just words", "", "the recipe is a str. Write a mapping of keys to values."),
+        (
+            "name: a\nseed: 1: 2\n",
+            ":2",
+            "the YAML is not valid (mapping values are not allowed here). Correct it.",
+        ),
+        ("name: \0", "", "the YAML is not valid (it can't be parsed). Correct it."),
+        (b"name: \xff", "", "the file is not UTF-8 text. Give a YAML file."),
     ],
 )
 def test_files_that_are_no_recipes(
@@ -145,7 +161,7 @@ def test_files_that_are_no_recipes(
 
 def test_python_objects_are_not_read(tmp_path: Path) -> None:
     path = written(tmp_path, f"name: !!python/object/apply:os.mkdir [{tmp_path}/made]")
-    assert sentence_of(load_recipe, path).startswith(f"{path}:1: not valid YAML (")
+    assert sentence_of(load_recipe, path).startswith(f"{path}:1: the YAML is not valid (")
     assert not (tmp_path / "made").exists()
 
 
@@ -156,4 +172,4 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
-    assert sentence_of(load_recipe, path) == f"{path}: can't be read (Permission denied)"
+    assert sentence_of(load_recipe, path) == f"{path}: the file can't be read (Permission denied)."

@@ -51,12 +51,14 @@ def test_every_objective_is_read_by_its_kind_alone() -> None:
 
 
 def test_an_objective_that_does_not_say_what_it_is_over_is_no_class() -> None:
-    with pytest.raises(TypeError, match=r"^the objective Silent does not say its reads and rows$"):
+    with pytest.raises(
+        TypeError, match=r"^the objective Silent does not define its reads and rows$"
+    ):
 
         class Silent(ObjectiveConfig):
             kind: Literal["silent"] = "silent"
 
-    with pytest.raises(TypeError, match=r"^the objective Half does not say its rows$"):
+    with pytest.raises(TypeError, match=r"^the objective Half does not define its rows$"):
 
         class Half(ObjectiveConfig):
             reads: ClassVar[Literal["tokens"]] = "tokens"
@@ -110,83 +112,85 @@ COMPILED = {"epochs": 1, "compile": True}
     [
         (
             tree(soft(schedule="linear")),
-            "stages.0.objectives.0: schedule: linear has no end. Set final_temperature.",
+            "stages.0.objectives.0.schedule: linear has no end. Set final_temperature.",
         ),
         (
             tree(soft(final_temperature=1)),
-            "stages.0.objectives.0: final_temperature: it is never reached. Set schedule to linear "
-            "or cosine, or omit it.",
+            "stages.0.objectives.0.final_temperature: it is never reached. Set schedule to "
+            "linear or cosine, or omit it.",
         ),
         (
             tree(other("relations", pairs=["qq", "qq"])),
-            "stages.0.objectives.0: pairs: qq, qq names one twice. Name each once.",
+            "stages.0.objectives.0.pairs: qq, qq names one twice. Name each once.",
         ),
         (
             tree(other("hidden_mse", layer=[1])),
-            "unknown key 'layer' in stages.0.objectives.0; did you mean 'layers'?",
+            "stages.0.objectives.0.layer: unknown key. Did you mean 'layers'?",
         ),
         (
             tree(distill(objectives=[{"kind": "relation"}])),
-            "stages.0.objectives.0: unknown kind 'relation'; did you mean 'relations'?",
+            "stages.0.objectives.0.kind: 'relation' is not a kind. Did you mean 'relations'?",
         ),
         (
             tree(other("hidden_mse", layers=[False, True])),
-            "stages.0.objectives.0: layers has false, where another kind of value belongs",
+            "stages.0.objectives.0.layers: false is not valid here. Give another value.",
         ),
         (
             tree({"kind": "make_student", "layers": [0, True]}),
-            "stages.0: layers has true, where another kind of value belongs",
+            "stages.0.layers: true is not valid here. Give another value.",
         ),
         (
             tree(other("vector_mse")),
-            "the recipe: stage 1 (distill): objectives.vector_mse: masked_lm has no vector of a "
-            "whole text. Use hidden_mse, or hidden_cosine with of: tokens.",
+            "stage 1 (distill): objectives.vector_mse: masked_lm has no vector of a whole "
+            "text. Use hidden_mse, or hidden_cosine with of: tokens.",
         ),
         (
             tree(other("logits_mse", positions="masked"), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): objectives.logits_mse: sentence_embedding masks no "
-            "token. Set positions: all.",
+            "stage 1 (distill): objectives.logits_mse: sentence_embedding masks no token. "
+            "Set positions: all.",
         ),
         (
             tree(distill(objectives=[{"kind": "relations"}], training=COMPILED)),
-            "stages.0: training.compile: objective relations reads inside the layers, which are "
-            "opaque when compiled. Omit one of the two.",
+            "stages.0.training.compile: objective relations reads inside the layers, which "
+            "are opaque when compiled. Omit one of the two.",
         ),
         (
             tree(distill(objectives=[{"kind": "relations"}], cache=True)),
-            "stages.0: cache: true caches a teacher's logits and one vector per text, and "
-            "relations reads the hidden states of tokens. Omit the objective, or set cache: auto.",
+            "stages.0.cache: true caches a teacher's logits and one vector per text, and "
+            "relations reads the hidden states of tokens. Omit the objective, or set "
+            "cache: auto.",
         ),
         (
             tree(distill(cache=True)),
-            "the recipe: stage 1 (distill): cache: true is for classification, multi_label, "
-            "regression, sentence_similarity, token_classification, not masked_lm. Omit the key.",
+            "stage 1 (distill): cache: true is for classification, multi_label, "
+            "regression, sentence_similarity, token_classification, not masked_lm. Omit "
+            "the key.",
         ),
         (
             tree(distill(cache="always")),
-            "stages.0.cache: input should be 'auto', True or False (given: 'always')",
+            "stages.0.cache: input should be 'auto', True or False (given: 'always').",
         ),
         (
             tree(other("hidden_cosine", of="pooled")),
-            "the recipe: stage 1 (distill): objectives.hidden_cosine: masked_lm has no vector of a "
+            "stage 1 (distill): objectives.hidden_cosine: masked_lm has no vector of a "
             "whole text. Use hidden_mse, or hidden_cosine with of: tokens.",
         ),
         (
             tree(distill(teacher=["teacher", "big"])),
-            "the recipe: stage 1 (distill) reads the model 'big', which no stage before it writes",
+            "stage 1 (distill): the model 'big' is not written by a stage before it. Name "
+            "one of these: teacher.",
         ),
         (
             tree(teachers={"teacher": "folder"}),
-            "the recipe: teachers.teacher: that name is the key teacher's: choose another for a "
-            "further one",
+            "teachers.teacher: the name belongs to the key teacher. Choose another name.",
         ),
         (
             tree(distill(teacher=[{"modle": "teacher"}])),
-            "unknown key 'modle' in stages.0.teacher.0; did you mean 'model'?",
+            "stages.0.teacher.0.modle: unknown key. Did you mean 'model'?",
         ),
         (
             tree(teachers={"big": {"modle": "a"}}),
-            "unknown key 'modle' in teachers.big; did you mean 'model'?",
+            "teachers.big.modle: unknown key. Did you mean 'model'?",
         ),
     ],
 )
@@ -216,7 +220,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(
 ) -> None:
     message = sentence_of(parse_recipe, content, "my.yaml")
     assert message.startswith(f"my.yaml: {key}: ")
-    assert message.endswith(f"(given: {given})")
+    assert message.endswith(f" (given: {given}).")
 
 
 def test_defaults_are_those_of_the_papers() -> None:

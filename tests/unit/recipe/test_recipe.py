@@ -86,10 +86,10 @@ def test_all_shipped_recipes_load() -> None:
 
 
 def test_the_embedding_recipe_asks_for_teacher_and_text() -> None:
-    hint = "is not set: give it in the recipe or as"
-    assert sentence_of(load_recipe, "embedding") == f"embedding: teacher {hint} teacher=VALUE"
+    hint = "no value is set. Set it in the recipe, or with"
+    assert sentence_of(load_recipe, "embedding") == f"embedding: teacher: {hint} teacher=VALUE."
     assert sentence_of(load_recipe, "embedding", ["teacher=x"]) == (
-        f"embedding: corpus.sources {hint} corpus.sources=VALUE"
+        f"embedding: corpus.sources: {hint} corpus.sources=VALUE."
     )
 
 
@@ -163,9 +163,12 @@ def test_students_are_asked_for_at_the_top_or_in_their_stages() -> None:
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ({"width": 32}, "student.width is 32, but stage 1 (make_student) says 64: leave one of"),
-        ({"widht": 32}, "unknown key 'widht' in student; did you mean 'width'?"),
-        ({"at_most": "2 M"}, "at_most chooses the shape: leave width out"),
+        (
+            {"width": 32},
+            "student.width: 32 differs from 64 in stage 1 (make_student). Omit one of the two.",
+        ),
+        ({"widht": 32}, "student.widht: unknown key. Did you mean 'width'?"),
+        ({"at_most": "2 M"}, "stages.0.at_most: it chooses the shape. Omit width."),
     ],
 )
 def test_a_student_that_can_not_be(student: dict[str, Any], message: str) -> None:
@@ -181,7 +184,7 @@ def test_a_dumped_recipe_is_a_recipe() -> None:
 
 def test_a_student_that_no_stage_makes() -> None:
     found = sentence_of(parse_recipe, tree({"kind": "benchmark"}, student={"depth": 1}), "x")
-    assert "there is no make_student stage that would make one" in found
+    assert found == "x: student: no stage makes a student. Add a make_student stage."
 
 
 def test_a_recipe_does_not_change() -> None:
@@ -210,10 +213,6 @@ def test_what_stages_read_and_write() -> None:
 
 TWICE = [{"kind": "soft_targets"}, {"kind": "soft_targets", "temperature": 4}]
 WEIGHTLESS = [{"kind": "soft_targets", "weight": 0}, {"kind": "hidden_cosine", "weight": 0}]
-STAGE_KINDS = (
-    "finetune, make_student, distill, prune, trim_vocabulary, export, quantize, evaluate, "
-    "benchmark, report"
-)
 
 
 def text(**changes: Any) -> dict[str, Any]:
@@ -224,58 +223,72 @@ def text(**changes: Any) -> dict[str, Any]:
     ("content", "expected"),
     [
         # keys
-        (tree(sead=1), "unknown key 'sead'; did you mean 'seed'?"),
+        (tree(sead=1), "sead: unknown key. Did you mean 'seed'?"),
         (
             tree(zzz=1),
-            "unknown key 'zzz'; valid keys: corpus, data, description, name, seed, stages, "
-            "student, task, teacher, teachers, threads",
+            "zzz: unknown key. The valid keys are corpus, data, description, name, seed, "
+            "stages, student, task, teacher, teachers, threads.",
         ),
         (
             tree(finetune(learnin_rate=1)),
-            "unknown key 'learnin_rate' in stages.0.training; did you mean 'learning_rate'?",
+            "stages.0.training.learnin_rate: unknown key. Did you mean 'learning_rate'?",
         ),
         (
             tree(distill(objectives=[{"kind": "soft_targets", "temprature": 1}])),
-            "unknown key 'temprature' in stages.0.objectives.0; did you mean 'temperature'?",
+            "stages.0.objectives.0.temprature: unknown key. Did you mean 'temperature'?",
         ),
         (
             tree(distill(objectives=[{"kind": "hidden_cosine", "zzz": 1}])),
-            "unknown key 'zzz' in stages.0.objectives.0; valid keys: kind, of, weight",
+            "stages.0.objectives.0.zzz: unknown key. The valid keys are kind, of, weight.",
         ),
         (
             text(sources={"kind": "hub", "name": "a", "spilt": "b"}),
-            "unknown key 'spilt' in corpus.sources.0; did you mean 'split'?",
+            "corpus.sources.0.spilt: unknown key. Did you mean 'split'?",
         ),
         (
             text(heldout_sources={"kind": "files", "paths": ["a"], "units": "line"}),
-            "unknown key 'units' in corpus.heldout_sources.0; did you mean 'unit'?",
+            "corpus.heldout_sources.0.units: unknown key. Did you mean 'unit'?",
         ),
         # which is also one that is missing
-        (tree(teacher={"modle": "a"}), "unknown key 'modle' in teacher; did you mean 'model'?"),
+        (tree(teacher={"modle": "a"}), "teacher.modle: unknown key. Did you mean 'model'?"),
         (
             tree({"kind": "finetune"}),
-            "stages.0.training is not set: give it in the recipe or as stages.0.training=VALUE",
+            "stages.0.training: no value is set. Set it in the recipe, or with "
+            "stages.0.training=VALUE.",
         ),
         # kinds
-        (tree({"kind": "distil"}), "stages.0: unknown kind 'distil'; did you mean 'distill'?"),
-        (tree({"kind": "xyz"}), f"stages.0: unknown kind 'xyz'; there are: {STAGE_KINDS}"),
-        (tree({"title": "x"}), f"stages.0: no kind is given; there are: {STAGE_KINDS}"),
+        (
+            tree({"kind": "distil"}),
+            "stages.0.kind: 'distil' is not a kind. Did you mean 'distill'?",
+        ),
+        (
+            tree({"kind": "xyz"}),
+            "stages.0.kind: 'xyz' is not a kind. The kinds are "
+            "finetune, make_student, distill, prune, trim_vocabulary, "
+            "export, quantize, evaluate, benchmark, report.",
+        ),
+        (
+            tree({"title": "x"}),
+            "stages.0.kind: no value is set. The kinds are finetune, "
+            "make_student, distill, prune, trim_vocabulary, export, "
+            "quantize, evaluate, benchmark, report.",
+        ),
         (
             text(sources={"paths": ["a"]}),
-            "corpus.sources.0: no kind is given; there are: files, dataset_folder, hub",
+            "corpus.sources.0.kind: no value is set. The kinds are files, dataset_folder, hub.",
         ),
         (
             tree(distill(objectives=[{"kind": "soft_target"}])),
-            "stages.0.objectives.0: unknown kind 'soft_target'; did you mean 'soft_targets'?",
+            "stages.0.objectives.0.kind: 'soft_target' is not a kind. Did you mean 'soft_targets'?",
         ),
         # values that don't go together
         (
             text(min_length=40, max_length=30),
-            "corpus: min_length 40 is above max_length 30: no text would be left",
+            "corpus.min_length: 40 is above max_length 30, so no text is left. Lower min_length.",
         ),
         (
             tree(distill(masking={"mask": 0.8, "random": 0.3})),
-            "stages.0.masking: mask + random is 1.1: it must be at most 1",
+            "stages.0.masking.mask: mask + random is 1.1, more than 1. Lower one of the two.",
         ),
         (
             tree(finetune(epochs=None)),
@@ -283,84 +296,84 @@ def text(**changes: Any) -> dict[str, Any]:
         ),
         (
             tree(finetune(batch_size=10, micro_batch_size=4)),
-            "stages.0.training: batch_size: 10 is not a multiple of micro_batch_size 4. Set a "
-            "multiple.",
+            "stages.0.training.batch_size: 10 is not a multiple of micro_batch_size 4. Set "
+            "a multiple.",
         ),
         (
             tree(distill(objectives=TWICE)),
-            "stages.0: objectives: soft_targets is listed twice. Merge the two.",
+            "stages.0.objectives: soft_targets is listed twice. Merge the two.",
         ),
         (
             tree(distill(objectives=WEIGHTLESS)),
-            "stages.0: objectives: their weights sum to 0. Give at least one a weight above 0.",
+            "stages.0.objectives: their weights sum to 0. Give at least one a weight above 0.",
         ),
         (
             tree(distill(in_batch={"group": 5})),
-            "stages.0: in_batch.group: the micro-batch of 32 is not a multiple of 5. Set a divisor "
-            "of it.",
+            "stages.0.in_batch.group: the micro-batch of 32 is not a multiple of 5. Set a "
+            "divisor of it.",
         ),
         # stages that don't go together
         (
             tree(distill(), distill(model="student")),
-            "the recipe: stage 2 (distill) reads the model 'student', which no stage before it "
-            "writes",
+            "stage 2 (distill): the model 'student' is not written by a stage before it. "
+            "Name one of these: teacher.",
         ),
         (
             tree({"kind": "evaluate", "baseline": "other"}),
-            "the recipe: stage 1 (evaluate) reads the model 'other', which no stage before it "
-            "writes",
+            "stage 1 (evaluate): the model 'other' is not written by a stage before it. "
+            "Name one of these: teacher.",
         ),
         (
             {
                 **tree(finetune(keep="best")),
                 "corpus": {"sources": "text.txt", "heldout": 0},
             },
-            "the recipe: stage 1 (finetune): keep: best and patience judge by held-out text: raise "
-            "corpus.heldout or leave them out",
+            "stage 1 (finetune): keep best and patience need held-out text. Raise "
+            "corpus.heldout, or omit both.",
         ),
         # stages that don't fit the task
         (
             tree(finetune(), task="sentence_embedding"),
-            "the recipe: stage 1 (finetune): text without labels gives a sentence encoder nothing "
-            "to learn from. Use task sentence_similarity with pairs that have a score, or "
+            "stage 1 (finetune): text without labels gives a sentence encoder nothing to "
+            "learn from. Use task sentence_similarity with pairs that have a score, or "
             "masked_lm.",
         ),
         (
             tree(distill(objectives=[{"kind": "hard_targets"}]), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): objectives.hard_targets: text without labels has no "
-            "gold target. Set target: teacher.",
+            "stage 1 (distill): objectives.hard_targets: text without labels has no gold "
+            "target. Set target: teacher.",
         ),
         (
             tree(
                 distill(objectives=[{"kind": "soft_targets", "positions": "masked"}]),
                 task="sentence_embedding",
             ),
-            "the recipe: stage 1 (distill): objectives.soft_targets: sentence_embedding masks no "
+            "stage 1 (distill): objectives.soft_targets: sentence_embedding masks no "
             "token. Set positions: all.",
         ),
         (
             tree(distill(training={"epochs": 1, "batch_size": 2}), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): training.batch_size: 2 texts are too few to compare "
-            "each with at least two others. Set at least 3.",
+            "stage 1 (distill): training.batch_size: 2 texts are too few to compare each "
+            "with at least two others. Set at least 3.",
         ),
         (
             tree(distill(writes="s"), {"kind": "evaluate", "baseline": "s"}, {"kind": "benchmark"}),
-            "the recipe: the last evaluate and the last benchmark stage have different baselines "
-            "(s and teacher): one table shows both, so name the same",
+            "baseline: the last evaluate stage and the last benchmark stage name s and "
+            "teacher, but share a table. Name the same model in both.",
         ),
         (
             tree(finetune(batch_size=True)),
-            "stages.0.training: batch_size is true, where another kind of value belongs",
+            "stages.0.training.batch_size: true is not valid here. Give another value.",
         ),
         (
             {**tree(finetune()), "data": {"train": "a.csv", "labels": [False, True]}},
-            "data: labels has false, where another kind of value belongs; YAML reads yes, no, on "
-            'and off so: put such a word in quotes, as in "no"',
+            "data.labels: false is not valid here. YAML reads yes, no, on and off as true "
+            'or false. Put such a word in quotes, as in "no".',
         ),
         (
             tree(distill(training={"epochs": 1, "micro_batch_size": 8}), task="sentence_embedding"),
-            "the recipe: stage 1 (distill): in_batch.group: with micro-batches it must say how "
-            "many texts are compared with each other. Set at most micro_batch_size, 8.",
+            "stage 1 (distill): in_batch.group: with micro-batches the number of texts to "
+            "compare with each other is required. Set it to at most micro_batch_size, 8.",
         ),
     ],
 )
@@ -398,7 +411,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_key(
     """The words between are pydantic's."""
     message = sentence_of(parse_recipe, content, "my.yaml")
     assert message.startswith(f"my.yaml: {key}: ")
-    assert message.endswith(f" (given: {given})")
+    assert message.endswith(f" (given: {given}).")
 
 
 def test_long_values_are_not_repeated() -> None:

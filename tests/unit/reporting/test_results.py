@@ -257,7 +257,10 @@ def test_errors_name_the_thing(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("a: [", r"recipe\.yaml:1: not valid YAML"), ("- x", r"recipe\.yaml: .*, this is a list")],
+    [
+        ("a: [", r"recipe\.yaml:1: the YAML is not valid"),
+        ("- x", r"recipe\.yaml: the recipe is a list"),
+    ],
 )
 def test_a_damaged_recipe_is_named(tmp_path, text, what):
     run = fake_run(tmp_path)

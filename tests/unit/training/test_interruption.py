@@ -52,4 +52,4 @@ def test_a_thread_gets_none_and_changes_none() -> None:
 def test_the_message_says_how_to_go_on() -> None:
     error = Interrupted(15, 7)
     assert error.signum == 15
-    assert str(error) == "stopped at step 7; the same command goes on from there"
+    assert str(error) == "stopped at step 7; run the same command to resume there"

@@ -1,5 +1,5 @@
-"""What a run would do and cost, before anything starts (`--plan`).
+"""Plan a run before anything starts (`--plan`): what it would do and cost.
 
-`plan.py` lays it out, `cost.py` estimates time, memory and disk, from the sample of text that
-`text.py` reads.
+`plan.py` writes the plan, `cost.py` estimates time, memory and disk, and `text.py` reads a sample
+of the text.
 """

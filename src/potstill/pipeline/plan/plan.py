@@ -1,4 +1,4 @@
-"""What a run would do and cost, told before anything starts; nothing on disk is created or changed.
+"""Show what a run would do and cost, without creating or changing anything on disk.
 
 Estimates come from a sample of the text, the teacher's config (no weights are read) and a matrix
 product timed here.
@@ -7,12 +7,13 @@ product timed here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from rich.filesize import decimal
 
 from potstill.data import make_masker
 from potstill.models import LoadedModel, load_config
@@ -26,7 +27,7 @@ from potstill.pipeline.fingerprints import (
     written_digests,
 )
 from potstill.pipeline.inputs import check_inputs, given_folders
-from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops, pruning_cost
+from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops
 from potstill.pipeline.plan.text import Text, sample_text, text_of_examples
 from potstill.pipeline.rehearsal import rehearse
 from potstill.pipeline.replaced import begun_as
@@ -35,13 +36,11 @@ from potstill.recipe import (
     Distill,
     Export,
     Finetune,
-    MakeStudent,
     Prune,
     Recipe,
     Report,
     Stage,
     Task,
-    TrimVocabulary,
 )
 from potstill.storage import RunFolder, cache_folder
 from potstill.tasks import read_for, tokenize_task
@@ -51,20 +50,25 @@ SHOWN_TEXTS, SHOWN_TOKENS = 4, 40
 
 
 def plan_run(recipe: Recipe, output: Path | None) -> list[str]:
-    """The plan of a run, as lines of plain text: stages, cost of each training, one decoded batch.
+    """Write the plan of a run: stages, models, text, the cost of each training, one decoded batch.
 
     Args:
-        output: the run folder; None: runs/<name of the recipe>.
+        recipe: The recipe that would be run.
+        output: The run folder; None means runs/<name of the recipe>.
+
+    Returns:
+        Lines of plain text.
 
     Raises:
-        ValueError: as a run of the recipe would, and a hub teacher that is not in the cache.
+        ValueError: A run of the recipe would fail, or a hub teacher is not in the cache.
     """
     folder = output if output is not None else Path("runs") / recipe.name
     check_inputs(recipe, folder)
     run = RunFolder(folder)
     given = given_folders(recipe, fetch=False)
     outlines = rehearse(recipe, given)
-    tokenizer = _tokenizer(outlines)
+    # the model whose tokens the text is counted in; none where no stage learns from text
+    tokenizer = next((o.model for o in outlines if isinstance(o.stage, LEARNING)), None)
     text = _text(recipe, tokenizer, given) if tokenizer else None
     stages = f"{len(outlines)} stage{'s' if len(outlines) > 1 else ''}"
     lines = [f"{recipe.name}: {stages} in {folder}", "", "Stages"]
@@ -112,7 +116,7 @@ _DONE = "done, will be skipped"
 
 
 def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[str]:
-    """What a run would find of each stage in the folder."""
+    """Report for each stage whether a run would skip, resume or do it."""
     folders = [run.stage_folder(n, stage.kind) for n, stage in enumerate(recipe.stages, start=1)]
     if not any(folder.is_dir() for folder in folders):
         return ["to do"] * len(folders)  # and no need to read all of the text for fingerprints
@@ -127,9 +131,9 @@ def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[s
         elif done["fingerprint"] != fingerprint:
             state = "to do again: the recipe, the text or the teacher changed"
         elif not is_current(done, fingerprint, reads):
-            state = "to do again, unless the models it reads come out the same"
+            state = "to do again, unless its input models stay the same"
         elif isinstance(stage, Report) and (ran or not has_results(run.path)):
-            state = "to do again: it tells of the stages before it"
+            state = "to do again: it reports the stages before it"
         else:
             state = _DONE
         ran = ran or state != _DONE
@@ -143,44 +147,34 @@ def _unfinished(run: RunFolder, folder: Path, fingerprint: str) -> str:
     if folder in run.damage:
         return f"to do again: {run.damage[folder]}"
     if begun_as(folder) == fingerprint and any((folder / "checkpoints").glob("step-*")):
-        return "begun, goes on from its checkpoint"
+        return "begun, resumes from its checkpoint"
     return "to do"
 
 
 def _model_lines(outlines: Sequence[Outline]) -> list[str]:
     found: dict[str, str] = {}
     for outline in outlines:
-        names: list[str] = []
-        if isinstance(outline.stage, MakeStudent):
-            names = [outline.stage.teacher]
-        elif isinstance(outline.stage, (Prune, TrimVocabulary)):
-            names = [outline.stage.model]
-        elif isinstance(outline.stage, Distill):
-            names = [t.model for t in outline.stage.teachers]
-        for name, teacher in zip(names, outline.teachers, strict=True):
+        stage, model = outline.stage, outline.model
+        names = stage.models_read
+        if isinstance(stage, Distill):
+            names = [teacher.model for teacher in stage.teachers]
+        for name, teacher in zip(names, outline.teachers, strict=False):  # some have none
             found.setdefault(name, _shape(teacher))
-        if outline.model is not None:
-            if isinstance(outline.stage, Finetune):
-                found.setdefault(outline.stage.model, _shape(outline.model))
-            family = outline.model.model.config.model_type
-            shape = f"{family}, {outline.why}" if outline.why else _shape(outline.model)
-            found |= dict.fromkeys(outline.stage.models_written, shape)
+        if model is not None:
+            if isinstance(stage, Finetune):
+                found.setdefault(stage.model, _shape(model))
+            family = model.model.config.model_type
+            shape = f"{family}, {outline.why}" if outline.why else _shape(model)
+            found |= dict.fromkeys(stage.models_written, shape)
     width = max((len(name) for name in found), default=0)
-    return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  as they are"]
+    return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  unchanged"]
 
 
 def _shape(loaded: LoadedModel) -> str:
     config = loaded.model.config
     return (
-        f"{config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{_count(loaded.model.num_parameters())} parameters"
-    )
-
-
-def _tokenizer(outlines: Sequence[Outline]) -> LoadedModel | None:
-    """The model whose tokens the text is told in; None where no stage learns from text."""
-    return next(
-        (outline.model for outline in outlines if isinstance(outline.stage, LEARNING)), None
+        f"{config.model_type}, {config.num_hidden_layers} layers, "
+        f"hidden size {config.hidden_size}, {_count(loaded.model.num_parameters())} parameters"
     )
 
 
@@ -188,24 +182,22 @@ def _tokenizer(outlines: Sequence[Outline]) -> LoadedModel | None:
 
 
 def _text_lines(text: Text) -> list[str]:
-    tokens = sum(len(ids) for ids in text.sequences)
-    about = "" if text.whole else "about "
-    source = "all" if text.whole else "from a sample of"
-    lines = []
+    about, source = ("", "all") if text.whole else ("about ", "from a sample of")
     if text.per_epoch is None:
-        lines.append(
-            f"  an epoch: not known, for {', '.join(text.unsized)} doesn't tell its size; "
-            f"sequences of about {text.mean:.0f} tokens (from a sample of {text.records} records)"
+        epoch = (
+            f"not known, because {', '.join(text.unsized)} has no known size; about "
+            f"{text.mean:.0f} tokens per sequence (from a sample of {text.records} records)"
         )
     else:
-        lines.append(
-            f"  an epoch: {about}{_count(text.per_epoch)} sequences, "
-            f"{about}{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
+        epoch = (
+            f"{about}{_count(text.per_epoch)} sequences, {about}"
+            f"{_count(text.per_epoch * text.mean)} tokens ({source} {text.records} records)"
         )
+    lines = [f"  epoch: {epoch}"]
     if text.share is not None:
-        cached = tokens / text.share * 2
+        cached = sum(len(ids) for ids in text.sequences) / text.share * 2
         lines.append(
-            f"  tokenising, once: about {_duration(text.seconds / text.share)}, then "
+            f"  tokenization, once: about {_duration(text.seconds / text.share)}, then "
             f"{_bytes(cached)} in {cache_folder()}"
         )
     return lines
@@ -225,51 +217,42 @@ def _training_lines(
         stage = outline.stage
         if not isinstance(stage, LEARNING):
             continue
+        leaves = [f"    leaves  {outline.why}"] if isinstance(stage, Prune) else []
         if state == _DONE:
             lines.append(f"  {number} {stage.kind}: done")
-            continue
-        if isinstance(stage, Prune):
-            if stage.importance == "magnitude":
-                lines.append(f"  {number} prune: by the size of weights, which takes a moment")
-                lines.append(f"    leaves  {outline.why}")
-                continue
-            cost = pruning_cost(
-                stage, outline.teachers[0], text, matmul_flops(device, torch.float32)
-            )
+        elif isinstance(stage, Prune) and stage.importance == "magnitude":
+            lines += [f"  {number} prune: by the size of weights, without text", *leaves]
+        else:
+            precision = "fp32" if isinstance(stage, Prune) else stage.training.precision
+            dtype = autocast_dtype(precision, device) or torch.float32
+            cost = cost_of(outline, text, matmul_flops(device, dtype))
             costs.append(cost)
-            lines.append(f"  {number} prune: {_pruned_amount(stage, cost)}")
-            lines += [f"    leaves  {outline.why}", *_cost_lines(cost)[:2]]
-            continue
-        dtype = autocast_dtype(stage.training.precision, device) or torch.float32
-        cost = cost_of(outline, text, matmul_flops(device, dtype))
-        costs.append(cost)
-        lines += [f"  {number} {stage.kind}: {_amount(cost, text)}", *_cost_lines(cost)]
+            amount = _amount(stage, cost, text)
+            lines += [f"  {number} {stage.kind}: {amount}", *leaves, *_cost_lines(cost)]
     return lines + (_totals(outlines, costs, folder, device) if costs else [])
 
 
-def _amount(cost: Cost, text: Text) -> str:
+def _amount(stage: Stage, cost: Cost, text: Text) -> str:
     if cost.steps is None or cost.tokens is None:
-        return "steps not known (max_steps or max_tokens would bound them)"
+        return "steps not known (set max_steps or max_tokens to limit them)"
+    if isinstance(stage, Prune):
+        return f"gradients of at most {stage.texts:,} texts, about {_count(cost.tokens)} tokens"
     most = "at most " if text.per_epoch is None else "" if text.whole else "about "
     often = f"{cost.trainings} times " if cost.trainings > 1 else ""
     return f"{often}{most}{cost.steps:,} steps, {most}{_count(cost.tokens)} tokens"
 
 
-def _pruned_amount(stage: Prune, cost: Cost) -> str:
-    assert cost.tokens is not None
-    return f"gradients of {stage.texts:,} texts at most, about {_count(cost.tokens)} tokens"
-
-
 def _cost_lines(cost: Cost) -> list[str]:
-    speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a matrix product timed just now"
+    speed = f"{cost.tokens_per_second:,.0f} tokens/s, from a timed matrix product"
     took = "not known" if cost.seconds is None else f"about {_duration(cost.seconds)}"
     if cost.asking:
-        speed += f"; {_duration(cost.asking)} of it asking the teacher, once for each example"
+        speed += f"; {_duration(cost.asking)} of it for the teacher's outputs, once per example"
     parts = ", ".join(f"{name} {_bytes(value)}" for name, value in cost.memory.items() if value)
+    disk = f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until the stage is done"
     return [
         f"    time    {took} ({speed})",
         f"    memory  about {_bytes(sum(cost.memory.values()))}: {parts}",
-        f"    disk    about {_bytes(cost.checkpoints)} of checkpoints until it is done",
+        *([disk] if cost.checkpoints else []),
     ]
 
 
@@ -296,8 +279,8 @@ def _totals(
     base = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free_disk = shutil.disk_usage(base).free
     return [
-        "  in all",
-        f"    time    {time_line}; tokenising, evaluation and benchmark come on top",
+        "  total",
+        f"    time    {time_line}; tokenization, evaluation and benchmark are extra",
         f"    memory  about {_bytes(memory)}; {_free(memory, free_memory)}",
         f"    disk    about {_bytes(disk)}; {_free(disk, free_disk)}",
     ]
@@ -311,7 +294,7 @@ def _free(needed: float, free: float) -> str:
 
 
 def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> list[str]:
-    """The first texts of the sample as the first training would see them."""
+    """Show the first texts of the sample as the first training would read them."""
     outline = next(
         (outline for outline in outlines if isinstance(outline.stage, (Finetune, Distill))), None
     )
@@ -322,8 +305,14 @@ def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> lis
     assert loaded is not None
     size = stage.training.micro_batch_size or stage.training.batch_size
     rows = text.sequences[: min(SHOWN_TEXTS, size)]
+    seen = [(ids, np.full(len(ids), -1)) for ids in rows]
+    if recipe.task == Task.MASKED_LM:
+        vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
+        counts = np.bincount(np.concatenate(text.sequences), minlength=vocabulary)
+        masker = make_masker(stage.masking, loaded.tokenizer, counts)
+        seen = [masker(ids, recipe.seed, 0, index) for index, ids in enumerate(rows)]
     lines = [f"  {len(rows)} of the {size} texts of a micro-batch, as tokens"]
-    for index, (ids, gold) in enumerate(_seen(recipe, stage, loaded, text, rows), start=1):
+    for index, (ids, gold) in enumerate(seen, start=1):
         tokens = loaded.tokenizer.convert_ids_to_tokens(ids[:SHOWN_TOKENS].tolist())
         more = f" … ({len(ids)} tokens)" if len(ids) > SHOWN_TOKENS else ""
         lines.append(f"  {index}. {' '.join(tokens)}{more}")
@@ -332,22 +321,6 @@ def _batch_lines(recipe: Recipe, outlines: Sequence[Outline], text: Text) -> lis
         if wanted:
             lines.append(f"     to predict: {' '.join(wanted)}")
     return lines
-
-
-def _seen(
-    recipe: Recipe,
-    stage: Finetune | Distill,
-    loaded: LoadedModel,
-    text: Text,
-    rows: Sequence[np.ndarray],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if recipe.task != Task.MASKED_LM:
-        yield from ((ids, np.full(len(ids), -1)) for ids in rows)
-        return
-    size = max(loaded.tokenizer.get_vocab().values()) + 1
-    counts = np.bincount(np.concatenate(text.sequences), minlength=size)
-    masker = make_masker(stage.masking, loaded.tokenizer, counts)
-    yield from (masker(ids, recipe.seed, 0, index) for index, ids in enumerate(rows))
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -361,22 +334,12 @@ def _count(number: float) -> str:
 
 
 def _bytes(number: float) -> str:
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if number >= factor:
-            return (
-                f"{number / factor:.2g} {unit}"
-                if number < 10 * factor
-                else f"{number / factor:,.0f} {unit}"
-            )
-    return f"{number / 1e3:,.0f} kB"
+    return decimal(round(number))
 
 
 def _duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
-            return (
-                f"{seconds / size:.2g} {unit}"
-                if seconds < 10 * size
-                else f"{seconds / size:,.0f} {unit}"
-            )
+            number = seconds / size
+            return f"{number:.2g} {unit}" if number < 10 else f"{number:,.0f} {unit}"
     return f"{seconds:.0f} seconds" if seconds >= 1.5 else "a second"

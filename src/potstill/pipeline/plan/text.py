@@ -1,4 +1,4 @@
-"""A sample of the text of a run, whose lengths an estimate is made from."""
+"""A sample of a run's text, from whose lengths the cost is estimated."""
 
 from __future__ import annotations
 
@@ -19,40 +19,38 @@ from potstill.tasks import TaskExamples
 SAMPLE = 500  # records
 
 
-# --- text -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Text:
-    """What the training side of a corpus holds, from a sample of it."""
+    """Describe the training side of a run's text, from a sample of it."""
 
     records: int  # sampled
     sequences: list[np.ndarray]  # of the sample, each int [L], special tokens included
-    per_epoch: float | None  # sequences of the training side; None: a source doesn't tell its size
-    whole: bool  # the sample is all there is
-    seconds: float  # to tokenise the sample
-    share: float | None  # of the whole that the sample is, held-out text included
-    unsized: list[str]  # sources that don't tell their size
-    labelled: float | None = None  # the same without text that a teacher labels; None: all of it
+    per_epoch: float | None  # sequences of the training side; None: a source has no known size
+    whole: bool  # the sample is all of the text
+    seconds: float  # to tokenize the sample
+    share: float | None  # of all the text, held-out text included, that the sample is
+    unsized: list[str]  # sources without a known size
+    labeled: float | None = None  # per_epoch without text that a teacher labels; None: the same
 
     @property
     def mean(self) -> float:
-        """Tokens a sequence."""
+        """Tokens per sequence."""
         return sum(len(ids) for ids in self.sequences) / len(self.sequences)
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest sequence."""
         return max(len(ids) for ids in self.sequences)
 
 
 def sample_text(corpus: Corpus, loaded: LoadedModel) -> Text:
-    """Read and tokenise about `SAMPLE` records spread over all sources, and scale by their sizes.
+    """Read and tokenize about `SAMPLE` records spread over all sources, and scale by their sizes.
 
     Files are scaled by bytes, Parquet files and data set folders by records; duplicates are not
-    looked for.
+    searched for.
 
     Raises:
-        ValueError: a source can't be read, or the sample leaves nothing to train on.
+        ValueError: A source can't be read, or the sample has nothing to train on.
     """
     parts = [part for source in corpus.sources for part in source_parts(source)]
     chosen = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, SAMPLE).astype(int))]
@@ -71,8 +69,8 @@ def sample_text(corpus: Corpus, loaded: LoadedModel) -> Text:
     records = sum(piece.records for piece in pieces)
     if not sequences:
         raise ValueError(
-            f"a sample of {records} records leaves nothing to train on: give longer texts or "
-            f"lower corpus.min_length ({corpus.min_length})"
+            f"corpus: none of {records} sampled records can be trained on with min_length "
+            f"{corpus.min_length}. Lower corpus.min_length, or give longer texts."
         )
     trained = 1 - (corpus.heldout if corpus.heldout_sources is None else 0)
     return Text(
@@ -87,10 +85,11 @@ def sample_text(corpus: Corpus, loaded: LoadedModel) -> Text:
 
 
 def text_of_examples(examples: TaskExamples, taught: bool) -> Text:
-    """The same of a task's examples, all of which have been read.
+    """Describe a task's examples, all of which have been read.
 
     Args:
-        taught: a teacher labels the unlabelled ones.
+        examples: The examples of all sides.
+        taught: Whether a teacher labels the unlabeled ones.
     """
     side = examples.train
     if taught and examples.unlabelled is not None:
@@ -104,13 +103,13 @@ def text_of_examples(examples: TaskExamples, taught: bool) -> Text:
         seconds=0.0,
         share=None,
         unsized=[],
-        labelled=float(len(examples.train)),
+        labeled=float(len(examples.train)),
     )
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """The first records of a part."""
+    """Hold the first records of a part."""
 
     part: Part
     records: int
@@ -129,7 +128,7 @@ def _take(part: Part, corpus: Corpus, quota: int) -> _Piece:
 
 
 def _before(part: Part, record: Record, number: int) -> float:
-    """How much of the part lies before a record, the one with this number."""
+    """Measure how much of the part is before a record, which has this number."""
     if part.path is None:
         return float(number)
     line = int(record.origin.rsplit(":", 1)[1])
@@ -138,7 +137,7 @@ def _before(part: Part, record: Record, number: int) -> float:
 
 
 def _factor(parts: Sequence[Part], pieces: Sequence[_Piece]) -> float | None:
-    """How many times what was sampled all of it is; None where a part doesn't tell its size."""
+    """Divide the size of the parts by that of their sample; None where a part has no known size."""
     covered = sum(piece.covered for piece in pieces)
     if any(part.size is None for part in parts):
         return None

@@ -60,7 +60,7 @@ def run(
         "widths": asdict(shape.widths),
         "teacher_widths": asdict(widths_of(teacher.model.config)),
         "chosen": shape.why,
-        "initialise": stage.initialise,
+        "initialise": stage.initialize,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",
         "from_type": teacher.model.config.model_type,
         "to_type": student.config.model_type,

@@ -82,14 +82,14 @@ def test_a_new_run_is_planned_and_nothing_is_written(
         "5 report all results -> report.html, metrics.json, model card to do",
     ]
     models = block(lines, "Models")
-    assert models[0].split()[:4] == ["teacher", "bert,", "4", "layers"]
-    assert models[2].split()[:4] == ["student", "distilbert,", "2", "layers"]
+    assert models[0].split()[:4] == ["teacher", "bert,", "4", "layers,"]
+    assert models[2].split()[:4] == ["student", "distilbert,", "2", "layers,"]
     (epoch, _) = block(lines, "Text")
-    assert epoch.strip().startswith("an epoch: 270 sequences")  # all 300 but the tenth held out
+    assert epoch.strip().startswith("epoch: 270 sequences")  # all 300 but the tenth held out
     training = block(lines, "Training")
     assert training[0].startswith("  2 distill: 20 steps, ")
     assert [line.split()[0] for line in training[1:4]] == ["time", "memory", "disk"]
-    assert training[4] == "  in all"
+    assert training[4] == "  total"
 
 
 def test_further_teachers_are_shown_and_counted(
@@ -117,18 +117,22 @@ def test_further_teachers_are_shown_and_counted(
 
 def test_time_and_disk_by_hand(masked_lm_teacher: Path, text_file: Path, tmp_path: Path) -> None:
     lines = plan_run(recipe(masked_lm_teacher, text_file, max_steps=10_000), tmp_path / "run")
-    layer = 4 * (32 * 32 + 32) + (32 * 48 + 48) + (48 * 32 + 32) + 2 * 2 * 32
     vocabulary = 87
-    per_token = (2 * 4 + 3 * 2 * 2) * layer + (2 + 3 * 2) * 32 * (vocabulary + 32)
+    sequences, tokens = re.findall(
+        r"(\d+) (?:sequences|tokens)", block(lines, "Text")[0].replace(",", "")
+    )
+    length = round(int(tokens) / int(sequences))
+    layer = 2 * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * length * 32
+    per_token = (4 + 3 * 2) * layer + (1 + 3) * 2 * 32 * (vocabulary + 32)
     training = block(lines, "Training")
     assert f"({0.57 * 1e9 / per_token:,.0f} tokens/s, " in training[1]
     head = 32 * 32 + 32 + 64 + vocabulary
-    student = 2 * layer + (vocabulary + 64) * 32 + 64 + head
+    student = 2 * LAYER + (vocabulary + 64) * 32 + 64 + head
     # both stages' folders, the published model twice, and two checkpoints of three values each
     disk = 4 * student * (2 + 2) + 2 * 12 * student
-    checkpoints = f"about {2 * 12 * student / 1e3:,.0f} kB of checkpoints"
-    assert training[3] == f"    disk    {checkpoints} until it is done"
-    assert training[7].startswith(f"    disk    about {disk / 1e3:,.0f} kB; ")
+    checkpoints = f"about {2 * 12 * student / 1e3:,.1f} kB of checkpoints"
+    assert training[3] == f"    disk    {checkpoints} until the stage is done"
+    assert training[7].startswith(f"    disk    about {disk / 1e3:,.1f} kB; ")
 
 
 def test_one_masked_batch_is_decoded(
@@ -199,7 +203,7 @@ def test_what_a_run_folder_has_is_told_and_left_alone(
     assert found[:2] == ["done, will be skipped"] * 2
     assert found[2].startswith("to do again: ")
     assert found[2].endswith("result.json is missing or changed")
-    assert found[3] == "begun, goes on from its checkpoint"
+    assert found[3] == "begun, resumes from its checkpoint"
     assert found[4] == "to do"
     assert block(lines, "Training") == ["  2 distill: done"]
 
@@ -219,11 +223,11 @@ def test_an_epoch_of_hub_text_is_not_guessed(
     tree = recipe(masked_lm_teacher, text_file).model_dump(mode="json")
     tree["corpus"]["sources"] = [{"kind": "hub", "name": "org/set"}]
     bounded = plan_run(Recipe.model_validate(tree), tmp_path / "run")
-    assert "not known, for org/set:train doesn't tell its size" in block(bounded, "Text")[0]
+    assert "not known, because org/set:train has no known size" in block(bounded, "Text")[0]
     assert block(bounded, "Training")[0].startswith("  2 distill: at most 20 steps, at most ")
     tree["stages"][1]["training"] |= {"max_steps": None, "epochs": 1}
     open_end = block(plan_run(Recipe.model_validate(tree), tmp_path / "run"), "Training")
-    assert open_end[0] == "  2 distill: steps not known (max_steps or max_tokens would bound them)"
+    assert open_end[0] == "  2 distill: steps not known (set max_steps or max_tokens to limit them)"
     assert open_end[1].startswith("    time    not known (")
 
 
@@ -245,7 +249,7 @@ def test_a_shortage_is_shouted(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     lines = block(plan_run(recipe(masked_lm_teacher, text_file), tmp_path / "run"), "Training")
-    assert lines[-1].endswith("; 1 kB are free: NOT ENOUGH")
+    assert lines[-1].endswith("; 1.0 kB are free: NOT ENOUGH")
     assert not lines[-2].endswith("NOT ENOUGH")
 
 
@@ -316,11 +320,11 @@ def test_words() -> None:
         "3.3 G",
     ]
     assert [plan._bytes(n) for n in (5_000, 1_500_000, 45e6, 1.4e9, 3e12)] == [
-        "5 kB",
+        "5.0 kB",
         "1.5 MB",
-        "45 MB",
+        "45.0 MB",
         "1.4 GB",
-        "3 TB",
+        "3.0 TB",
     ]
     assert [plan._duration(s) for s in (0.1, 89, 100, 3000, 86000, 1e6)] == [
         "a second",

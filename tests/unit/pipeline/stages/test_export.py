@@ -212,9 +212,9 @@ def test_it_says_beforehand_where_the_shape_lives(
 @pytest.mark.parametrize(
     ("prune", "message"),
     [
-        ({}, "prune has nothing to prune: set heads, ffn or both"),
+        ({}, "stages.0.prune: this would prune nothing. Set heads, ffn or both."),
         ({"heads": 1.0}, "prune.heads: input should be less than 1 (given: 1.0)"),
-        ({"head": 0.5}, "unknown key 'head' in stages.0.prune; did you mean 'heads'?"),
+        ({"head": 0.5}, "stages.0.prune.head: unknown key. Did you mean 'heads'?"),
         ({"heads": 0.99}, "prune.heads: a share of 0.99 leaves all 4 of 4 layers where they are"),
         ({"ffn": 0.5, "importance": "magnitude", "texts": 4}, "importance magnitude reads no tex"),
     ],
@@ -304,7 +304,7 @@ def test_too_little_disk(
 
 def test_an_onnx_file_can_t_be_trained(sentence_teacher: Path, text_file: Path) -> None:
     other = {"kind": "make_student", "teacher": "onnx", "writes": "smaller"}
-    with pytest.raises(ValueError, match=r"stage 3 \(make_student\) reads the model 'onnx', which"):
+    with pytest.raises(ValueError, match=r"stage 3 \(make_student\): the model 'onnx' is an"):
         Recipe.model_validate(of_encoder(sentence_teacher, text_file, MAKE, EXPORT, other))
 
 

@@ -227,14 +227,29 @@ def test_what_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing would be pruned: set ffn, layers or width"),
-        ({"ffn": 1.5}, "ffn is 1.5: give a share between 0 and 1, or how many units"),
-        ({"ffn": 0}, "ffn is 0"),
-        ({"ffn": "half"}, "ffn is half: give a share between 0 and 1, or how many units"),
-        ({"ffn": True}, "ffn is true"),
-        ({"ffn": 0.5, "directions": "components"}, "directions are those of a width"),
-        ({"layers": 2, "importance": "magnitude"}, "says nothing of whole layers: use .* taylor"),
-        ({"ffn": 0.5, "importance": "magnitude", "texts": 9}, "magnitude reads no texts"),
+        ({}, "this would prune nothing. Set ffn, layers or width."),
+        (
+            {"ffn": 1.5},
+            "ffn: 1.5 is out of range. Give a fraction between 0 and 1, or the number of units",
+        ),
+        ({"ffn": 0}, "ffn: 0 is out of range."),
+        (
+            {"ffn": "half"},
+            "ffn: half is out of range. Give a fraction between 0 and 1, or the number of units",
+        ),
+        ({"ffn": True}, "ffn: true is not valid here."),
+        (
+            {"ffn": 0.5, "directions": "components"},
+            "directions: they apply to a width, and none is set.",
+        ),
+        (
+            {"layers": 2, "importance": "magnitude"},
+            "does not rank whole layers. Set importance to taylor",
+        ),
+        (
+            {"ffn": 0.5, "importance": "magnitude", "texts": 9},
+            "texts: importance magnitude reads no texts.",
+        ),
         ({"ffn": 0.5, "importance": "random"}, "importance"),
     ],
 )
@@ -265,7 +280,7 @@ def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="is an ONNX file and can't be changed any more"):
         potstill.prune(graph, "text.txt", tmp_path / "o", ffn=0.5)
     exported = [{"kind": "export", "model": "teacher"}, {**PRUNE, "model": "onnx", "ffn": 0.5}]
-    with pytest.raises(ValueError, match=r"stage 2 \(prune\) reads the model 'onnx'"):
+    with pytest.raises(ValueError, match=r"stage 2 \(prune\): the model 'onnx' is an ONNX file"):
         recipe(masked_lm_teacher, tmp_path, *exported)
     text = of_labels(masked_lm_teacher, tmp_path, {**PRUNE, "ffn": 0.5})  # which has no such head
     with pytest.raises(ValueError, match="holds no trained classification head"):
@@ -278,6 +293,8 @@ def test_a_plan_tells_shape_and_cost(
     made = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "texts": 64}, RECOVER)
     lines = "\n".join(plan_run(made, tmp_path / "run"))
     assert "leaves  4 layers of width 32, 24 inner units" in lines
-    assert "1 prune: gradients of 64 texts at most, about" in lines
+    assert "1 prune: gradients of at most 64 texts, about" in lines
     alone = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "importance": "magnitude"})
-    assert "1 prune: by the size of weights" in "\n".join(plan_run(alone, tmp_path / "run"))
+    assert "1 prune: by the size of weights, without text" in "\n".join(
+        plan_run(alone, tmp_path / "run")
+    )

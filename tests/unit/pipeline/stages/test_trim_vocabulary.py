@@ -202,7 +202,7 @@ def test_a_plan_tells_what_is_kept_at_most(sentence_teacher: Path, tmp_path: Pat
 
 
 def test_columns_without_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="columns is of the stage's own sources"):
+    with pytest.raises(ValueError, match="columns: the stage has no sources of its own"):
         recipe("masked_lm", tmp_path, tmp_path, {**TRIM, "columns": ["text"]})
 
 
