@@ -1,4 +1,4 @@
-"""Run a model in a process of its own, which answers one command per line with one line.
+"""Time a model in its own process, which answers one command per line with one line.
 
 The child is `python -m potstill.benchmarking.worker MODEL`.
 """
@@ -21,7 +21,7 @@ from potstill.storage.machine import tells_out_of_memory
 
 
 class Child:
-    """Run a model in its own process; leaving the context ends it whatever it is doing.
+    """Start a model in its own process; leaving the context ends it whatever it is doing.
 
     Attributes:
         ready: The child's first answer, once the model is loaded; empty before.

@@ -19,7 +19,7 @@ def latency_percentiles(rounds_ms: Sequence[Sequence[float]]) -> dict[str, float
 
 
 def latency_intervals(rounds_ms: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """Return 95% intervals of these (percentile bootstrap, seeded): name -> [low, high] in ms.
+    """Return 95% confidence intervals of these (percentile bootstrap, seeded): name -> [low, high] in ms.
 
     Whole rounds are drawn, not samples: a round's samples share what the machine did then.
     """
@@ -33,7 +33,7 @@ def latency_intervals(rounds_ms: Sequence[Sequence[float]]) -> dict[str, list[fl
 
 
 def ratio_with_interval(ratios_R: Sequence[float]) -> dict[str, float]:
-    """Return the median of one ratio per round and its 95% interval (percentile bootstrap)."""
+    """Return the median of one ratio per round and its 95% CI (percentile bootstrap)."""
     ratios = np.asarray(ratios_R, dtype=float)
     drawn_SR = np.random.default_rng(0).integers(0, len(ratios), size=(RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn_SR], axis=1), [2.5, 97.5])
@@ -48,7 +48,7 @@ def wall_over_cpu(wall_s: float, cpu_s: float, threads: int) -> float | None:
 def verdict(
     ratio: Mapping[str, float], over_cpu: float | None, cpu_time: Mapping[str, float] | None
 ) -> str:
-    """Judge a ratio in which more is faster: "faster", "slower" or "can't tell".
+    """Judge a ratio in which more is faster by its interval, as result.json has it.
 
     An interval that holds 1 decides nothing. On a noisy machine the ratio of CPU times has to agree
     with that of wall times, since CPU time does not count waiting for other work.

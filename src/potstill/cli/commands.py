@@ -58,7 +58,7 @@ _Passage = Annotated[str, Option(help="Column of the texts. Pairs: two, with a c
 _Label = Annotated[
     str | None, Option(help="Column of the labels. Sentence encoders: column of the topics.")
 ]
-_Unit = Annotated[Unit, Option(help="What a record of a .txt file is.")]
+_Unit = Annotated[Unit, Option(help="Unit of a record in a .txt file.")]
 _Suite = Annotated[
     str | None, Option(help="Instead of --text: fine-tune on glue, imdb, squad or squad2.")
 ]
@@ -108,7 +108,7 @@ _AsJson = Annotated[bool, Option("--json", help="Print JSON. Write a page only w
 def run(
     recipe: _Recipe, overrides: _Overrides = None, output: _Output = None, plan: _Plan = False
 ) -> None:
-    """Run a recipe. The same command resumes a run that was stopped."""
+    """Run a recipe, or resume a run of it that was stopped."""
     from potstill.pipeline.inputs import check_inputs
     from potstill.recipe import load_recipe
 
@@ -299,7 +299,7 @@ def report(run_folder: _Run) -> None:
 
 @app.command()
 def demo(run_folder: _Run, port: _Port = 8765, no_browser: _NoBrowser = False) -> None:
-    """Try a finished run's models side by side, on a page on 127.0.0.1. Ctrl-C ends it."""
+    """Try a finished run's models side by side, on a local page (Ctrl-C ends it)."""
     from potstill.cli.demo.server import serve
 
     serve(run_folder, port, open_browser=not no_browser, say=print_line)

@@ -117,7 +117,7 @@ def _check_library(requirement: Requirement, installed: Callable[[str], str | No
 
 
 def check_optional(installed: Callable[[str], str | None] = installed_version) -> list[Check]:
-    """List the packages that extras bring; a missing package is no problem until it is needed."""
+    """List the packages that extras bring; a missing package matters only when it is needed."""
     return [
         Check(name, version)
         if (version := installed(name))

@@ -50,7 +50,7 @@ def _terminate(number: int, _: Any) -> None:
 
 
 def _explain(error: Exception) -> int:
-    """Print an error as one sentence and return the exit code, which says whose fault it is."""
+    """Print an error as one sentence and return its exit code."""
     # typer carries its own click, under a private name: know its errors by what they can do
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()

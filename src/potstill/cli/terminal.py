@@ -83,7 +83,7 @@ def _clock(seconds: float) -> str:
 
 
 def print_line(line: str, style: str = "") -> None:
-    """Print a line as it is: brackets are no markup, and long paths are not broken."""
+    """Print a line as it is, without reading brackets as markup or breaking long paths."""
     out.print(Text(line, style=style), soft_wrap=True)
 
 

@@ -25,7 +25,7 @@ from potstill.recipe.objectives import Counted
 
 @dataclass(frozen=True)
 class Rows:
-    """Say which rows of a batch a loss is over: of its K distributions, or of its tokens.
+    """Hold which rows of a batch a loss is over: of its K distributions, or of its tokens.
 
     Attributes:
         counted_K: bool; the distributions that any loss is over.
@@ -106,7 +106,7 @@ class _LogitPass:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Hold the teachers' logits of a chunk, and what share of the mean each has."""
+    """Hold the teachers' logits of a chunk, and each teacher's weight in the mean."""
 
     logits: list[Tensor]
     shares: list[float]

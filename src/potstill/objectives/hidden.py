@@ -162,7 +162,7 @@ def relations(
 
 @dataclass(frozen=True)
 class Pairing:
-    """Say what an objective compares in one student and one teacher.
+    """Hold what an objective compares in one student and one teacher.
 
     Attributes:
         layers: (student's, teacher's), counted from 0; EMBEDDINGS is what enters the first one.

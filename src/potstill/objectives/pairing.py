@@ -1,4 +1,4 @@
-"""What of a student and a teacher is compared: layers, heads, widths; the rest is refused.
+"""Pair the layers, heads and widths that a student and a teacher are compared at.
 
 Shapes alone are read, so models without weights will do.
 """

@@ -1,4 +1,4 @@
-"""What a training records of itself: log.jsonl, and the trackers that accelerate writes to."""
+"""Record a training: log.jsonl, and the trackers that accelerate writes to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from potstill.storage.files import write_text
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers whose package is not installed: accelerate would leave them out silently.
+    """Refuse trackers whose package is not installed: accelerate would skip them silently.
 
     Args:
         names: as in training.trackers; each is also the name of the package.

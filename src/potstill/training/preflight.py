@@ -1,4 +1,4 @@
-"""What is known of a distillation before it starts: a teacher that would teach nonsense.
+"""Check a distillation before it starts: a teacher that would teach nonsense is refused.
 
 A few hundred held-out examples are enough: what is beyond chance is refused, what is only likely
 is a warning. Nothing is trained.
@@ -29,7 +29,7 @@ FEW = 30  # examples below which a teacher's score says nothing
 _SHUFFLES = 300  # of the answers, to see what chance gives
 _SURE = 4.0  # standard errors
 _ALIKE = 0.05  # cosine of centred hidden states; of unrelated models it is 0
-_COMMON = 0.8  # share of the majority label above which accuracy says little
+_COMMON = 0.8  # share of the majority label above which accuracy means little
 _INSTEAD = "Fine-tune it first, or use another teacher."
 
 
@@ -110,7 +110,7 @@ def check_teacher(
 
 
 def check_balance(train: Examples, labels: Sequence[str], metric: str) -> Findings:
-    """Warn where one label is so frequent that accuracy says little (classification)."""
+    """Warn where one label is so frequent that accuracy means little (classification)."""
     counts = np.bincount(train.gold, minlength=len(labels))
     most = int(counts.argmax())
     share = float(counts[most] / counts.sum())
@@ -119,7 +119,7 @@ def check_balance(train: Examples, labels: Sequence[str], metric: str) -> Findin
     return Findings(
         [
             f"data.metric: {share:.0%} of the training examples are '{labels[most]}', so accuracy "
-            "says little. Set data.metric=macro_f1 or data.metric=matthews."
+            "means little. Set data.metric=macro_f1 or data.metric=matthews."
         ]
     )
 

@@ -60,7 +60,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Asking:
-    """Say what teachers are asked, once.
+    """Define what teachers are asked, in one place.
 
     Attributes:
         examples: by their numbers, one part after the other.

@@ -215,7 +215,7 @@ def form_of(recipe: Recipe, mask: str, evaluation: Mapping[str, Any]) -> list[Fi
     told = [str(one["query"]) for one in examples if one.get("query")]
     match recipe.task:
         case Task.MASKED_LM:
-            text = f"The distillery stands on the bank of a {mask}."
+            text = f"The distillery lies on the bank of a {mask}."
             return [Field("Text", f"{mask} stands for the word to fill in.", text)]
         case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
             query = told[0] if told else "A small model answers sooner."
