@@ -19,7 +19,7 @@ def latency_percentiles(rounds_ms: Sequence[Sequence[float]]) -> dict[str, float
 
 
 def latency_intervals(rounds_ms: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """Return 95% confidence intervals of these (percentile bootstrap, seeded): name -> [low, high] in ms.
+    """Return 95% CIs by name, [low, high] in ms, from a seeded percentile bootstrap.
 
     Whole rounds are drawn, not samples: a round's samples share what the machine did then.
     """

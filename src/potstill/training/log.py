@@ -1,4 +1,4 @@
-"""Record a training: log.jsonl, and the trackers that accelerate writes to."""
+"""Write the log of a training, log.jsonl, and the trackers that accelerate writes to."""
 
 from __future__ import annotations
 
