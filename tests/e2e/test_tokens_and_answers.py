@@ -217,7 +217,11 @@ def test_text_that_the_teacher_labels(
     [
         ("token_classification", {"label": "tag"}, "train.conll:1: no column 'tag' (data.label);"),
         ("token_classification", {"text": "text"}, "there are: tokens, tags"),
-        ("token_classification", {"labels": ["O", "B-oak"]}, "is none of the model's: O, B-oak"),
+        (
+            "token_classification",
+            {"labels": ["O", "B-oak"]},
+            "is not one of the model's labels: O, B-oak",
+        ),
         ("token_classification", {"metric": "bleu"}, "there are: f1, precision, recall, accuracy"),
         ("token_classification", {"max_length": 99}, "99 tokens are more than the 64 positions of"),
         ("question_answering", {"text": "context"}, "question_answering reads two columns"),

@@ -1,4 +1,4 @@
-"""What a label is, from a file's row to a score.
+"""Follow a label from a file's row to a score.
 
 A folder a kind of head: `sequence` (one or two texts), `tokens` (words with tags), `spans` (answers
 to questions); `kinds.py` is the one place that chooses among them. Files are read to rows with

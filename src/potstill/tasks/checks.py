@@ -1,4 +1,4 @@
-"""What of a task's data is refused or told as a whole: columns, metric, classes, contradictions."""
+"""Check a task's data as a whole: columns, metric, classes, contradictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def check_columns(data: TaskData, task: Task) -> None:
     """
     kind_of(task).check_columns(data)
     if task != Task.MULTI_LABEL and len(data.label) > 1:
-        raise ValueError(f"data.label: {task} has one label column, {len(data.label)} are named")
+        raise ValueError(
+            f"data.label: {task} has one label column, and {len(data.label)} are named. Name one."
+        )
 
 
 def check_metric(data: TaskData, task: Task, labels: Sequence[str]) -> None:
@@ -30,12 +32,12 @@ def check_metric(data: TaskData, task: Task, labels: Sequence[str]) -> None:
     """
     if data.metric is not None and data.metric not in task.metrics:
         raise ValueError(
-            f"data.metric: {task} has no metric '{data.metric}'; there are: "
-            f"{', '.join(task.metrics)}"
+            f"data.metric: {task} has no metric '{data.metric}'. "
+            f"The metrics are {', '.join(task.metrics)}."
         )
     if task == Task.CLASSIFICATION and data.metric == "f1" and len(labels) != 2:
         raise ValueError(
-            f"data.metric: f1 is of two labels, and there are {len(labels)}: take macro_f1"
+            f"data.metric: f1 is for two labels, and the data has {len(labels)}. Set macro_f1."
         )
 
 
@@ -49,28 +51,29 @@ def check_classes(task: Task, labels: Sequence[str], train: Sequence[Labelled]) 
     absent = [label for label, count in counts if count == 0]
     if absent:
         raise ValueError(
-            f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}: add "
-            "some, or leave it out of data.labels (of data.label, where labels are columns)"
+            f"data.train: no example of the label{'s' * (len(absent) > 1)} {some(absent)}. "
+            "Add examples, or remove the label from data.labels (label columns: from data.label)."
         )
 
 
 def class_warnings(task: Task, labels: Sequence[str], train: Sequence[Labelled]) -> list[str]:
-    """What is worth a warning of the examples that are learnt from."""
+    """Return warnings about the training examples."""
     counts = kind_of(task).class_counts(labels, train)
     rare = [f"{label} ({count})" for label, count in counts if count < _RARE]
-    found = [f"few examples of {some(rare)}: what is learnt of them is chance"] if rare else []
+    few = f"data.train: few examples of {some(rare)}, so the model learns little about them."
+    found = [few] if rare else []
     return found + _disputed(train) if task.has_labels else found
 
 
 def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
-    """Texts that are scored although models learn from them: what of it to tell.
+    """Return warnings about scored texts that models also learn from.
 
     Args:
         sides: examples of train and dev, and of test and unlabelled where there are some.
     """
     learnt = {
-        "train": "so scores on them are too good",
-        "unlabelled": "so the student learns the teacher's very answers to them",
+        "train": "so their scores are too high",
+        "unlabelled": "so the student learns the teacher's answers to them",
     }
     found = []
     for side in sides.keys() & learnt.keys():
@@ -80,13 +83,13 @@ def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
             if both:
                 found.append(
                     f"{both} of {len(sides[scored])} texts of {scored} are also in {side}, "
-                    f"{learnt[side]}"
+                    f"{learnt[side]}."
                 )
     return sorted(found)
 
 
 def _disputed(train: Sequence[Labelled]) -> list[str]:
-    """Texts that have several labels, which may be mistakes: what of it to tell."""
+    """Return a warning about texts that have several labels, which may be mistakes."""
     first: dict[tuple[str, ...], Labelled] = {}
     twice: dict[tuple[str, ...], str] = {}
     for example in train:
@@ -98,5 +101,5 @@ def _disputed(train: Sequence[Labelled]) -> list[str]:
     one, which = len(twice) == 1, next(iter(twice.values()))
     return [
         f"{len(twice)} text{'' if one else 's'} of train {'has' if one else 'have'} different "
-        f"labels in different rows, the first in {which}: no model can learn both, correct them"
+        f"labels in different rows, the first in {which}. No model can learn both; correct them."
     ]

@@ -1,4 +1,4 @@
-"""Labelled examples as token sequences, and what of them is worth a warning."""
+"""Turn labeled examples into token sequences, with warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from potstill.tasks.rows import Cutting
 
 @dataclass(frozen=True, eq=False)
 class TaskExamples:
-    """A task's data, tokenised for one tokenizer.
+    """Hold a task's data, tokenized by one tokenizer.
 
     Attributes:
         labels: names, in the order of the head's outputs; for regression the value's name alone.
@@ -35,7 +35,7 @@ class TaskExamples:
 
 
 def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExamples:
-    """Token sequences of a task's data, cut at `data.max_length`.
+    """Tokenize a task's data, cut at `data.max_length`.
 
     Raises:
         ValueError: that cuts every text of a side.
@@ -50,7 +50,7 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
         warnings += told
     warnings += seen_warnings(rows.sides)
     left = {key: value for key, value in counts.items() if not key.endswith(".rows")}
-    warnings += [f"{count} rows are left out ({key})" for key, count in sorted(left.items())]
+    warnings += [f"{count} rows are skipped ({key})." for key, count in sorted(left.items())]
     return TaskExamples(
         labels=rows.labels,
         train=sides["train"],
@@ -63,7 +63,7 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
 
 
 def tokenize_test(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> tuple[Examples, list[str]]:
-    """The examples that are scored alone, as a tokenizer cuts them, and what of them to tell."""
+    """Return the scored examples as a tokenizer cuts them, and warnings."""
     side = "test" if "test" in rows.sides else "dev"
     return _tokenized(rows, side, tokenizer, Counter())
 
@@ -71,7 +71,7 @@ def tokenize_test(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> tuple[E
 def _tokenized(
     rows: TaskRows, side: str, tokenizer: PreTrainedTokenizerFast, counts: Counter[str]
 ) -> tuple[Examples, list[str]]:
-    """The examples of a side, and what of them is worth a warning."""
+    """Return the examples of a side, and warnings."""
     found, data, task = rows.sides[side], rows.data, rows.task
     lack = any(example.gold == [] for example in rows.sides["train"])
     made = kind_of(task).tokenize(
@@ -79,19 +79,19 @@ def _tokenized(
     )
     if made.cut == len(found) and not data.beginnings:
         raise ValueError(
-            f"data.max_length: {data.max_length} tokens cut every text of data.{side}: raise it, "
-            "or set data.beginnings=true to have the beginnings read"
+            f"data.max_length: {data.max_length} tokens cut every text of data.{side}. Raise "
+            "it, or set data.beginnings=true to read only the beginnings."
         )
     warnings = list(made.warnings)
     if made.cut > 0.01 * len(found):
         warnings.append(
             f"{made.cut} of {len(found)} texts of {side} are longer than data.max_length "
-            f"({data.max_length} tokens), and cut there"
+            f"({data.max_length} tokens), and cut there."
         )
     if made.lost:
         words = sum(len(example.texts) for example in found)
         warnings.append(
             f"{made.lost} of {words} words of {side} have no token, most of them beyond "
-            f"data.max_length ({data.max_length} tokens): they count as O"
+            f"data.max_length ({data.max_length} tokens). They count as O."
         )
     return made.examples, warnings

@@ -39,7 +39,7 @@ from potstill.recipe import InBatch, Objective, Task
 
 
 def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
-    """A model's signals in a task with labelled examples."""
+    """Return a model's signals in a task with labeled examples."""
     if loaded.task == Task.SENTENCE_SIMILARITY:
         return similarity_signals(loaded, batch)
     return head_signals(loaded.model, loaded.task, batch)
@@ -102,7 +102,7 @@ def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
 
 
 def row_counts(task: Task, batch: Batch) -> Tensor:
-    """How many of `head_signals`' rows each example has: int64 [B]."""
+    """Count each example's rows among those of `head_signals`: int64 [B]."""
     if task == Task.TOKEN_CLASSIFICATION:
         return (batch.gold_BL != IGNORED).sum(1)
     if task == Task.SENTENCE_SIMILARITY:
@@ -112,7 +112,7 @@ def row_counts(task: Task, batch: Batch) -> Tensor:
 
 
 def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
-    """What a model is called with: token types only where it tells them apart."""
+    """Return a model's inputs, with token types only where it distinguishes them."""
     inputs = {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL}
     if batch.token_type_ids_BL is not None and takes_token_types(model.config):
         inputs["token_type_ids"] = batch.token_type_ids_BL
@@ -120,13 +120,13 @@ def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
 
 
 def head_logits(loaded: LoadedModel, batch: Batch) -> Tensor:
-    """The logits of a head for sequences [B x C] or tokens [B x L x C], as the model gives them."""
+    """Return a head's logits for sequences [B x C] or tokens [B x L x C]."""
     logits: Tensor = loaded.model(**model_inputs(loaded.model, batch)).logits
     return logits
 
 
 def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
-    """Say which of `head_signals`' rows each loss is over, and their gold.
+    """Return which of `head_signals`' rows each loss is over, and their gold.
 
     Args:
         teacher_decides: hard targets are the teacher's, so that every row has one.
@@ -149,7 +149,7 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
 
 
 def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
-    """Gold of the right shape for some token ids, whatever it says."""
+    """Return gold of the right shape for some token ids, with no meaning."""
     match task:
         case Task.MASKED_LM | Task.SENTENCE_EMBEDDING:
             return ids_BL
@@ -185,7 +185,7 @@ def _span_signals(hidden_BLD: Tensor, output: Any, batch: Batch) -> Signals:
 
 
 def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
-    """A readout for features that are logits already."""
+    """Return a readout for features that are already logits."""
     return Readout(torch.eye(size, dtype=like.dtype, device=like.device), exact=exact)
 
 
@@ -224,7 +224,7 @@ def _hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """Say what the distributions of a run are over, and at which rows: the task's side of it.
+    """Hold the task's side of what the distributions of a run are over, and at which rows.
 
     Attributes:
         group: texts compared with each other (sentence embeddings).
@@ -263,7 +263,7 @@ class Reading:
         return replace(signals, layers=heard.layers, qkv=heard.qkv)
 
     def rows(self, batch: Batch) -> Rows:
-        """Say which rows each loss is over, in the order of `signals`' features."""
+        """Return which rows each loss is over, in the order of `signals`' features."""
         tokens_BL = batch.attention_mask_BL.bool()
         if self.task == Task.MASKED_LM:
             gold_K = batch.gold_BL[self._positions(batch)]

@@ -50,7 +50,7 @@ class Kind(ABC, Generic[E]):
     def read(
         self, row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
     ) -> tuple[tuple[str, ...], Any]:
-        """Read a row's texts, and its label as it stands there; None: not asked for.
+        """Read a row's texts, and its label as the file has it; None: not asked for.
 
         Raises:
             BadRow: the row can't be used.
@@ -115,12 +115,12 @@ class Kind(ABC, Generic[E]):
         """
 
     def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
-        """Run a model: a row per example [B x C], or per token [B x L x C]."""
+        """Compute a model's outputs: one row per example [B x C], or per token [B x L x C]."""
         return head_logits(loaded, batch)
 
     @abstractmethod
     def decide(self, outputs: np.ndarray, examples: E, names: Sequence[str]) -> Any:
-        """Say what a model's outputs stand for, in the examples' order.
+        """Decode a model's outputs, in the examples' order.
 
         Args:
             names: The model's own names of its labels.
@@ -147,11 +147,11 @@ class Kind(ABC, Generic[E]):
 
     @abstractmethod
     def references(self, case: Case[E], seed: int) -> dict[str, dict[str, Scored]]:
-        """Score what takes no network; `majority`, always there, gives the commonest answer."""
+        """Score baselines without a network; `majority` always exists."""
 
     @abstractmethod
     def agreement(self, given: Any, base: Any, case: Case[E]) -> dict[str, float]:
-        """Say how alike two models' answers are, right or wrong."""
+        """Compute how similar two models' answers are, right or wrong."""
 
     @abstractmethod
     def show(self, base: Any, other: Any, case: Case[E], most: int) -> list[Mapping[str, Any]]:

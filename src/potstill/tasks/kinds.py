@@ -24,7 +24,10 @@ def kind_of(task: Task) -> Kind[Any]:
     """
     match task.head:
         case None:
-            raise ValueError(f"{task} is learned from plain text, without labeled examples")
+            raise ValueError(
+                f"task: {task} is learned from plain text, and reads no labeled examples. Choose "
+                "another task."
+            )
         case "sequence":
             return sequence_kind(task)
         case "cosine":

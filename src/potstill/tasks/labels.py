@@ -1,4 +1,4 @@
-"""Names of labels: their order, their numbers, and whether two models share them."""
+"""Order and number the names of labels, and check that two models share them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from potstill.tasks.rows import BadRow, some
 
 
 def is_number_below(label: str, count: int) -> bool:
-    """Whether a label is the number of one of so many."""
+    """Return whether a label is a number below `count`."""
     return label.isdecimal() and int(label) < count
 
 
@@ -25,13 +25,13 @@ def check_named(label: str, labels: Sequence[str]) -> None:
     if label not in labels:
         raise BadRow(
             "unknown_label",
-            f"label '{label}' is a number, and train has names ({some(labels)}): write all labels "
-            "in one way, or give data.labels in the order of their numbers",
+            f"label '{label}' is a number, and train has names ({some(labels)}). Write all labels "
+            "the same way, or set data.labels in the order of their numbers.",
         )
 
 
 def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None = None) -> int:
-    """A label's number: by its name, or, where no name is a number, by its number.
+    """Return a label's number, by its name or, where no name is a number, by its number.
 
     Args:
         labels: in the order of the model's outputs.
@@ -42,7 +42,8 @@ def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None 
     if is_number_below(label, len(labels)) and not any(name.isdecimal() for name in labels):
         return int(label) if given is None else labels.index(given[int(label)])
     raise BadRow(
-        "unknown_label", f"label '{label}' is none of the model's: {some(labels)}; correct it"
+        "unknown_label",
+        f"label '{label}' is not one of the model's labels: {some(labels)}. Correct it.",
     )
 
 
@@ -50,7 +51,7 @@ def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None 
 
 
 def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
-    """All names among the labels of examples, each of which has a name or a list of them."""
+    """Return all names among the examples' labels, each of which is a name or a list of names."""
     # a column names its label, whether or not an example has it
     found: set[str] = set(data.label) if len(data.label) > 1 else set()
     for label in labels:
@@ -61,7 +62,7 @@ def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
 def resolve_labels(
     found: set[str], given: Sequence[str] | None, teacher: Sequence[str] | None, unnamed: bool
 ) -> list[str]:
-    """Names of the labels in the order of the head's outputs.
+    """Return the names of the labels in the order of the head's outputs.
 
     Args:
         found: as they stand in the training data.
@@ -79,16 +80,18 @@ def resolve_labels(
         if len(given) != len(names):
             raise ValueError(
                 f"data.labels: {len(given)} names, but the teacher has {len(names)} labels "
-                f"({some(names)})"
+                f"({some(names)}). Name as many labels."
             )
         if unnamed:
             return list(given)
         if set(given) != set(names):
-            raise ValueError(f"data.labels: {some(given)} are not the teacher's: {some(names)}")
+            raise ValueError(
+                f"data.labels: {some(given)} are not the teacher's labels. They are {some(names)}."
+            )
     if unnamed and not all(is_number_below(label, len(names)) for label in found):
         raise ValueError(
             f"data.labels: the teacher's labels have no names ({some(names)}) and the data's are "
-            f"{some(sorted(found))}: give data.labels in the order of the teacher's outputs"
+            f"{some(sorted(found))}. Set data.labels in the order of the teacher's outputs."
         )
     return names
 
@@ -98,8 +101,9 @@ def _natural(name: str) -> tuple[bool, int, str]:
 
 
 def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
-    """Refuse a head whose labels are not the run's, in the run's order: its outputs would be
-    trained as the run's labels, and called by its own.
+    """Refuse a head whose labels are not the run's labels, in the run's order.
+
+    Its outputs would be trained as the run's labels, and named by its own.
 
     Raises:
         ValueError: other labels, or another order.
@@ -109,7 +113,7 @@ def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
     own = label_names(loaded.model.config)
     if own != list(labels):
         raise ValueError(
-            f"{loaded.name}: the labels of its head are {', '.join(own)}, and the run's, in their "
-            f"order, {', '.join(labels)}: give a model of the same labels in the same order, or "
-            "one without a head"
+            f"{loaded.name}: the labels of its head are {', '.join(own)}, and the run's labels are "
+            f"{', '.join(labels)}, in this order. Give a model with the same labels in the same "
+            "order, or a model without a head."
         )

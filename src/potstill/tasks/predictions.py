@@ -1,4 +1,4 @@
-"""What a model with a task's head gives for some texts: its logits, and what they stand for."""
+"""Ask a model with a task's head about some texts: its logits, and their meaning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Text = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a model was asked and what it gave.
+    """Hold the examples that a model was asked about, and its outputs.
 
     Attributes:
         examples: of the class that the kind of head has for them.
@@ -45,7 +45,7 @@ def head_outputs(
     examples: Examples,
     progress: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """A head's logits, float32, in the examples' order; T = 1.
+    """Return a head's logits, float32, in the examples' order, at T = 1.
 
     Returns:
         [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each of
@@ -77,7 +77,7 @@ def head_outputs(
 def ask(
     loaded: LoadedModel, texts: Sequence[Texts], data: TaskData, *, may_lack: bool = False
 ) -> Asked:
-    """A model's outputs for texts that are cut as a task's data is.
+    """Return a model's outputs for texts that are cut as a task's data is.
 
     Args:
         texts: for each example its text or two; its words, of token classification; a question and
@@ -100,7 +100,7 @@ def ask(
 
 
 def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 30) -> TaskData:
-    """How texts are cut, for `ask`, where no recipe says it; the keys are explained there."""
+    """Return how texts are cut where no recipe sets it; `TaskData` explains the keys."""
     return TaskData.model_validate(
         {
             "train": ["no file: these settings are read for how texts are cut"],
@@ -110,7 +110,7 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
 
 
 def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
-    """What a model's outputs stand for, in the examples' order."""
+    """Decode a model's outputs, in the examples' order."""
     names = label_names(loaded.model.config)
     found: Prediction = kind_of(loaded.task).decide(asked.outputs, asked.examples, names)
     return found
@@ -119,7 +119,7 @@ def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
 def predict(
     model: str | os.PathLike[str], texts: Sequence[Text], task: Task | str, **options: Any
 ) -> np.ndarray | list[list[Filled]] | Prediction:
-    """What a saved model says of texts, through PyTorch or onnxruntime; at T = 1.
+    """Predict with a saved model, through PyTorch or onnxruntime, at T = 1.
 
     | task | a text is | what is given |
     |---|---|---|
@@ -151,10 +151,12 @@ def predict(
 
 
 def _as_texts(text: Text, task: Task) -> Texts:
-    """What an example is made of: a sentence's words, a question and its context, a text or two."""
+    """Split an example into a sentence's words, a question and its context, or one or two texts."""
     if task == Task.TOKEN_CLASSIFICATION:
         return tuple(text.split() if isinstance(text, str) else text)
     found = (text,) if isinstance(text, str) else tuple(text)
     if task in (Task.QUESTION_ANSWERING, Task.SENTENCE_SIMILARITY) and len(found) != 2:
-        raise ValueError(f"{task} takes two texts for each example, not {len(found)}: {found!r}")
+        raise ValueError(
+            f"{task} takes two texts per example, not {len(found)}: {found!r}. Give both."
+        )
     return found

@@ -1,4 +1,4 @@
-"""Labelled examples: files to rows with their gold, mistakes by line."""
+"""Read labeled examples: files to rows with their gold, mistakes by line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Reader:
             elif not found and not problem:
                 problem = _problem(parse, origin)
         if not found:
-            raise ValueError(f"data.{side}: no row can be used; the first: {problem}")
+            raise ValueError(f"data.{side}: no row can be used. The first is {problem}")
         return found
 
     def _one(
@@ -71,7 +71,9 @@ class _Reader:
             return
         other = self.ids.setdefault((side, str(name)), origin)
         if other != origin:
-            raise BadRow("duplicate_id", f"the id '{name}' is also that of {other}: change one")
+            raise BadRow(
+                "duplicate_id", f"the id '{name}' is also the id of {other}. Change one of them."
+            )
 
 
 def _problem(parse: Callable[[], Any], origin: str) -> str:
@@ -88,7 +90,7 @@ def _problem(parse: Callable[[], Any], origin: str) -> str:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A task's data as it was read: labels in order, usable examples with their gold by side."""
+    """Hold a task's data as it was read: labels in order, usable examples by side."""
 
     data: TaskData
     task: Task
@@ -104,85 +106,85 @@ def read_task(
     *,
     teacher_labels: Sequence[str] | None,
     unnamed: bool = False,
-    every_class: bool = True,
 ) -> TaskRows:
-    """Read a task's data; nothing is tokenised.
+    """Read a task's data, without tokenizing it.
 
     Args:
-        seed: of the held-out share, and of the choice of `max_train`.
-        teacher_labels, unnamed: see `resolve_labels`.
-        every_class: refuse a class without an example to learn from.
+        data: The recipe's settings.
+        task: A task with a head.
+        seed: Decides the held-out share, and the choice of `max_train`.
+        teacher_labels: As in `resolve_labels`, with `unnamed`.
 
     Raises:
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
-            a metric that the task has not, or nothing left on a side.
+            a metric that the task does not have, or nothing left on a side.
     """
+    rows = _read(data, task, seed, teacher_labels, unnamed)
+    check_classes(task, rows.labels, rows.sides["train"])
+    return rows
+
+
+def _read(
+    data: TaskData, task: Task, seed: int, teacher_labels: Sequence[str] | None, unnamed: bool
+) -> TaskRows:
     check_columns(data, task)
     kind = kind_of(task)
     reader = _Reader(data, task, kind)
-    sides = {"train": reader.examples("train", data.train)}
-    if data.dev is not None:
-        sides["dev"] = reader.examples("dev", data.dev)
-    else:
-        sides["train"], sides["dev"] = _split(sides["train"], data, kind, seed)
-    sides["train"] = _some_of(sides["train"], data.max_train, seed)
-    if data.test is not None:
-        sides["test"] = reader.examples("test", data.test)
-    if data.unlabeled is not None:
-        more = reader.examples("unlabelled", data.unlabeled, labelled=False)
-        sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
+    sides = _sides(reader, seed)
     if task == Task.CLASSIFICATION:
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
     read_labels = [example.label for example in sides["train"]]
     labels = kind.labels(read_labels, data, teacher_labels, unnamed)
     by_number = data.labels is not None or teacher_labels is not None
-    sides = kind.scaled(sides, data)
     found: dict[str, list[Labelled]] = {}
-    for side, examples in sides.items():
-        each = [
-            usable(
-                data,
-                reader.counts,
-                side,
-                one.origin,
-                partial(_labelled, kind, labels, one, data.labels, by_number),
-            )
-            for one in examples
-        ]
-        found[side] = [example for example in each if example is not None]
-    empty = next((side for side in found if not found[side]), None)
-    if empty is not None:
-        raise ValueError(f"data.{empty}: no example is left{_why_none(empty, data)}")
+    for side, examples in kind.scaled(sides, data).items():
+        found[side] = []
+        for one in examples:
+            parse = partial(_labelled, kind, labels, one, data.labels, by_number)
+            example = usable(data, reader.counts, side, one.origin, parse)
+            found[side] += [] if example is None else [example]
+        if not found[side]:
+            raise ValueError(f"data.{side}: no example is left{_why_none(side, data)}.")
     check_metric(data, task, labels)
-    if every_class:
-        check_classes(task, labels, found["train"])
     return TaskRows(data, task, labels, found, dict(reader.counts))
+
+
+def _sides(reader: _Reader, seed: int) -> dict[str, list[RawExample]]:
+    data = reader.data
+    sides = {"train": reader.examples("train", data.train)}
+    if data.dev is not None:
+        sides["dev"] = reader.examples("dev", data.dev)
+    else:
+        sides["train"], sides["dev"] = _split(sides["train"], data, reader.kind, seed)
+    sides["train"] = _some_of(sides["train"], data.max_train, seed)
+    if data.test is not None:
+        sides["test"] = reader.examples("test", data.test)
+    if data.unlabeled is not None:
+        more = reader.examples("unlabelled", data.unlabeled, labelled=False)
+        sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
+    return sides
 
 
 def _why_none(side: str, data: TaskData) -> str:
     if side != "dev" or data.dev is not None:
         return ""
     return (
-        f": none of data.train is in the share held out (data.heldout, {data.heldout:g}): raise "
-        "it, or give data.dev"
+        f": data.heldout={data.heldout:g} holds out none of data.train. Raise data.heldout, or "
+        "give data.dev"
     )
 
 
 def read_for(
     task: Task, data: TaskData, teacher: PretrainedConfig, seed: int, *, every_class: bool = True
 ) -> TaskRows:
-    """`read_task` for a teacher's config, whose labels count where it has a head for the task."""
+    """Read a task's data for a teacher, whose labels count where it has a head for the task."""
     trained = has_head(teacher, task.head)
     names = label_names(teacher) if trained else None
-    return read_task(
-        data,
-        task,
-        seed,
-        teacher_labels=names,
-        unnamed=trained and is_unnamed(teacher),
-        every_class=every_class,
-    )
+    unnamed = trained and is_unnamed(teacher)
+    if every_class:
+        return read_task(data, task, seed, teacher_labels=names, unnamed=unnamed)
+    return _read(data, task, seed, names, unnamed)
 
 
 def _split(
@@ -223,8 +225,8 @@ def _of_one_kind(
         number, name = kinds[True][0], kinds[False][0]
         raise ValueError(
             f"{number.origin}: label '{number.label}' is a number, and '{name.label}' of "
-            f"{name.origin} a name: write all labels in one way, name them all in data.labels, or "
-            "leave out those that there are fewer of with data.on_bad_row=skip"
+            f"{name.origin} is a name. Write all labels the same way, name them all in "
+            "data.labels, or skip the rarer kind with data.on_bad_row=skip."
         )
     fewer = min(kinds.values(), key=len)
     counts["train.mixed_label"] += len(fewer)

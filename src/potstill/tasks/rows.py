@@ -1,4 +1,4 @@
-"""What readers of labelled rows share: an example at each step, a row that can't be used."""
+"""Share what readers of labeled rows need: an example at each step, an unusable row."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _SHOWN = 10  # names that a message lists
 
 @dataclass(frozen=True)
 class RawExample:
-    """One example as its row has it: its texts, its label (a name, names, a number, tags, answers;
-    None: unlabelled), where it came from.
+    """Hold one example as its row has it.
+
+    Its texts, its label (a name, names, a number, tags, answers; None: unlabeled), its origin.
     """
 
     texts: tuple[str, ...]
@@ -27,7 +28,7 @@ class RawExample:
 
 @dataclass(frozen=True)
 class Labelled:
-    """One example: its texts, its gold, where it came from.
+    """Hold one example: its texts, its gold, its origin.
 
     Of token classification the texts are the words, and gold is a label's number for each. Of
     question answering they are the question and its context, and gold is a list of answers (first
@@ -42,7 +43,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How examples become token sequences.
+    """Hold how examples become token sequences.
 
     Attributes:
         data: the recipe's settings.
@@ -60,7 +61,7 @@ class Cutting:
 
 @dataclass(frozen=True, eq=False)
 class Cut(Generic[E]):
-    """Token sequences of examples, and what was lost on the way.
+    """Hold token sequences of examples, and what was lost on the way.
 
     Attributes:
         cut: how many texts are longer than what is read of them.
@@ -91,7 +92,7 @@ class BadRow(ValueError):
 def usable(
     data: TaskData, counts: Counter[str], side: str, origin: str, parse: Callable[[], Any]
 ) -> Any:
-    """What a row gives; None where it is left out, which is counted.
+    """Return what a row holds; None where the row is skipped, which is counted.
 
     Raises:
         ValueError: the row can't be used, and none may be left out.
@@ -101,39 +102,41 @@ def usable(
     except BadRow as problem:
         if data.on_bad_row == "error":
             raise ValueError(
-                f"{problem.origin or origin}: {problem}, or leave such rows out with "
-                "data.on_bad_row=skip"
+                f"{problem.origin or origin}: {problem} Or skip such rows with "
+                "data.on_bad_row=skip."
             ) from None
         counts[f"{side}.{problem.reason}"] += 1
         return None
 
 
 def column_of(row: Mapping[str, object], name: str, key: str) -> Any:
-    """A row's value; `key` is the recipe's key that names the column."""
+    """Return a row's value; `key` is the recipe's key that names the column."""
     if name not in row:
-        raise BadRow("no_column", f"no column '{name}' (data.{key}); there are: {some(list(row))}")
+        raise BadRow(
+            "no_column", f"no column '{name}' (data.{key}). The columns are {some(list(row))}."
+        )
     return row[name]
 
 
 def text_of(row: Mapping[str, object], column: str) -> str:
-    """A row's text, which is not empty."""
+    """Return a row's text, which is not empty."""
     value = column_of(row, column, "text")
     if is_missing(value):
-        raise BadRow("empty_text", f"the text column '{column}' is empty: fill it in")
+        raise BadRow("empty_text", f"the text column '{column}' is empty. Fill it in.")
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
-        raise BadRow("no_text", f"column '{column}' holds a {kind}, not text: name another")
+        raise BadRow("no_text", f"column '{column}' holds a {kind}, not text. Name a text column.")
     return str(value)
 
 
 def is_missing(value: object) -> bool:
-    """Whether nothing is there: null, white space, or the NaN that tables have for null."""
+    """Return whether a value is missing: null, white space, or a table's NaN for null."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def some(names: Sequence[str]) -> str:
-    """Names for a message: the first ten."""
+    """Return the first ten names, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(str(name) for name in names[:_SHOWN]) + more

@@ -32,7 +32,7 @@ def task_scores(
 
 
 def constant_scores(task: Task, examples: Examples, labels: Sequence[str]) -> dict[str, float]:
-    """The most that the same answer for all examples scores, whichever it is, by metric.
+    """Return the best score of the same answer for all examples, by metric.
 
     Of labels the best of them by each metric, of answers none at all; a correlation is 0.
     """

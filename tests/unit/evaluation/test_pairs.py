@@ -66,7 +66,7 @@ def test_no_retention_of_a_baseline_that_guesses(sentence_teacher: Path, tmp_pat
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([1, 2, "none"], r"pairs\.tsv:4: label column 'like' holds 'none': a number belongs"),
+        ([1, 2, "none"], r"pairs\.tsv:4: label column 'like' holds 'none'. Write a number"),
         ([1, 2, 3], r"3 pairs with 3 different scores\. Name files with at least 10 pairs"),
         ([1] * 20, "20 pairs with 1 different scores"),
     ],
@@ -78,7 +78,7 @@ def test_pairs_that_say_nothing(scores: list[object], message: str, tmp_path: Pa
 
 def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     pairs = file(tmp_path, [1, "none", *range(18)])
-    with pytest.raises(ValueError, match=r"leave such rows out with evaluate\.pairs\.on_bad_row="):
+    with pytest.raises(ValueError, match=r"Or skip such rows with evaluate\.pairs\.on_bad_row="):
         read_pairs(pairs)
     found = read_pairs(pairs.model_copy(update={"on_bad_row": "skip"}))
     assert len(found.first) == 19

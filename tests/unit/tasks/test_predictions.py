@@ -134,7 +134,7 @@ def test_what_is_too_long_is_told(tmp_path: Path) -> None:
         tiny_teacher(tmp_path / "model", Task.QUESTION_ANSWERING), Task.QUESTION_ANSWERING
     )
     with pytest.raises(
-        ValueError, match=r"^the question leaves its context no room in 16 tokens: shorten it$"
+        ValueError, match=r"^the question leaves its context no room in 16 tokens. Shorten it.$"
     ):
         ask(loaded, [("oak " * 30, "the still")], cutting(max_length=16))
     loaded = load_model(tiny_teacher(tmp_path / "other", Task.CLASSIFICATION), Task.CLASSIFICATION)

@@ -144,11 +144,11 @@ def test_resolve_labels() -> None:
     assert resolve_labels({"x", "y"}, ["y", "x"], ["x", "y"], False) == ["x", "y"]
     assert resolve_labels({"x", "y"}, ["y", "x"], unnamed, True) == ["y", "x"]
     assert resolve_labels({"0", "1"}, None, unnamed, True) == unnamed
-    with pytest.raises(ValueError, match=r"give data\.labels in the order of the teacher's"):
+    with pytest.raises(ValueError, match=r"Set data\.labels in the order of the teacher's"):
         resolve_labels({"x", "y"}, None, unnamed, True)
     with pytest.raises(ValueError, match="3 names, but the teacher has 2 labels"):
         resolve_labels({"x"}, ["x", "y", "z"], ["x", "y"], False)
-    with pytest.raises(ValueError, match="x, z are not the teacher's: x, y"):
+    with pytest.raises(ValueError, match="x, z are not the teacher's labels. They are x, y"):
         resolve_labels({"x"}, ["x", "z"], ["x", "y"], False)
 
 
@@ -215,8 +215,8 @@ def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("score", "settings", "message"),
     [
-        ("1", {}, r"data.train: all pairs have the score 1: two are needed"),
-        ("high", {}, r"train.tsv:2: label column 'score' holds 'high': a number belongs there"),
+        ("1", {}, r"data.train: all pairs have the score 1. Give pairs with different scores"),
+        ("high", {}, r"train.tsv:2: label column 'score' holds 'high'. Write a number"),
         ("1", {"text": "a"}, r"data.text: sentence_similarity compares two columns"),
     ],
 )
@@ -249,12 +249,16 @@ def test_a_fixed_subset(tmp_path: Path) -> None:
         ({"text": ["oak"], "label": "bad"}, {}, "column 'text' holds a list, not text"),
         ({"text": "oak", "label": 0.5}, {}, "label 0.5 is a fraction"),
         ({"text": "oak", "label": ["bad"]}, {}, "label column 'label' holds a list"),
-        ({"text": "oak", "lable": "bad"}, {}, "no column 'label' (data.label); there are: text"),
+        (
+            {"text": "oak", "lable": "bad"},
+            {},
+            "no column 'label' (data.label). The columns are text",
+        ),
         ({"words": "oak", "label": "bad"}, {}, "no column 'text' (data.text)"),
         (
             {"text": "oak", "label": "ugly"},
             {"labels": ["bad", "good"]},
-            "label 'ugly' is none of the model's: bad, good",
+            "label 'ugly' is not one of the model's labels: bad, good",
         ),
     ],
 )
@@ -264,17 +268,15 @@ def test_a_row_that_cannot_be_used(
     train = file(tmp_path, "train.jsonl", [*rows(20), row, *rows(10)])
     said = problem(train, **settings)
     assert said.startswith(f"{train}:21: {message}")
-    assert said.endswith("or leave such rows out with data.on_bad_row=skip")
+    assert said.endswith("Or skip such rows with data.on_bad_row=skip.")
     found = tokenize_task(read(train, on_bad_row="skip", **settings), tiny_tokenizer())
     assert len(found.train) + len(found.dev) == 30
-    assert any(w.startswith("1 rows are left out (train.") for w in found.warnings)
+    assert any(w.startswith("1 rows are skipped (train.") for w in found.warnings)
 
 
 def test_a_value_that_is_none(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", [*rows(10, (1, 2)), {"text": "oak", "label": "many"}])
-    assert "label column 'label' holds 'many': a number belongs there" in problem(
-        train, Task.REGRESSION
-    )
+    assert "label column 'label' holds 'many'. Write a number" in problem(train, Task.REGRESSION)
 
 
 def test_what_no_example_teaches(tmp_path: Path) -> None:
@@ -293,13 +295,13 @@ def test_what_no_example_teaches(tmp_path: Path) -> None:
 def test_columns_that_hold_no_flags(tmp_path: Path) -> None:
     given = [{"text": t, "a": "yes", "b": 0} for t in sentences(5)]
     said = problem(file(tmp_path, "f.tsv", given), Task.MULTI_LABEL, label=["a", "b"])
-    assert "label column 'a' holds 'yes': 0 or 1 belongs there" in said
+    assert "label column 'a' holds 'yes'. Write 0 or 1" in said
 
 
 def test_all_texts_are_cut(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", [{**r, "text": r["text"] + " malt" * 9} for r in rows()])
     said = problem(train, max_length=8)
-    assert said.startswith("data.max_length: 8 tokens cut every text of data.train: raise it, or")
+    assert said.startswith("data.max_length: 8 tokens cut every text of data.train. Raise it, or")
     found = tokenize_task(read(train, max_length=8, beginnings=True), tiny_tokenizer())
     assert set(found.train.lengths.tolist()) == {8}
     assert any("are longer than data.max_length (8 tokens)" in w for w in found.warnings)
@@ -309,14 +311,14 @@ def test_texts_on_two_sides_are_told(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", rows())
     found = tokenize_task(read(train, dev=train), tiny_tokenizer())
     assert (
-        "30 of 30 texts of dev are also in train, so scores on them are too good" in found.warnings
+        "30 of 30 texts of dev are also in train, so their scores are too high." in found.warnings
     )
     test = file(tmp_path, "test.tsv", [{"text": t, "label": "good"} for t in sentences(9, seed=5)])
     more = file(tmp_path, "more.tsv", [{"text": t} for t in sentences(4, seed=5)])
     found = tokenize_task(read(train, test=test, unlabelled=more), tiny_tokenizer())
     assert found.warnings[-1] == (
-        "4 of 9 texts of test are also in unlabelled, so the student learns the teacher's very "
-        "answers to them"
+        "4 of 9 texts of test are also in unlabelled, so the student learns the teacher's "
+        "answers to them."
     )
 
 
@@ -324,14 +326,17 @@ def test_few_examples_of_a_class_are_told(tmp_path: Path) -> None:
     given = [*rows(30, ("good",)), *rows(3, ("bad",))]
     dev = file(tmp_path, "dev.tsv", rows())
     found = tokenize_task(read(file(tmp_path, "t.tsv", given), dev=dev), tiny_tokenizer())
-    assert "few examples of bad (3): what is learnt of them is chance" in found.warnings
+    assert (
+        "data.train: few examples of bad (3), so the model learns little about them."
+        in found.warnings
+    )
 
 
 def test_no_row_can_be_used(tmp_path: Path) -> None:
     empty = file(tmp_path, "e.jsonl", [{"text": "", "label": "a"}])
     said = problem(empty, on_bad_row="skip")
     assert said == (
-        f"data.train: no row can be used; the first: {empty}:1: the text column 'text' is empty: "
+        f"data.train: no row can be used. The first is {empty}:1: the text column 'text' is empty: "
         "fill it in"
     )
     (tmp_path / "nothing.jsonl").write_text("")
@@ -341,11 +346,13 @@ def test_no_row_can_be_used(tmp_path: Path) -> None:
 def test_a_metric_that_the_task_has_not(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", rows())
     said = problem(train, metric="bleu")
-    assert said.startswith("data.metric: classification has no metric 'bleu'; there are: accuracy")
+    assert said.startswith(
+        "data.metric: classification has no metric 'bleu'. The metrics are accuracy"
+    )
     assert read(train, metric="matthews").labels == ["bad", "good"]
     three = file(tmp_path, "three.tsv", rows(30, ("a", "b", "c")))
     said = problem(three, metric="f1")
-    assert said == "data.metric: f1 is of two labels, and there are 3: take macro_f1"
+    assert said == "data.metric: f1 is for two labels, and the data has 3: take macro_f1"
     assert read(train, metric="f1").labels == ["bad", "good"]
 
 
@@ -364,7 +371,7 @@ def test_a_list_of_flags_is_no_list_of_names(label: Any, tmp_path: Path) -> None
     train = file(tmp_path, "flags.jsonl", [*rows(3, (["a"], ["b", "c"])), *rows(1, (label,))])
     said = problem(train, Task.MULTI_LABEL, teacher=["a", "b", "c"])
     assert said.startswith(f"{train}:4: label column 'label' names '0")
-    assert "a column of 0 and 1 for each label" in said
+    assert "one column of 0 and 1 per label" in said
 
 
 @pytest.mark.parametrize("label", [math.nan, [None], [math.nan]])
@@ -372,7 +379,7 @@ def test_no_number_is_no_name(label: Any, tmp_path: Path) -> None:
     train = file(tmp_path, "nan.jsonl", [*rows(3, (["a"], ["b"])), *rows(1, (label,))])
     said = problem(train, Task.MULTI_LABEL)
     assert said.startswith(f"{train}:4: label column 'label' holds ")
-    assert "a list of names belongs there" in said
+    assert "Write a list of names" in said
 
 
 def test_a_share_without_an_example(tmp_path: Path) -> None:
@@ -400,7 +407,7 @@ def test_numbers_in_dev_where_only_the_alphabet_orders_the_names_of_train(tmp_pa
         file(tmp_path, "d.tsv", rows(9, (1, 0))),
     )
     said = problem(train, dev=dev)
-    assert said.startswith(f"{dev}:2: label '1' is a number, and train has names (no, yes): write")
+    assert said.startswith(f"{dev}:2: label '1' is a number, and train has names (no, yes). Write")
     for known in ({"teacher": ["yes", "no"]}, {"labels": ["yes", "no"]}):
         assert [example.gold for example in read(train, dev=dev, **known).sides["dev"]][:2] == [
             1,
@@ -415,7 +422,7 @@ def test_plain_text_is_unlabelled_text_whatever_the_column_is_called(tmp_path: P
     assert [e.texts for e in found.sides["unlabelled"]] == [("the low wine",), ("the oak cask",)]
     pairs = file(tmp_path, "p.tsv", [{"a": "oak", "b": "peat", "label": n % 2} for n in range(40)])
     said = problem(pairs, text=["a", "b"], dev=pairs, unlabelled=str(tmp_path / "more.txt"))
-    assert "more.txt:1: no column 'a' (data.text); there are: text" in said
+    assert "more.txt:1: no column 'a' (data.text). The columns are text" in said
 
 
 def test_ids_that_two_rows_have(tmp_path: Path) -> None:
@@ -423,7 +430,9 @@ def test_ids_that_two_rows_have(tmp_path: Path) -> None:
     given[7]["key"] = 3
     train = file(tmp_path, "t.tsv", given)
     assert len(read(train).sides) == 2  # nobody said that it is an id
-    assert problem(train, id="key").startswith(f"{train}:9: the id '3' is also that of {train}:5: ")
+    assert problem(train, id="key").startswith(
+        f"{train}:9: the id '3' is also the id of {train}:5: "
+    )
     found = read(train, id="key", on_bad_row="skip")
     assert found.counts["train.duplicate_id"] == 1
     assert problem(train, id="index").startswith(f"{train}:2: no column 'index' (data.id); there")
@@ -442,5 +451,5 @@ def test_texts_with_several_labels_are_told(task: Task, tmp_path: Path) -> None:
     found = tokenize_task(read(train, task, dev=dev), tiny_tokenizer())
     assert (
         f"1 text of train has different labels in different rows, the first in {train}:6 and "
-        f"{train}:32: no model can learn both, correct them"
+        f"{train}:32: No model can learn both; correct them."
     ) in found.warnings

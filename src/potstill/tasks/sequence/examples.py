@@ -1,4 +1,4 @@
-"""Texts, and pairs of texts, with a label, labels or a value: rows and token sequences."""
+"""Read texts and pairs of texts with a label, labels or a value, and tokenize them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ def read_label(row: Mapping[str, object], column: str) -> str:
     value = _value(row, column)
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(
-            "bad_label", f"label {value!r} is a fraction: classes are names or whole numbers"
+            "bad_label", f"label {value!r} is a fraction. Classes are names or whole numbers."
         )
     if not isinstance(value, (str, int, float)):
         kind = type(value).__name__
-        raise BadRow("bad_label", f"label column '{column}' holds a {kind}: name another")
+        raise BadRow(
+            "bad_label", f"label column '{column}' holds a {kind}. Name a column of labels."
+        )
     return str(int(value)) if isinstance(value, (bool, float)) else str(value).strip()
 
 
 def _value(row: Mapping[str, object], column: str) -> Any:
     value = column_of(row, column, "label")
     if is_missing(value):
-        raise BadRow("no_label", f"the label column '{column}' is empty: fill it in")
+        raise BadRow("no_label", f"the label column '{column}' is empty. Fill it in.")
     return value
 
 
@@ -56,7 +58,7 @@ def read_labels(row: Mapping[str, object], columns: Sequence[str], separator: st
             if str(value).strip() not in ("0", "1", "0.0", "1.0", "True", "False"):
                 raise BadRow(
                     "bad_label",
-                    f"label column '{column}' holds {value!r}: 0 or 1 belongs there",
+                    f"label column '{column}' holds {value!r}. Write 0 or 1.",
                 )
             if str(value).strip() in ("1", "1.0", "True"):
                 chosen.append(column)
@@ -73,15 +75,15 @@ def _names(value: Any, column: str, separator: str) -> list[str]:
         if any(is_missing(item) or isinstance(item, bool) for item in each):
             raise BadRow(
                 "bad_label",
-                f"label column '{column}' holds {value!r}: a list of names belongs there",
+                f"label column '{column}' holds {value!r}. Write a list of names.",
             )
         names = [str(item) for item in each]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:  # [0, 1, 0] would be read as the labels 0 and 1
         raise BadRow(
             "bad_label",
-            f"label column '{column}' names '{twice}' twice: each label once belongs there, or in "
-            "data.label a column of 0 and 1 for each label",
+            f"label column '{column}' names '{twice}' twice. Name each label once, or set "
+            "data.label to one column of 0 and 1 per label.",
         )
     return names
 
@@ -98,16 +100,14 @@ def read_value(row: Mapping[str, object], column: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise BadRow(
-            "bad_label", f"label column '{column}' holds {value!r}: a number belongs there"
-        )
+        raise BadRow("bad_label", f"label column '{column}' holds {value!r}. Write a number.")
     return number
 
 
 def as_cosines(
     sides: Mapping[str, list[RawExample]], data: TaskData
 ) -> dict[str, list[RawExample]]:
-    """The scores between 0 and 1, as cosines can tell them.
+    """Scale the scores to between 0 and 1, as cosines can express them.
 
     Raises:
         ValueError: all pairs that are learnt from have the same score.
@@ -115,7 +115,9 @@ def as_cosines(
     scores = [example.label for example in sides["train"]]
     least, greatest = data.score_range or (min(scores), max(scores))
     if least == greatest:
-        raise ValueError(f"data.train: all pairs have the score {least:g}: two are needed")
+        raise ValueError(
+            f"data.train: all pairs have the score {least:g}. Give pairs with different scores."
+        )
     span = greatest - least
 
     def scaled(example: RawExample) -> RawExample:
@@ -129,7 +131,7 @@ def as_cosines(
 def tokenize_texts(
     found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int, gold_type: type
 ) -> tuple[Examples, int]:
-    """Token sequences of texts, and how many of them are cut.
+    """Tokenize texts; return the sequences and how many are cut.
 
     Args:
         most: tokens of a sequence; what is beyond is cut.
@@ -151,7 +153,7 @@ def tokenize_texts(
 def tokenize_apart(
     found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
 ) -> tuple[Pairs, int]:
-    """Pairs of texts, each a sequence of its own (see `Pairs`), and how many are cut.
+    """Tokenize pairs of texts, each text by itself; return them and how many are cut.
 
     Args:
         most: tokens of each text; what is beyond is cut.

@@ -36,7 +36,7 @@ class _Texts(Kind[E]):
     """Do what all tasks on one or two texts have in common."""
 
     said: ClassVar[Mapping[str, str]] = {
-        "majority": "always giving the commonest answer",
+        "majority": "always giving the most frequent answer",
         "tfidf": "TF-IDF with a linear model",
     }
 
@@ -48,7 +48,7 @@ class _Texts(Kind[E]):
 
     @abstractmethod
     def label(self, row: Mapping[str, object], data: TaskData) -> Any:
-        """Read a row's label as it stands there: a name, names, or a number.
+        """Read a row's label as the file has it: a name, names, or a number.
 
         Raises:
             BadRow: a label of another kind than the task's.
@@ -83,7 +83,8 @@ class LabelKind(_Texts[Examples]):
         labels = resolve_labels(named_labels(read, data), data.labels, teacher, unnamed)
         if len(labels) < 2:
             raise ValueError(
-                f"data.train: all examples have the label '{labels[0]}': two are needed"
+                f"data.train: all examples have the label '{labels[0]}'. Give examples of at least "
+                "two labels."
             )
         return labels
 
@@ -222,7 +223,8 @@ class CosineKind(ValueKind[Any]):
     def check_columns(self, data: TaskData) -> None:
         if len(data.text) != 2:
             raise ValueError(
-                "data.text: sentence_similarity compares two columns: text: [sentence1, sentence2]"
+                "data.text: sentence_similarity compares two columns. Set "
+                "data.text=[sentence1, sentence2]."
             )
 
     def scaled(

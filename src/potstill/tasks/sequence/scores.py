@@ -1,4 +1,4 @@
-"""What labels and values of texts are worth, and what trivial means reach."""
+"""Score labels and values of texts, and trivial baselines."""
 
 from __future__ import annotations
 
@@ -149,14 +149,14 @@ def _fitted(train: Examples, model: Any) -> Any:
 
 
 def tfidf_cosines(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """The cosine of two texts' TF-IDF vectors, of pairs: [N]; idf of these texts themselves."""
+    """Return the cosine of each pair's TF-IDF vectors [N], with the idf of these texts."""
     vectorizer = TfidfVectorizer(sublinear_tf=True).fit([*first, *second])
     both = [vectorizer.transform(texts) for texts in (first, second)]
     return np.asarray(both[0].multiply(both[1]).sum(axis=1)).ravel()
 
 
 def commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
-    """The commonest labels, as many as give every example the best F1 over all labels: bool [C]."""
+    """Return the most frequent labels whose micro F1 for every example is best: bool [C]."""
     order = np.argsort(-gold_NC.sum(axis=0), kind="stable")
     right = gold_NC.sum(axis=0)[order].cumsum()
     f1 = 2 * right / (len(gold_NC) * np.arange(1, len(order) + 1) + right[-1])

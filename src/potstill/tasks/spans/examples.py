@@ -1,4 +1,4 @@
-"""Questions, contexts and answers: rows to spans, long contexts to windows that overlap."""
+"""Read questions, contexts and answers, and cut long contexts into overlapping windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Answer = tuple[int, str]  # its first character in the context, its text
 def read_question(
     row: Mapping[str, object], data: TaskData, labelled: bool
 ) -> tuple[tuple[str, ...], list[Answer] | None]:
-    """A row's question and context, and its answers; None: none are asked for.
+    """Read a row's question and context, and its answers; None: not asked for.
 
     Raises:
         BadRow: an empty text, or an answer that does not stand where the row says.
@@ -55,8 +55,8 @@ def _answers(value: Any, column: str, context: str) -> list[Answer]:
     if pairs is None or not all(_is_answer(*pair) for pair in pairs):
         raise BadRow(
             "bad_answer",
-            f"label column '{column}' holds no answers: as many text as answer_start belong there, "
-            "or none for a question without an answer",
+            f"label column '{column}' holds no answers. Write as many text as answer_start, "
+            "or none for a question without an answer.",
         )
     for start, text in pairs:
         _check_span(start, text, context)
@@ -76,8 +76,8 @@ def _check_span(start: int, text: str, context: str) -> None:
     hint = "nor anywhere else in it" if at < 0 else f"but at {at}"
     raise BadRow(
         "span_not_in_context",
-        f"the answer '{shown}' does not stand at character {start} of the context, {hint}: "
-        "correct answer_start or the text",
+        f"the answer '{shown}' is not at character {start} of the context, {hint}. "
+        "Correct answer_start or the text.",
     )
 
 
@@ -86,7 +86,7 @@ def _check_span(start: int, text: str, context: str) -> None:
 
 @dataclass
 class _Windows(Sequences):
-    """What the windows of a side hold, one entry a window."""
+    """Hold the windows of a side, one entry per window."""
 
     places: list[np.ndarray] = field(default_factory=list)
     of: list[int] = field(default_factory=list)
@@ -160,8 +160,8 @@ def _with_room(
             raise BadRow(
                 "long_question",
                 f"the question's {length} tokens leave {max(rest - length, 0)} of data.max_length "
-                f"({data.max_length}) for its context, no more than data.stride ({stride}): "
-                "shorten it, raise data.max_length or lower data.stride",
+                f"({data.max_length}) for its context, no more than data.stride ({stride}). "
+                "Shorten it, raise data.max_length or lower data.stride.",
             )
         return example
 
@@ -171,7 +171,9 @@ def _with_room(
         if usable(data, cutting.counts, side, example.origin, partial(checked, example, len(ids)))
     ]
     if not kept:
-        raise ValueError(f"data.{side}: no question leaves room for its context")
+        raise ValueError(
+            f"data.{side}: no question leaves room for its context. Raise data.max_length."
+        )
     return kept
 
 
@@ -202,12 +204,12 @@ def _golds(
     if len(held) < answered:
         warnings.append(
             f"{answered - len(held)} of {answered} answers of {side} are in no window as a whole, "
-            "and count as if there were none: raise data.stride or data.max_length"
+            "and count as no answer. Raise data.stride or data.max_length."
         )
     if long:
         warnings.append(
             f"{len(long)} of {answered} answers of {side} have more tokens than data.max_answer "
-            f"({data.max_answer}), and can't be given"
+            f"({data.max_answer}), so the model cannot give them. Raise data.max_answer."
         )
     return gold, warnings
 
@@ -215,7 +217,7 @@ def _golds(
 def answer_tokens(
     places_L2: np.ndarray, answer: Answer, is_first: bool, is_last: bool
 ) -> tuple[int, int] | None:
-    """First and last token of an answer in a window; None where not all of it is there.
+    """Return the first and last token of an answer in a window; None where it is not whole.
 
     Args:
         places_L2: characters of the context that each token covers; -1 where it is no part of it.

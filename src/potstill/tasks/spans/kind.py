@@ -1,4 +1,4 @@
-"""Questions whose answers stand in a context, as a kind of head."""
+"""Questions whose answers are in a context, as a kind of head."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class SpansKind(Kind[Questions]):
     def check_columns(self, data: TaskData) -> None:
         if len(data.text) != 2:
             raise ValueError(
-                "data.text: question_answering reads two columns, the question's and its "
-                "context's: text: [question, context]"
+                "data.text: question_answering reads two columns. Set "
+                "data.text=[question, context]."
             )
 
     def read(
@@ -74,7 +74,7 @@ class SpansKind(Kind[Questions]):
             # its words speak of the rows of a file
             raise ValueError(
                 "the question leaves its context no room in "
-                f"{cutting.data.max_length} tokens: shorten it"
+                f"{cutting.data.max_length} tokens. Shorten it."
             ) from None
         return Cut(examples, warnings=warnings)
 

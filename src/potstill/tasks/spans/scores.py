@@ -1,4 +1,4 @@
-"""What answers are worth: the best span of all windows, SQuAD's scores, and a trivial answer."""
+"""Score answers: the best span of all windows, SQuAD's scores, and trivial baselines."""
 
 from __future__ import annotations
 
@@ -90,15 +90,16 @@ def _window_answers(
 
 
 def normalized(text: str) -> str:
-    """An answer as SQuAD compares it: lower case, no punctuation, no articles, single spaces
-    (Rajpurkar et al. 2016, section 6.1).
+    """Normalize an answer as SQuAD does (Rajpurkar et al. 2016, section 6.1).
+
+    Lower case, no punctuation, no articles, single spaces.
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact_match(given: str, truths: Sequence[str]) -> float:
-    """1 where the answer is one of the true ones, else 0. No truths: the question has none."""
+    """Return 1 where the answer is a true answer, else 0; no truths mean no answer."""
     return max(float(normalized(given) == normalized(truth)) for truth in _wanted(truths))
 
 
@@ -133,9 +134,7 @@ def answer_scores(given: Sequence[str], examples: Questions) -> dict[str, Scored
 
 
 def trivial_answers(test: Questions) -> dict[str, list[str]]:
-    """Answers without a model: none; the sentence of the context that shares most words with the
-    question, the first of equals.
-    """
+    """Return answers without a model: none, and the likeliest sentence of the context."""
     return {
         "majority": [""] * test.items,
         "sentence": [likeliest_sentence(*texts) for texts in test.questions],
@@ -143,14 +142,14 @@ def trivial_answers(test: Questions) -> dict[str, list[str]]:
 
 
 def likeliest_sentence(question: str, context: str) -> str:
-    """The sentence of a context that shares most words with a question."""
+    """Return the first sentence of a context that shares the most words with a question."""
     asked = set(normalized(question).split())
     sentences = [found.strip() for found in _SENTENCE.findall(context) if found.strip()]
     return max(sentences, key=lambda s: len(asked & set(normalized(s).split())), default="")
 
 
 def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str, float]:
-    """How alike two models' answers are, right or wrong."""
+    """Compute how similar two models' answers are, right or wrong."""
     pairs = [(one.text, two.text) for one, two in zip(given, base, strict=True)]
     return {
         "top1": float(np.mean([normalized(one) == normalized(two) for one, two in pairs])),

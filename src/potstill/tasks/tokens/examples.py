@@ -1,4 +1,4 @@
-"""Sentences of words with tags: rows to words, words to word pieces, tags in IOB2."""
+"""Read sentences of words with tags in IOB2, and tokenize them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BATCH = 1000  # sentences that are tokenised at a time
 def read_sentence(
     row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
 ) -> tuple[tuple[str, ...], list[str] | None]:
-    """A row's words, and their tags as they stand there; None: no tags are asked for.
+    """Read a row's words, and their tags as the file has them; None: not asked for.
 
     Raises:
         BadRow: no words, not as many tags as words, or tags that are not IOB2.
@@ -33,21 +33,23 @@ def read_sentence(
     empty = next((n for n, word in enumerate(words) if not word.strip()), None)
     if empty is not None:
         where = place_of_word(row, origin, empty)
-        raise BadRow("empty_text", f"word {empty + 1} is empty: leave it out", where)
+        raise BadRow("empty_text", f"word {empty + 1} is empty. Remove it.", where)
     if not labelled:
         return words, None
     column = data.label[0]
     value = column_of(row, column, "label")
     if not isinstance(value, (list, tuple)):
         kind = type(value).__name__
-        raise BadRow("bad_label", f"label column '{column}' holds a {kind}: a list of tags belongs")
+        raise BadRow("bad_label", f"label column '{column}' holds a {kind}. Write a list of tags.")
     if len(value) != len(words):
-        raise BadRow("bad_label", f"{len(words)} words, but {len(value)} tags: give each its own")
+        raise BadRow(
+            "bad_label", f"{len(words)} words, but {len(value)} tags. Write one tag per word."
+        )
     missing = next((n for n, tag in enumerate(value) if tag is None or tag == ""), None)
     if missing is not None:
         raise BadRow(
             "no_label",
-            f"the word '{words[missing]}' has no tag: give it one (in a .conll after a tab)",
+            f"the word '{words[missing]}' has no tag. Write one (in a .conll file after a tab).",
             place_of_word(row, origin, missing),
         )
     tags = [str(tag).strip() for tag in value]
@@ -61,9 +63,9 @@ def _words(value: Any, column: str, labelled: bool) -> tuple[str, ...]:
         value = value.split()
     if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
         kind = type(value).__name__
-        raise BadRow("no_text", f"column '{column}' holds a {kind}: a list of words belongs there")
+        raise BadRow("no_text", f"column '{column}' holds a {kind}. Write a list of words.")
     if not value:
-        raise BadRow("empty_text", f"the text column '{column}' is empty: fill it in")
+        raise BadRow("empty_text", f"the text column '{column}' is empty. Fill it in.")
     return tuple(value)
 
 
@@ -88,9 +90,9 @@ def check_tags(
         kind, _, name = tag.partition("-")
         problem = ""
         if tag != "O" and not _is_tag(tag):
-            problem = "is neither O, nor B- or I- with a type (IOB2): correct it"
+            problem = "is neither O, nor B- or I- with a type (IOB2). Correct it."
         elif kind == "I" and before[2:] != name:
-            problem = f"comes after {before}: in IOB2 an entity begins with B-{name}; correct it"
+            problem = f"comes after {before}: in IOB2 an entity begins with B-{name}. Correct it."
         if problem:
             raise BadRow(
                 "bad_tag",
@@ -124,11 +126,11 @@ def check_tag_names(labels: Sequence[str]) -> None:
     wrong = next((label for label in labels if label != "O" and not _is_tag(label)), None)
     if wrong is not None:
         raise ValueError(
-            f"data.labels: '{wrong}' is no tag of IOB2 (O, B-type, I-type): give the names of the "
-            "tags, in the order of their numbers where the data has numbers"
+            f"data.labels: '{wrong}' is not a tag of IOB2 (O, B-type, I-type). Name the "
+            "tags, in the order of their numbers where the data has numbers."
         )
     if "O" not in labels:
-        raise ValueError("data.labels: there is no O, the tag of words outside of entities: add it")
+        raise ValueError("data.labels: O, the tag of words outside entities, is missing. Add it.")
 
 
 def tag_numbers(
@@ -137,7 +139,7 @@ def tag_numbers(
     labels: Sequence[str],
     given: Sequence[str] | None = None,
 ) -> list[int]:
-    """The label's number of each tag; `given` as in `label_number`.
+    """Return each tag's number; `given` as in `label_number`.
 
     Raises:
         BadRow: a tag that is none of the labels, or numbers whose names are not IOB2.
@@ -163,7 +165,7 @@ def type_counts(labels: Sequence[str], train: Sequence[Labelled]) -> dict[str, i
 def tokenize_sentences(
     found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
 ) -> tuple[Sentences, int, int]:
-    """Token sequences of sentences, the first piece of each word carrying its label.
+    """Tokenize sentences; the first subword token of each word carries its label.
 
     A sentence is tokenised as the text that it is, words with a space between them: so do models
     read it that were trained on text, and byte-level ones tell a word's first piece by that space.
@@ -204,7 +206,7 @@ def tokenize_sentences(
 
 
 def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """At each token the number of the word whose first piece it is; -1 at others: int32 [L].
+    """Return each token's word where it is that word's first token, else -1: int32 [L].
 
     Args:
         offsets: the characters that each token covers, of the words with a space between them;
@@ -225,7 +227,7 @@ def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np
 
 
 def _gold(numbers: Sequence[int] | None, places_L: np.ndarray) -> np.ndarray:
-    """int64 [L]: a word's label at its first piece."""
+    """Return a word's label at its first subword token: int64 [L]."""
     gold_L = np.full(len(places_L), IGNORED, dtype=np.int64)
     first_L = places_L >= 0
     gold_L[first_L] = UNLABELLED if numbers is None else np.array(numbers)[places_L[first_L]]

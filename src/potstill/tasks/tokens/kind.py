@@ -41,12 +41,14 @@ class TokensKind(Kind[Sentences]):
     blank: ClassVar[Any] = None
     said: ClassVar[Mapping[str, str]] = {
         "majority": "tagging every word O",
-        "lexicon": "each word's commonest tag in training",
+        "lexicon": "each word's most frequent tag in training",
     }
 
     def check_columns(self, data: TaskData) -> None:
         if len(data.text) != 1:
-            raise ValueError("data.text: token_classification reads one column, a list of words")
+            raise ValueError(
+                "data.text: token_classification reads one column, a list of words. Name one."
+            )
 
     def read(
         self, row: Mapping[str, object], origin: str, data: TaskData, labelled: bool

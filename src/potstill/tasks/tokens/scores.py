@@ -1,4 +1,4 @@
-"""What tags of words are worth: entities by CoNLL's rules, and what trivial means reach."""
+"""Score tags of words: entities by CoNLL's rules, and trivial baselines."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def tagged_words(outputs_TC: np.ndarray, examples: Sentences, names: Sequence[st
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
-    """The entities that tags stand for, as conlleval counts them (Tjong Kim Sang and De Meulder
-    2003, section 2.3).
+    """Return the entities of some tags (Tjong Kim Sang and De Meulder 2003, section 2.3).
 
     An entity begins at B-, and at an I- that continues none of its type: a model may give tags that
     are not IOB2.
@@ -89,7 +88,7 @@ def predicted_tags(outputs_TC: np.ndarray, examples: Sentences, other: int) -> l
 def at_words(
     outputs_TC: np.ndarray, examples: Sentences, wanted: Sentences, other: int
 ) -> np.ndarray:
-    """Outputs for sentences that one tokenizer cut, at the tokens that another one cut them into.
+    """Move outputs for sentences from one tokenizer's tokens to another's.
 
     A word's first piece has the outputs of its first piece; a word that has no token there is
     surely O.
@@ -117,8 +116,9 @@ def at_words(
 def tag_scores(
     truths: Sequence[Sequence[int]], predicted: Sequence[np.ndarray], labels: Sequence[str]
 ) -> dict[str, Scored]:
-    """F1, precision and recall of entities, whose type and words all must be right; and accuracy of
-    words. Items are sentences.
+    """Score entities, whose type and words must all be right, and the accuracy of words.
+
+    Items are sentences.
 
     Args:
         truths, predicted: each sentence's labels by word, as numbers.
@@ -140,8 +140,9 @@ def tag_scores(
 def trivial_tags(
     train: Sentences | None, test: Sentences, labels: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
-    """Tags without a model: O everywhere; each word's commonest tag in the training sentences where
-    there are some, O for words that are not there.
+    """Return tags without a model: O everywhere, and each word's most frequent training tag.
+
+    Words that are not in the training sentences get O.
     """
     other = labels.index("O")
     nothing = {"majority": [np.full(len(words), other) for words in test.words]}
@@ -159,7 +160,7 @@ def trivial_tags(
 def tag_agreement(
     outputs_TC: np.ndarray, base_TC: np.ndarray, examples: Sentences
 ) -> dict[str, float]:
-    """How alike two models' tags of the words are, right or wrong."""
+    """Compute how similar two models' tags of the words are, right or wrong."""
     first_T = examples.word_at >= 0
     log_s, log_t = (log_softmax(values[first_T], axis=1) for values in (outputs_TC, base_TC))
     same_K = log_s.argmax(axis=1) == log_t.argmax(axis=1)

@@ -227,20 +227,26 @@ GOOD = {"question": "low ?", "context": "the oak cask", "answers": None}
     [
         (
             {"answers": {"text": ["cask"], "answer_start": [4]}},
-            "the answer 'cask' does not stand at character 4 of the context, but at 8: correct",
+            "the answer 'cask' is not at character 4 of the context, but at 8. Correct",
         ),
         (
             {"answers": {"text": ["peat"], "answer_start": [4]}},
-            "the answer 'peat' does not stand at character 4 of the context, nor anywhere else",
+            "the answer 'peat' is not at character 4 of the context, nor anywhere else",
         ),
-        ({"answers": {"text": ["oak"], "answer_start": [-8]}}, "the answer 'oak' does not stand"),
-        ({"answers": {"text": ["oak"]}}, "label column 'answers' holds no answers: as many text"),
+        (
+            {"answers": {"text": ["oak"], "answer_start": [-8]}},
+            "the answer 'oak' is not at character",
+        ),
+        (
+            {"answers": {"text": ["oak"]}},
+            "label column 'answers' holds no answers. Write as many text",
+        ),
         ({"answers": {"text": ["oak"], "answer_start": ["4"]}}, "label column 'answers' holds no"),
         ({"answers": {"text": [""], "answer_start": [4]}}, "label column 'answers' holds no"),
         ({"answers": "oak"}, "label column 'answers' holds no answers"),
         ({"question": " "}, "the text column 'question' is empty"),
         ({"context": None}, "the text column 'context' is empty"),
-        ({"id": "q0-3"}, "the id 'q0-3' is also that of "),
+        ({"id": "q0-3"}, "the id 'q0-3' is also the id of "),
         ({"question": "low " * 20}, "the question's 20 tokens leave 1 of data.max_length (24)"),
     ],
 )
@@ -249,10 +255,10 @@ def test_a_row_that_cannot_be_used(changes: dict[str, Any], message: str, tmp_pa
     settings = {"heldout": 0.0, "dev": jsonl(tmp_path / "dev.jsonl", questions(10, seed=2))}
     said = problem(train, **settings)
     assert said.startswith(f"{train}:31: {message}")
-    assert said.endswith("or leave such rows out with data.on_bad_row=skip")
+    assert said.endswith("Or skip such rows with data.on_bad_row=skip.")
     found = tokenize_task(read(train, on_bad_row="skip", **settings), tiny_tokenizer())
     assert found.train.items == 30
-    assert any(w.startswith("1 rows are left out (train.") for w in found.warnings)
+    assert any(w.startswith("1 rows are skipped (train.") for w in found.warnings)
 
 
 def test_one_text_column_alone(tmp_path: Path) -> None:

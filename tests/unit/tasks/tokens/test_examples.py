@@ -103,7 +103,7 @@ def test_labels(tmp_path: Path) -> None:
     order = ["B-still", "I-still", "O", "B-cask", "I-cask"]
     assert read(train, labels=order).labels == order
     assert read(train, teacher=order).labels == order
-    assert "is none of the model's: O, B-per, I-per" in problem(
+    assert "is not one of the model's labels: O, B-per, I-per" in problem(
         train, teacher=["O", "B-per", "I-per"]
     )
 
@@ -195,8 +195,8 @@ def test_words_beyond_the_length_are_told(tmp_path: Path) -> None:
         ("low\tO\nlow\tO\noak\tcask", 3, "the tag 'cask' of 'oak' (word 3) is neither O, nor B-"),
         ("oak\tB-", 1, "the tag 'B-' of 'oak' (word 1) is neither O, nor B- or I- with a type"),
         ("oak\tS-cask", 1, "the tag 'S-cask' of 'oak' (word 1) is neither O"),
-        ("low\tO\noak", 2, "the word 'oak' has no tag: give it one (in a .conll after a tab)"),
-        ("low\tO\n\tO", 2, "word 2 is empty: leave it out"),
+        ("low\tO\noak", 2, "the word 'oak' has no tag. Write one (in a .conll file after a tab)"),
+        ("low\tO\n\tO", 2, "word 2 is empty. Remove it"),
     ],
 )
 def test_a_line_that_cannot_be_used(lines: str, line: int, message: str, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_line_that_cannot_be_used(lines: str, line: int, message: str, tmp_pat
     Path(train).write_text(f"{before}\n{lines}\n\noak\tB-cask\n")
     said = problem(train)
     assert said.startswith(f"{train}:{before.count(chr(10)) + 1 + line}: {message}")
-    assert said.endswith("or leave such rows out with data.on_bad_row=skip")
+    assert said.endswith("Or skip such rows with data.on_bad_row=skip.")
     found = read(train, on_bad_row="skip")
     assert sum(len(side) for side in found.sides.values()) == 31
     assert found.labels == LABELS
@@ -215,13 +215,19 @@ def test_a_line_that_cannot_be_used(lines: str, line: int, message: str, tmp_pat
     ("row", "message"),
     [
         ({"tokens": ["oak"], "tags": ["O", "O"]}, "1 words, but 2 tags"),
-        ({"tokens": "oak", "tags": ["O"]}, "column 'tokens' holds a str: a list of words"),
-        ({"tokens": ["oak", 3], "tags": ["O", "O"]}, "column 'tokens' holds a list: a list of wor"),
+        ({"tokens": "oak", "tags": ["O"]}, "column 'tokens' holds a str. Write a list of words"),
+        (
+            {"tokens": ["oak", 3], "tags": ["O", "O"]},
+            "column 'tokens' holds a list. Write a list of wor",
+        ),
         ({"tokens": [], "tags": []}, "the text column 'tokens' is empty"),
-        ({"tokens": ["oak"], "tags": "O"}, "label column 'tags' holds a str: a list of tags"),
+        ({"tokens": ["oak"], "tags": "O"}, "label column 'tags' holds a str. Write a list of tags"),
         ({"tokens": ["oak"], "tags": [None]}, "the word 'oak' has no tag"),
-        ({"tokens": ["oak"]}, "no column 'tags' (data.label); there are: tokens"),
-        ({"tokens": ["oak"], "tags": ["B-malt"]}, "label 'B-malt' is none of the model's: O, B-c"),
+        ({"tokens": ["oak"]}, "no column 'tags' (data.label). The columns are tokens"),
+        (
+            {"tokens": ["oak"], "tags": ["B-malt"]},
+            "label 'B-malt' is not one of the model's labels: O, B-c",
+        ),
         ({"tokens": ["oak"], "tags": [2]}, "the tag 'I-cask' of 'oak' (word 1) comes after O"),
     ],
 )
@@ -233,7 +239,9 @@ def test_a_row_that_cannot_be_used(row: dict[str, Any], message: str, tmp_path: 
 def test_numbers_without_names(tmp_path: Path) -> None:
     rows = [{**r, "tags": [LABELS.index(tag) for tag in r["tags"]]} for r in columns()]
     said = problem(jsonl(tmp_path / "t.jsonl", rows))
-    assert said.startswith("data.labels: '0' is no tag of IOB2 (O, B-type, I-type): give the names")
+    assert said.startswith(
+        "data.labels: '0' is not a tag of IOB2 (O, B-type, I-type). Name the tags"
+    )
     only = [{"tokens": ["oak"], "tags": ["B-cask"]}] * 20
     assert "data.labels: there is no O" in problem(
         jsonl(tmp_path / "o.jsonl", only), labels=["B-cask", "I-cask"]
@@ -250,6 +258,6 @@ def test_two_columns_of_words(tmp_path: Path) -> None:
     assert "token_classification reads one column, a list of words" in problem(
         train, text=["tokens", "others"]
     )
-    assert "token_classification has one label column, 2 are named" in problem(
+    assert "token_classification has one label column, and 2 are named" in problem(
         train, label=["tags", "others"]
     )
