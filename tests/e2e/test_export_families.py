@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from family_teachers import save_teacher
-from potstill.compression.graph_pruning import reshaped
+from potstill.compression.parts import Encoder
+from potstill.compression.pruning import reshaped
 from potstill.graphs import check_parity, write_graph
+from potstill.graphs.parity import Gate
 from potstill.models import load_model
 from potstill.models.onnx_models import OnnxModel
 from potstill.recipe import Task
@@ -34,7 +36,7 @@ TASKS: dict[str, Task] = {
 def test_parity(name: str, head: str, tmp_path: Path) -> None:
     save_teacher(name, head, tmp_path)
     source, graph = exported(tmp_path, TASKS[head])
-    found = check_parity(source, graph, tokens_of(source.tokenizer), tolerance=1e-4)
+    found = check_parity(source, graph, tokens_of(source.tokenizer), Gate(tolerance=1e-4))
     assert {corner.tokens for corner in found} >= {1, source.max_length}
     opened = load_model(graph, TASKS[head]).model
     assert isinstance(opened, OnnxModel)
@@ -53,10 +55,10 @@ def test_a_shape_that_no_config_can_say(name: str, tmp_path: Path) -> None:
     groups = 2 if name == "eurobert" else 4
     heads = [torch.arange(1 + layer % groups) for layer in range(4)]
     units = [torch.arange(3 + 5 * layer) for layer in range(4)]
-    smaller = replace(source, model=reshaped(source.model, heads, units))
+    smaller = replace(source, model=reshaped(Encoder(source.model, source.family), heads, units))
     (place / ONNX).mkdir()
     graph = write_graph(smaller, place / ONNX)
-    check_parity(smaller, graph, tokens_of(source.tokenizer), tolerance=1e-4)
+    check_parity(smaller, graph, tokens_of(source.tokenizer), Gate(tolerance=1e-4))
     gone = source.model.num_parameters() - smaller.model.num_parameters()
     assert gone > 0
     assert count_parameters(whole) - count_parameters(graph) == gone

@@ -51,7 +51,7 @@ def outputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("layers", [ALL, "alternate", UNEVEN], ids=str)
 def test_a_student_is_its_sliced_teacher(name: str, head: str, layers: list[int] | str) -> None:
     teacher = family_model(name, head)
-    chosen = chosen_layers(teacher.config, layers)
+    chosen = chosen_layers(teacher.config, FAMILIES[name], layers)
     student = make_student(teacher, layers)
     if name != "bert":  # which becomes DistilBERT: its own tests say when
         assert type(student) is type(teacher)

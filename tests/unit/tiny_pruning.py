@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from potstill.models.families import FAMILIES, layer_prefix
+from potstill.compression.parts import Encoder
+from potstill.compression.scores import Evidence
+from potstill.models.families import FAMILIES
 from tiny_families import HEADS, MISSING, NAMES
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
@@ -21,8 +24,16 @@ def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {"input_ids": ids_BL, "attention_mask": mask_BL}
 
 
+def encoder_of(model: PreTrainedModel) -> Encoder:
+    return Encoder(model, FAMILIES[model.config.model_type])
+
+
+def evidence(batches: Iterable[Any], loss: Callable[[Any], torch.Tensor]) -> Evidence:
+    return Evidence(lambda: batches, loss)
+
+
 def layers_of(model: PreTrainedModel) -> Any:
-    return model.get_submodule(layer_prefix(model).removesuffix("."))
+    return encoder_of(model).layers
 
 
 def reader_of(layer: Any, model: PreTrainedModel) -> Any:

@@ -1,4 +1,4 @@
-"""What importances are taken of: a model's own loss in its task, on texts of the run.
+"""The loss that importance is measured on: a model's own in its task, on texts of the run.
 
 With labels, and for masked LM, it is the loss that `finetune` lowers. Texts without labels have
 none for a sentence encoder: there it is the loss of the model's own answer, the text that it finds
@@ -26,13 +26,13 @@ _CHUNK = 128  # rows of logits that exist at a time
 
 
 def task_loss(loaded: LoadedModel) -> Callable[[Batch], Tensor]:
-    """A model's loss on a batch, summed over its texts (over tokens where these have labels)."""
+    """Return a model's loss on a batch, summed over its texts, or over tokens with labels."""
     reading = _reading(loaded)
     return lambda batch: _sum(loaded, reading, batch)
 
 
 def mean_loss(loaded: LoadedModel, batches: Iterable[Batch]) -> float:
-    """The mean of `task_loss` over all that is predicted in some batches; not a number for none."""
+    """Return the mean of `task_loss` over all predictions in some batches; NaN for none."""
     reading = _reading(loaded)
     total, count = 0.0, 0
     with torch.no_grad():
@@ -56,6 +56,6 @@ def _sum(loaded: LoadedModel, reading: Reading, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def _own_answers(signals: Signals, rows: Rows) -> Rows:
-    """The gold targets are those that the model itself finds most likely."""
+    """Replace the gold targets by those that the model itself finds most likely."""
     nearest_K = signals.logits().argmax(-1)
     return replace(rows, gold_K=torch.where(rows.gold_K != IGNORED, nearest_K, IGNORED))

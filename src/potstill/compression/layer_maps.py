@@ -5,30 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from potstill.models import families
+from potstill.models.families import Family
 from potstill.recipe import LayerRule
 
 
 def layer_map(
     rule: LayerRule | Sequence[int], teacher_depth: int, depth: int | None = None
 ) -> list[int]:
-    """Which teacher layer each student layer starts as.
+    """Return the teacher layer that each student layer starts as.
 
     Args:
         rule: `alternate` spreads over the whole depth, ends included (of 12 the [0, 2, 4, 7, 9,
             11] of the DistilBERT reference); `uniform` takes the last layer of each of `depth`
             equal blocks (PKD's skip, Sun et al. 2019); `first`, `last`; or the numbers themselves,
             counted from 0.
-        depth: layers of the student, for a rule; None: half of the teacher's, rounded up.
+        teacher_depth: The number of the teacher's layers.
+        depth: The number of student layers, for a rule; None: half of the teacher's, rounded up.
 
     Raises:
         ValueError: a depth or a number out of range, or a layer named twice.
     """
     if not isinstance(rule, str):
-        return _checked(list(rule), teacher_depth, depth)
+        layers = list(rule)
+        wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
+        if wrong:
+            raise ValueError(
+                f"layers: {wrong[0]} is out of range. The teacher's {teacher_depth} layers are 0 "
+                f"to {teacher_depth - 1}."
+            )
+        if not layers or len(set(layers)) < len(layers):
+            raise ValueError(f"layers: {layers} must list at least one layer and none twice.")
+        if depth not in (None, len(layers)):
+            raise ValueError(f"depth: it is {depth}, but layers lists {len(layers)}. Omit depth.")
+        return layers
     depth = (teacher_depth + 1) // 2 if depth is None else depth
     if not 1 <= depth <= teacher_depth:
-        raise ValueError(f"depth: {depth} is out of range: the teacher has {teacher_depth} layers")
+        raise ValueError(f"depth: {depth} is out of range. The teacher has {teacher_depth} layers.")
     match rule:
         case "first":
             return list(range(depth))
@@ -44,10 +56,10 @@ def layer_map(
 def typed_layer_map(
     rule: LayerRule | Sequence[int], types: Sequence[str], depth: int | None = None
 ) -> list[int]:
-    """`layer_map` for layers of several types, whose first one is of a kind of its own.
+    """Return the layer map of layers of several types, whose first one fits only the first place.
 
     A rule gives each student layer one of the type that the teacher has at that place, so that the
-    pattern goes on as it was: `alternate` takes those nearest to where it would take them without
+    pattern stays as it was: `alternate` takes those nearest to where it would take them without
     types, in order.
 
     Raises:
@@ -58,16 +70,16 @@ def typed_layer_map(
         return _nearest_of_type([types[i] for i in wanted], types)
     chosen = layer_map(rule, len(types), depth)
     if chosen[0] != 0:
-        named = f"'{rule}' begins" if isinstance(rule, str) else f"{chosen} begins"
+        named = f"'{rule}'" if isinstance(rule, str) else chosen
         raise ValueError(
-            f"layers: {named} with layer {chosen[0]}, but the first layer has no attention norm "
-            "and only layer 0 fits there: take alternate, first, or numbers that begin with 0"
+            f"layers: {named} begins with layer {chosen[0]}, and only layer 0, which has no "
+            "attention norm, fits there. Set alternate, first, or numbers that begin with 0."
         )
     return chosen
 
 
 def _nearest_of_type(wanted: Sequence[str], types: Sequence[str]) -> list[int]:
-    """Rising teacher layers of the wanted types, from 0 on, as near as can be to an even spread.
+    """Choose rising teacher layers of the wanted types, from 0, as evenly spread as possible.
 
     Exact, by dynamic programming over (student layer, teacher layer): the sum of distances.
     """
@@ -85,28 +97,13 @@ def _nearest_of_type(wanted: Sequence[str], types: Sequence[str]) -> list[int]:
 
 
 def chosen_layers(
-    config: Any, layers: LayerRule | Sequence[int], depth: int | None = None
+    config: Any, family: Family, layers: LayerRule | Sequence[int], depth: int | None = None
 ) -> list[int]:
-    """The layer map of a teacher's config: `layer_map`, or `typed_layer_map` where types differ.
+    """Return the layer map of a teacher: `layer_map`, or `typed_layer_map` where types differ.
 
     Raises:
         ValueError: as those.
     """
-    family = families.family_of(config, config.model_type)
     if family.first_layer_is_special:
         return typed_layer_map(layers, config.layer_types, depth)
     return layer_map(layers, config.num_hidden_layers, depth)
-
-
-def _checked(layers: list[int], teacher_depth: int, depth: int | None) -> list[int]:
-    wrong = [layer for layer in layers if not 0 <= layer < teacher_depth]
-    if wrong:
-        raise ValueError(
-            f"layers: {wrong[0]} is out of range: the teacher's {teacher_depth} layers are 0 "
-            f"to {teacher_depth - 1}"
-        )
-    if not layers or len(set(layers)) < len(layers):
-        raise ValueError(f"layers: {layers} must name at least one layer and none twice")
-    if depth is not None and depth != len(layers):
-        raise ValueError(f"depth is {depth}, but layers names {len(layers)}: leave one of them out")
-    return layers

@@ -1,13 +1,12 @@
-"""The pieces of a tokenizer, as tokenizer.json has them: which need each other, and the file cut to
-some of them.
+"""The subword tokens of a tokenizer.json: which need each other, and the file cut to some of them.
 
-A text whose pieces are all kept is cut as before, since what goes was never chosen in it:
+A text whose tokens are all kept is tokenized as before, since what goes was never chosen in it:
 
-- WordPiece takes the longest piece that fits; with fewer of them it is the same one.
+- WordPiece takes the longest token that fits; with fewer of them it is the same one.
 - BPE merges the pair of lowest rank; all merges that were done are still there, so that each time
-  the same one is the lowest. For this, the pieces that a kept one is merged from are kept too.
-- Unigram takes the likeliest way to cut; of fewer ways it is the same one. The penalty of an
-  unknown character is counted from the lowest score, whose piece is therefore kept.
+  the same one is the lowest. For this, the tokens that a kept one is merged from are kept too.
+- Unigram takes the likeliest segmentation; of fewer it is the same one. The penalty of an unknown
+  character is counted from the lowest score, whose token is therefore kept.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ _CONTROL = range(0x100, 0x122)
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """A tokenizer's pieces and their ids.
+    """Hold a tokenizer's subword tokens and their ids.
 
     Attributes:
         tree: tokenizer.json.
-        ids: piece -> id, of the model's own pieces.
-        added: token -> id, of added tokens that are none of the model's own.
+        ids: token -> id, of the model's own tokens.
+        added: token -> id, of added tokens that the model itself does not have.
     """
 
     tree: dict[str, Any]
@@ -43,34 +42,28 @@ class Pieces:
 
     @staticmethod
     def of(backend: Tokenizer, name: str) -> Pieces:
-        """The pieces of a tokenizer; `name` is what messages call its model.
+        """Read the subword tokens of a tokenizer; `name` is the model's, for messages.
 
         Raises:
             ValueError: a kind of tokenizer that can't be trimmed.
         """
         tree = json.loads(backend.to_str())
-        model = tree["model"]
+        model, problem = tree["model"], ""
         if model["type"] not in KINDS:
-            raise ValueError(
-                f"{name}: its tokenizer is of the type {model['type']}, and only the vocabularies "
-                f"of {', '.join(KINDS[:-1])} and {KINDS[-1]} can be trimmed: leave "
-                "trim_vocabulary out"
-            )
-        if model["type"] == "BPE" and (
+            problem = f"its tokenizer has the type {model['type']}, not {' or '.join(KINDS)}"
+        elif model["type"] == "BPE" and (
             model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         ):
+            problem = "its tokenizer is a BPE that marks continuations or ends of words"
+        if problem:
             raise ValueError(
-                f"{name}: its tokenizer is a BPE that marks where words go on or end, which can't "
-                "be trimmed: leave trim_vocabulary out"
+                f"{name}: {problem}, so its vocabulary can't be trimmed. Omit trim_vocabulary."
             )
-        listed = model["vocab"]
-        ids = (
-            {piece: number for number, (piece, _) in enumerate(listed)}
-            if model["type"] == "Unigram"
-            else dict(listed)
-        )
+        ids = model["vocab"]
+        if model["type"] == "Unigram":
+            ids = {token: number for number, (token, _) in enumerate(ids)}
         added = {t["content"]: t["id"] for t in tree["added_tokens"] if t["content"] not in ids}
-        return Pieces(tree, ids, added)
+        return Pieces(tree, dict(ids), added)
 
     @property
     def kind(self) -> str:
@@ -78,53 +71,49 @@ class Pieces:
 
     @cached_property
     def all_ids(self) -> dict[str, int]:
-        """Token -> id, added ones included."""
+        """Map tokens to ids, added ones included."""
         return {**self.ids, **self.added}
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """Id -> token."""
+        """Map ids to tokens."""
         return {number: token for token, number in self.all_ids.items()}
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id of what stands for unknown characters."""
+        """Return the id of the token for unknown characters."""
         model = self.tree["model"]
         if self.kind == "Unigram":
-            found = model["unk_id"]
-            return None if found is None else int(found)
+            return None if model["unk_id"] is None else int(model["unk_id"])
         return self.all_ids.get(model.get("unk_token") or "")
 
     @cached_property
     def bytes(self) -> frozenset[int]:
-        """Ids of the pieces that stand for a byte, of tokenizers that fall back on bytes."""
-        model = self.tree["model"]
-        names = [f"<0x{value:02X}>" for value in range(256)] if model.get("byte_fallback") else []
-        if self._byte_level:
-            names += [piece for piece in self.ids if len(piece) == 1]
+        """Return the ids of the tokens for single bytes, where a tokenizer falls back on bytes."""
+        fallback = self.tree["model"].get("byte_fallback")
+        names = [f"<0x{value:02X}>" for value in range(256)] if fallback else []
+        steps = [*_flat(self.tree["pre_tokenizer"]), *_flat(self.tree["normalizer"])]
+        if any(step["type"] == "ByteLevel" for step in steps):
+            names += [token for token in self.ids if len(token) == 1]
         return frozenset(self.ids[name] for name in names if name in self.ids)
 
     @cached_property
     def foreign(self) -> frozenset[int]:
-        """Ids of what a text in a script that the tokenizer doesn't know becomes."""
-        fallback = [
+        """Return the ids that a text in a script unknown to the tokenizer becomes."""
+        fallback = {
             number
             for number in self.bytes
             if len(name := self.names[number]) > 1
             or (ord(name) > 0x7F and ord(name) not in _CONTROL)
-        ]
-        return frozenset(fallback if self.unknown is None else [*fallback, self.unknown])
-
-    @property
-    def _byte_level(self) -> bool:
-        steps = [self.tree["pre_tokenizer"], self.tree["normalizer"]]
-        return any(step["type"] == "ByteLevel" for one in steps for step in _flat(one))
+        }
+        return frozenset(fallback if self.unknown is None else {*fallback, self.unknown})
 
     @cached_property
     def always(self) -> frozenset[int]:
-        """Ids that no trimming takes away: added and special tokens, bytes, what is unknown."""
+        """Return the ids that every trimming keeps: added and special tokens, bytes, unknown."""
         found = {token["id"] for token in self.tree["added_tokens"]} | self.bytes
-        found |= {self.all_ids[name] for name in _named(self.tree["post_processor"])}
+        for ids, start in _numbered(self.tree["post_processor"]):
+            found.update(ids[start:])
         if self.unknown is not None:
             found.add(self.unknown)
         padding = self.tree["padding"]
@@ -136,103 +125,86 @@ class Pieces:
         return frozenset(found)
 
     def needed(self, number: int) -> set[int]:
-        """A piece and what it needs: those it is merged from (BPE), its single characters.
+        """Return a token and what it needs: those it is merged from (BPE), its characters.
 
-        With its characters a word whose own piece goes falls apart, and is not unknown.
+        With its characters a word whose own token goes falls apart, and is not unknown.
         """
-        piece = self.names[number]
+        token = self.names[number]
         if number in self.always:
             return {number}
-        parts = self._merged(piece) if self.kind == "BPE" else self._characters(piece)
+        parts = self._merged(token) if self.kind == "BPE" else self._characters(token)
         return {number, *(self.ids[part] for part in parts if part in self.ids)}
 
-    def _characters(self, piece: str) -> Iterator[str]:
+    def _characters(self, token: str) -> Iterator[str]:
         prefix = self.tree["model"].get("continuing_subword_prefix") or ""
-        for character in piece.removeprefix(prefix):
-            yield character
-            yield prefix + character
+        for character in token.removeprefix(prefix):
+            yield from (character, prefix + character)
 
     @cached_property
     def _ranks(self) -> dict[tuple[str, str], int]:
         return {(a, b): rank for rank, (a, b) in enumerate(self.tree["model"]["merges"])}
 
-    def _merged(self, piece: str) -> set[str]:
-        """All that stands there at some time while the piece is merged from its characters."""
-        symbols = list(piece)
+    def _merged(self, token: str) -> set[str]:
+        """Return all intermediate tokens of merging a token from its characters."""
+        symbols = list(token)
         found = set(symbols)
         while len(symbols) > 1:
-            known = [
-                (self._ranks[pair], place)
-                for place, pair in enumerate(pairwise(symbols))
-                if pair in self._ranks
-            ]
+            pairs = enumerate(pairwise(symbols))
+            known = [(self._ranks[pair], at) for at, pair in pairs if pair in self._ranks]
             if not known:
                 break
-            _, place = min(known)
-            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
-            found.add(symbols[place])
+            _, at = min(known)
+            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+            found.add(symbols[at])
         return found
 
     def order(self, kept: Iterable[int], pad: int | None) -> list[int]:
-        """The kept ids in their new order: entry i is the old id of the new id i.
+        """Return the kept ids in their new order: entry i is the old id of the new id i.
 
-        Ids keep their order. The padding token keeps its very id if so many pieces are left, and
-        added tokens that are none of the model's own stay behind all others.
+        Ids keep their order. The padding token keeps its id if enough tokens are left, and added
+        tokens that the model itself does not have stay behind all others.
         """
-        chosen = set(kept)
-        own = sorted(chosen & set(self.ids.values()) - {pad})
-        if pad is not None and pad in self.ids.values():
+        chosen, ids = set(kept), set(self.ids.values())
+        own = sorted(chosen & ids - {pad})
+        if pad in ids:
             own.insert(min(pad, len(own)), pad)
         return own + sorted(chosen & set(self.added.values()))
 
     def cut(self, order: Sequence[int]) -> dict[str, Any]:
-        """tokenizer.json with the pieces of `order` alone, numbered so."""
+        """Return tokenizer.json with the tokens of `order` alone, under their new ids."""
         new = {old: number for number, old in enumerate(order)}
         tree = copy.deepcopy(self.tree)
-        model = tree["model"]
-        own = {piece for piece, number in self.ids.items() if number in new}
+        model, padding = tree["model"], tree["padding"]
+        own = {self.names[old]: new[old] for old in order if self.names[old] in self.ids}
         if self.kind == "Unigram":
-            model["vocab"] = [model["vocab"][old] for old in order if self.names[old] in own]
+            model["vocab"] = [model["vocab"][self.ids[token]] for token in own]
             model["unk_id"] = None if self.unknown is None else new[self.unknown]
         else:
-            model["vocab"] = {self.names[old]: new[old] for old in order if self.names[old] in own}
+            model["vocab"] = own
         if self.kind == "BPE":
-            model["merges"] = [
-                [a, b] for a, b in model["merges"] if a in own and b in own and a + b in own
-            ]
+            merges = model["merges"]
+            model["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= own.keys()]
         for token in tree["added_tokens"]:
             token["id"] = new[token["id"]]
         tree["added_tokens"].sort(key=lambda token: token["id"])
-        _renumber(tree["post_processor"], new)
-        if tree["padding"] is not None:
-            padding = tree["padding"]
+        for ids, start in _numbered(tree["post_processor"]):
+            ids[start:] = [new[number] for number in ids[start:]]
+        if padding is not None:
             padding["pad_id"] = new.get(padding["pad_id"], padding["pad_id"])
         return tree
 
 
 def _flat(step: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A step of tokenizer.json, or those of a sequence."""
-    if step is None:
-        return
-    parts = [*step.get("pretokenizers", []), *step.get("normalizers", [])]
-    parts += step.get("processors", [])
-    yield step
-    for part in parts:
-        yield from _flat(part)
+    """Yield a step of tokenizer.json, and those of a sequence."""
+    if step is not None:
+        yield step
+        for key in ("pretokenizers", "normalizers", "processors"):
+            for part in step.get(key, []):
+                yield from _flat(part)
 
 
-def _named(processor: dict[str, Any] | None) -> Iterator[str]:
-    """The tokens that a post-processor adds."""
+def _numbered(processor: dict[str, Any] | None) -> Iterator[tuple[list[Any], int]]:
+    """Yield each list of a post-processor that holds ids, and where the ids start in it."""
     for step in _flat(processor):
-        yield from (step[key][0] for key in ("sep", "cls") if key in step)
-        for token in step.get("special_tokens", {}).values():
-            yield from token["tokens"]
-
-
-def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
-    for step in _flat(processor):
-        for key in ("sep", "cls"):
-            if key in step:
-                step[key] = [step[key][0], new[step[key][1]]]
-        for token in step.get("special_tokens", {}).values():
-            token["ids"] = [new[number] for number in token["ids"]]
+        yield from ((step[key], 1) for key in ("sep", "cls") if key in step)
+        yield from ((token["ids"], 0) for token in step.get("special_tokens", {}).values())

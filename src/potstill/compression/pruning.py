@@ -1,219 +1,153 @@
-"""Structured pruning: inner units of the feed-forward networks leave, what is kept stays as it is.
+"""Structured pruning: what matters least leaves a model, the rest stays as it is.
 
-All layers keep as many units, so that config.json says the shape and plain transformers loads it.
-A pruned model gives what the whole one gives with those units' activations set to zero.
+FFN units and the hidden width leave all layers alike, so that config.json lists the shape and plain
+transformers loads it. Heads and units may also leave in a different number per layer: such a shape
+lives in memory, and in the ONNX graph that is written from there. Either gives what the whole model
+gives with the outputs of those heads and units set to zero.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from itertools import repeat
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.compression.narrowing import unit_weights, widths_of
-from potstill.models.families import Family, family_of, layers_of
+from potstill.compression.narrowing import Choice, hidden_moments, turn_at_random
+from potstill.compression.parts import Encoder
+from potstill.compression.scores import (
+    Evidence,
+    channel_magnitudes,
+    direction_taylor,
+    head_magnitudes,
+    head_taylor,
+)
+from potstill.recipe import Prune
 
-Importance = Literal["taylor", "magnitude"]
-# Of a module's arguments and output: what would leave, and what it is part of.
-Part = Callable[[tuple[Tensor, ...], Any], tuple[Tensor, Tensor]]
+KeptParts = Sequence[Tensor]  # of each layer, what stays: numbers in order, int64
 
 
 def units_to_keep(ffn: int | float, width: int) -> int:
-    """Inner units that stay of `width`: a number of them, or a share between 0 and 1.
+    """Return how many FFN units stay of `width`: a number, or a fraction between 0 and 1 of them.
 
     Raises:
         ValueError: out of range, or nothing would be pruned.
     """
     if isinstance(ffn, float):
         if not 0 < ffn < 1:
-            raise ValueError(f"ffn: a share of {ffn:g} is out of range: take one between 0 and 1")
+            raise ValueError(f"ffn: {ffn:g} is out of range. Set a fraction between 0 and 1.")
         ffn = max(round(ffn * width), 1)
     if not 1 <= ffn <= width:
-        raise ValueError(f"ffn: {ffn} is out of range: the model's is {width}")
+        raise ValueError(
+            f"ffn: {ffn} is out of range. The model's intermediate (FFN) size is {width}: set a "
+            "smaller one."
+        )
     if ffn == width:
-        raise ValueError(f"ffn: the model's is {width} already, so there is nothing to prune")
+        raise ValueError(
+            f"ffn: {ffn} is the model's intermediate (FFN) size already. Set a smaller one."
+        )
     return ffn
 
 
-def magnitude_scores(model: PreTrainedModel) -> Tensor:
-    """Weight magnitudes of inner FFN units [layers x F], float64 on the CPU.
-
-    The product of the Euclidean norms of what a unit reads (of its gate, too, where there is one)
-    and of what is read from it: a unit that any of them is zero for says nothing.
-    """
-    family, width = own_family(model), widths_of(model.config).ffn
-    each = [unit_weights(layer, family, width, torch.float64) for layer in layers_of(model)]
-    return torch.stack(each)
-
-
-def taylor_scores(
-    model: PreTrainedModel, batches: Iterable[Any], loss: Callable[[Any], Tensor]
-) -> Tensor:
-    """First-order Taylor importance of inner FFN units [layers x F], float64 on the CPU.
-
-    |sum over a text's tokens of activation times the loss's gradient to it|, summed over texts: to
-    first order what the loss changes by when the unit is silent (Molchanov et al. 2017, arXiv
-    1611.06440, equations 6 to 8; 2019, arXiv 1906.10771).
-
-    Args:
-        batches: what `loss` takes, one forward pass each.
-        loss: runs `model` once on a batch of texts and gives its loss, a sum over texts.
-
-    Raises:
-        ValueError: no batch.
-    """
-    readers = [(reader, argument) for _, reader in ffns(model)]
-    scores = torch.zeros(len(readers), widths_of(model.config).ffn, dtype=torch.float64)
-    for found in slopes(model, readers, batches, loss, "; use magnitude"):
-        for layer, (unit, slope) in enumerate(found):
-            change = unit.double() * slope.double()
-            per_text_BF = change.sum(dim=tuple(range(1, change.dim() - 1)))
-            scores[layer] += per_text_BF.abs().sum(0).cpu()
-    return scores
-
-
-def layer_taylor_scores(
-    model: PreTrainedModel, batches: Iterable[Any], loss: Callable[[Any], Tensor]
-) -> Tensor:
-    """First-order Taylor importance of whole layers [layers], float64 on the CPU.
-
-    |sum over a text's tokens and channels of (output - input) times the loss's gradient to the
-    output|, summed over texts: to first order what the loss changes by when the layer is skipped
-    (Molchanov et al. 2019, arXiv 1906.10771, with a layer's contribution as the unit).
-
-    Args:
-        batches, loss: as in `taylor_scores`.
-
-    Raises:
-        ValueError: no batch.
-    """
-    layers = layers_of(model)
-    scores = torch.zeros(len(layers), dtype=torch.float64)
-
-    def added(arguments: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
-        _, after = result(arguments, output)
-        return after - arguments[0], after
-
-    for found in slopes(model, [(layer, added) for layer in layers], batches, loss):
-        for layer, (contribution, slope) in enumerate(found):
-            change = contribution.double() * slope.double()
-            scores[layer] += change.flatten(1).sum(1).abs().sum().cpu()
-    return scores
-
-
-def argument(arguments: tuple[Tensor, ...], _: Any) -> tuple[Tensor, Tensor]:
-    """A `Part`: what a module reads."""
-    return arguments[0], arguments[0]
-
-
-def result(_: tuple[Tensor, ...], output: Any) -> tuple[Tensor, Tensor]:
-    """A `Part`: what a module gives, the first of several."""
-    given = output if isinstance(output, Tensor) else output[0]
-    return given, given
-
-
-def slopes(
-    model: PreTrainedModel,
-    parts: Sequence[tuple[nn.Module, Part]],
-    batches: Iterable[Any],
-    loss: Callable[[Any], Tensor],
-    hint: str = "",
-) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Of every batch and each part of a model: what would leave, and the loss's gradient to what it
-    is part of.
-
-    Args:
-        parts: modules with what is looked at of their arguments and output.
-        hint: what to do where there is no batch.
-
-    Raises:
-        ValueError: no batch.
-    """
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def note(
-        number: int, part: Part, _: nn.Module, arguments: tuple[Tensor, ...], output: Any
-    ) -> None:
-        seen[number] = part(arguments, output)
-
-    was_training, count = model.training, 0
-    hooks = [
-        module.register_forward_hook(partial(note, number, part))
-        for number, (module, part) in enumerate(parts)
-    ]
-    try:
-        model.eval()  # dropout would blur what is looked at
-        for count, batch in enumerate(batches, start=1):  # noqa: B007
-            seen.clear()
-            with torch.enable_grad():
-                value = loss(batch)
-            found = [seen[number] for number in range(len(parts))]
-            gradients = torch.autograd.grad(value, [whole for _, whole in found])
-            yield [
-                (part.detach(), slope) for (part, _), slope in zip(found, gradients, strict=True)
-            ]
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
-    if not count:
-        raise ValueError(f"importance taylor: there is no text to take gradients on{hint}")
-
-
-def prune_ffn(model: PreTrainedModel, scores: Tensor, units: int) -> PreTrainedModel:
-    """A copy of the model with the `units` highest-scored inner units of each layer, in order.
-
-    Args:
-        scores: [layers x F].
-
-    Raises:
-        ValueError: more units than there are, or none.
-    """
-    family, width = own_family(model), widths_of(model.config).ffn
-    if not 1 <= units <= width:
-        raise ValueError(f"ffn: {units} is out of range: the model's is {width}")
-    pruned = copy.deepcopy(model)
-    keep_units(pruned, [score_F.topk(units).indices.sort().values for score_F in scores])
-    setattr(pruned.config, family.ffn_width, units)
+def prune_ffn(encoder: Encoder, scores: Tensor, units: int) -> PreTrainedModel:
+    """Copy a model with the FFN units of each layer that score highest [layers x F], in order."""
+    assert 1 <= units <= scores.shape[1], units
+    kept = [score_F.topk(units).indices.sort().values for score_F in scores]
+    pruned = reshaped(encoder, units=kept)
+    setattr(pruned.config, encoder.family.ffn_width, units)
     return pruned
 
 
-def keep_units(model: PreTrainedModel, kept: Sequence[Tensor]) -> None:
-    """Cut a model's FFNs, in place, to some of their inner units; its config is left as it is.
+def chosen_width(
+    encoder: Encoder, width: int, stage: Prune, sample: Sequence[Sequence[int]], evidence: Evidence
+) -> Choice:
+    """Choose what a model of `width` channels keeps of this one.
+
+    Heads keep their size, so their number falls with the width. A direction is one of the model's
+    own channels, each with its own gain in every norm; or a principal component, which holds more
+    of the hidden states in as many dimensions, but shares a mean gain (see narrowing).
 
     Args:
-        kept: of each layer the numbers of the units that stay, int64.
+        stage: Lists `directions` and `importance`; magnitude ranks components by their variance.
+        sample: Gives texts as token ids; see `narrowing.hidden_moments`.
+        evidence: Is read twice for taylor: for directions and for heads.
+
+    Raises:
+        ValueError: no batch for taylor, or no sample.
     """
-    width = widths_of(model.config).ffn
-    for (writers, reader), units in zip(ffns(model), kept, strict=True):
-        for writer in writers:
-            blocks = range(0, writer.out_features, width)  # two where one of them gates
-            cut(writer, 0, torch.cat([units + start for start in blocks]))
-        cut(reader, 1, units)
-
-
-def ffns(model: PreTrainedModel) -> Sequence[tuple[list[nn.Linear], nn.Linear]]:
-    """Of each layer: the maps that write its inner units, and the one that reads them."""
-    family = own_family(model)
-    of = [[layer.get_submodule(path) for path in family.ffn] for layer in layers_of(model)]
-    return [(maps[:-1], maps[-1]) for maps in of]
-
-
-def own_family(model: PreTrainedModel) -> Family:
-    return family_of(model.config, model.config.model_type)
-
-
-def cut(linear: nn.Linear, axis: int, kept: Tensor) -> None:
-    kept = kept.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight.detach().index_select(axis, kept))
-    if axis == 0:
-        linear.out_features = len(kept)
-        if linear.bias is not None:
-            linear.bias = nn.Parameter(linear.bias.detach().index_select(0, kept))
+    if not sample:
+        raise ValueError("width: it needs training text, and there is none. Add text to the data.")
+    moments_DD = hidden_moments(encoder.model, sample)
+    components = stage.directions == "components"
+    if components:
+        sizes_D, basis_DD = torch.linalg.eigh(moments_DD)
     else:
-        linear.in_features = len(kept)
+        sizes_D, basis_DD = channel_magnitudes(encoder), torch.eye(len(moments_DD)).double()
+    heads = head_magnitudes(encoder)
+    if stage.importance == "taylor":
+        sizes_D = direction_taylor(encoder, basis_DD, evidence)
+        heads = head_taylor(encoder, evidence)
+    kept_Dd = basis_DD[:, sizes_D.topk(width).indices.sort().values]
+    share = float((kept_Dd * (moments_DD @ kept_Dd)).sum() / moments_DD.trace())
+    if components:
+        kept_Dd = kept_Dd @ turn_at_random(width)
+    return Choice(kept_Dd.float(), share, heads)
+
+
+def kept_number(share: float, layers: int, each: int, key: str) -> int:
+    """Return how many parts stay in all layers: a fraction of them, at least one per layer.
+
+    Raises:
+        ValueError: nothing would leave; `key` is the recipe's for the fraction.
+    """
+    assert 0 < share < 1, share
+    count = max(round(share * layers * each), layers)
+    if count == layers * each:
+        raise ValueError(
+            f"{key}: {share:g} removes nothing from {layers} layers of {each}. Set a smaller "
+            f"fraction, or omit {key}."
+        )
+    return count
+
+
+def relative(scores: Tensor) -> Tensor:
+    """Divide scores [layers x N] by the Euclidean norm of their layer's.
+
+    Sizes of weights can't be compared from one layer to another; changes of one loss can. (Michel
+    et al. 2019 and Molchanov et al. 2017 divide those, too; not to do so was better: docs/LOG.md.)
+    """
+    norms = torch.linalg.vector_norm(scores, dim=1, keepdim=True)
+    return scores / torch.where(norms > 0, norms, 1)
+
+
+def ranked(scores: Tensor, count: int) -> KeptParts:
+    """Choose the best `count` parts of all layers [layers x N], and in any case each layer's best.
+
+    Scores are not negative, and comparable across layers.
+    """
+    layers, each = scores.shape
+    order = scores.clone()
+    order[torch.arange(layers), scores.argmax(1)] = torch.inf
+    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
+    # a stable sort, so that equal ones are chosen alike everywhere
+    chosen[order.flatten().sort(descending=True, stable=True).indices[:count]] = True
+    return [row.nonzero().flatten() for row in chosen.view(layers, each)]
+
+
+@torch.no_grad()
+def reshaped(
+    encoder: Encoder, heads: KeptParts | None = None, units: KeptParts | None = None
+) -> PreTrainedModel:
+    """Copy a model with these groups of heads and FFN units in each layer; None: all of them.
+
+    The copy's config still lists the old shape: it can be run and exported, not saved.
+    """
+    smaller = Encoder(copy.deepcopy(encoder.model), encoder.family)
+    for layer, own_heads, own_units in zip(
+        smaller.layers, heads or repeat(None), units or repeat(None), strict=False
+    ):
+        smaller.keep(layer, own_heads, own_units)
+    return smaller.model

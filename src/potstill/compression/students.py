@@ -13,7 +13,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.compression.narrowing import Choice, Widths, narrow_config, narrowed, widths_of
+from potstill.compression.narrowing import Choice, largest, load_state, narrow_config, narrowed
+from potstill.compression.parts import Encoder, Widths, widths_of
 from potstill.compression.shapes import Shape, choose_shape
 from potstill.models import families
 from potstill.models.finite import not_finite, refuse_not_finite
@@ -35,7 +36,7 @@ def make_student(
     sample: Sequence[Sequence[int]] | None = None,
     initialise: Literal["teacher", "random"] | None = None,
 ) -> PreTrainedModel:
-    """A student with some of the teacher's layers, every weight copied from the teacher.
+    """Make a student of some of the teacher's layers, every weight copied from the teacher.
 
     A masked-LM BERT teacher gives a DistilBertForMaskedLM with the head copied; a headless one a
     headless DistilBertModel; a task teacher keeps its own family unless `family` asks. Token types
@@ -44,22 +45,21 @@ def make_student(
     selection of the teacher's weights (see narrowing).
 
     Args:
-        teacher: a transformers encoder; it is not changed.
-        layers, depth: see `layer_maps.layer_map`; layers of several types (ModernBERT's full and
-            sliding attention): see `layer_maps.typed_layer_map`.
-        width, ffn: hidden size and inner width of the FFN; None: the teacher's, the FFN in
-            proportion to the width.
-        at_most: parameters that the student may have, as a number or "15 M"; its depth and widths
+        teacher: A transformers encoder; it is not changed.
+        layers: The teacher layers that are kept: a rule, or numbers from 0; see `layer_map`.
+        depth: The number of layers, for a rule; None: half of the teacher's, rounded up.
+        width: The hidden size; None: the teacher's.
+        ffn: The intermediate (FFN) size; None: in proportion to the width.
+        at_most: Parameters that the student may have, as a number or "15 M"; its depth and widths
             are chosen (see shapes).
-        ratio: likewise, but the share of the teacher's computation a token may cost, as a number
-            or "half".
+        ratio: The same as a fraction of the teacher's computation per token: a number or "half".
         initialize: "random" leaves the student as its class initializes it, from torch's own
             generator: to compare with.
-        family: the student's family; None chooses.
-        pairs: the teacher reads text pairs: token types must stay, so BERT stays BERT, with a
+        family: The student's family; None chooses.
+        pairs: The teacher reads text pairs: token types must stay, so BERT stays BERT, with a
             warning. So it does where DistilBERT can't express the teacher.
-        sample: for a narrower student, some texts as token ids with their special tokens, of which
-            it keeps the most; None: random tokens serve, less well.
+        sample: Some texts as token ids with their special tokens, of which a narrower student keeps
+            the most; None: random tokens serve, less well.
         initialise: The former name of `initialize`; None: not given.
 
     Returns:
@@ -78,179 +78,160 @@ def make_student(
             **{"initialize": initialise or initialize, "family": family, "pairs": pairs},
         },
     )
-    return build_student(teacher, wanted, student_shape(teacher, wanted), sample)
+    encoder = Encoder(teacher, families.family_of(teacher.config, type(teacher).__name__))
+    surgery = Surgery(encoder, wanted)
+    return surgery.build(surgery.shape(), sample)
 
 
-def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
-    """The shape that a student asked for so gets: see shapes.choose_shape.
+class Surgery:
+    """Make students of one teacher: choose their class and shape, and build them.
 
     Raises:
-        ValueError: as `make_student`.
+        ValueError: a family that can't express the teacher.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # building it warns
-        converts = _to_distilbert(teacher, wanted)
 
-    last = int(teacher.config.num_hidden_layers) - 1
+    def __init__(self, teacher: Encoder, wanted: Student) -> None:
+        self.teacher, self.wanted = teacher, wanted
+        model, self.family = teacher.model, teacher.family
+        self.converts = _to_distilbert(teacher, wanted)
+        self.student_class: Any = type(model)
+        self.options: dict[str, Any] = {}  # of the class, besides its config
+        if self.converts:
+            self.family = families.FAMILIES["distilbert"]
+            name = families.DISTILBERT_CLASS[type(model).__name__]
+            self.student_class = getattr(transformers, name)
+        elif model.base_model is model and self.family.has_pooler:
+            self.options = {"add_pooling_layer": getattr(model, "pooler", None) is not None}
 
-    def count(depth: int, widths: Widths) -> int:
-        # more layers than the teacher has may be asked for, to tell what one of them takes
-        config = _shallow_config(teacher, converts, [min(i, last) for i in range(depth)])
-        with torch.device("meta"):
-            blank = _class_of(teacher, converts)(
-                narrow_config(config, widths), **_constructor_options(teacher, converts)
-            )
-        return int(blank.num_parameters())
+    def shape(self) -> Shape:
+        """Choose the student's shape: see shapes.choose_shape.
 
-    return choose_shape(teacher.config, wanted, count)
+        Raises:
+            ValueError: layers or widths out of range, or a budget that no student keeps.
+        """
+        last = int(self.teacher.model.config.num_hidden_layers) - 1
 
+        def count(depth: int, widths: Widths) -> int:
+            # more layers than the teacher has may be asked for, to see what one of them takes
+            with torch.device("meta"):
+                blank = self._blank([min(i, last) for i in range(depth)], widths)
+            return int(blank.num_parameters())
 
-def build_student(
-    teacher: PreTrainedModel,
-    wanted: Student,
-    shape: Shape,
-    sample: Sequence[Sequence[int]] | None = None,
-    choice: Choice | None = None,
-) -> PreTrainedModel:
-    """`make_student` for a shape that has been chosen, and what a narrower one keeps."""
-    converts = _to_distilbert(teacher, wanted)
-    options = _constructor_options(teacher, converts)
-    student: PreTrainedModel
-    if wanted.initialize == "random" or teacher.device.type == "meta":  # which has no weights
-        config = _shallow_config(teacher, converts, shape.layers)
-        with teacher.device:
-            student = _class_of(teacher, converts)(narrow_config(config, shape.widths), **options)
-    else:
-        build = _distilbert_from_bert if converts else _slice
-        student = build(teacher, shape.layers)
-        if widths_of(student.config) != shape.widths:
-            student = narrowed(student, shape.widths, sample, choice, **options)
-    torch.nn.Module.to(student, teacher.dtype)
-    student.eval()
-    return student
+        return choose_shape(self.teacher, self.wanted, count)
 
+    def build(
+        self,
+        shape: Shape,
+        sample: Sequence[Sequence[int]] | None = None,
+        choice: Choice | None = None,
+    ) -> PreTrainedModel:
+        """Build a student of this shape, in eval mode, in the teacher's dtype.
 
-def _to_distilbert(teacher: PreTrainedModel, wanted: Student) -> bool:
-    """Whether to convert BERT to DistilBERT; complains where it was asked for and can't be."""
-    model_type = families.family_of(teacher.config, type(teacher).__name__).model_type
-    family = wanted.family
-    if family is not None and family != model_type and model_type != "bert":
-        raise ValueError(
-            f"family: a teacher of the family {model_type} can't give a {family} student; leave "
-            "family out"
-        )
-    if model_type != "bert" or family == "bert":
-        return False
-    problem = _not_expressible(teacher)
-    if problem is not None:
-        if family == "distilbert":
-            raise ValueError(
-                f"family: DistilBERT can't express this teacher: {problem}; use family bert"
-            )
-        if type(teacher).__name__ in _WITHOUT_TASK:
+        Args:
+            sample: See `make_student`.
+            choice: What a narrower student keeps; None: what is largest on the sample.
+        """
+        teacher = self.teacher.model
+        if self.wanted.initialize == "random" or teacher.device.type == "meta":  # no weights
+            with teacher.device:
+                student = self._blank(shape.layers, shape.widths)
+        else:
+            student = self._with_layers(shape.layers)
+            if widths_of(student.config, self.family) != shape.widths:
+                wide = Encoder(student, self.family)
+                choice = choice or largest(wide, shape.widths.hidden, sample)
+                student = narrowed(wide, shape.widths, choice, **self.options)
+        torch.nn.Module.to(student, teacher.dtype)
+        student.eval()
+        return student
+
+    def _blank(self, layers: list[int], widths: Widths) -> PreTrainedModel:
+        """Make a student as its class initializes it."""
+        config = narrow_config(self._config(layers), self.family, widths)
+        student: PreTrainedModel = self.student_class(config, **self.options)
+        return student
+
+    def _with_layers(self, layers: list[int]) -> PreTrainedModel:
+        """Make a student as wide as the teacher, with weights of these layers."""
+        teacher, config = self.teacher.model, self._config(layers)
+        types = getattr(teacher.config, "layer_types", None)
+        if types is not None and config.layer_types != types[: len(layers)]:
             warnings.warn(
-                f"DistilBERT can't express this teacher: {problem}; the student stays BERT",
+                f"layers: {layers} break the pattern of the teacher's layer types. Readers of "
+                "config.json that know only the pattern get the types wrong.",
                 stacklevel=4,
             )
-        return False
-    if wanted.pairs:
-        if family == "distilbert":
-            raise ValueError(
-                "family: DistilBERT has no token types to tell the two texts of a pair apart; "
-                "leave pairs out, or use family bert"
-            )
-        warnings.warn(
-            "the teacher reads text pairs, which DistilBERT (no token types) can't tell apart: "
-            "the student stays BERT",
-            stacklevel=4,
-        )
-        return False
-    return family == "distilbert" or type(teacher).__name__ in _WITHOUT_TASK
+        student: PreTrainedModel = self.student_class(config, **self.options)
+        # Clones: a student must not share storage with its teacher, nor train it.
+        state = {name: value.detach().clone() for name, value in teacher.state_dict().items()}
+        if self.converts and teacher.base_model is teacher:
+            state = {f"bert.{name}": value for name, value in state.items()}
+        prefix = "bert.encoder.layer." if self.converts else families.layer_prefix(teacher)
+        state = _renumbered(state, prefix, layers)
+        if self.converts:
+            state = _as_distilbert(state, student.base_model is student)
+        load_state(student, state)
+        return student
+
+    def _config(self, layers: list[int]) -> Any:
+        """Return the config of a student with these layers, as wide as the teacher."""
+        config: Any = self.teacher.model.config
+        if self.converts:
+            return _distilbert_config(config, len(layers))
+        shallow = copy.deepcopy(config)
+        shallow.num_hidden_layers = len(layers)
+        if getattr(config, "layer_types", None) is not None:
+            shallow.layer_types = [config.layer_types[layer] for layer in layers]
+        return shallow
 
 
 _WITHOUT_TASK = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
 
 
-def _not_expressible(teacher: PreTrainedModel) -> str | None:
-    config = teacher.config
+def _to_distilbert(teacher: Encoder, wanted: Student) -> bool:
+    """Decide whether BERT becomes DistilBERT; refuse it where it was asked for and can't be."""
+    own, family, called = teacher.family.model_type, wanted.family, type(teacher.model).__name__
+    if family not in (None, own) and own != "bert":
+        raise ValueError(
+            f"family: a teacher of the family {own} can't give a {family} student. Omit family."
+        )
+    if own != "bert" or family == "bert":
+        return False
+    problem, config, warned = None, teacher.model.config, called in _WITHOUT_TASK
     if config.layer_norm_eps != families.DISTILBERT_EPS:
-        return f"its layer_norm_eps is {config.layer_norm_eps:g}, DistilBERT's is fixed at 1e-12"
-    if type(teacher).__name__ not in families.DISTILBERT_CLASS:
-        return f"the head of {type(teacher).__name__} is another function there"
-    return None
-
-
-def _class_of(teacher: PreTrainedModel, converts: bool) -> Any:
-    if not converts:
-        return type(teacher)
-    return getattr(transformers, families.DISTILBERT_CLASS[type(teacher).__name__])
-
-
-def _constructor_options(teacher: PreTrainedModel, converts: bool) -> dict[str, Any]:
-    """What the student's class is told beside its config."""
-    has_pooler = families.FAMILIES[teacher.config.model_type].has_pooler
-    if not converts and teacher.base_model is teacher and has_pooler:
-        return {"add_pooling_layer": getattr(teacher, "pooler", None) is not None}
-    return {}
-
-
-def _shallow_config(teacher: PreTrainedModel, converts: bool, layers: list[int]) -> Any:
-    """The config of a student with these of the teacher's layers, as wide as the teacher."""
-    if converts:
-        return _distilbert_config(teacher.config, len(layers))
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
-    types = getattr(teacher.config, "layer_types", None)
-    if types is not None:
-        config.layer_types = [types[layer] for layer in layers]
-    return config
-
-
-def _slice(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """The same class with fewer layers."""
-    config = _shallow_config(teacher, False, layers)
-    types = getattr(teacher.config, "layer_types", None)
-    if types is not None and config.layer_types != types[: len(layers)]:
+        problem = f"its layer_norm_eps is {config.layer_norm_eps:g}, DistilBERT's is fixed at 1e-12"
+    elif called not in families.DISTILBERT_CLASS:
+        problem = f"the head of {called} is another function there"
+    elif wanted.pairs:
+        problem, warned = "it reads text pairs, and DistilBERT has no token types", True
+    if problem is not None and family == "distilbert":
+        raise ValueError(
+            f"family: DistilBERT can't express this teacher: {problem}. Set family to bert."
+        )
+    if problem is not None and warned:
         warnings.warn(
-            f"layers {layers} break the pattern of the teacher's layer types: config.json says "
-            "each layer's type, but readers that know only the pattern get it wrong",
+            f"DistilBERT can't express this teacher: {problem}. The student stays BERT.",
             stacklevel=4,
         )
-    student = type(teacher)(config, **_constructor_options(teacher, converts=False))
-    _load(student, _renumber(_state(teacher), families.layer_prefix(teacher), layers))
-    return student
+    return problem is None and (family == "distilbert" or called in _WITHOUT_TASK)
 
 
-def _distilbert_from_bert(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    state = _state(teacher)
-    if teacher.base_model is teacher:
-        state = {f"bert.{name}": value for name, value in state.items()}
-    state = _renumber(state, "bert.encoder.layer.", layers)
+def _as_distilbert(state: dict[str, Tensor], headless: bool) -> dict[str, Tensor]:
+    """Name BERT's parameters as DistilBERT does, its token types folded into its positions."""
     # A single text's token types are all 0: position + type vector 0 is one table.
     state[families.POSITIONS] = state[families.POSITIONS] + state[families.TOKEN_TYPES][0]
-    student: PreTrainedModel = _class_of(teacher, converts=True)(
-        _distilbert_config(teacher.config, len(layers))
-    )
-    prefix = "distilbert." if student.base_model is student else ""
-    _load(
-        student,
-        {_renamed(name).removeprefix(prefix): v for name, v in state.items() if _has_place(name)},
-    )
-    return student
+    renamed = {}
+    for name, value in state.items():
+        if not name.startswith(families.NOT_IN_DISTILBERT):
+            for old, new in families.DISTILBERT_FROM_BERT:
+                name = name.replace(old, new)
+            renamed[name.removeprefix("distilbert.") if headless else name] = value
+    return renamed
 
 
 def _distilbert_config(config: Any, depth: int) -> transformers.DistilBertConfig:
-    kept = {
-        name: getattr(config, name)
-        for name in (
-            "id2label",
-            "label2id",
-            "problem_type",
-            "tie_word_embeddings",
-            "initializer_range",
-        )
-        if getattr(config, name, None) is not None
-    }
+    names = ("id2label", "label2id", "problem_type", "tie_word_embeddings", "initializer_range")
+    kept = {name: getattr(config, name, None) for name in names}
     return transformers.DistilBertConfig(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
@@ -262,26 +243,11 @@ def _distilbert_config(config: Any, depth: int) -> transformers.DistilBertConfig
         attention_dropout=config.attention_probs_dropout_prob,
         activation=config.hidden_act,
         pad_token_id=config.pad_token_id,
-        **kept,
+        **{name: value for name, value in kept.items() if value is not None},
     )
 
 
-def _has_place(name: str) -> bool:
-    return not name.startswith(families.NOT_IN_DISTILBERT)
-
-
-def _renamed(name: str) -> str:
-    for old, new in families.DISTILBERT_FROM_BERT:
-        name = name.replace(old, new)
-    return name
-
-
-def _state(model: PreTrainedModel) -> dict[str, Tensor]:
-    # Clones: a student must not share storage with its teacher, nor train it.
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _renumber(state: dict[str, Tensor], prefix: str, layers: list[int]) -> dict[str, Tensor]:
+def _renumbered(state: dict[str, Tensor], prefix: str, layers: list[int]) -> dict[str, Tensor]:
     """Keep the layers of a state dict that are in the map, under their new numbers."""
     numbered = re.compile(re.escape(prefix) + r"(\d+)\.(.*)", re.DOTALL)
     kept = {}
@@ -292,11 +258,3 @@ def _renumber(state: dict[str, Tensor], prefix: str, layers: list[int]) -> dict[
         elif int(match[1]) in layers:
             kept[f"{prefix}{layers.index(int(match[1]))}.{match[2]}"] = value
     return kept
-
-
-def _load(student: PreTrainedModel, state: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        missing, unexpected = student.load_state_dict(state, strict=False)
-    assert not missing, missing
-    assert not unexpected, unexpected
-    student.tie_weights()

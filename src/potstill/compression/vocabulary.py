@@ -1,6 +1,6 @@
 """Vocabularies cut to what a text uses: tokenizer and embeddings shrink together.
 
-Which pieces need each other, and why the text is cut as before: tokenizer_pieces.
+Why the text is tokenized as before: pieces.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,32 +23,26 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 from potstill.compression.pieces import Pieces
 from potstill.data.tokenize import encode_whole
 from potstill.models import LoadedModel
-from potstill.models.families import family_of, lm_readout
+from potstill.models.families import lm_readout
 from potstill.models.hub import quiet
 from potstill.recipe import Task
 
-# Share of tokens without meaning above which a text is in another script; Unigram writes an unknown
-# word as two tokens, of which one says that a word begins.
+# Fraction of tokens without meaning above which a text is in another script; Unigram writes an
+# unknown word as two tokens, of which one marks the beginning of a word.
 FOREIGN = 0.4
-_TEXTS = 500  # tokenised at a time, or
+_TEXTS = 500  # tokenized at a time, or
 _CHARACTERS = 1 << 20
-# What a tokenizer's folder holds beside a list of pieces, which would be the former one's.
+# What a tokenizer's folder holds besides a list of tokens, which would be the former one's.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
-# --- which pieces ---------------------------------------------------------------------------------
 
 
 def count_pieces(
     tokenizer: PreTrainedTokenizerFast, pieces: Pieces, texts: Iterable[str], name: str
 ) -> np.ndarray:
-    """How often each piece stands in some texts: int64 [V], special tokens not counted.
-
-    Args:
-        name: of the texts' source, for messages.
+    """Count how often each token occurs in some texts: int64 [V], without special tokens.
 
     Raises:
-        ValueError: most of the text is unknown to the tokenizer.
+        ValueError: most of the text, whose source has this name, is unknown to the tokenizer.
     """
     counts_V = np.zeros(max(pieces.names) + 1, dtype=np.int64)
     for batch in _batches(texts):
@@ -57,33 +52,33 @@ def count_pieces(
     if foreign > FOREIGN * counts_V.sum():
         kind = "unknown" if pieces.unknown in pieces.foreign else "single bytes"
         raise ValueError(
-            f"{name}: {foreign / counts_V.sum():.0%} of its tokens are {kind} to the tokenizer, so "
-            "hardly a piece of the vocabulary is of its script: give text in a language that the "
-            "model knows"
+            f"{name}: {foreign / counts_V.sum():.0%} of its tokens are {kind} to the tokenizer, "
+            "whose vocabulary has hardly a token of this script. Use text in a language that the "
+            "model knows."
         )
     return counts_V
 
 
 def kept_anyway(loaded: LoadedModel, pieces: Pieces, keep: Sequence[str]) -> set[int]:
-    """Ids that are kept whatever the text says: special and added tokens, bytes, those asked for.
+    """Return the ids that any text keeps: special and added tokens, bytes, those asked for.
 
     Args:
-        keep: tokens, or words whose pieces are kept.
+        keep: Tokens, or words whose tokens are kept.
 
     Raises:
         ValueError: one of them is unknown to the tokenizer.
     """
     found = set(pieces.always) | {*loaded.tokenizer.all_special_ids}
-    found |= {one for one in _config_ids(loaded.model.config) if one in pieces.names}
+    for ids in _token_ids(loaded.model.config).values():
+        found |= {*np.ravel(ids).tolist()} & pieces.names.keys()
     for entry in keep:
         asked = [pieces.all_ids[entry]] if entry in pieces.all_ids else []
         asked = asked or encode_whole(loaded.tokenizer, [entry])["input_ids"][0]
         if not asked or pieces.unknown in asked:
             raise ValueError(
-                f"keep: '{entry}' is unknown to the tokenizer of {loaded.name}: leave it out"
+                f"keep: '{entry}' is unknown to the tokenizer of {loaded.name}. Remove it."
             )
-        for number in asked:
-            found |= pieces.needed(number)
+        found = found.union(*map(pieces.needed, asked))
     return found
 
 
@@ -94,30 +89,29 @@ def choose_pieces(
     min_count: int = 1,
     size: int | None = None,
 ) -> set[int]:
-    """The ids to keep: those that stand often enough in the text, with what they need.
+    """Choose the ids to keep: those that occur often enough in the text, with what they need.
 
     Args:
-        counts_SV: how often each piece stands in each source of the text. With `size`, pieces are
-            taken in the order of their share of the source that uses them most, so that a small
-            source (a language) isn't outvoted by a large one.
-        anyway: see `kept_anyway`.
+        counts_SV: Counts each token in each source of the text. With `size`, tokens are taken in
+            the order of their fraction of the source that uses them most, so that a small source
+            (a language) isn't outvoted by a large one.
+        anyway: See `kept_anyway`.
 
     Raises:
-        ValueError: `size` is below what must be kept, or no piece stands often enough.
+        ValueError: `size` is below what must be kept, or no token occurs often enough.
     """
     if size is not None and size <= len(anyway):
         raise ValueError(
-            f"size: {size} leaves no piece for the text, since {len(anyway)} are kept in any case "
-            f"(special and added tokens, bytes, keep): ask for more than {len(anyway)}"
+            f"size: {size} leaves no token for the text, since {len(anyway)} are always kept "
+            f"(special and added tokens, bytes, keep). Set more than {len(anyway)}."
         )
-    totals_S1 = counts_SV.sum(1, keepdims=True)
-    share_V = (counts_SV / np.maximum(totals_S1, 1)).max(0)
+    share_V = (counts_SV / np.maximum(counts_SV.sum(1, keepdims=True), 1)).max(0)
     counts_V = counts_SV.sum(0)
     used = np.flatnonzero(counts_V >= min_count)
     if not len(used):
         raise ValueError(
-            f"min_count: no piece stands {min_count} times in the text; the most frequent one "
-            f"stands there {counts_V.max()} times: ask for less"
+            f"min_count: no token occurs {min_count} times in the text. The most frequent one "
+            f"occurs {counts_V.max()} times: set at most that."
         )
     kept = set(anyway)
     for number in used[np.argsort(-share_V[used], kind="stable")].tolist():
@@ -127,33 +121,31 @@ def choose_pieces(
     return kept
 
 
-# --- the cut --------------------------------------------------------------------------------------
-
-
 def trimmed(loaded: LoadedModel, pieces: Pieces, kept: Collection[int], name: str) -> LoadedModel:
-    """A model with some of its pieces alone, and a tokenizer that knows no others.
+    """Copy a model with some of its tokens alone, and a tokenizer that knows no others.
 
-    Its outputs are the same for texts whose pieces are all kept; a masked-LM head predicts the kept
-    ones alone. The model that is given stays as it is.
+    Its outputs are the same for texts whose tokens are all kept; a masked-LM head predicts the kept
+    ones alone.
 
     Raises:
         ValueError: a model that counts positions from its padding token, which can't keep its id;
-            or a tokenizer class that doesn't take the new pieces.
+            or a tokenizer class that doesn't take the new tokens.
     """
     config, tokenizer = loaded.model.config, loaded.tokenizer
     pad = config.pad_token_id if config.pad_token_id in pieces.names else tokenizer.pad_token_id
     order = pieces.order(kept, pad)
     new = {old: number for number, old in enumerate(order)}
-    counts = family_of(config, loaded.name).counts_from_pad
-    if counts and new.get(config.pad_token_id) != config.pad_token_id:
+    if loaded.family.counts_from_pad and new.get(config.pad_token_id) != config.pad_token_id:
         raise ValueError(
             f"{loaded.name}: its positions are counted from pad_token_id {config.pad_token_id}, "
-            f"which it can't have among {len(order)} pieces: keep more of them"
+            f"which a vocabulary size of {len(order)} does not have. Keep more tokens."
         )
     own = _trimmed_tokenizer(loaded, pieces, order, new)
     model = _trimmed_model(loaded, order)
-    _renumber(model.config, new)
     model.config.vocab_size = len(order)
+    for key, ids in _token_ids(config).items():  # an id that is no token's names none
+        several = isinstance(ids, list)
+        setattr(model.config, key, [new[i] for i in ids if i in new] if several else new.get(ids))
     return replace(loaded, model=model, tokenizer=own, name=name)
 
 
@@ -170,27 +162,27 @@ def _trimmed_tokenizer(
         tree = pieces.cut(order)
         (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
         settings = folder / "tokenizer_config.json"
-        told = json.loads(settings.read_text("utf-8"))
-        told.pop("added_tokens_decoder", None)  # tokenizer.json has them, with their new ids
-        for key, value in told.items():
+        keys = json.loads(settings.read_text("utf-8"))
+        keys.pop("added_tokens_decoder", None)  # tokenizer.json has them, with their new ids
+        for key, value in keys.items():
             if key.endswith("_id") and isinstance(value, int):
-                told[key] = new.get(value, value)
-        settings.write_text(json.dumps(told, indent=2, ensure_ascii=False), "utf-8")
+                keys[key] = new.get(value, value)
+        settings.write_text(json.dumps(keys, indent=2, ensure_ascii=False), "utf-8")
         found: Any = AutoTokenizer.from_pretrained(
             folder, model_input_names=list(tokenizer.model_input_names)
         )
     own: PreTrainedTokenizerFast = found
     if own.get_vocab() != {pieces.names[old]: number for old, number in new.items()}:
         raise ValueError(
-            f"{loaded.name}: transformers' {type(tokenizer).__name__} changes the pieces that it "
-            "is given, so its vocabulary can't be trimmed: leave trim_vocabulary out"
+            f"{loaded.name}: transformers' {type(tokenizer).__name__} changes the tokens that it "
+            "is given, so its vocabulary can't be trimmed. Omit trim_vocabulary."
         )
     return own
 
 
 @torch.no_grad()
 def _trimmed_model(loaded: LoadedModel, order: Sequence[int]) -> PreTrainedModel:
-    """A copy with the rows of these tokens alone."""
+    """Copy a model with the rows of these tokens alone."""
     embeddings: Any = loaded.model.get_input_embeddings()
     tables: list[Tensor | None] = [embeddings.weight]
     if loaded.task == Task.MASKED_LM:
@@ -211,44 +203,26 @@ def _trimmed_model(loaded: LoadedModel, order: Sequence[int]) -> PreTrainedModel
     return result
 
 
-def _config_ids(config: PretrainedConfig) -> Iterator[int]:
-    """The ids of tokens that a config names."""
-    for key, value in config.to_dict().items():
-        if key.endswith("_token_id") and value is not None:
-            yield from (one for one in (value if isinstance(value, list) else [value]))
-
-
-def _renumber(config: PretrainedConfig, new: Mapping[int, int]) -> None:
-    """New ids of the tokens that a config names; an id that is no token's names none."""
-    for key, value in config.to_dict().items():
-        if key.endswith("_token_id") and value is not None:
-            several = isinstance(value, list)
-            setattr(config, key, [new[v] for v in value if v in new] if several else new.get(value))
-
-
-# --- what is covered ------------------------------------------------------------------------------
+def _token_ids(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the ids of tokens, one or several per key, that a config names."""
+    return {
+        key: ids
+        for key, ids in config.to_dict().items()
+        if key.endswith("_token_id") and ids is not None
+    }
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a text a trimmed vocabulary still says in whole pieces.
-
-    Attributes:
-        texts, tokens, words: what it was measured on: tokens of the former tokenizer, without
-            special ones; distinct words, runs of letters and digits.
-        tokens_kept: share of the tokens whose piece is kept.
-        words_kept: share of the distinct words whose pieces are all kept.
-        longer: tokens now, as a multiple of those before.
-        unknown_before, unknown_after: share of the tokens that stand for unknown characters.
-    """
+    """Hold how much of a text a trimmed vocabulary still has whole tokens for."""
 
     texts: int
-    tokens: int
-    words: int
-    tokens_kept: float
-    words_kept: float
-    longer: float
-    unknown_before: float
+    tokens: int  # of the former tokenizer, without special ones
+    words: int  # distinct ones: runs of letters and digits
+    tokens_kept: float  # fraction
+    words_kept: float  # fraction of the words whose tokens are all kept
+    longer: float  # tokens now, as a multiple of those before
+    unknown_before: float  # fraction of the tokens that are unknown characters
     unknown_after: float
 
 
@@ -258,12 +232,8 @@ def coverage_of(
     kept: Collection[int],
     texts: Iterable[str],
 ) -> Coverage | None:
-    """Compare a tokenizer with its trimmed one on texts; None if there is no token in them.
-
-    Args:
-        kept: the former ids that were kept.
-    """
-    found = _Tally()
+    """Compare a tokenizer with its trimmed one, which kept some ids, on texts; None without any."""
+    count, words = Counter[str](), dict[str, bool]()
     is_kept_V = np.zeros(max(before.get_vocab().values()) + 1, dtype=bool)
     is_kept_V[list(kept)] = True
     for batch in _batches(texts):
@@ -271,58 +241,30 @@ def coverage_of(
         shorter = encode_whole(after, batch)["input_ids"]
         both = zip(batch, encoded["input_ids"], encoded["offset_mapping"], shorter, strict=True)
         for text, ids, spans, new_ids in both:
-            found.texts += 1
-            found.after += len(new_ids)
-            found.unknown_after += new_ids.count(after.unk_token_id)
-            found.add(text, np.array(ids, dtype=np.int64), spans, is_kept_V, before.unk_token_id)
-    return found.coverage() if found.before else None
-
-
-@dataclass
-class _Tally:
-    texts: int = 0
-    before: int = 0
-    after: int = 0
-    kept: int = 0
-    unknown_before: int = 0
-    unknown_after: int = 0
-
-    def __post_init__(self) -> None:
-        self.words: dict[str, bool] = {}
-
-    def add(
-        self,
-        text: str,
-        ids: np.ndarray,
-        spans: Sequence[tuple[int, int]],
-        is_kept_V: np.ndarray,
-        unknown: int | None,
-    ) -> None:
-        kept = is_kept_V[ids]
-        self.before += len(ids)
-        self.kept += int(kept.sum())
-        self.unknown_before += int((ids == (-1 if unknown is None else unknown)).sum())
-        lost = np.zeros(len(text) + 1, dtype=bool)
-        for number in np.flatnonzero(~kept).tolist():
-            lost[slice(*spans[number])] = True
-        for word in re.finditer(r"\w+", text):
-            whole = not lost[word.start() : word.end()].any()
-            self.words[word[0]] = self.words.get(word[0], True) and whole
-
-    def coverage(self) -> Coverage:
-        return Coverage(
-            texts=self.texts,
-            tokens=self.before,
-            words=len(self.words),
-            tokens_kept=self.kept / self.before,
-            words_kept=sum(self.words.values()) / max(len(self.words), 1),
-            longer=self.after / self.before,
-            unknown_before=self.unknown_before / self.before,
-            unknown_after=self.unknown_after / max(self.after, 1),
-        )
-
-
-# --- texts ----------------------------------------------------------------------------------------
+            lost = np.zeros(len(text) + 1, dtype=bool)
+            for number in np.flatnonzero(~is_kept_V[ids]).tolist():
+                lost[slice(*spans[number])] = True
+            for word in re.finditer(r"\w+", text):
+                whole = not lost[word.start() : word.end()].any()
+                words[word[0]] = words.get(word[0], True) and whole
+            count["texts"] += 1
+            count["before"] += len(ids)
+            count["after"] += len(new_ids)
+            count["kept"] += int(is_kept_V[ids].sum())
+            count["unknown before"] += ids.count(before.unk_token_id)
+            count["unknown after"] += new_ids.count(after.unk_token_id)
+    if not count["before"]:
+        return None
+    return Coverage(
+        texts=count["texts"],
+        tokens=count["before"],
+        words=len(words),
+        tokens_kept=count["kept"] / count["before"],
+        words_kept=sum(words.values()) / max(len(words), 1),
+        longer=count["after"] / count["before"],
+        unknown_before=count["unknown before"] / count["before"],
+        unknown_after=count["unknown after"] / max(count["after"], 1),
+    )
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

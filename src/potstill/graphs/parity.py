@@ -1,4 +1,4 @@
-"""The gate of exported models: does an ONNX graph answer as its source does?"""
+"""The gate of exported models: an ONNX graph must answer as its source does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from potstill.data import Examples, Tokens, collate
 from potstill.errors import ParityFailed
-from potstill.graphs.graph import answers, input_names
+from potstill.graphs.graph import answers, input_names, is_by_token
 from potstill.models import LoadedModel
 from potstill.models.loading import open_graph
 from potstill.recipe import Task
@@ -31,97 +31,88 @@ Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One corner's answers, the graph's beside the source's.
+class Gate:
+    """Describe what is compared, and what is accepted."""
 
-    Attributes:
-        texts, tokens: how many; of the longest.
-        difference: output -> the largest difference, over real tokens, relative to the source's
-            largest value.
-        agreement: share of texts or tokens with the same label, token or end of an answer; of
-            sentence vectors the mean cosine; of regression the share of the variance of the
-            source's values that the graph's explain (R²: below 0 where the mean would be nearer);
-            None where all are equal.
-    """
+    tolerance: float | None = None  # largest difference, relative to the largest output; None: any
+    agreement: float | None = None  # lowest, over all real texts; None: any
+    texts: int = TEXTS  # real ones at most, spread over the lengths that there are
+    corners: bool = True  # False: real text alone
+
+
+_ANY = Gate()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Hold one corner's outputs, the graph's beside the source's."""
 
     corner: str
     texts: int
-    tokens: int
+    tokens: int  # of the longest text
+    # Output -> the largest difference, over real tokens, relative to the source's largest value.
     difference: dict[str, float]
+    # The fraction of texts or tokens with the same label, token or end of an answer; for sentence
+    # vectors the mean cosine; for regression the fraction of the variance of the source's values
+    # that the graph's explain (R²: below 0 where the mean would be nearer). None: all are equal.
     agreement: float | None
+
+    @property
+    def largest(self) -> float:
+        """Return the largest difference; NaN counts as infinitely far."""
+        return max(float("inf") if np.isnan(value) else value for value in self.difference.values())
 
 
 def check_parity(
-    source: LoadedModel,
-    graph: Path,
-    text: Tokens | Examples,
-    *,
-    tolerance: float | None = None,
-    agreement: float | None = None,
-    texts: int = TEXTS,
-    corners: bool = True,
+    source: LoadedModel, graph: Path, text: Tokens | Examples, gate: Gate = _ANY
 ) -> list[Compared]:
     """Compare a graph with its source on real text and on the corners; refuse one that differs.
 
     The corners: one text and several, one token and the maximum, padded and not, a sentence pair.
 
     Args:
-        source: the model in PyTorch, on the CPU, or the graph that another was made of.
-        graph: an .onnx file in a folder of the source's model folder, or of a copy.
-        text: real texts, as tokens.
-        tolerance: the largest difference that is accepted; None: any.
-        agreement: the least agreement that is accepted, over all real texts; None: any. Single
-            corners of one token are no measure of it.
-        texts: how many real ones at most, spread over the lengths that there are.
-        corners: False compares real text alone.
+        source: The model in PyTorch, on the CPU, or the graph that another was made of.
+        graph: An .onnx file in a folder of the source's model folder, or of a copy.
+        text: Real texts, as tokens.
+        gate: Describes what is compared and accepted.
 
     Returns:
         Each corner's figures, real text first.
 
     Raises:
-        ParityFailed: a difference above `tolerance`, answers that are no numbers, or too little
-            agreement.
+        ParityFailed: a difference above the tolerance, outputs that hold NaN or infinity, or too
+            little agreement.
         ValueError: a graph that can't be read, or no text.
     """
     if isinstance(text, Examples):
         text = text.alone()
     other = open_graph(os.fspath(graph), source.task)
-    compared = islice(_corners(source, text, texts), None if corners else 1)
+    compared = islice(_corners(source, text, gate.texts), None if gate.corners else 1)
     found = [_compared(name, source, other, batches) for name, batches in compared]
-    worst = max(found, key=lambda one: _largest(one.difference))
-    largest = _largest(worst.difference)
-    if tolerance is not None and not largest <= tolerance:
+    worst = max(found, key=lambda one: one.largest)
+    alike, failed = found[0].agreement, f"{graph.name} of {source.name} failed the parity gate: its"
+    if gate.tolerance is not None and not worst.largest <= gate.tolerance:
         raise ParityFailed(
-            f"{graph.name} of {source.name} failed the parity gate: its outputs differ by "
-            f"{largest:.2g} of the largest ({worst.corner}), and {tolerance:g} is accepted"
+            f"{failed} outputs differ by {worst.largest:.2g} of the largest ({worst.corner}), and "
+            f"{gate.tolerance:g} is accepted. Set a larger tolerance if that is enough."
         )
-    if largest == float("inf"):
+    if worst.largest == float("inf"):
+        raise ParityFailed(f"{failed} outputs are missing, NaN or infinity ({worst.corner}).")
+    if gate.agreement is not None and alike is not None and not alike >= gate.agreement:
         raise ParityFailed(
-            f"{graph.name} of {source.name} failed the parity gate: its outputs are missing or no "
-            f"numbers ({worst.corner})"
-        )
-    alike = found[0].agreement
-    if agreement is not None and alike is not None and not alike >= agreement:
-        raise ParityFailed(
-            f"{graph.name} of {source.name} failed the parity gate: its answers agree in "
-            f"{100 * alike:.4g}% on real text, and the least accepted is {100 * agreement:.6g}%: "
-            "lower agreement if that is enough"
+            f"{failed} answers agree in {100 * alike:.4g}% on real text, and the lowest accepted "
+            f"agreement is {100 * gate.agreement:.6g}%. Set a lower agreement if that is enough."
         )
     return found
 
 
-def _largest(difference: dict[str, float]) -> float:
-    """Not a number counts as infinitely far."""
-    return max(float("inf") if np.isnan(value) else value for value in difference.values())
-
-
 def likeness(source: LoadedModel, real: Compared) -> str:
-    """How much a graph's answers on real text are those of its source, in words."""
+    """Describe how far a graph's answers on real text are those of its source."""
     if real.agreement is None:
         return f"their answers differ by {max(real.difference.values()):.2g} of the largest"
     if source.sentence is not None:
         return f"the mean cosine of their vectors is {real.agreement:.3f}"
-    if source.task == Task.REGRESSION:
+    if not source.task.has_distribution:
         return f"it explains {real.agreement:.1%} of the variance of the values of {source.name}"
     return f"{real.agreement:.1%} of their answers are the same"
 
@@ -133,11 +124,13 @@ def _corners(
     source: LoadedModel, text: Tokens | Examples, texts: int = TEXTS
 ) -> Iterator[tuple[str, Iterator[Inputs]]]:
     if len(text) == 0:
-        raise ValueError(f"{source.name}: there is no text to compare the exported model on")
+        raise ValueError(
+            f"{source.name}: there is no held-out text to compare the exported model on. Add text."
+        )
     order = np.argsort(text.lengths, kind="stable")
     spread = order[np.linspace(0, len(order) - 1, min(texts, len(order))).round().astype(int)]
-    rng = np.random.default_rng(0)
-    spread = rng.permutation(spread)  # so that short and long ones are padded together
+    # so that short and long ones are padded together
+    spread = np.random.default_rng(0).permutation(spread)
     yield "real text", _real(source, text, spread)
     sequences = [[int(token) for token in text[int(i)]] for i in spread]
     maximum = min(source.max_length, LONGEST)
@@ -155,7 +148,10 @@ def _corners(
     }
     for name, rows in shapes.items():
         yield name, iter([_padded(source, rows)])
-    yield "a sentence pair", iter([_pair(source, sequences)])
+    tokenizer: Any = source.tokenizer
+    pair = [tokenizer.decode(one, skip_special_tokens=True) for one in (sequences * 2)[:2]]
+    made = tokenizer(*pair, truncation=True, max_length=maximum, return_tensors="pt")
+    yield "a sentence pair", iter([_complete(source, dict(made))])
 
 
 def _real(source: LoadedModel, text: Tokens | Examples, chosen: np.ndarray) -> Iterator[Inputs]:
@@ -166,7 +162,7 @@ def _real(source: LoadedModel, text: Tokens | Examples, chosen: np.ndarray) -> I
 
 
 def _of_length(sequences: Sequence[list[int]], length: int) -> list[int]:
-    """Real tokens in a row, between the special ones that a text begins and ends with."""
+    """Join real tokens, between the special ones that a text begins and ends with."""
     body = [token for row in sequences for token in row[1:-1]] or [sequences[0][0]]
     inner = max(length - 2, 0)
     body = (body * (inner // len(body) + 1))[:inner]
@@ -181,20 +177,9 @@ def _padded(source: LoadedModel, rows: Sequence[list[int]]) -> Inputs:
     return _complete(source, {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)})
 
 
-def _pair(source: LoadedModel, sequences: Sequence[list[int]]) -> Inputs:
-    tokenizer: Any = source.tokenizer
-    first, second = (
-        tokenizer.decode(sequences[i % len(sequences)], skip_special_tokens=True) for i in (0, 1)
-    )
-    limit = min(source.max_length, LONGEST)
-    made = tokenizer(first, second, truncation=True, max_length=limit, return_tensors="pt")
-    return _complete(source, {name: made[name] for name in made})
-
-
 def _complete(source: LoadedModel, inputs: Inputs) -> Inputs:
-    """The inputs that the model takes, token types 0 where nothing says otherwise."""
-    types_BL = torch.zeros_like(inputs["input_ids"])
-    given = {"token_type_ids": types_BL, **inputs}
+    """Return the inputs that the model takes, token types 0 where nothing else is given."""
+    given = {"token_type_ids": torch.zeros_like(inputs["input_ids"]), **inputs}
     return {name: given[name] for name in input_names(source.model.config)}
 
 
@@ -220,26 +205,25 @@ def _compared(
             if two is None or one.shape != two.shape:
                 apart[output] = float("inf")
                 continue
-            alike += _alike(source.task, output, one, two, real_BL)
-            if source.task == Task.REGRESSION:
+            alike += _alike(source.task, output, (one, two), real_BL)
+            if output == "logits" and not source.task.has_distribution:
                 values.append((one, two))
-            if _is_by_token(source.task, output):
+            if is_by_token(source.task, output):
                 one, two = one[real_BL], two[real_BL]
             # a maximum of tensors keeps what is not a number, which Python's would lose
             largest = torch.tensor([apart.get(output, 0.0), float((one - two).abs().max())])
             apart[output] = float(largest.max())
             scale[output] = max(scale.get(output, 0.0), float(one.abs().max()))
-    difference = {
-        output: value / scale[output] if scale.get(output) else value
-        for output, value in apart.items()
-    }
+    difference = {output: value / (scale.get(output) or 1) for output, value in apart.items()}
     agreement = float(torch.cat(alike).float().mean()) if alike else _explained(values)
     return Compared(name, texts, tokens, difference, agreement)
 
 
 def _explained(values: Sequence[tuple[Tensor, Tensor]]) -> float | None:
-    """1 - the sum of squared differences over that of the first ones' from their mean; None where
-    that is nothing.
+    """Compute the fraction of the first ones' variance that the second ones explain.
+
+    1 - the sum of squared differences over that of the first ones' from their mean; None where the
+    latter is nothing.
     """
     if not values:
         return None
@@ -258,30 +242,20 @@ def _given(name: str, other: LoadedModel, inputs: Inputs) -> Any:
         ) from None
 
 
-def _is_by_token(task: Task, output: str) -> bool:
-    """Whether an output has a row a token; padding's mean nothing."""
-    return output != "sentence_embedding" and (
-        output != "logits" or task in ("masked_lm", "token_classification")
-    )
-
-
-def _alike(task: Task, output: str, one: Tensor, two: Tensor, real_BL: Tensor) -> Sequence[Tensor]:
-    """What a user would take from two outputs, compared: [K], bool or a cosine."""
-    match task:
-        case Task.REGRESSION:
-            return []
-        case Task.SENTENCE_EMBEDDING | Task.SENTENCE_SIMILARITY:
-            if output != "sentence_embedding":
-                return []
-            return [F.cosine_similarity(one, two, dim=-1).clamp(max=1.0)]
-        case Task.MULTI_LABEL:
-            return [((one > 0) == (two > 0)).flatten()]
-        case Task.CLASSIFICATION:
-            return [one.argmax(-1) == two.argmax(-1)]
-        case Task.MASKED_LM | Task.TOKEN_CLASSIFICATION:
-            return [one.argmax(-1)[real_BL] == two.argmax(-1)[real_BL]]
-        case Task.QUESTION_ANSWERING:
-            excluded = [values.masked_fill(~real_BL, float("-inf")) for values in (one, two)]
-            return [excluded[0].argmax(-1) == excluded[1].argmax(-1)]
-        case _:
-            assert_never(task)
+def _alike(
+    task: Task, output: str, pair: tuple[Tensor, Tensor], real_BL: Tensor
+) -> Sequence[Tensor]:
+    """Compare what a user would take from two outputs: [K], bool or a cosine."""
+    one, two = pair
+    if task.is_encoder:
+        vectors = output == "sentence_embedding"
+        return [F.cosine_similarity(one, two, dim=-1).clamp(max=1.0)] if vectors else []
+    if not task.has_distribution:
+        return []
+    if task == Task.MULTI_LABEL:
+        return [((one > 0) == (two > 0)).flatten()]
+    if task.head == "spans":  # an answer neither begins nor ends in padding
+        one, two = (values.masked_fill(~real_BL, float("-inf")) for values in pair)
+        return [one.argmax(-1) == two.argmax(-1)]
+    same = one.argmax(-1) == two.argmax(-1)
+    return [same[real_BL] if is_by_token(task, output) else same]

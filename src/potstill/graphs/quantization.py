@@ -1,6 +1,6 @@
-"""Float ONNX graphs in, quantised ones out: int8, 4-bit weights, float16.
+"""Float ONNX graphs in, quantized ones out: int8, 4-bit weights, float16.
 
-onnxruntime's quantisation does the products. Lookups of embeddings and tables that are shared with
+onnxruntime's quantization does the products. Lookups of embeddings and tables that are shared with
 a decoder are done here: onnxruntime gives a whole table one scale, and keeps tied ones twice.
 
 Where a weight is int8, it is symmetric, with a scale for each output channel of a product and for
@@ -9,25 +9,36 @@ each row of a table: w = scale * q, scale = max |w| / qmax (Krishnamoorthi 2018,
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import os
 import platform
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, assert_never
 
 import numpy as np
 
 from potstill.errors import NotFinite
-from potstill.graphs.layers import Layer, layers_of, normalised, quiet
-from potstill.graphs.lookups import quantize_lookups
+from potstill.graphs.layers import (
+    Layer,
+    drop_unused,
+    layers_of,
+    normalized,
+    quiet,
+    share_table,
+    tensors_of,
+)
 from potstill.models.finite import refuse_not_finite, some_not_finite
 from potstill.recipe import Quantize
 from potstill.storage.machine import is_out_of_memory, read_cpu
 from potstill.storage.onnx_files import not_finite_in, require_onnx
 
+QUANTIZED_VALUES, SCALE = "_quantized", "_scale"  # what onnxruntime appends to a weight's name
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 Inputs = Mapping[str, np.ndarray]
@@ -35,19 +46,10 @@ Inputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Range:
-    """The bits of int8 weights that are used, and why.
+    """Hold the bits of int8 weights that are used, and why."""
 
-    Attributes:
-        reduced: 7 bits, -64 to 64.
-        why: one clause for the result.
-    """
-
-    reduced: bool
-    why: str
-
-    @property
-    def largest(self) -> int:
-        return 64 if self.reduced else 127
+    reduced: bool  # 7 bits, -64 to 64; else 8, -127 to 127
+    why: str  # one clause for the result
 
 
 def weight_range(
@@ -59,8 +61,8 @@ def weight_range(
     2 * 255 * 127 > 32767; weights of 7 bits can't.
 
     Args:
-        wanted: True or False as the user said; "auto": by the CPU.
-        flags, machine: of the CPU; None: of this one.
+        wanted: True or False as asked for; "auto": by the CPU, whose flags and architecture may be
+            given.
     """
     if isinstance(wanted, bool):
         return Range(wanted, "as asked for")
@@ -74,18 +76,18 @@ def weight_range(
 
 
 class FloatGraph:
-    """A float graph made ready, once for many variants: read and brought into one form.
+    """Hold a float graph made ready, once for many variants: read and brought into one form.
 
     Args:
-        path: a float .onnx file.
-        settings: of the stage; `model` and `writes` are not read.
+        path: A float .onnx file.
+        settings: The stage's; `model` and `writes` are not read.
 
     Attributes:
-        layers: that can be quantised.
-        fixed: names of those that stay in float because the settings say so.
+        layers: Those that can be quantized.
+        fixed: Names of those that stay in float because the settings list them.
 
     Raises:
-        ValueError: no graph, one that is quantised already, one without layers to quantise, or
+        ValueError: no graph, one that is quantized already, one without layers to quantize, or
             onnxruntime is not installed, or weights that are not finite.
     """
 
@@ -102,43 +104,35 @@ class FloatGraph:
                 raise
             raise ValueError(f"{path} can't be read as an ONNX graph: {error}") from None
         if any(tensor.data_type in (2, 3) for tensor in model.graph.initializer):
-            raise ValueError(f"{path} has int8 weights already: quantise the float graph")
+            raise ValueError(f"{path} has int8 weights already. Quantize the float graph.")
         refuse_not_finite(str(path), not_finite_in(model.graph, path.parent))
-        self.model = normalised(model)
-        self.layers = layers_of(self.model)
-        if not settings.embeddings:
-            self.layers = [layer for layer in self.layers if layer.kind != "lookup"]
+        self.model = normalized(model)
+        every = layers_of(self.model)
+        self.layers = [each for each in every if settings.embeddings or each.kind != "lookup"]
         if not self.layers:
-            raise ValueError(f"{path} has no layer with constant weights that could be quantised")
-        self.fixed = self._asked_for()
-
-    def _asked_for(self) -> list[str]:
-        """Names of the layers that stay in float because the settings say so."""
+            raise ValueError(f"{path} has no layer with constant weights that could be quantized.")
         names = [layer.name for layer in self.layers]
-        for pattern in self.settings.float_layers:
+        for pattern in settings.float_layers:
             if not fnmatch.filter(names, pattern):
                 raise ValueError(
-                    f"float_layers: no layer of {self.path.name} is called '{pattern}'; they are "
-                    f"called as {names[0]} and {names[-1]}"
+                    f"float_layers: no layer of {path.name} matches '{pattern}'. Use names such as "
+                    f"{names[0]} and {names[-1]}."
                 )
-        patterns = self.settings.float_layers
-        return [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
+        patterns = settings.float_layers
+        self.fixed = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
 
     def write(
-        self,
-        target: Path,
-        floats: Collection[str] = (),
-        samples: Sequence[Inputs] = (),
+        self, target: Path, floats: Collection[str] = (), samples: Sequence[Inputs] = ()
     ) -> None:
-        """Write a quantised graph, whole or not at all.
+        """Write a quantized graph, whole or not at all.
 
         Args:
-            floats: names of layers that stay as they are, beside those in `fixed`.
-            samples: inputs by name, for `static`: real text.
+            floats: Names of layers that stay as they are, besides those in `fixed`.
+            samples: Inputs by name, for `static`: real text.
 
         Raises:
-            ValueError: onnxruntime can't quantise the graph, or no samples.
-            NotFinite: the quantised weights or their scales hold NaN or infinity.
+            ValueError: onnxruntime can't quantize the graph, or no samples.
+            NotFinite: the quantized weights or their scales hold NaN or infinity.
             OSError: the disk is full.
         """
         import onnx
@@ -147,13 +141,13 @@ class FloatGraph:
         chosen = [layer for layer in self.layers if layer.name not in kept]
         try:
             with quiet():
-                model = self._quantised(chosen, samples)
+                model = self._quantized(chosen, samples)
         except Exception as error:
             if is_out_of_memory(error) or isinstance(error, (ValueError, OSError)):
                 raise
             first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason"
             raise ValueError(
-                f"{self.path}: onnxruntime can't quantise this graph with method "
+                f"{self.path}: onnxruntime can't quantize this graph with method "
                 f"{self.settings.method}: {type(error).__name__}: {first}"
             ) from error
         names = not_finite_in(model.graph, target.parent)
@@ -162,137 +156,94 @@ class FloatGraph:
         onnx.helper.set_model_props(
             model, {entry.key: entry.value for entry in self.model.metadata_props}
         )
-        partial = target.with_name(f".{target.name}.partial")
+        partial_file = target.with_name(f".{target.name}.partial")
         try:
-            onnx.save_model(model, partial)
-            os.replace(partial, target)
+            onnx.save_model(model, partial_file)
+            os.replace(partial_file, target)
         finally:
-            partial.unlink(missing_ok=True)
+            partial_file.unlink(missing_ok=True)
 
-    def _quantised(self, chosen: Sequence[Layer], samples: Sequence[Inputs]) -> Any:
+    def _quantized(self, chosen: Sequence[Layer], samples: Sequence[Inputs]) -> Any:
+        from onnxruntime.quantization import quantize_dynamic
+
+        products = [layer for layer in chosen if layer.kind == "product"]
         method = self.settings.method
         match method:
             case "fp16":
                 return _float16(self.model)
             case "dynamic":
-                model = _dynamic(self.model, _products(chosen), self.range.reduced)
+                # activations become uint8 by tensor, with a range of every input
+                model = self._int8(products, quantize_dynamic)
             case "static":
-                if not samples:
-                    raise ValueError(f"{self.path}: static quantisation needs text to calibrate on")
-                model = _static(
-                    self.model, _products(chosen), self.range.reduced, samples, self.settings
-                )
+                model = self._static(products, samples)
             case "4bit":
                 # A tied decoder shares its table with the lookup, so both are int8.
-                tied = [layer for layer in _products(chosen) if layer.tied]
-                rest = [layer for layer in _products(chosen) if not layer.tied]
-                model = _dynamic(self.model, tied, self.range.reduced)
+                tied = [layer for layer in products if layer.tied]
+                model = self._int8(tied, quantize_dynamic)
+                rest = [layer for layer in products if not layer.tied]
                 model = _weights_of_4_bits(model, rest, self.settings.block)
             case _:
                 assert_never(method)
         quantize_lookups(model, chosen, self.layers)
         return model
 
-
-def _products(layers: Iterable[Layer]) -> list[Layer]:
-    return [layer for layer in layers if layer.kind != "lookup"]
-
-
-# --- products, by onnxruntime ---------------------------------------------------------------------
-
-
-def _dynamic(model: Any, products: Sequence[Layer], reduced: bool) -> Any:
-    """Activations uint8, by tensor and anew for every input; weights int8 by output channel."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    if not products:  # an empty list would mean all
-        return copy
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "quantized.onnx"
-        quantize_dynamic(
-            copy,
-            path,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=reduced,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=[layer.name for layer in products],
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    def _static(self, products: Sequence[Layer], samples: Sequence[Inputs]) -> Any:
+        """Quantize activations to uint8 with ranges of real text; weights as `_int8` does."""
+        from onnxruntime.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
         )
-        return _cleared(onnx.load(path), model)
 
-
-class _Samples:
-    """What onnxruntime calls a calibration data reader."""
-
-    def __init__(self, samples: Sequence[Inputs]) -> None:
-        self._left: Iterator[Inputs] = iter(samples)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        found = next(self._left, None)
-        return dict(found) if found is not None else None
-
-
-def _static(
-    model: Any,
-    products: Sequence[Layer],
-    reduced: bool,
-    samples: Sequence[Inputs],
-    settings: Quantize,
-) -> Any:
-    """Activations uint8 with ranges seen on real text; weights int8 by output channel."""
-    import onnx
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    if not products:
-        return copy
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "quantized.onnx"
-        quantize_static(
-            copy,
-            path,
-            _Samples(samples),
+        if not samples:
+            raise ValueError(f"{self.path}: method static needs text to calibrate on. Add text.")
+        left = iter(samples)
+        methods = {method.name.lower(): method for method in CalibrationMethod}
+        quantize = partial(
+            quantize_static,
+            calibration_data_reader=SimpleNamespace(get_next=lambda: next(left, None)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=reduced,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=[layer.name for layer in products],
-            calibrate_method=methods[settings.calibration],
-            extra_options={
-                # products go on in float: biases, GELU and layer norms read them
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],
-                "DefaultTensorType": onnx.TensorProto.FLOAT,
-            },
+            calibrate_method=methods[self.settings.calibration],
         )
-        return _cleared(onnx.load(path), model)
+        # products go on in float: biases, GELU and layer norms read them
+        return self._int8(products, quantize, OpTypesToExcludeOutputQuantization=["MatMul"])
+
+    def _int8(
+        self, products: Sequence[Layer], quantize: Callable[..., None], **options: Any
+    ) -> Any:
+        """Quantize weights of products to int8 by output channel, by onnxruntime."""
+        import onnx
+        from onnxruntime.quantization import QuantType
+
+        model = copy.deepcopy(self.model)
+        if not products:  # an empty list would mean all
+            return model
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "quantized.onnx"
+            quantize(
+                model_input=model,
+                model_output=path,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                reduce_range=self.range.reduced,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=[layer.name for layer in products],
+                extra_options={**options, "DefaultTensorType": onnx.TensorProto.FLOAT},
+            )
+            return _cleared(onnx.load(path), self.model)
 
 
 def _weights_of_4_bits(model: Any, products: Sequence[Layer], block: int) -> Any:
-    """Weights in blocks of 4-bit numbers with a scale and a zero point each; activations float."""
+    """Store weights in blocks of 4-bit numbers with a scale and a zero point per block."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     if not products:
         return model
     names = {layer.name for layer in products}
     others = [n.name for n in model.graph.node if n.op_type == "MatMul" and n.name not in names]
-    # accuracy level 4: activations are quantised to int8 by block inside the product
+    # accuracy level 4: activations are quantized to int8 by block inside the product
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=4,
@@ -307,16 +258,87 @@ def _weights_of_4_bits(model: Any, products: Sequence[Layer], block: int) -> Any
 
 
 def _float16(model: Any) -> Any:
-    """Weights and arithmetic in float16, inputs and outputs as they were; for GPUs."""
-    import onnx
+    """Convert weights and arithmetic to float16, inputs and outputs as they were; for GPUs."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return convert_float_to_float16(copy, keep_io_types=True)
+    return convert_float_to_float16(copy.deepcopy(model), keep_io_types=True)
 
 
 def _cleared(made: Any, source: Any) -> Any:
     del made.graph.value_info[:]
     made.producer_name = source.producer_name
     return made
+
+
+# --- tables of embeddings -------------------------------------------------------------------------
+
+
+def quantized_rows(table_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize a table to symmetric int8 [V x D] by row, with float32 scales [V x 1].
+
+    table = scale * int8, which lies in -127..127.
+    """
+    largest_V1 = np.abs(table_VD).max(axis=1, keepdims=True).astype(np.float32)
+    scale_V1 = np.where(largest_V1 > 0, largest_V1 / 127, 1).astype(np.float32)
+    return np.rint(table_VD / scale_V1).astype(np.int8), scale_V1
+
+
+def quantize_lookups(model: Any, chosen: Sequence[Layer], layers: Sequence[Layer]) -> None:
+    """Give lookups int8 tables; a decoder that is tied to one multiplies with the same table.
+
+    The decoder's weight becomes Transpose(table), which onnxruntime folds when it opens the graph.
+    The weight of a decoder that stays in float does, too: it is there once.
+
+    Args:
+        chosen: The layers, of all `layers`, to quantize.
+    """
+    graph, names = model.graph, {layer.name for layer in chosen}
+    tied = {layer.tied: layer for layer in layers if layer.tied}
+    done: dict[str, tuple[str, str]] = {}
+    for lookup in layers:
+        decoder = tied.get(lookup.name) if lookup.kind == "lookup" else None
+        if decoder is not None and decoder.name not in names:
+            if decoder.weight in tensors_of(graph):
+                share_table(graph, decoder.weight, lookup.weight, f"{decoder.weight}_from_table")
+        elif lookup.kind == "lookup" and lookup.name in names:
+            if lookup.weight not in done:
+                done[lookup.weight] = _int8_table(graph, lookup, decoder)
+            _look_up_int8(graph, lookup, *done[lookup.weight])
+    drop_unused(graph)
+
+
+def _int8_table(graph: Any, lookup: Layer, decoder: Layer | None) -> tuple[str, str]:
+    """Make the int8 table [V x D] and its scales [V x 1]; return their names."""
+    from onnx import numpy_helper
+
+    tensors = tensors_of(graph)
+    table, scale = f"{lookup.weight}_rows{QUANTIZED_VALUES}", f"{lookup.weight}_rows{SCALE}"
+    weight = f"{decoder.weight}{QUANTIZED_VALUES}" if decoder is not None else ""
+    if decoder is not None and weight in tensors:
+        int8_VD = np.ascontiguousarray(numpy_helper.to_array(tensors[weight]).T)
+        scales = numpy_helper.to_array(tensors[f"{decoder.weight}{SCALE}"])
+        scale_V1 = scales.reshape(-1, 1).astype(np.float32)
+        share_table(graph, weight, table, f"{weight}_from_table")
+    else:
+        int8_VD, scale_V1 = quantized_rows(numpy_helper.to_array(tensors[lookup.weight]))
+    graph.initializer.append(numpy_helper.from_array(int8_VD, table))
+    graph.initializer.append(numpy_helper.from_array(scale_V1, scale))
+    return table, scale
+
+
+def _look_up_int8(graph: Any, lookup: Layer, table: str, scale: str) -> None:
+    """Look up rows of int8 and multiply them by their scales, in operators of the standard."""
+    from onnx import TensorProto, helper
+
+    place = [node.name for node in graph.node].index(lookup.name)
+    ids, output, name = graph.node[place].input[1], graph.node[place].output[0], lookup.name
+    rows, scales, floats = (f"{output}_{part}" for part in ("rows", "row_scales", "row_floats"))
+    made = [
+        helper.make_node("Gather", [table, ids], [rows], f"{name}_rows"),
+        helper.make_node("Gather", [scale, ids], [scales], f"{name}_row_scales"),
+        helper.make_node("Cast", [rows], [floats], f"{name}_row_floats", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, scales], [output], name),
+    ]
+    del graph.node[place]
+    for offset, new in enumerate(made):
+        graph.node.insert(place + offset, new)

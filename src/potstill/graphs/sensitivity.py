@@ -1,4 +1,4 @@
-"""Which layers a quantised graph can't do without in float: found by quantising each alone."""
+"""The layers that a quantized graph needs in float: found by quantizing each alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,7 @@ Inputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How far a graph's answers move when one layer alone is quantised.
-
-    Attributes:
-        divergence: see `divergence`.
-    """
+    """Hold how far a graph's outputs move when one layer alone is quantized; see `divergence`."""
 
     layer: str
     divergence: float
@@ -33,23 +28,18 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Found:
-    """The smallest set of layers, by their sensitivity, that brings the score into the budget.
+    """Hold the smallest set of layers, by their sensitivity, that meets the budget."""
 
-    Attributes:
-        layers: the names that stay in float, the most sensitive one first.
-        score: that is reached with them in float.
-        tried: (number of layers in float, score), in the order they were tried.
-    """
-
-    layers: list[str]
-    score: float
-    tried: list[tuple[int, float]]
+    layers: list[str]  # names of those that stay in float, the most sensitive one first
+    score: float  # with them in float
+    tried: list[tuple[int, float]]  # (number of layers in float, score), in order
 
 
 def divergence(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> float:
-    """Squared difference of two lists of outputs over the variance of the first: 0 is the same.
+    """Compute the squared difference of two lists of outputs over the variance of the first.
 
-    sum (given - expected)^2 / sum (expected - mean of expected)^2, over all of them, in float64.
+    sum (given - expected)^2 / sum (expected - mean of expected)^2, over all of them, in float64; 0
+    for equal ones.
     """
     one = np.concatenate([values.ravel() for values in expected]).astype(np.float64)
     two = np.concatenate([values.ravel() for values in given]).astype(np.float64)
@@ -58,8 +48,8 @@ def divergence(expected: Sequence[np.ndarray], given: Sequence[np.ndarray]) -> f
     return apart / spread if spread > 0 else apart
 
 
-def answers(graph: Path, samples: Sequence[Inputs], threads: int) -> list[np.ndarray]:
-    """What a graph answers to each sample; hidden states only where it gives nothing else.
+def outputs_of(graph: Path, samples: Sequence[Inputs], threads: int) -> list[np.ndarray]:
+    """Run a graph on each sample; hidden states count only where it gives nothing else.
 
     Raises:
         ValueError: onnxruntime can't open the graph.
@@ -67,10 +57,7 @@ def answers(graph: Path, samples: Sequence[Inputs], threads: int) -> list[np.nda
     session = open_session(graph, threads)
     outputs = [output.name for output in session.get_outputs()]
     names = [name for name in outputs if name in _ANSWERS] or outputs
-    found: list[np.ndarray] = []
-    for sample in samples:
-        found += session.run(names, dict(sample))
-    return found
+    return [values for sample in samples for values in session.run(names, dict(sample))]
 
 
 def sensitivities(
@@ -79,28 +66,26 @@ def sensitivities(
     threads: int = 1,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Sensitivity]:
-    """Quantise each layer alone and compare the answers with the float graph's.
+    """Quantize each layer alone and compare the outputs with the float graph's.
 
     Args:
-        samples: inputs by name: texts, one or a few at a time, without padding.
+        samples: Inputs by name: texts, one or a few at a time, without padding.
 
     Returns:
-        The layers that are quantised at all, the most sensitive one first.
+        The layers that are quantized at all, the most sensitive one first.
 
     Raises:
-        ValueError: as `Source.write` and `open_session`.
+        ValueError: as `FloatGraph.write` and `open_session`.
     """
-    expected = answers(source.path, samples, threads)
-    names = [layer.name for layer in source.layers if layer.name not in source.fixed]
-    found = []
+    expected = outputs_of(source.path, samples, threads)
+    every = [layer.name for layer in source.layers]
+    names, found = [name for name in every if name not in source.fixed], []
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "one.onnx"
         for number, name in enumerate(names, start=1):
-            source.write(
-                graph, [other.name for other in source.layers if other.name != name], samples
-            )
-            given = answers(graph, samples, threads)
-            found.append(Sensitivity(name, divergence(expected, given)))
+            source.write(graph, [other for other in every if other != name], samples)
+            apart = divergence(expected, outputs_of(graph, samples, threads))
+            found.append(Sensitivity(name, apart))
             progress(number / len(names))
     return sorted(found, key=lambda one: -one.divergence)
 
@@ -108,17 +93,11 @@ def sensitivities(
 def smallest_set(
     ranked: Sequence[str], score_with: Callable[[Sequence[str]], float], least: float
 ) -> Found | None:
-    """The fewest layers, from the first of `ranked` on, with which in float the score is reached.
+    """Find the fewest layers, from the first of `ranked` on, that reach a score in float.
 
     Doubles their number until it is enough and then halves the gap, so that a set of k layers costs
-    about 2 log2 k scores. It takes for granted that more layers in float don't score worse.
-
-    Args:
-        ranked: layers, those that hurt most first.
-        score_with: layers in float -> score, the higher the better.
-
-    Returns:
-        None if not even all of them in float are enough.
+    about 2 log2 k scores. It takes for granted that more layers in float don't score worse. None if
+    not even all of them in float are enough.
     """
     tried: list[tuple[int, float]] = []
 
@@ -126,14 +105,12 @@ def smallest_set(
         tried.append((count, score_with(ranked[:count])))
         return tried[-1][1] >= least
 
-    too_few, count = 0, 1
-    while not enough(min(count, len(ranked))):
+    too_few, count = 0, min(1, len(ranked))
+    while not enough(count):
         if count >= len(ranked):
             return None
-        too_few, count = count, 2 * count
-    count = min(count, len(ranked))
+        too_few, count = count, min(2 * count, len(ranked))
     while count - too_few > 1:
         middle = (too_few + count) // 2
         too_few, count = (too_few, middle) if enough(middle) else (middle, count)
-    score: Any = next(value for number, value in reversed(tried) if number == count)
-    return Found(list(ranked[:count]), score, tried)
+    return Found(list(ranked[:count]), dict(tried)[count], tried)

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LongformerConfig, LongformerModel
 
 from potstill.benchmarking.multiply_adds import multiply_adds, of_model
-from potstill.compression.graph_pruning import reshaped
+from potstill.compression.parts import Encoder
+from potstill.compression.pruning import reshaped
 from potstill.graphs import write_graph
 from potstill.graphs.quantization import FloatGraph
 from potstill.models import load_model, save_model
@@ -108,7 +109,7 @@ def test_a_graph_without_a_model_of_its_shape_has_none(
     shutil.copytree(masked_lm_teacher, folder)
     source = moved(load_model(folder, "masked_lm"))
     layers = source.model.config.num_hidden_layers
-    smaller = reshaped(source.model, None, [torch.arange(5)] * layers)
+    smaller = reshaped(Encoder(source.model, source.family), None, [torch.arange(5)] * layers)
     place = folder / "onnx"
     place.mkdir()
     graph = write_graph(replace(source, model=smaller), place)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_labels import examples, write_model
+from tiny_pruning import encoder_of, evidence
 from torch.nn import functional as F
 
 from potstill.compression.importance import mean_loss, task_loss
-from potstill.compression.pruning import taylor_scores
+from potstill.compression.scores import unit_taylor
 from potstill.data import Batch, collate
 from potstill.models import load_model
 from potstill.pipeline import Silent
@@ -73,8 +74,9 @@ def test_a_text_without_others_to_be_compared_with_says_nothing(sentence_teacher
         ids_BL = torch.randint(5, 35, (count, 9), generator=torch.Generator().manual_seed(count))
         batches.append(Batch(ids_BL, torch.ones_like(ids_BL), ids_BL))
     assert task_loss(loaded)(batches[1]).item() == 0
-    found = taylor_scores(loaded.model, batches, task_loss(loaded))
-    torch.testing.assert_close(found, taylor_scores(loaded.model, batches[:1], task_loss(loaded)))
+    loss, encoder = task_loss(loaded), encoder_of(loaded.model)
+    found = unit_taylor(encoder, evidence(batches, loss))
+    torch.testing.assert_close(found, unit_taylor(encoder, evidence(batches[:1], loss)))
     assert found.max() > 0
 
 
@@ -82,7 +84,7 @@ def test_texts_without_a_token_to_mask_say_nothing(masked_lm_teacher: Path) -> N
     loaded = load_model(masked_lm_teacher, "masked_lm")
     ids_BL = torch.tensor([[2, 3]])
     batch = Batch(ids_BL, torch.ones_like(ids_BL), torch.full_like(ids_BL, -100))
-    assert not taylor_scores(loaded.model, [batch], task_loss(loaded)).any()
+    assert not unit_taylor(encoder_of(loaded.model), evidence([batch], task_loss(loaded))).any()
 
 
 def test_batches_are_drawn_by_the_seed_alone(tmp_path: Path) -> None:

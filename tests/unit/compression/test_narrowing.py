@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_pruning import encoder_of
 from transformers import PreTrainedModel
 
-from potstill.compression.narrowing import Widths, _Cut, narrowed, principal_components, widths_of
+from potstill.compression import narrowing
+from potstill.compression.narrowing import largest
+from potstill.compression.parts import Widths
 from potstill.models.families import FAMILIES, layer_prefix
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
+
+
+def narrowed(model: PreTrainedModel, widths: Widths) -> PreTrainedModel:
+    encoder = encoder_of(model)
+    return narrowing.narrowed(
+        encoder, widths, largest(encoder, min(widths.hidden, encoder.widths.hidden))
+    )
 
 
 def inputs(pad: int) -> dict[str, torch.Tensor]:
@@ -27,7 +37,7 @@ def test_a_narrow_model_has_the_widths_it_was_asked_for(name: str, head: str) ->
     before = {key: value.clone() for key, value in model.state_dict().items()}
     narrow = narrowed(model, Widths(12, 2, 20)).eval()
     assert type(narrow) is type(model)
-    assert widths_of(narrow.config) == Widths(12, 2, 20)
+    assert encoder_of(narrow).widths == Widths(12, 2, 20)
     with torch.no_grad():
         found = narrow(**inputs(int(model.config.pad_token_id)))
     assert all(value.isfinite().all() for value in found.values() if torch.is_tensor(value))
@@ -38,7 +48,7 @@ def test_a_narrow_model_has_the_widths_it_was_asked_for(name: str, head: str) ->
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_as_wide_as_before_is_the_same(name: str) -> None:
     model = family_model(name, "masked_lm", layers=2)
-    same = narrowed(model, widths_of(model.config)).eval()
+    same = narrowed(model, encoder_of(model).widths).eval()
     batch = inputs(int(model.config.pad_token_id))
     with torch.no_grad():
         torch.testing.assert_close(same(**batch).logits, model(**batch).logits)
@@ -48,7 +58,7 @@ def test_a_model_as_wide_as_before_is_the_same(name: str) -> None:
 def test_inner_units_that_say_nothing_go_first(name: str) -> None:
     """Silence some, then narrow: outputs stay, and whatever number they had."""
     model = family_model(name, "headless", layers=3)
-    row, old = FAMILIES[name], widths_of(model.config)
+    row, old = FAMILIES[name], encoder_of(model).widths
     with torch.no_grad():
         for layer in model.get_submodule(row.layers):
             layer.get_submodule(row.ffn[-1]).weight[:, [0, 7, 9, 30]] = 0
@@ -103,10 +113,10 @@ def flat(name: str, rank: int) -> PreTrainedModel:
 def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
     """Half of the channels hold all there is: as many heads and units as before keep the rest."""
     model = flat(name, rank=12)
-    turned, share = principal_components(model, 12)
-    assert share == pytest.approx(1)
+    choice = largest(encoder_of(model), 12)
+    turned = choice.turned_Dd
+    assert choice.share == pytest.approx(1)
     torch.testing.assert_close(turned.T @ turned, torch.eye(12), rtol=1e-5, atol=1e-5)
-    cut = _Cut(model, Widths(12, 2, 40))
     batch = inputs(int(model.config.pad_token_id))
     with torch.no_grad():
         wide = model(**batch, output_hidden_states=True).hidden_states[0]
@@ -114,7 +124,7 @@ def test_hidden_states_that_need_few_dimensions_lose_little(name: str) -> None:
         found = narrow(**batch, output_hidden_states=True).hidden_states[0]
     real = batch["attention_mask"].bool()
     # embeddings and their norm, in the other coordinates: only the mean over 12 channels is lost
-    expected = wide[real] @ cut.turned
+    expected = wide[real] @ turned
     loss = 1 - torch.cosine_similarity(found[real], expected, dim=-1)
     assert float(loss.mean()) < 0.1
     assert float(found[real].norm() / expected.norm()) == pytest.approx(1, abs=0.1)
@@ -161,19 +171,24 @@ def test_maps_that_read_fewer_units_keep_the_size_of_their_outputs() -> None:
     assert float(cut.weight.detach().norm() / wide.weight.detach().norm()) == pytest.approx(1)
 
 
+HEAD = r"width: 14 cuts through a head of size 6\. Set a multiple of 6\.$"
+GROUP = r"width: 18 cuts through a group of 2 heads that .* Set a multiple of 12\.$"
+OTHER = r"width: 12 is also this model's embedding_size\. Set a larger or smaller one\.$"
+
+
+def out_of_range(key: str, value: int, of: int) -> str:
+    return rf"{key}: {value} is out of range\. The teacher's is {of}: set at most that\.$"
+
+
 @pytest.mark.parametrize(
     ("name", "widths", "message"),
     [
-        ("bert", Widths(14, 2, 20), "width: 14 holds no whole heads of 6, .* take a multiple of 6"),
-        ("bert", Widths(30, 5, 20), "width: 30 is out of range: the teacher's is 24"),
-        ("bert", Widths(12, 2, 0), "ffn: 0 is out of range: the teacher's is 40"),
-        ("bert", Widths(12, 2, 41), "ffn: 41 is out of range: the teacher's is 40"),
-        ("electra", Widths(12, 2, 20), "width: 12 is also this model's embedding_size"),
-        (
-            "eurobert",
-            Widths(18, 3, 20),
-            "width: 18 has no whole groups of 2 .* multiple of 12",
-        ),
+        ("bert", Widths(14, 2, 20), HEAD),
+        ("bert", Widths(30, 5, 20), out_of_range("width", 30, 24)),
+        ("bert", Widths(12, 2, 0), out_of_range("ffn", 0, 40)),
+        ("bert", Widths(12, 2, 41), out_of_range("ffn", 41, 40)),
+        ("electra", Widths(12, 2, 20), OTHER),
+        ("eurobert", Widths(18, 3, 20), GROUP),
     ],
 )
 def test_widths_that_can_not_be(name: str, widths: Widths, message: str) -> None:

@@ -169,8 +169,14 @@ def test_bytes_are_kept_and_those_of_other_scripts_are_foreign() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (models.WordLevel({"a": 0, "?": 1}, unk_token="?"), "m: .* of the type WordLevel"),
-        (models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"), "m: .* where words go on or end"),
+        (
+            models.WordLevel({"a": 0, "?": 1}, unk_token="?"),
+            r"^m: its tokenizer has the type WordLevel, not .* Omit trim_vocabulary\.$",
+        ),
+        (
+            models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"),
+            r"^m: .* a BPE that marks continuations or ends of words",
+        ),
     ],
 )
 def test_other_kinds_are_refused(model: Any, message: str) -> None:

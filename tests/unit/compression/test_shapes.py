@@ -7,12 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+from tiny_pruning import encoder_of
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+)
 
 from potstill.compression import make_student
-from potstill.compression.narrowing import Widths, widths_of
-from potstill.compression.shapes import number_of
-from potstill.compression.students import student_shape
+from potstill.compression.parts import Widths
+from potstill.compression.shapes import Shape, number_of
+from potstill.compression.students import Surgery
 from potstill.recipe import Student
 from tiny_families import NAMES, family_model
 
@@ -22,6 +29,10 @@ def base(kind: str) -> Any:
         if kind == "modernbert":
             return ModernBertForMaskedLM(ModernBertConfig())
         return BertForMaskedLM(BertConfig())
+
+
+def student_shape(teacher: PreTrainedModel, wanted: Student) -> Shape:
+    return Surgery(encoder_of(teacher), wanted).shape()
 
 
 def asked(**settings: Any) -> Student:
@@ -80,7 +91,7 @@ def test_a_budget_for_a_teacher_of_few_layers(name: str, depth: int) -> None:
     teacher = family_model(name, "masked_lm", layers=depth)
     whole = student_shape(teacher, asked(at_most=teacher.num_parameters()))
     assert len(whole.layers) == depth
-    assert whole.widths == widths_of(teacher.config)
+    assert whole.widths == encoder_of(teacher).widths
     less = make_student(teacher, at_most=teacher.num_parameters() - 1)
     assert less.num_parameters() < teacher.num_parameters()
 
@@ -108,7 +119,9 @@ def test_what_was_chosen_is_told() -> None:
 
 
 def test_a_budget_that_no_student_keeps() -> None:
-    expected = r"at_most 100 k parameters is less than the smallest student .*one head wide \(\d"
+    expected = (
+        r"at_most 100 k parameters: the smallest student .*one head wide, has \d.* Set a larger"
+    )
     with pytest.raises(ValueError, match=expected):
         student_shape(base("bert"), asked(at_most="100 k"))
 
@@ -116,10 +129,10 @@ def test_a_budget_that_no_student_keeps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 400}, "width: 400 holds no whole heads of 64, the width of the teacher's"),
-        ({"width": 832}, "width: 832 is out of range: the teacher's is 768"),
-        ({"ffn": 4000}, "ffn: 4000 is out of range: the teacher's is 3072"),
-        ({"depth": 13}, "depth: 13 is out of range: the teacher has 12 layers"),
+        ({"width": 400}, "width: 400 cuts through a head of size 64. Set a multiple of 64."),
+        ({"width": 832}, "width: 832 is out of range. The teacher's is 768: set at most that."),
+        ({"ffn": 4000}, "ffn: 4000 is out of range. The teacher's is 3072: set at most that."),
+        ({"depth": 13}, "depth: 13 is out of range. The teacher has 12 layers."),
         ({"at_most": "15 M", "ratio": 0.5}, "at_most: it and ratio both choose"),
         ({"at_most": "15 M", "depth": 3}, "at_most: it chooses the shape. Omit depth."),
         ({"ratio": 0.5, "width": 64, "layers": [0]}, "shape. Omit width and layers."),

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from potstill.graphs.layers import LEAST, layers_of, normalised, quiet
+from potstill.graphs.layers import LEAST, layers_of, normalized, quiet
 from small_graphs import D, F, V, answer, graph, weights
 
 
 @pytest.mark.parametrize("decoder", ["transpose", "twice"])
 def test_a_tied_decoder_is_found_however_it_is_written(tmp_path: Path, decoder: str) -> None:
     path = graph(tmp_path / "float.onnx", weights(), decoder)
-    layers = {layer.name: layer for layer in layers_of(normalised(onnx.load(path)))}
+    layers = {layer.name: layer for layer in layers_of(normalized(onnx.load(path)))}
     assert list(layers) == ["lookup", "up", "down", "decoder"]
     assert {name: layer.shape for name, layer in layers.items()} == {
         "lookup": (V, D),
@@ -37,7 +37,7 @@ def test_a_decoder_with_other_numbers_is_not_tied(tmp_path: Path) -> None:
             array = numpy_helper.to_array(tensor).copy()
             array[3, 5] += 1e-3
             tensor.CopyFrom(numpy_helper.from_array(array, "tableT"))
-    assert all(layer.tied is None for layer in layers_of(normalised(model)))
+    assert all(layer.tied is None for layer in layers_of(normalized(model)))
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
@@ -63,7 +63,7 @@ def test_gemms_and_identities_become_products_of_the_same_numbers(
         [numpy_helper.from_array(stored, "weight"), numpy_helper.from_array(bias, "bias")],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    one = normalised(model)
+    one = normalized(model)
     onnx.checker.check_model(one)
     assert [node.op_type for node in one.graph.node] == (
         ["MatMul", "Add"] if biased else ["MatMul"]
@@ -86,7 +86,7 @@ def test_a_scaled_gemm_is_left_alone() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 30])],
         [weight],
     )
-    one = normalised(helper.make_model(made))
+    one = normalized(helper.make_model(made))
     assert [node.op_type for node in one.graph.node] == ["Gemm"]
 
 
@@ -94,7 +94,7 @@ def test_the_function_is_the_same_and_the_source_is_not_changed(tmp_path: Path) 
     path = graph(tmp_path / "float.onnx", weights())
     model = onnx.load(path)
     before = model.SerializeToString()
-    onnx.save_model(normalised(model), tmp_path / "one.onnx")
+    onnx.save_model(normalized(model), tmp_path / "one.onnx")
     assert model.SerializeToString() == before
     np.testing.assert_allclose(answer(tmp_path / "one.onnx"), answer(path), rtol=1e-6)
 
@@ -114,7 +114,7 @@ def test_nodes_have_names_and_large_constants_are_weights(count: int, kept: list
         [value_info("x", TensorProto.FLOAT, [count])],
         [value_info("z", TensorProto.FLOAT, [count])],
     )
-    graph_of = normalised(helper.make_model(made)).graph
+    graph_of = normalized(helper.make_model(made)).graph
     names = [node.name for node in graph_of.node]
     assert len(names) == len(set(names)) == 3 - len(kept)
     assert [tensor.name for tensor in graph_of.initializer] == kept

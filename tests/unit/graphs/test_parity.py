@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from potstill.errors import ParityFailed
 from potstill.graphs import check_parity
-from potstill.graphs.parity import _alike, _corners, _explained
+from potstill.graphs.parity import Gate, _alike, _corners, _explained
 from potstill.models import LoadedModel, load_model, save_model
 from potstill.recipe import Task
 from tiny_graphs import exported, tokens_of
@@ -76,7 +76,9 @@ def test_corners(pair: tuple[LoadedModel, Path]) -> None:
 
 def test_a_faithful_graph_passes(pair: tuple[LoadedModel, Path]) -> None:
     source, graph = pair
-    found = check_parity(source, graph, tokens_of(source.tokenizer), tolerance=1e-4, agreement=1.0)
+    found = check_parity(
+        source, graph, tokens_of(source.tokenizer), Gate(tolerance=1e-4, agreement=1.0)
+    )
     assert found[0].corner == "real text"
     assert found[0].texts == 12
     assert all(0 <= one.difference["logits"] < 1e-5 for one in found)
@@ -96,10 +98,10 @@ def test_a_difference_is_told_relative_to_the_largest_output(
         first = source.model(input_ids=ids_BL[:, :1]).logits
     assert one.difference["logits"] == pytest.approx(0.5 / float(first.abs().max()), rel=1e-3)
     with pytest.raises(ParityFailed) as caught:
-        check_parity(source, other, text, tolerance=1e-4)
+        check_parity(source, other, text, Gate(tolerance=1e-4))
     assert re.fullmatch(
         r"changed\.onnx of .* failed the parity gate: its outputs differ by 0\.\d+ of the largest "
-        r"\(.+\), and 0\.0001 is accepted",
+        r"\(.+\), and 0\.0001 is accepted\. Set a larger tolerance if that is enough\.",
         str(caught.value),
     )
 
@@ -115,8 +117,8 @@ def test_what_is_not_a_number_fails(pair: tuple[LoadedModel, Path]) -> None:
     source, graph = pair
     other = changed(graph, scaled("predictions.bias", float("nan")))
     with pytest.raises(ParityFailed, match="differ by inf of the largest"):
-        check_parity(source, other, tokens_of(source.tokenizer), tolerance=1e9)
-    with pytest.raises(ParityFailed, match=r"are missing or no numbers \(real text\)"):
+        check_parity(source, other, tokens_of(source.tokenizer), Gate(tolerance=1e9))
+    with pytest.raises(ParityFailed, match=r"are missing, NaN or infinity \(real text\)\.$"):
         check_parity(source, other, tokens_of(source.tokenizer))
 
 
@@ -136,15 +138,15 @@ def test_agreement_takes_the_place_of_the_difference(pair: tuple[LoadedModel, Pa
     # doubled logits are far off, and say the same
     doubled = changed(graph, lambda model: double(model))
     text = tokens_of(source.tokenizer)
-    found = check_parity(source, doubled, text, agreement=1.0)
+    found = check_parity(source, doubled, text, Gate(agreement=1.0))
     assert found[0].agreement == 1.0
     assert found[0].difference["logits"] == pytest.approx(1.0)
     other = changed(graph, lambda model: bias_moved(model, 1000))  # always the same token
     with pytest.raises(
         ParityFailed,
-        match=r"agree in [\d.]+% on real text, and the least accepted is 99\.99%: lower agreement",
+        match=r"agree in [\d.]+% on real text, and the lowest accepted agreement is 99\.99%\. ",
     ):
-        check_parity(source, other, text, agreement=0.9999)
+        check_parity(source, other, text, Gate(agreement=0.9999))
 
 
 def double(model: onnx.ModelProto) -> None:
@@ -162,7 +164,7 @@ def test_a_graph_of_one_shape_fails(masked_lm_teacher: Path, tmp_path: Path) -> 
         given.type.tensor_type.shape.dim[1].dim_value = 8
     onnx.save_model(model, graph)
     with pytest.raises(ParityFailed, match="failed the parity gate: it can't run ") as caught:
-        check_parity(source, graph, tokens_of(source.tokenizer), tolerance=1e-4)
+        check_parity(source, graph, tokens_of(source.tokenizer), Gate(tolerance=1e-4))
     assert "\n" not in str(caught.value)
 
 
@@ -170,7 +172,7 @@ def test_no_text(pair: tuple[LoadedModel, Path]) -> None:
     source, graph = pair
     nothing = tokens_of(source.tokenizer)
     nothing = replace(nothing, lengths=nothing.lengths[:0])
-    with pytest.raises(ValueError, match="there is no text to compare"):
+    with pytest.raises(ValueError, match="there is no held-out text to compare"):
         check_parity(source, graph, nothing)
 
 
@@ -188,7 +190,7 @@ def test_agreement_by_hand(
 ) -> None:
     real_BL = torch.tensor([[True, True], [True, False]])
     output = "start_logits" if task == "question_answering" else "logits"
-    [found] = _alike(task, output, torch.tensor(one), torch.tensor(two), real_BL)
+    [found] = _alike(Task(task), output, (torch.tensor(one), torch.tensor(two)), real_BL)
     assert found.int().tolist() == expected
 
 
@@ -204,16 +206,16 @@ def test_real_text_alone(pair: tuple[LoadedModel, Path]) -> None:
     source, graph = pair
     other = changed(graph, scaled("word_embeddings", 5.0))
     text = tokens_of(source.tokenizer)
-    [found] = check_parity(source, other, text, texts=5, corners=False)
+    [found] = check_parity(source, other, text, Gate(texts=5, corners=False))
     assert (found.corner, found.texts) == ("real text", 5)
     with pytest.raises(ParityFailed, match="answers agree in"):
-        check_parity(source, other, text, agreement=1.0, corners=False)
+        check_parity(source, other, text, Gate(agreement=1.0, corners=False))
 
 
 def test_agreement_of_vectors_is_their_cosine() -> None:
     one, two = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[2.0, 0.0], [4.0, -3.0]])
     real_BL = torch.ones(2, 5, dtype=torch.bool)
-    [found] = _alike(Task.SENTENCE_EMBEDDING, Task.SENTENCE_EMBEDDING, one, two, real_BL)
+    [found] = _alike(Task.SENTENCE_EMBEDDING, "sentence_embedding", (one, two), real_BL)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0]))
-    assert not _alike(Task.SENTENCE_EMBEDDING, "last_hidden_state", one, two, real_BL)
-    assert not _alike(Task.REGRESSION, "logits", one, two, real_BL)
+    assert not _alike(Task.SENTENCE_EMBEDDING, "last_hidden_state", (one, two), real_BL)
+    assert not _alike(Task.REGRESSION, "logits", (one, two), real_BL)

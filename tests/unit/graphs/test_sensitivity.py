@@ -1,4 +1,4 @@
-"""Layers that hurt: found by quantising each alone, and the fewest of them kept in float."""
+"""Layers that hurt: found by quantizing each alone, and the fewest of them kept in float."""
 
 from __future__ import annotations
 

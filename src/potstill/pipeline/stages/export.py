@@ -11,21 +11,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.compression.graph_pruning import (
+from potstill.compression.importance import task_loss
+from potstill.compression.parts import Encoder
+from potstill.compression.pruning import (
     KeptParts,
-    head_magnitude_scores,
-    head_taylor_scores,
     kept_number,
     ranked,
     relative,
     reshaped,
 )
-from potstill.compression.importance import task_loss
-from potstill.compression.narrowing import head_groups, widths_of
-from potstill.compression.pruning import magnitude_scores, taylor_scores
+from potstill.compression.scores import (
+    Evidence,
+    head_magnitudes,
+    head_taylor,
+    unit_magnitudes,
+    unit_taylor,
+)
 from potstill.graphs import check_parity, write_graph
 from potstill.graphs.graph import OPSET, input_names, output_names
-from potstill.graphs.parity import likeness
+from potstill.graphs.parity import Gate, likeness
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
 from potstill.pipeline.context import Context, Outline, Outlook, sampled_batches
@@ -78,7 +82,8 @@ def run(
     shaped, kept = source, None
     if stage.prune is not None:
         kept = _chosen(stage, stage.prune, source, context)
-        shaped = replace(source, model=reshaped(source.model, kept["heads"], kept["ffn"]))
+        encoder = Encoder(source.model, source.family)
+        shaped = replace(source, model=reshaped(encoder, kept["heads"], kept["ffn"]))
     pruned: dict[str, Any] = {}
     with whole_or_gone(target):
         context.reporter.say(f"writing {stage.writes} as an ONNX graph of opset {OPSET}")
@@ -86,7 +91,7 @@ def run(
         work = target / _WORK
         work.mkdir()
         graph = write_graph(shaped, work)
-        corners = check_parity(shaped, graph, text, tolerance=stage.tolerance)
+        corners = check_parity(shaped, graph, text, Gate(tolerance=stage.tolerance))
         if stage.prune is not None and kept is not None:
             pruned = _judged(stage, stage.prune, source, graph, kept, context)
         os.rename(work, target / ONNX)
@@ -128,9 +133,9 @@ def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
     Raises:
         ValueError: nothing would leave.
     """
-    config = loaded.model.config
-    layers = int(config.num_hidden_layers)
-    of = {"heads": head_groups(config), "ffn": widths_of(config).ffn}
+    layers = int(loaded.model.config.num_hidden_layers)
+    encoder = Encoder(loaded.model, loaded.family)
+    of = {"heads": encoder.groups, "ffn": encoder.widths.ffn}
     shares = {"heads": prune.heads, "ffn": prune.ffn}
     return {
         key: kept_number(share, layers, of[key], f"prune.{key}")
@@ -147,14 +152,17 @@ def _chosen(
     counts = check_shares(prune, source)
     say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
     context = context.cut_as(stage.model)
+    encoder = Encoder(source.model, source.family)
+    evidence = Evidence(
+        lambda: sampled_batches(context, context.training_side, prune.texts), task_loss(source)
+    )
 
     def scores(key: str) -> Tensor:
         if prune.importance == "magnitude":
-            by_size = {"heads": head_magnitude_scores, "ffn": magnitude_scores}
-            return relative(by_size[key](source.model))
-        by_loss = {"heads": head_taylor_scores, "ffn": taylor_scores}
-        batches = sampled_batches(context, context.training_side, prune.texts)
-        return by_loss[key](source.model, batches, task_loss(source))
+            by_size = {"heads": head_magnitudes, "ffn": unit_magnitudes}
+            return relative(by_size[key](encoder))
+        by_loss = {"heads": head_taylor, "ffn": unit_taylor}
+        return by_loss[key](encoder, evidence)
 
     nn.Module.to(source.model, measuring_device())
     for key, count in counts.items():
@@ -170,8 +178,8 @@ def _told(
     kept: dict[str, KeptParts | None], source: LoadedModel
 ) -> dict[str, tuple[list[int], int]]:
     """What is pruned, in words -> how many of each layer stay, and of how many."""
-    config = source.model.config
-    widths, groups = widths_of(config), head_groups(config)
+    encoder = Encoder(source.model, source.family)
+    widths, groups = encoder.widths, encoder.groups
     heads, units = kept["heads"], kept["ffn"]
     found = {}
     if heads is not None:
@@ -198,7 +206,7 @@ def _judged(
     context = context.cut_as(stage.model)
     text = context.heldout_side
     [real] = check_parity(
-        source, graph, text, agreement=prune.agreement, texts=_JUDGED, corners=False
+        source, graph, text, Gate(agreement=prune.agreement, texts=_JUDGED, corners=False)
     )
     told = _told(kept, source)
     before, after = source.model.num_parameters(), count_parameters(graph)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import manual_seed
 
-from potstill.compression import build_student, narrowing
-from potstill.compression.narrowing import widths_of
-from potstill.compression.students import student_shape
+from potstill.compression import narrowing
+from potstill.compression.parts import Encoder
+from potstill.compression.students import Surgery
 from potstill.models import LoadedModel, save_model
 from potstill.models import loading as model_folders
 from potstill.pipeline.context import Context, Outline, Outlook
@@ -29,8 +29,9 @@ def check(stage: MakeStudent, outlook: Outlook) -> Outline:
 def _outlined(stage: MakeStudent, teacher: LoadedModel) -> Outline:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
-        shape = student_shape(teacher.model, stage)
-        student = build_student(teacher.model, stage, shape)
+        surgery = Surgery(Encoder(teacher.model, teacher.family), stage)
+        shape = surgery.shape()
+        student = surgery.build(shape)
     made = replace(teacher, model=student, name=stage.writes)
     return Outline(stage, made, (teacher,), shape.why)
 
@@ -39,15 +40,16 @@ def run(
     stage: MakeStudent, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     teacher = context.open(stage.teacher)
+    encoder = Encoder(teacher.model, teacher.family)
     manual_seed(context.seed)  # of a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        shape = student_shape(teacher.model, stage)
-        sample = None
+        surgery = Surgery(encoder, stage)
+        shape, sample = surgery.shape(), None
         if shape.widths.hidden != teacher.model.config.hidden_size:
             side = context.cut_as(stage.teacher).training_side
             sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
-        student = build_student(teacher.model, stage, shape, sample)
+        student = surgery.build(shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:
@@ -58,7 +60,7 @@ def run(
         "teacher_layers": depth,
         "layers": shape.layers,
         "widths": asdict(shape.widths),
-        "teacher_widths": asdict(widths_of(teacher.model.config)),
+        "teacher_widths": asdict(encoder.widths),
         "chosen": shape.why,
         "initialise": stage.initialize,
         "rule": stage.layers if isinstance(stage.layers, str) else "list",

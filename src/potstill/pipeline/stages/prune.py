@@ -11,24 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from potstill.compression import build_student
 from potstill.compression.importance import BATCH, mean_loss, task_loss
-from potstill.compression.narrowing import TEXTS, Choice, Widths, narrow_config, widths_of
-from potstill.compression.pruning import (
-    layer_taylor_scores,
-    magnitude_scores,
-    prune_ffn,
-    taylor_scores,
-    units_to_keep,
-)
+from potstill.compression.narrowing import TEXTS, Choice, narrow_config
+from potstill.compression.parts import Encoder, Widths
+from potstill.compression.pruning import chosen_width, prune_ffn, units_to_keep
+from potstill.compression.scores import Evidence, layer_taylor, unit_magnitudes, unit_taylor
 from potstill.compression.shapes import Shape
-from potstill.compression.width_pruning import chosen_width
+from potstill.compression.students import Surgery
 from potstill.data import Batch
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
-from potstill.models.families import family_of
+from potstill.models.families import Family
 from potstill.models.loading import with_model
 from potstill.pipeline.context import Context, Outline, Outlook, check_length, sampled_batches
 from potstill.recipe import Prune, Student, StudentFamily, Task
@@ -47,10 +42,11 @@ def check(stage: Prune, outlook: Outlook) -> Outline:
 
 
 def _outlined(stage: Prune, loaded: LoadedModel) -> Outline:
-    kept = kept_of(stage, loaded.model.config)
+    encoder = Encoder(loaded.model, loaded.family)
+    kept = kept_of(stage, encoder)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        model = blank(loaded.model, kept)
+        model = blank(encoder, kept)
     widths = kept.widths
     why = (
         f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
@@ -68,13 +64,14 @@ class TargetShape:
     widths: Widths
 
 
-def kept_of(stage: Prune, config: PretrainedConfig) -> TargetShape:
+def kept_of(stage: Prune, encoder: Encoder) -> TargetShape:
     """What a stage leaves of a model with this config.
 
     Raises:
         ValueError: more than there is, or nothing would be pruned.
     """
-    old, depth = widths_of(config), int(config.num_hidden_layers)
+    config = encoder.model.config
+    old, depth = encoder.widths, int(config.num_hidden_layers)
     ffn = old.ffn if stage.ffn is None else units_to_keep(stage.ffn, old.ffn)
     layers = depth if stage.layers is None else stage.layers
     if layers > depth:
@@ -82,7 +79,7 @@ def kept_of(stage: Prune, config: PretrainedConfig) -> TargetShape:
     if stage.layers == depth:
         raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
     widths = Widths(*_hidden(stage.width, old), ffn)
-    narrow_config(config, widths)  # complains of widths that can't be
+    narrow_config(config, encoder.family, widths)  # complains of widths that can't be
     return TargetShape(layers, widths)
 
 
@@ -103,9 +100,9 @@ def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
     return width, width // each
 
 
-def blank(model: PreTrainedModel, kept: TargetShape) -> PreTrainedModel:
-    """A model of the shape that is left, on the meta device, as `model` is."""
-    return shaped(model, list(range(kept.layers)), kept.widths)
+def blank(encoder: Encoder, kept: TargetShape) -> PreTrainedModel:
+    """A model of the shape that is left, on the meta device, as `encoder` is."""
+    return shaped(encoder, list(range(kept.layers)), kept.widths)
 
 
 def run(
@@ -123,7 +120,7 @@ def run(
     context = context.cut_as(stage.model)
     loaded = context.open(stage.model)
     name = stage.writes or stage.model
-    kept = kept_of(stage, loaded.model.config)
+    kept = kept_of(stage, Encoder(loaded.model, loaded.family))
     nn.Module.to(loaded.model, measuring_device())
     pruning = _Pruning(stage, loaded, context)
     model, told = pruning.run(kept)
@@ -153,42 +150,41 @@ class _Pruning:
 
     def run(self, kept: TargetShape) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The pruned model, and what was cut, for result.json."""
-        model, told = self.loaded.model, dict[str, Any]()
-        depth = int(model.config.num_hidden_layers)
+        family, told = self.loaded.family, dict[str, Any]()
+        encoder = Encoder(self.loaded.model, family)
+        depth = int(encoder.model.config.num_hidden_layers)
         if kept.layers < depth:
-            scores = self._scores("layers", model, layer_taylor_scores)
-            layers = most_important(scores, kept.layers, model.config)
+            scores = layer_taylor(encoder, self._read("layers", encoder.model))
+            layers = most_important(scores, kept.layers, family)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                model = shaped(model, layers, widths_of(model.config))
-            nn.Module.to(model, measuring_device())
+                encoder = Encoder(shaped(encoder, layers, encoder.widths), family)
+            nn.Module.to(encoder.model, measuring_device())
             told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
             told["layers"]["importance"] = _shares(scores)
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
-        width = widths_of(model.config).ffn
+        width = encoder.widths.ffn
         if kept.widths.ffn < width:
             if self.stage.importance == "magnitude":
-                scores = magnitude_scores(model)
+                scores = unit_magnitudes(encoder)
             else:
-                scores = self._scores("inner units", model, taylor_scores)
-            model = prune_ffn(model, scores, kept.widths.ffn)
+                scores = unit_taylor(encoder, self._read("inner units", encoder.model))
+            encoder = Encoder(prune_ffn(encoder, scores, kept.widths.ffn), family)
             of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
             told["ffn"] = {"before": width, "after": kept.widths.ffn}
             told["ffn"]["importance_kept"] = of_kept.tolist()
-        if kept.widths.hidden < widths_of(model.config).hidden:
-            model, told["width"] = self._narrowed(model, kept.widths)
+        if kept.widths.hidden == encoder.widths.hidden:
+            return encoder.model, told
+        model, told["width"] = self._narrowed(encoder, kept.widths)
         return model, told
 
-    def _narrowed(
-        self, model: PreTrainedModel, widths: Widths
-    ) -> tuple[PreTrainedModel, dict[str, Any]]:
-        old, side = widths_of(model.config), self.context.training_side
+    def _narrowed(self, encoder: Encoder, widths: Widths) -> tuple[PreTrainedModel, dict[str, Any]]:
+        old, side = encoder.widths, self.context.training_side
         sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
-        chosen = self.stage.directions, self.stage.importance
-        texts = self._read("directions and heads", model)
-        choice = chosen_width(model, widths.hidden, *chosen, sample, *texts)
-        layers = list(range(int(model.config.num_hidden_layers)))
-        return shaped(model, layers, widths, choice), {
+        evidence = self._read("directions and heads", encoder.model)
+        choice = chosen_width(encoder, widths.hidden, self.stage, sample, evidence)
+        layers = list(range(int(encoder.model.config.num_hidden_layers)))
+        return shaped(encoder, layers, widths, choice), {
             "before": old.hidden,
             "after": widths.hidden,
             "heads": {"before": old.heads, "after": widths.heads},
@@ -196,13 +192,7 @@ class _Pruning:
             "share_kept": choice.share,
         }
 
-    def _scores(self, what: str, model: PreTrainedModel, taylor: Callable[..., Tensor]) -> Tensor:
-        batches, loss = self._read(what, model)
-        return taylor(model, batches(), loss)
-
-    def _read(
-        self, what: str, model: PreTrainedModel
-    ) -> tuple[Callable[[], Iterator[Batch]], Callable[[Batch], Tensor]]:
+    def _read(self, what: str, model: PreTrainedModel) -> Evidence:
         """The training texts that importance reads, and a model's loss on them."""
         side = self.context.training_side
         if self.stage.importance == "taylor":
@@ -210,7 +200,8 @@ class _Pruning:
             self.context.reporter.say(
                 f"importance of {what}: gradients of {self.read:,} training texts"
             )
-        return self._batches, task_loss(with_model(self.loaded, model, self.loaded.name))
+        loss = task_loss(with_model(self.loaded, model, self.loaded.name))
+        return Evidence(self._batches, loss)
 
     def _batches(self) -> Iterator[Batch]:
         side, done = self.context.training_side, 0
@@ -220,24 +211,24 @@ class _Pruning:
             self.context.reporter.progress(min(done / self.read, 1.0))
 
 
-def most_important(scores: Tensor, count: int, config: PretrainedConfig) -> list[int]:
+def most_important(scores: Tensor, count: int, family: Family) -> list[int]:
     """The layers with the highest scores, in order; the first one stays where it is special."""
     order = scores.argsort(descending=True, stable=True).tolist()
-    if family_of(config, config.model_type).first_layer_is_special:
+    if family.first_layer_is_special:
         order.remove(0)
         order.insert(0, 0)
     return sorted(order[:count])
 
 
 def shaped(
-    model: PreTrainedModel, layers: list[int], widths: Widths, choice: Choice | None = None
+    encoder: Encoder, layers: list[int], widths: Widths, choice: Choice | None = None
 ) -> PreTrainedModel:
     """The same class with some of its layers, or narrower."""
     own: StudentFamily | None = None
-    if model.config.model_type == "bert":
+    if encoder.family.model_type == "bert":
         own = "bert"  # and no DistilBERT
-    shape = Shape(layers, widths, "")
-    return build_student(model, Student(layers=layers, family=own), shape, choice=choice)
+    surgery = Surgery(encoder, Student(layers=layers, family=own))
+    return surgery.build(Shape(layers, widths, ""), choice=choice)
 
 
 def _shares(scores: Tensor) -> list[float]:

@@ -14,7 +14,7 @@ from potstill.benchmarking.session import benchmark
 from potstill.data import Examples
 from potstill.errors import QuantizationFailed
 from potstill.graphs import check_parity
-from potstill.graphs.parity import likeness
+from potstill.graphs.parity import Gate, likeness
 from potstill.graphs.quantization import FloatGraph
 from potstill.graphs.sensitivity import Found, Sensitivity, sensitivities, smallest_set
 from potstill.models.finite import check_stored
@@ -145,7 +145,7 @@ class _Quantizing:
         """What is written beside its source, on real text and on the corners, for the result."""
         stage, context = self.stage, self.context.cut_as(self.stage.model)
         source, text = context.open(stage.model), context.heldout_side
-        real, *corners = check_parity(source, self.target, text, agreement=stage.agreement)
+        real, *corners = check_parity(source, self.target, text, Gate(agreement=stage.agreement))
         sentence = f"on {real.texts} {context.heldout_texts} {likeness(source, real)}"
         context.reporter.say(f"{stage.writes} beside {stage.model}: {sentence}")
         return {

@@ -106,7 +106,7 @@ def cut_to_text(
         most: texts of a source that are read; None: all.
 
     Raises:
-        ValueError: see `tokenizer_pieces.Pieces.of` and vocabulary.
+        ValueError: see `pieces.Pieces.of` and vocabulary.
     """
     # Read before any text is tokenised, which would change its truncation and padding.
     pieces = Pieces.of(loaded.tokenizer.backend_tokenizer, loaded.name)

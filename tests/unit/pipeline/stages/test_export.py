@@ -204,7 +204,9 @@ def test_it_says_beforehand_where_the_shape_lives(
     assert said.index("no config.json can say such a shape") < said.index("writing onnx as an ONNX")
     assert "onnx keeps 8 of 16 attention heads: " in said
     assert "its answers agree in " in done.err
-    assert "the least accepted is 99.9%: lower agreement if that is enough" in done.err
+    assert (
+        "lowest accepted agreement is 99.9%. Set a lower agreement if that is enough." in done.err
+    )
     assert not onnx_files(tmp_path)
     assert not (tmp_path / "run/stages/01-export/model").exists()
 
@@ -215,7 +217,10 @@ def test_it_says_beforehand_where_the_shape_lives(
         ({}, "stages.0.prune: this would prune nothing. Set heads, ffn or both."),
         ({"heads": 1.0}, "prune.heads: input should be less than 1 (given: 1.0)"),
         ({"head": 0.5}, "stages.0.prune.head: unknown key. Did you mean 'heads'?"),
-        ({"heads": 0.99}, "prune.heads: a share of 0.99 leaves all 4 of 4 layers where they are"),
+        (
+            {"heads": 0.99},
+            "prune.heads: 0.99 removes nothing from 4 layers of 4. Set a smaller",
+        ),
         ({"ffn": 0.5, "importance": "magnitude", "texts": 4}, "importance magnitude reads no tex"),
     ],
 )

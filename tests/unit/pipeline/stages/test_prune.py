@@ -12,6 +12,7 @@ import torch
 import yaml
 from sentence_transformers import SentenceTransformer
 from tiny_labels import write_model
+from tiny_pruning import encoder_of
 from tiny_recipes import of_encoder, stage_result
 from transformers import (
     AutoModel,
@@ -22,9 +23,9 @@ from transformers import (
 
 import potstill
 from conftest import sentences, tiny_tokenizer
-from potstill.compression.narrowing import widths_of
+from potstill.compression.parts import widths_of
 from potstill.models import load_config
-from potstill.models.families import layers_of
+from potstill.models.families import FAMILIES, layers_of
 from potstill.pipeline import run
 from potstill.pipeline.plan.plan import plan_run
 from potstill.pipeline.stages.prune import most_important, shaped
@@ -109,7 +110,9 @@ def test_what_is_not_recovered_is_published_and_said_to_be_so(
     made = run(recipe(sentence_teacher, text_file, *stages), output=tmp_path / "run")
     told = stage_result(made, "02-prune")
     assert told["texts"] == 0
-    assert widths_of(load_config(made / "model")).ffn == 20  # of a DistilBERT
+    assert (
+        widths_of(load_config(made / "model"), FAMILIES["distilbert"]).ffn == 20
+    )  # of a DistilBERT
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "The model slim was pruned and not trained after it" in page
 
@@ -168,9 +171,9 @@ def test_units_that_say_nothing_go_first(masked_lm_teacher: Path, tmp_path: Path
 def test_layers_leave_as_if_they_were_taken_out_in_place(name: str) -> None:
     model = family_model(name, "masked_lm", layers=4)
     scores = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
-    kept = most_important(scores, 2, model.config)
+    kept = most_important(scores, 2, FAMILIES[name])
     assert kept == ([0, 1] if name == "modernbert" else [1, 3])  # whose first layer stays
-    small = shaped(model, kept, widths_of(model.config))
+    small = shaped(encoder_of(model), kept, encoder_of(model).widths)
     assert type(small) is type(model)
     layers = layers_of(model)
     for place in reversed(range(4)):
@@ -189,7 +192,7 @@ def test_layers_units_and_width_at_once(
     made = run(recipe(sentence_teacher, text_file, *stages), output=tmp_path / "run")
     folder = made / "stages/01-prune/model"
     pruned = AutoModel.from_pretrained(folder, add_pooling_layer=False)
-    shape = (pruned.config.num_hidden_layers, *astuple(widths_of(pruned.config)))
+    shape = (pruned.config.num_hidden_layers, *astuple(encoder_of(pruned).widths))
     assert shape == (3, 16, 2, 30)  # heads keep their width of 8
     told = stage_result(made, "01-prune")
     assert told["width"]["heads"] == {"before": 4, "after": 2}
@@ -206,8 +209,11 @@ def test_layers_units_and_width_at_once(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ffn": 49}, r"stage 1 \(prune\): ffn: 49 is out of range: the model's is 48"),
-        ({"ffn": 48}, "the model's is 48 already, so there is nothing to prune"),
+        (
+            {"ffn": 49},
+            r"stage 1 \(prune\): ffn: 49 is out of range\. The model's .* size is 48: set",
+        ),
+        ({"ffn": 48}, r"ffn: 48 is the model's .* size already\. Set a smaller one\."),
         ({"layers": 5}, "layers: 5 is out of range: the model has 4"),
         ({"layers": 4}, "the model has 4 already, so there is nothing to prune"),
         ({"width": 40}, "width: 40 is out of range: the model's is 32"),

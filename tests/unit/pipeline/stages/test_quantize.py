@@ -80,7 +80,7 @@ def test_too_little_agreement_fails_and_leaves_no_model(
     finished: Path, text_file: Path, tmp_path: Path, speeds: Speeds
 ) -> None:
     graph, wanted = finished / "model/onnx/model.onnx", Quantize(agreement=1.0)
-    with pytest.raises(ParityFailed, match=r"agree in .*the least accepted is 100%"):
+    with pytest.raises(ParityFailed, match=r"agree in .*the lowest accepted agreement is 100%"):
         quantize(graph, str(text_file), tmp_path / "q", settings=wanted)
     assert not (tmp_path / "q/model").exists()
 

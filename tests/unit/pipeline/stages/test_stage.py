@@ -110,7 +110,7 @@ def test_make_student_tells_what_it_did(context: Context, masked_lm_teacher: Pat
 def test_make_student_warns_of_pairs(context: Context) -> None:
     result = done({"kind": "make_student", "pairs": True}, context)
     (warning,) = result["warnings"]
-    assert "the student stays BERT" in warning
+    assert "The student stays BERT" in warning
     told = f"student: {result['chosen']}"
     assert context.reporter.said == [told, f"note: {warning}"]  # type: ignore[attr-defined]
     assert result["to_type"] == "bert"

@@ -15,11 +15,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import potstill
 from conftest import sentences
-from potstill.compression import students
+from potstill.compression.students import Surgery
 from potstill.models import load_config, load_model
 from potstill.pipeline import run
 from potstill.pipeline.plan.plan import plan_run
-from potstill.pipeline.stages import make_student as make_student_stage
 from potstill.recipe import Recipe
 
 LABELS = ("a", "b", "c")
@@ -143,7 +142,7 @@ DISTILL = {
     [
         ([TRIM, DISTILL], "different vocabularies|predicts .* tokens and"),
         ([TRIM, {"kind": "evaluate"}], "different vocabularies.*before trim_vocabulary"),
-        ([{**TRIM, "size": 5}], "size: 5 leaves no piece"),
+        ([{**TRIM, "size": 5}], "size: 5 leaves no token"),
         ([{**TRIM, "keep": ["\u2603"]}], "keep: .* is unknown"),
         ([{**TRIM, "sources": "nowhere.txt"}], "nowhere.txt"),
     ],
@@ -210,13 +209,13 @@ def test_a_narrower_student_of_a_trimmed_teacher_reads_its_own_tokens(
     masked_lm_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    build = students.build_student
+    build = Surgery.build
 
-    def recorded(teacher: Any, stage: Any, shape: Any, sample: Any = None) -> Any:
+    def recorded(surgery: Any, shape: Any, sample: Any = None) -> Any:
         read.extend(token for text in sample or () for token in text)
-        return build(teacher, stage, shape, sample)
+        return build(surgery, shape, sample)
 
-    monkeypatch.setattr(make_student_stage, "build_student", recorded)
+    monkeypatch.setattr(Surgery, "build", recorded)
     chosen = [
         # the run's first tokens are the whole teacher's
         {"kind": "make_student", "writes": "other", "width": 16},
