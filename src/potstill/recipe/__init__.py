@@ -43,7 +43,6 @@ from potstill.recipe.stages import (
     plain_twin,
     published_chain,
     repeated,
-    scoring,
 )
 from potstill.recipe.tasks import ENDINGS, Head, Task
 from potstill.recipe.training import Distill, Finetune, InBatch, Training, WeightedTeacher
@@ -96,7 +95,6 @@ __all__ = [
     "plain_twin",
     "published_chain",
     "repeated",
-    "scoring",
     "shipped_recipes",
     "unfit",
 ]

@@ -38,6 +38,8 @@ class ModelStage(StageConfig):
 class TrimVocabulary(ModelStage):
     """Remove the subword tokens that a text does not use, with their embeddings."""
 
+    needs_labels: ClassVar[bool] = False
+
     kind: Literal["trim_vocabulary"] = "trim_vocabulary"
     # The text whose tokens are kept, one source or several (languages); null: the recipe's own.
     sources: Sources | None = None

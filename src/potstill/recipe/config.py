@@ -96,12 +96,16 @@ class StageConfig(Config):
         trains: Whether all processes of a distributed run take part; else only the first one does.
         compresses: Whether it turns a model into another one, or another kind of file, untrained.
         reads_onnx, writes_onnx: Whether these models may be .onnx files.
+        needs_labels: Whether it reads labeled examples, and not any text, for tasks with labels.
+        reports: Whether it measures nothing, and shows what the stages before it found.
     """
 
     trains: ClassVar[bool] = False
     compresses: ClassVar[bool] = False
     reads_onnx: ClassVar[bool] = False
     writes_onnx: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    reports: ClassVar[bool] = False
 
     kind: str
 
@@ -124,6 +128,16 @@ class StageConfig(Config):
     def made_from(self) -> str | None:
         """Return the model that the stage starts from; None if it writes no model."""
         return self.models_read[0] if self.models_written else None
+
+    @property
+    def needs_heldout(self) -> bool:
+        """Return whether it can't do without held-out text."""
+        return False
+
+    @property
+    def compared_with(self) -> str | None:
+        """Return the model that it compares others with; None if it compares none."""
+        return None
 
     @property
     def text_sources(self) -> Sequence[Source]:

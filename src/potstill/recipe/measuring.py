@@ -36,6 +36,10 @@ class Comparison(StageConfig):
     def reads_every_model(self) -> bool:
         return self.models is None
 
+    @property
+    def compared_with(self) -> str:
+        return self.baseline
+
 
 class Evaluate(Comparison):
     """Score models on held-out text against the first of them."""
@@ -91,6 +95,7 @@ class Report(StageConfig):
     """Write metrics.json, report.html and the model card."""
 
     reads_onnx: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
 
     kind: Literal["report"] = "report"
     title: str | None = None

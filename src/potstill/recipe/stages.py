@@ -26,17 +26,6 @@ Stage = Annotated[
 ]
 
 
-def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
-    """Return the evaluation that max_drop limits; the first name is its baseline."""
-    return Evaluate(
-        models=list(names),
-        baseline=names[0],
-        query=stage.query,
-        passage=stage.passage,
-        label=stage.label,
-    )
-
-
 # --- the lineage of models ------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -75,6 +75,13 @@ class TrainingStage(StageConfig):
         "sparsity": "the key was removed, for zeros among weights save neither time nor bytes. "
         "Omit it; prune, make_student and quantize make models smaller."
     }
+
+    if TYPE_CHECKING:
+        training: Training  # the last key of either stage, and not the first
+
+    @property
+    def needs_heldout(self) -> bool:
+        return self.training.keep == "best" or self.training.patience is not None
 
 
 def _of_each_repeat(name: str, repeats: int) -> list[str]:

@@ -8,6 +8,17 @@ from typing import Any
 from potstill.reporting.results import Results
 from potstill.reporting.table import millions, score_cell
 
+# Kind of a stage -> how the model that it writes was made.
+MADE = {
+    "finetune": "fine-tuned",
+    "make_student": "before training",
+    "distill": "distilled",
+    "prune": "pruned",
+    "trim_vocabulary": "vocabulary trimmed",
+    "export": "exported",
+    "quantize": "quantized",
+}
+
 
 def objective_note(objective: Mapping[str, Any]) -> str:
     """Return weight and temperature of an objective, as a recipe has them; empty if it has none."""

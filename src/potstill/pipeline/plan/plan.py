@@ -18,7 +18,6 @@ from rich.filesize import decimal
 from potstill.data import make_masker
 from potstill.models import LoadedModel, load_config
 from potstill.models.devices import autocast_dtype
-from potstill.pipeline.context import Outline
 from potstill.pipeline.fingerprints import (
     given_digests,
     is_current,
@@ -27,6 +26,7 @@ from potstill.pipeline.fingerprints import (
     written_digests,
 )
 from potstill.pipeline.inputs import check_inputs, given_folders
+from potstill.pipeline.outlook import Outline
 from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops
 from potstill.pipeline.plan.text import Text, sample_text, text_of_examples
 from potstill.pipeline.rehearsal import rehearse

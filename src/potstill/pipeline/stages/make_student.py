@@ -1,4 +1,4 @@
-"""The stage that makes a student out of its teacher's layers."""
+"""Make a student from its teacher's layers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from torch import manual_seed
 from potstill.compression import build_student, narrowing
 from potstill.compression.narrowing import widths_of
 from potstill.compression.students import student_shape
-from potstill.models import LoadedModel, save_model
-from potstill.models import loading as model_folders
-from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.models import save_model
+from potstill.models.loading import with_model
+from potstill.pipeline.context import Context
+from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import MakeStudent
 
 VERSION = 1
 
 
 def check(stage: MakeStudent, outlook: Outlook) -> Outline:
-    with outlook.named():  # its keys may stand in a block at the top
-        return _outlined(stage, outlook.model(stage.teacher))
-
-
-def _outlined(stage: MakeStudent, teacher: LoadedModel) -> Outline:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the stage itself passes them on
-        shape = student_shape(teacher.model, stage)
-        student = build_student(teacher.model, stage, shape)
+    with outlook.named():  # the stage's keys may stand in a block at the top
+        teacher = outlook.model(stage.teacher)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the stage itself reports them
+            shape = student_shape(teacher.model, stage)
+            student = build_student(teacher.model, stage, shape)
     made = replace(teacher, model=student, name=stage.writes)
     return Outline(stage, made, (teacher,), shape.why)
 
@@ -39,23 +37,22 @@ def run(
     stage: MakeStudent, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     teacher = context.open(stage.teacher)
-    manual_seed(context.seed)  # of a student that starts at random
+    manual_seed(context.seed)  # for a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         shape = student_shape(teacher.model, stage)
         sample = None
         if shape.widths.hidden != teacher.model.config.hidden_size:
-            side = context.cut_as(stage.teacher).training_side
+            side = context.text_for(stage.teacher).training_side
             sample = [side[i].tolist() for i in range(min(len(side), narrowing.TEXTS))]
         student = build_student(teacher.model, stage, shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
     for note in notes:
         context.reporter.say(f"note: {note}")
-    save_model(model_folders.with_model(teacher, student, stage.writes), folder / "model")
-    depth = teacher.model.config.num_hidden_layers
+    save_model(with_model(teacher, student, stage.writes), folder / "model")
     result = {
-        "teacher_layers": depth,
+        "teacher_layers": teacher.model.config.num_hidden_layers,
         "layers": shape.layers,
         "widths": asdict(shape.widths),
         "teacher_widths": asdict(widths_of(teacher.model.config)),

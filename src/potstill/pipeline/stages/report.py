@@ -1,4 +1,4 @@
-"""The stage that writes metrics.json, report.html and the model card."""
+"""Write metrics.json, report.html and the model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from potstill.pipeline.context import Context, Outline, Outlook
+from potstill.pipeline.context import Context
+from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import Report
 from potstill.reporting import write_card, write_report
 from potstill.reporting.figures import require_matplotlib
@@ -26,17 +27,15 @@ def run(
 
 
 def has_results(run: Path) -> bool:
-    """Whether all is there that `write_results` writes."""
-    published = run / "model"
+    """Return whether all that `write_results` writes is there."""
     wanted = [run / "metrics.json", run / "report.html"]
-    wanted += [published / "README.md"] if published.is_dir() else []
+    wanted += [run / "model" / "README.md"] if (run / "model").is_dir() else []
     return all(path.is_file() for path in wanted)
 
 
 def write_results(run: Path, settings: Report) -> Path:
-    """metrics.json, report.html and the published model's card; returns the report's path."""
+    """Write metrics.json, report.html and the published model's card; return report.html."""
     path = write_report(run, settings)
-    published = run / "model"
-    if published.is_dir():
-        write_card(run, published, settings)
+    if (run / "model").is_dir():
+        write_card(run, run / "model", settings)
     return path

@@ -208,11 +208,14 @@ def test_layers_units_and_width_at_once(
     [
         ({"ffn": 49}, r"stage 1 \(prune\): ffn: 49 is out of range: the model's is 48"),
         ({"ffn": 48}, "the model's is 48 already, so there is nothing to prune"),
-        ({"layers": 5}, "layers: 5 is out of range: the model has 4"),
-        ({"layers": 4}, "the model has 4 already, so there is nothing to prune"),
-        ({"width": 40}, "width: 40 is out of range: the model's is 32"),
-        ({"width": 32}, "width: the model's is 32 already, so there is nothing to prune"),
-        ({"width": 20}, "width: 20 holds no whole heads of 8, .* take a multiple of 8"),
+        ({"layers": 5}, r"layers: 5 is out of range, the model has 4\. Set fewer"),
+        ({"layers": 4}, r"the model has 4 already, so nothing would be pruned\. Set fewer"),
+        ({"width": 40}, r"width: 40 is out of range, the model's is 32\. Set less"),
+        ({"width": 32}, r"width: the model's is 32 already\. Set less"),
+        (
+            {"width": 20},
+            "width: 20 is not a multiple of 8, the width of one .* Set a multiple of 8",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_runs(
@@ -277,7 +280,9 @@ def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None
     graph.parent.mkdir()
     graph.write_bytes(b"")
     (tmp_path / "config.json").write_text((masked_lm_teacher / "config.json").read_text())
-    with pytest.raises(ValueError, match="is an ONNX file and can't be changed any more"):
+    with pytest.raises(
+        ValueError, match=r"is an ONNX file and can't be changed\. Name the model folder"
+    ):
         potstill.prune(graph, "text.txt", tmp_path / "o", ffn=0.5)
     exported = [{"kind": "export", "model": "teacher"}, {**PRUNE, "model": "onnx", "ffn": 0.5}]
     with pytest.raises(ValueError, match=r"stage 2 \(prune\): the model 'onnx' is an ONNX file"):
