@@ -34,7 +34,6 @@ from potstill.recipe import (
     Training,
     TrimVocabulary,
     checked,
-    unfit,
 )
 from potstill.storage import RunFolder
 from potstill.storage.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
@@ -299,7 +298,7 @@ class _Call:
 
     def run(self, stage: Stage) -> Path:
         """Run the stage, unless it is done already; return the folder of its model."""
-        problem = self._unreadable(stage) or unfit(stage, self.task)
+        problem = self._unreadable(stage) or stage.unfit(self.task)
         if problem is not None:
             raise ValueError(problem)
         settings = corpus_of(self.text, self.models.values(), self.task)

@@ -73,10 +73,5 @@ def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
-    """Return the names of the models that a stage reads, out of those that are known."""
-    return list(known) if stage.reads_every_model else stage.models_read
-
-
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -38,7 +38,7 @@ def rehearse(recipe: Recipe, given: Mapping[str, Path]) -> list[Outline]:
         outlook.where = f"stage {number} ({stage.kind})"
         outline = file_of(stage).check(stage, outlook)
         if outline.model is not None:
-            outlook.written |= dict.fromkeys(stage.models_written, outline.model)
+            outlook.written |= dict.fromkeys(stage.written, outline.model)
         outlines.append(outline)
     for folder in given.values():
         check_stored(folder)  # last, for it takes longest

@@ -73,7 +73,7 @@ def models_of_run(run: Path) -> RunModels:
     found, absent = _given(recipe)
     further = {name for names in repeated(recipe.stages).values() for name in names[1:]}
     for number, stage in enumerate(recipe.stages, start=1):
-        if not stage.models_written:
+        if not stage.written:
             continue
         folder = RunFolder(run).stage_folder(number, stage.kind)
         if not (folder / "DONE").is_file():
@@ -87,7 +87,7 @@ def models_of_run(run: Path) -> RunModels:
                 found[name] = RunModel(name, folder / where, MADE[stage.kind])
                 absent.pop(name, None)
     main = main_model(recipe.stages)
-    student = recipe.stages[main - 1].models_written[0] if main else TEACHER
+    student = recipe.stages[main - 1].written[0] if main else TEACHER
     first = [name for name in (TEACHER, student) if name in found]
     last = [name for name, model in found.items() if model.made == MADE["make_student"]]
     between = [name for name in found if name not in last]

@@ -12,7 +12,6 @@ from potstill.pipeline.context import Context, Reporter, Silent
 from potstill.pipeline.fingerprints import (
     given_digests,
     is_current,
-    models_read,
     stage_fingerprints,
     written_digests,
 )
@@ -102,7 +101,7 @@ class _Runner:
         for number, (stage, fingerprint) in enumerate(zip(stages, fingerprints, strict=True), 1):
             folder = run.stage_folder(number, stage.kind)
             done = run.done(folder)
-            reads = {name: digests[name] for name in models_read(stage, digests)}
+            reads = {name: digests[name] for name in stage.reads_among(digests)}
             skipped = done is not None and is_current(done, fingerprint, reads)
             # What a report writes lies outside its folder, and shows the stages before it.
             skipped &= not stage.reports or (not ran and has_results(run.path))
@@ -142,7 +141,7 @@ class _Runner:
             dict(given),
             self.reporter,
             is_main=self.is_main,
-            student=recipe.stages[about - 1].models_written[0] if about else None,
+            student=recipe.stages[about - 1].written[0] if about else None,
             twin=plain_twin(recipe.stages),
             repeats=repeated(recipe.stages),
         )
@@ -203,7 +202,7 @@ def rebuild_report(folder: str | os.PathLike[str]) -> Path:
     if not (folder / "recipe.yaml").is_file():
         raise ValueError(f"{folder}: not a run folder, there is no recipe.yaml. Give a run folder.")
     recipe = load_recipe(folder / "recipe.yaml")
-    settings = next((s for s in reversed(recipe.stages) if isinstance(s, Report)), Report())
+    settings = next((s for s in reversed(recipe.stages) if s.kind == "report"), Report())
     run = open_run(folder, recipe.name)
     with run.lock():
         problem = published_problem(run, recipe.stages)

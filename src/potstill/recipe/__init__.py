@@ -32,7 +32,6 @@ from potstill.recipe.files import (
     parse_yaml,
     shipped_recipes,
 )
-from potstill.recipe.fit import unfit
 from potstill.recipe.measuring import Benchmark, Evaluate, Report, ScoredPairs, TextPass
 from potstill.recipe.objectives import *  # noqa: F403
 from potstill.recipe.recipe import Recipe, Teacher
@@ -96,6 +95,5 @@ __all__ = [
     "published_chain",
     "repeated",
     "shipped_recipes",
-    "unfit",
 ]
 __all__ += objectives.__all__

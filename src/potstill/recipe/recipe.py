@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from potstill.recipe.compression import Student
 from potstill.recipe.config import Config, Name, today
 from potstill.recipe.data import Corpus, TaskData
-from potstill.recipe.fit import unfit, unreadable
 from potstill.recipe.stages import Stage
 from potstill.recipe.tasks import Task
 
@@ -94,16 +93,16 @@ class Recipe(Config):
         writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
         for number, stage in enumerate(self.stages, start=1):
             where = f"stage {number} ({stage.kind})"
-            for name in stage.models_read:
+            for name in stage.reads:
                 if name not in known:
                     raise ValueError(
                         f"{where}: the model '{name}' is not written by a stage before it. Name "
                         f"one of these: {', '.join(sorted(known))}."
                     )
-                problem = unreadable(stage, writers.get(name))
+                problem = stage.unreadable(writers.get(name))
                 if problem is not None:
                     raise ValueError(f"{where}: the model '{name}' {problem}")
-            written = stage.models_written
+            written = stage.written
             known.update(written)
             writers |= dict.fromkeys(written, stage)
         return self
@@ -147,7 +146,6 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _task(self) -> Recipe:
         for number, stage in enumerate(self.stages, start=1):
-            problem = unfit(stage, self.task)
-            if problem:
+            if problem := stage.unfit(self.task):
                 raise ValueError(f"stage {number} ({stage.kind}): {problem}")
         return self

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
 from potstill.recipe.objectives import Objective
+from potstill.recipe.tasks import Task
 
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 
@@ -76,8 +77,14 @@ class TrainingStage(StageConfig):
         "Omit it; prune, make_student and quantize make models smaller."
     }
 
-    if TYPE_CHECKING:
-        training: Training  # the last key of either stage, and not the first
+    if TYPE_CHECKING:  # keys of both stages, at other places
+        repeats: int
+        training: Training
+
+    def unfit(self, task: Task) -> str | None:
+        if self.repeats > 1 and task.reads_text:
+            return f"repeats: {task} has no scores per seed. Omit it."
+        return None
 
     @property
     def needs_heldout(self) -> bool:
@@ -102,11 +109,21 @@ class Finetune(TrainingStage):
     training: Training
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         return [self.model]
 
+    def unfit(self, task: Task) -> str | None:
+        if problem := super().unfit(task):
+            return problem
+        if task != Task.SENTENCE_EMBEDDING:
+            return None
+        return (
+            "text without labels gives a sentence encoder nothing to learn from. Use task "
+            "sentence_similarity with pairs that have a score, or masked_lm."
+        )
+
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         return _of_each_repeat(self.writes or self.model, self.repeats)
 
 
@@ -180,6 +197,32 @@ class Distill(TrainingStage):
             )
         return self
 
+    def unfit(self, task: Task) -> str | None:
+        problems = (objective.unfit(task) for objective in self.objectives)
+        if problem := next(filter(None, problems), None):
+            return problem
+        if self.cache is True and not task.cacheable:
+            cacheable = ", ".join(one for one in Task if one.cacheable)
+            return f"cache: true is for {cacheable}, not {task}. Omit the key."
+        groups = self._unfit_groups() if task == Task.SENTENCE_EMBEDDING else None
+        return super().unfit(task) or groups
+
+    def _unfit_groups(self) -> str | None:
+        """Explain why texts of a batch can't be compared with each other; None if they can."""
+        batch = self.training.batch_size
+        micro, group = self.training.micro_batch_size or batch, self.in_batch.group
+        if group is None and micro != batch:
+            return (
+                "in_batch.group: with micro-batches the number of texts to compare with each other "
+                f"is required. Set it to at most micro_batch_size, {micro}."
+            )
+        if (group or batch) < 3:
+            return (
+                f"training.batch_size: {group or batch} texts are too few to compare each with at "
+                "least two others. Set at least 3."
+            )
+        return None
+
     @property
     def live(self) -> str | None:
         """Name the first objective that a cached teacher can't serve; None: it serves all."""
@@ -198,9 +241,9 @@ class Distill(TrainingStage):
         return self.teacher
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         return _of_each_repeat(self.writes or self.model, self.repeats)

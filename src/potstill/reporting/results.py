@@ -46,7 +46,7 @@ class StageResult:
         return str(self.settings.get("writes") or own)
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         """Return the same as a list, with the first one's name for a training that was repeated."""
         return [] if self.writes is None else [self.writes]
 

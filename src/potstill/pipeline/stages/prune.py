@@ -51,7 +51,7 @@ def check(stage: Prune, outlook: Outlook) -> Outline:
         f"{layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
         f"{model.num_parameters() / 1e6:.3g} M parameters"
     )
-    made = with_model(loaded, model, *stage.models_written)
+    made = with_model(loaded, model, *stage.written)
     return Outline(stage, made, (loaded,), why)
 
 
@@ -106,7 +106,7 @@ def run(
         OSError: The disk is full.
     """
     text, loaded = context.text_for(stage.model), context.open(stage.model)
-    [name] = stage.models_written
+    [name] = stage.written
     layers, widths = kept_of(stage, loaded.model.config)
     nn.Module.to(loaded.model, measuring_device())
     pruning = _Pruning(stage, loaded, text)

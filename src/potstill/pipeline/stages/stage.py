@@ -107,7 +107,7 @@ def check_ahead(stages: Sequence[Stage], context: Context) -> None:
         file = file_of(stage)
         if isinstance(file, ChecksAhead):
             file.check_ahead(stage, context, names)
-        names.difference_update(stage.models_written)
+        names.difference_update(stage.written)
 
 
 def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Lesson:
 
     def train(self, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         """Train as often as the stage says; finished trainings of an interrupted stage are kept."""
-        context, names = self.context, self.stage.models_written
+        context, names = self.context, self.stage.written
         if len(names) == 1:
             return self._once(folder, context.seed), {names[0]: "model"}
         results = []

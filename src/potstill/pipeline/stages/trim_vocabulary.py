@@ -62,7 +62,7 @@ def run(
     stage: TrimVocabulary, folder: Path, context: Context, fingerprint: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     loaded = context.open(stage.model)
-    [name] = stage.models_written
+    [name] = stage.written
     rows = context.rows if stage.sources is None and context.labeled else None
     parts = text_parts(stage, context.text_settings, rows, context.seed)
     context.reporter.say("counting the subword tokens of the text")
@@ -116,7 +116,7 @@ class TrimmedVocabulary:
         ]
         counts_SV = np.stack(counts)
         kept = choose_pieces(pieces, counts_SV, anyway, stage.min_count, stage.size)
-        model = trimmed(loaded, pieces, kept, *stage.models_written)
+        model = trimmed(loaded, pieces, kept, *stage.written)
         return TrimmedVocabulary(model, pieces, counts_SV, anyway, kept)
 
     def result(self, loaded: LoadedModel, parts: Sequence[Part]) -> dict[str, Any]:
