@@ -31,6 +31,9 @@ from potstill.storage import cache_folder
 from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
 from potstill.training.preflight import Findings
 
+# What a stage did, for result.json; and name -> path below its folder for the models it wrote.
+Done = tuple[Mapping[str, Any], dict[str, str]]
+
 
 class Reporter(Protocol):
     """Receive the progress of a run; the command line draws bars, the API is silent."""
@@ -129,6 +132,10 @@ class Context:
         folder = self.models[name]
         return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
 
+    def note(self, *messages: str) -> None:
+        for message in messages:
+            self.reporter.say(f"note: {message}")
+
     def compared(self, names: Sequence[str] | None, baseline: str) -> dict[str, Path]:
         """Return the models of a comparison: those named, or all, with one of each repeated model.
 
@@ -154,7 +161,7 @@ class TokenizedText:
         """Tokenize a task's data."""
         self.context.reporter.say("reading and tokenizing the examples")
         found = tokenize_task(self.context.rows, self.tokenizer)
-        self._warn(found.warnings)
+        self.context.note(*found.warnings)
         return found
 
     @cached_property
@@ -169,12 +176,8 @@ class TokenizedText:
             context.seed,
             say=context.reporter.say,
         )
-        self._warn(found.warnings)
+        self.context.note(*found.warnings)
         return found
-
-    def _warn(self, warnings: Sequence[str]) -> None:
-        for warning in warnings:
-            self.context.reporter.say(f"note: {warning}")
 
     @property
     def training_side(self) -> Tokens | Examples:

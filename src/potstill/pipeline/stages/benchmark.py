@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from potstill.benchmarking.session import benchmark
 from potstill.benchmarking.texts import read_texts
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook, check_length
 from potstill.recipe import Benchmark
 
@@ -28,8 +27,6 @@ def check(stage: Benchmark, outlook: Outlook) -> Outline:
     return Outline(stage)
 
 
-def run(
-    stage: Benchmark, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Benchmark, folder: Path, context: Context, fingerprint: str) -> Done:
     chosen = context.compared(stage.models, stage.baseline)
     return benchmark(chosen, stage, context.reporter.progress), {}

@@ -14,7 +14,7 @@ from potstill.data.batches import plan_steps
 from potstill.models import LoadedModel
 from potstill.models.devices import own_device
 from potstill.objectives.pairing import check_pair
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook, check_text_length
 from potstill.pipeline.stages.train import Lesson, check_masking, check_training, opened
 from potstill.recipe import Distill, Task
@@ -58,9 +58,7 @@ def check_ahead(stage: Distill, context: Context, names: Collection[str]) -> Non
             _checked(name, context.open(name), text)
 
 
-def run(
-    stage: Distill, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Distill, folder: Path, context: Context, fingerprint: str) -> Done:
     text, head = context.text_for(stage.model), context.task.head is not None
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
@@ -106,8 +104,7 @@ def _checked(name: str, teacher: LoadedModel, text: TokenizedText) -> Findings:
         if task == Task.CLASSIFICATION:
             metric = context.data_settings.metric or task.metric
             found |= preflight.check_balance(examples.train, examples.labels, metric)
-        for warning in found.warnings:
-            context.reporter.say(f"note: {warning}")
+        context.note(*found.warnings)
         context.checked[folder] = found
     return context.checked[folder]
 
@@ -124,8 +121,7 @@ def _checked_start(
     for name, teacher in teachers.items():
         known = _checked(name, teacher, text)
         start = preflight.check_start(student, teacher, name, dev)
-        for warning in start.warnings:
-            context.reporter.say(f"note: {warning}")
+        context.note(*start.warnings)
         context.reporter.say(preflight.sentence_of(name, start.numbers))
         warnings |= dict.fromkeys([*known.warnings, *start.warnings])
         numbers[name] = known.numbers | {"student": start.numbers}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from potstill.data import read_records
 from potstill.data.sources import heldout_side
@@ -14,7 +13,7 @@ from potstill.evaluation.embeddings import check_records
 from potstill.evaluation.lineup import Lineup
 from potstill.evaluation.masked_lm import MaskedText, check_heldout, check_vocabularies
 from potstill.evaluation.pairs import read_pairs, with_pairs
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import Corpus, Evaluate, Recipe, Task
 from potstill.tasks.metrics import Case
@@ -73,9 +72,7 @@ def check_ahead(stage: Evaluate, context: Context, names: Collection[str]) -> No
         check_heldout(context.text_for("teacher").corpus.heldout)
 
 
-def run(
-    stage: Evaluate, folder: Path, context: Context, fingerprint: str
-) -> tuple[Mapping[str, Any], dict[str, str]]:
+def run(stage: Evaluate, folder: Path, context: Context, fingerprint: str) -> Done:
     return score(stage, _lineup(stage, context), context, context.text_for), {}
 
 

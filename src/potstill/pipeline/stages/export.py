@@ -28,7 +28,7 @@ from potstill.graphs.graph import OPSET, input_names, output_names
 from potstill.graphs.parity import likeness
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import Export, GraphPruning
 from potstill.storage.files import whole_or_gone
@@ -59,9 +59,7 @@ def check(stage: Export, outlook: Outlook) -> Outline:
     return Outline(stage, read, why=why)
 
 
-def run(
-    stage: Export, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Export, folder: Path, context: Context, fingerprint: str) -> Done:
     """Write `folder`/model, a whole model folder with onnx/model.onnx in it.
 
     Raises:
@@ -206,7 +204,7 @@ def _judged(
         f"{before / 1e6:.3g} million parameters); on {real.texts} {text.heldout_name} "
         f"{likeness(source, real)}"
     )
-    text.context.reporter.say(f"note: {finding}")
+    text.context.note(finding)
     layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
     return {
         "pruned": {

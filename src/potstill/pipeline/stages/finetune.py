@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.pipeline.stages.train import Lesson, check_masking, check_training
 from potstill.recipe import Finetune, InBatch, gold_objective
@@ -20,8 +19,6 @@ def check(stage: Finetune, outlook: Outlook) -> Outline:
     return Outline(stage, loaded)
 
 
-def run(
-    stage: Finetune, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Finetune, folder: Path, context: Context, fingerprint: str) -> Done:
     text, gold = context.text_for(stage.model), gold_objective(context.task)
     return Lesson(stage, context, text, fingerprint, [gold], InBatch()).train(folder)

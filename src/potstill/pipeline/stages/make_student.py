@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import manual_seed
@@ -15,7 +14,7 @@ from potstill.compression.narrowing import widths_of
 from potstill.compression.students import student_shape
 from potstill.models import save_model
 from potstill.models.loading import with_model
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import MakeStudent
 
@@ -33,9 +32,7 @@ def check(stage: MakeStudent, outlook: Outlook) -> Outline:
     return Outline(stage, made, (teacher,), shape.why)
 
 
-def run(
-    stage: MakeStudent, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: MakeStudent, folder: Path, context: Context, fingerprint: str) -> Done:
     teacher = context.open(stage.teacher)
     manual_seed(context.seed)  # for a student that starts at random
     with warnings.catch_warnings(record=True) as caught:
@@ -48,8 +45,7 @@ def run(
         student = build_student(teacher.model, stage, shape, sample)
     context.reporter.say(f"{stage.writes}: {shape.why}")
     notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    for note in notes:
-        context.reporter.say(f"note: {note}")
+    context.note(*notes)
     save_model(with_model(teacher, student, stage.writes), folder / "model")
     result = {
         "teacher_layers": teacher.model.config.num_hidden_layers,

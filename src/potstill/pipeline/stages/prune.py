@@ -29,7 +29,7 @@ from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
 from potstill.models.families import family_of
 from potstill.models.loading import with_model
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook, check_text_length
 from potstill.recipe import Prune, Student, StudentFamily, Task
 from potstill.reporting.phrases import pruning_note
@@ -96,9 +96,7 @@ def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
     return width, width // each
 
 
-def run(
-    stage: Prune, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Prune, folder: Path, context: Context, fingerprint: str) -> Done:
     """Write `folder`/model, the pruned model.
 
     Raises:

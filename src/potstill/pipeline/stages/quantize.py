@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from potstill.benchmarking.session import benchmark
-from potstill.data import Examples
+from potstill.data import Examples, collate
 from potstill.errors import QuantizationFailed
 from potstill.evaluation.lineup import Lineup
 from potstill.graphs import check_parity
@@ -19,7 +20,7 @@ from potstill.graphs.parity import likeness
 from potstill.graphs.quantization import FloatGraph
 from potstill.graphs.sensitivity import Found, Sensitivity, sensitivities, smallest_set
 from potstill.models.finite import check_stored
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook, check_length
 from potstill.pipeline.stages.evaluate import check_scored, score
 from potstill.recipe import Benchmark, Evaluate, Quantize
@@ -78,9 +79,7 @@ class _Kept:
         return self.found.layers if self.found is not None else []
 
 
-def run(
-    stage: Quantize, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Quantize, folder: Path, context: Context, fingerprint: str) -> Done:
     """Write `folder`/model, a copy of the source's model folder with a quantized graph beside it.
 
     Raises:
@@ -133,8 +132,7 @@ class _Quantizing:
         times = [f"{one['median']:.2f} times its speed at {n} tokens" for n, one in speedup.items()]
         speeds = ", ".join(times)
         notes = self._notes(kept, speeds if slower else None)
-        for note in notes:
-            say(f"note: {note}")
+        self.context.note(*notes)
         if stage.require_faster and slower:
             raise QuantizationFailed(
                 f"require_faster: {stage.writes} is not faster than {stage.model}: {speeds}. "
@@ -274,15 +272,13 @@ def _samples(graph: Path, text: TokenizedText, count: int) -> list[dict[str, np.
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
     wanted = [found.name for found in open_session(graph, 1).get_inputs()]
     samples = []
-    for index in chosen.tolist():
-        ids_1L = side[index][None].astype(np.int64)
+    for index_1 in chosen[:, None]:
+        batch = collate(side, index_1, 0, None, 0, 0)
+        ids_1L, types_1L = batch.input_ids_BL, batch.token_type_ids_BL
         given = {
             "input_ids": ids_1L,
-            "attention_mask": np.ones_like(ids_1L),
-            "token_type_ids": np.zeros_like(ids_1L),
+            "attention_mask": batch.attention_mask_BL,
+            "token_type_ids": torch.zeros_like(ids_1L) if types_1L is None else types_1L,
         }
-        if isinstance(side, Examples) and side.types is not None:
-            row = slice(side.offsets[index], side.offsets[index + 1])
-            given["token_type_ids"] = side.types[row][None].astype(np.int64)
-        samples.append({name: given[name] for name in wanted})
+        samples.append({name: given[name].numpy() for name in wanted})
     return samples

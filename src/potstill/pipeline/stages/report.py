@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import Report
 from potstill.reporting import write_card, write_report
@@ -20,9 +19,7 @@ def check(stage: Report, outlook: Outlook) -> Outline:
     return Outline(stage)
 
 
-def run(
-    stage: Report, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Report, folder: Path, context: Context, fingerprint: str) -> Done:
     return {"report": os.path.relpath(write_results(context.run, stage), context.run)}, {}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, assert_never, runtime_checkable
+from typing import Any, Protocol, assert_never
 
 from potstill import recipe
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.pipeline.stages import (
     benchmark,
@@ -26,7 +26,10 @@ from potstill.storage.files import write_json
 
 
 class StageFile(Protocol):
-    """Name what the file of a stage has; it may also have what `ChecksAhead` names.
+    """Name what the file of a stage has.
+
+    It may also have `check_ahead(stage, context, names)`, which refuses before a training what the
+    stage would refuse after it; `names`: the models that are now what they will be by then.
 
     Attributes:
         VERSION: Raise it when what the stage does changes; finished stages of older runs then run
@@ -42,28 +45,8 @@ class StageFile(Protocol):
             ValueError: The stage would refuse its models, text or settings.
         """
 
-    def run(
-        self, stage: Any, folder: Path, context: Context, fingerprint: str
-    ) -> tuple[Mapping[str, Any], dict[str, str]]:
-        """Run the stage; see `run_stage`.
-
-        Returns:
-            The result, and name -> path below the folder for the models that it wrote.
-        """
-
-
-@runtime_checkable
-class ChecksAhead(Protocol):
-    """Name what the file of a stage has that looks at weights or text before a training starts."""
-
-    def check_ahead(self, stage: Any, context: Context, names: Collection[str]) -> None:
-        """Refuse what the stage would refuse after that training.
-
-        Args:
-            stage: What the user asks for.
-            context: What the stages share.
-            names: The models that are now what they will be when the stage runs.
-        """
+    def run(self, stage: Any, folder: Path, context: Context, fingerprint: str) -> Done:
+        """Run the stage; see `run_stage`."""
 
 
 def file_of(stage: Stage) -> StageFile:  # noqa: C901 - a table, a line a kind
@@ -104,9 +87,9 @@ def check_ahead(stages: Sequence[Stage], context: Context) -> None:
     """
     names = set(context.models)
     for stage in stages:
-        file = file_of(stage)
-        if isinstance(file, ChecksAhead):
-            file.check_ahead(stage, context, names)
+        own_check = getattr(file_of(stage), "check_ahead", None)
+        if own_check is not None:
+            own_check(stage, context, names)
         names.difference_update(stage.written)
 
 

@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from potstill.data import make_masker
 from potstill.models import LoadedModel, save_model
-from potstill.pipeline.context import Context, TokenizedText
+from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outlook, check_text_length
 from potstill.recipe import Distill, Finetune, InBatch, Masking, Objective, Task, Training
 from potstill.storage.files import read_json, write_json
@@ -61,7 +61,7 @@ class Lesson:
     untrained_head: bool = True
     check: Callable[[LoadedModel], None] = lambda _: None
 
-    def train(self, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    def train(self, folder: Path) -> Done:
         """Train as often as the stage says; finished trainings of an interrupted stage are kept."""
         context, names = self.context, self.stage.written
         if len(names) == 1:

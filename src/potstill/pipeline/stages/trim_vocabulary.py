@@ -23,7 +23,7 @@ from potstill.compression.vocabulary import (
 from potstill.data import read_records
 from potstill.data.sources import describe, heldout_side
 from potstill.models import LoadedModel, save_model
-from potstill.pipeline.context import Context
+from potstill.pipeline.context import Context, Done
 from potstill.pipeline.outlook import Outline, Outlook
 from potstill.pipeline.stages.evaluate import FIRST_RECORDS
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
@@ -58,9 +58,7 @@ def check(stage: TrimVocabulary, outlook: Outlook) -> Outline:
     return Outline(stage, cut.model, (loaded,), why)
 
 
-def run(
-    stage: TrimVocabulary, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: TrimVocabulary, folder: Path, context: Context, fingerprint: str) -> Done:
     loaded = context.open(stage.model)
     [name] = stage.written
     rows = context.rows if stage.sources is None and context.labeled else None
@@ -70,8 +68,7 @@ def run(
     result = {"from": stage.model, "to": name, **cut.result(loaded, parts)}
     save_model(cut.model, folder / "model")
     context.reporter.say(f"{name}: {vocabulary_note(result)}")
-    for warning in result["warnings"]:
-        context.reporter.say(f"note: {warning}")
+    context.note(*result["warnings"])
     return result, {name: "model"}
 
 
