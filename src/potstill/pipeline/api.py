@@ -185,7 +185,7 @@ def prune(
     texts: int | None = None,
     seed: int = 1,
 ) -> Path:
-    """Remove the least important parts of a model; recover with `distill`. See docs/pruning.md.
+    """Remove the least important parts of a model; recover with `distill` (see docs/pruning.md).
 
     Args:
         model: A model folder.

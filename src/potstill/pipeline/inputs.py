@@ -54,6 +54,6 @@ def given_folders(
 
 
 def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
-    """Return the recipe's key for each model, and what stands there, by name."""
+    """Return the recipe's key for each model, and its value, by name."""
     further = {name: (f"teachers.{name}.model", t) for name, t in recipe.teachers.items()}
     return {"teacher": ("teacher.model", recipe.teacher), **further}

@@ -72,7 +72,7 @@ class Outlook:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Name the stage in an error, for keys that may stand elsewhere in the recipe, too."""
+        """Name the stage in an error, for keys that may be elsewhere in the recipe, too."""
         try:
             yield
         except ValueError as error:

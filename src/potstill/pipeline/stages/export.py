@@ -45,7 +45,7 @@ VERSION = 1
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
 _JUDGED = 256  # held-out texts that a pruned graph is compared with its source on
 ALONE = (
-    "no config.json can say such a shape: it is the ONNX graph's alone, and the weights in the "
+    "only the ONNX graph has this shape, which config.json can't describe; the weights in the "
     "folder around it stay whole"
 )
 

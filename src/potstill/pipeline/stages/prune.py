@@ -48,7 +48,7 @@ def check(stage: Prune, outlook: Outlook) -> Outline:
             warnings.simplefilter("ignore", UserWarning)
             model = shaped(loaded.model, list(range(layers)), widths)
     why = (
-        f"{layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
+        f"{layers} layers of width {widths.hidden}, intermediate size {widths.ffn:,}, "
         f"{model.num_parameters() / 1e6:.3g} M parameters"
     )
     made = with_model(loaded, model, *stage.written)
@@ -56,7 +56,7 @@ def check(stage: Prune, outlook: Outlook) -> Outline:
 
 
 def kept_of(stage: Prune, config: PretrainedConfig) -> tuple[int, Widths]:
-    """Return how many layers a stage leaves of a model, and their widths.
+    """Return the number of layers that a stage leaves of a model, and their widths.
 
     Args:
         stage: What the user asks for.
@@ -152,7 +152,7 @@ class _Pruning:
             if self.stage.importance == "magnitude":
                 scores = magnitude_scores(model)
             else:
-                scores = self._scores("inner units", model, taylor_scores)
+                scores = self._scores("FFN units", model, taylor_scores)
             model = prune_ffn(model, scores, widths.ffn)
             of_kept = scores.topk(widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
             told["ffn"] = {"before": ffn, "after": widths.ffn}

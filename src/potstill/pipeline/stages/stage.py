@@ -1,4 +1,4 @@
-"""Choose the file of each kind of stage, and run a stage into its folder."""
+"""Choose the file of each kind of stage; run stages into their folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a stage's model as often as it says; shared by the stages that train."""
+"""Train a stage's model, once or several times; shared by the stages that train."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Lesson:
     check: Callable[[LoadedModel], None] = lambda _: None
 
     def train(self, folder: Path) -> Done:
-        """Train as often as the stage says; finished trainings of an interrupted stage are kept."""
+        """Train once or `repeats` times; an interrupted stage keeps its finished trainings."""
         context, names = self.context, self.stage.written
         if len(names) == 1:
             return self._once(folder, context.seed), {names[0]: "model"}

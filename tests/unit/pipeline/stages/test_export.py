@@ -197,11 +197,11 @@ def test_it_says_beforehand_where_the_shape_lives(
     stage = EXPORT | {"model": "teacher", "prune": prune}
     path = written(tmp_path, yaml.safe_dump(of_encoder(sentence_teacher, text_file, stage)))
     plan = potstill("run", path, "--plan", "--output", tmp_path / "run")
-    assert "no config.json can say such a shape" in " ".join(plan.out.split())
+    assert "only the ONNX graph has this shape" in " ".join(plan.out.split())
     done = potstill("run", path, "--output", tmp_path / "run")
     assert done.code == 1
     said = " ".join(done.out.split())
-    assert said.index("no config.json can say such a shape") < said.index("writing onnx as an ONNX")
+    assert said.index("only the ONNX graph has this shape") < said.index("writing onnx as an ONNX")
     assert "onnx keeps 8 of 16 attention heads: " in said
     assert "its answers agree in " in done.err
     assert "the least accepted is 99.9%: lower agreement if that is enough" in done.err

@@ -297,7 +297,7 @@ def test_a_plan_tells_shape_and_cost(
 ) -> None:
     made = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "texts": 64}, RECOVER)
     lines = "\n".join(plan_run(made, tmp_path / "run"))
-    assert "leaves  4 layers of width 32, 24 inner units" in lines
+    assert "leaves  4 layers of width 32, intermediate size 24" in lines
     assert "1 prune: gradients of at most 64 texts, about" in lines
     alone = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "importance": "magnitude"})
     assert "1 prune: by the size of weights, without text" in "\n".join(
