@@ -1,8 +1,9 @@
 """Run recipes, stage by stage.
 
-`runner.py` skips what is done and runs again what changed (`fingerprints.py`); `rehearsal.py` checks
-all stages without weights first (`outlook.py`), and `plan` estimates what they cost. `stages` has a
-file per kind of stage, `context.py` what they share. `api.py` has the same stages as functions.
+`runner.py` skips what is done and runs again what changed (`fingerprints.py`). `rehearsal.py`
+checks all stages without weights first (`outlook.py`), and `plan` estimates what they cost.
+`stages` has a file per kind of stage, `context.py` what they share. `api.py` has the same stages as
+functions.
 """
 
 from __future__ import annotations
