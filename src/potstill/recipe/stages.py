@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, get_args
 
 from pydantic import Field
 
 from potstill.recipe.compression import Export, MakeStudent, Prune, Quantize, TrimVocabulary
+from potstill.recipe.config import StageConfig
 from potstill.recipe.measuring import Benchmark, Evaluate, Report
 from potstill.recipe.training import Distill, Finetune
 
@@ -24,6 +25,9 @@ Stage = Annotated[
     | Report,
     Field(discriminator="kind"),
 ]
+STAGES: dict[str, type[StageConfig]] = {
+    stage.model_fields["kind"].default: stage for stage in get_args(get_args(Stage)[0])
+}
 
 
 # --- the lineage of models ------------------------------------------------------------------------

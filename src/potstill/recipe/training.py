@@ -241,6 +241,10 @@ class Distill(TrainingStage):
         return self.teacher
 
     @property
+    def made_from(self) -> str:
+        return self.model
+
+    @property
     def reads(self) -> list[str]:
         return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
 
