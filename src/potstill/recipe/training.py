@@ -87,6 +87,16 @@ class TrainingStage(StageConfig):
         return None
 
     @property
+    def trains_body(self) -> bool:
+        """Return whether it trains more than the head."""
+        return True
+
+    @property
+    def trains_lm_head(self) -> bool:
+        """Return whether it trains a vocabulary head."""
+        return True
+
+    @property
     def needs_heldout(self) -> bool:
         return self.training.keep == "best" or self.training.patience is not None
 
@@ -107,6 +117,10 @@ class Finetune(TrainingStage):
     # written, the others that name with .2, .3 and so on. Scores are means over them.
     repeats: Annotated[int, Field(ge=1, le=20)] = 1
     training: Training
+
+    @property
+    def trains_body(self) -> bool:
+        return self.train == "all"
 
     @property
     def reads(self) -> list[str]:
@@ -227,6 +241,11 @@ class Distill(TrainingStage):
     def live(self) -> str | None:
         """Name the first objective that a cached teacher can't serve; None: it serves all."""
         return next((o.kind for o in self.weighted if o.reads in ("tokens", "layers")), None)
+
+    @property
+    def trains_lm_head(self) -> bool:
+        # Parameters without a gradient would stall data-parallel training.
+        return any(objective.reads == "logits" for objective in self.weighted)
 
     @property
     def weighted(self) -> list[Objective]:
