@@ -70,7 +70,7 @@ def tiny_run(
     for number, stage in enumerate(recipe.stages, start=1):
         place = run.stage_folder(number, stage.kind)
         place.mkdir(parents=True)
-        writes = {name: "model" for name in stage.models_written}
+        writes = {name: "model" for name in stage.written}
         if writes:
             shutil.copytree(made, place / "model")
         if stage.kind == "export":

@@ -209,7 +209,7 @@ def test_a_teacher_of_a_package_or_the_hub(potstill: Potstill, text_file: Path, 
         ),
         ("distil.model=student", ["distil: unknown key", "Did you mean 'distill'?"]),
         ("corpus.max_lenght=9", ["corpus.max_lenght: unknown key", "Did you mean 'max_length'?"]),
-        ("corpus.max_length=500", ["corpus.max_length: 500", "64 positions"]),
+        ("corpus.max_length=500", ["corpus.max_length: 500 tokens exceed", "Set at most 64."]),
         ("corpus.columns=[body]", ["no column 'body'; there are: text"]),
         ("seed=malt", ["seed", "given: 'malt'"]),
         ("seed", ["seed: an override has the form KEY=VALUE"]),
@@ -439,8 +439,8 @@ def test_other_commands(
     potstill: Potstill, masked_lm_teacher: Path, sentence_teacher: Path, text_file: Path, work: Path
 ) -> None:
     (work / "folder").mkdir()
-    refused(potstill("report", "folder"), "folder is not a run folder")
-    refused(potstill("report", "nowhere"), "nowhere is not a run folder")
+    refused(potstill("report", "folder"), "folder: not a run folder, there is no recipe.yaml.")
+    refused(potstill("report", "nowhere"), "nowhere: not a run folder, there is no recipe.yaml.")
     refused(potstill("bench", "folder"), "folder")
     refused(
         potstill("evaluate", "nowhere", "--baseline", masked_lm_teacher, "--text", text_file),

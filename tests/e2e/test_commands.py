@@ -328,7 +328,7 @@ def test_another_temperature_runs_again_from_there(again: Run, potstill: Potstil
     assert finished.err == ""
     assert "✓ 1/5 make_student: done before, skipped" in finished.out
     assert finished.out.count("skipped") == 1
-    assert "the recipe changed: 02-distill runs again: its former result is in" in finished.out
+    assert "the recipe changed: 02-distill runs again; its former result is now in" in finished.out
     kept = sorted(path.name for path in (again.folder / "replaced").iterdir())
     stages = [f"{n:02}-{kind}" for n, kind in list(enumerate(KINDS, start=1))[1:]]
     assert [name.rsplit("-", 1)[0] for name in kept] == [*stages, "results"]

@@ -182,8 +182,8 @@ def test_the_example_of_other_tasks_is_answered(tmp_path: Path, task: Task) -> N
 
 def test_bad_input_is_told_in_a_sentence(potstill: Potstill, tmp_path: Path) -> None:
     for arguments, message in (
-        ([tmp_path / "nothing"], f"{tmp_path}/nothing is not there: give the folder"),
-        ([tmp_path], f"{tmp_path} is not a run folder (it has no recipe.yaml): give the folder"),
+        ([tmp_path / "nothing"], f"{tmp_path}/nothing: not found. Give the folder"),
+        ([tmp_path], f"{tmp_path}: not a run folder, there is no recipe.yaml. Give the folder"),
     ):
         found = potstill("demo", *arguments)
         assert found.code == 2
@@ -194,7 +194,7 @@ def test_bad_input_is_told_in_a_sentence(potstill: Potstill, tmp_path: Path) -> 
     (run / "stages/03-export/DONE").unlink()
     found = potstill("demo", run)
     assert (found.code, found.err.count("\n")) == (2, 1)
-    assert f"{run} is not finished (stage 3, export)" in found.err
+    assert f"{run}: stage 3 (export) is not finished." in found.err
     (run / "recipe.yaml").write_text(recipe.replace("regression", "regresion"))
     found = potstill("demo", run)
     assert (found.code, found.err.count("\n")) == (2, 1)

@@ -235,7 +235,7 @@ def test_repeats_of_a_stage_that_runs_again(
         ({"stages.3.objectives.0.positions": "masked"}, "classification masks no token"),
         ({"data.metric": "bleu"}, "classification has no metric 'bleu'"),
         ({"data.label": "lable"}, "train.tsv:2: no column 'lable' (data.label)"),
-        ({"data.max_length": 500}, "data.max_length: 500 tokens are more than the 64 positions"),
+        ({"data.max_length": 500}, "data.max_length: 500 tokens exceed the maximum sequence"),
         ({"data.train": "nowhere.tsv"}, "nowhere.tsv: no such file"),
     ],
 )

@@ -223,7 +223,11 @@ def test_text_that_the_teacher_labels(
             "is not one of the model's labels: O, B-oak",
         ),
         ("token_classification", {"metric": "bleu"}, "there are: f1, precision, recall, accuracy"),
-        ("token_classification", {"max_length": 99}, "99 tokens are more than the 64 positions of"),
+        (
+            "token_classification",
+            {"max_length": 99},
+            "data.max_length: 99 tokens exceed the maximum",
+        ),
         ("question_answering", {"text": "context"}, "question_answering reads two columns"),
         ("question_answering", {"label": "answer"}, "train.json[0]: no column 'answer' (data.la"),
         ("question_answering", {"train": "nowhere.json"}, "nowhere.json: no such file"),

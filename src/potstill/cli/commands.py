@@ -292,7 +292,7 @@ def bench(
 @app.command()
 def report(run_folder: _Run) -> None:
     """Regenerate metrics.json, report.html and the model card of a run."""
-    from potstill.pipeline.api import rebuild_report
+    from potstill.pipeline.runner import rebuild_report
 
     print_line(f"wrote {rebuild_report(run_folder)}")
 

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from potstill.reporting.metrics_json import metrics_of
-from potstill.reporting.results import Kind, Results, StageResult
+from potstill.reporting.results import Results, StageResult
 from potstill.reporting.suites import suite_rows
 from potstill.reporting.table import DASH, Cell, columns_of, comparison_rows
 
 LABEL = 20  # characters of a line of a label: seven models fit beside it in a terminal of 80
 
 
-def result_table(kind: Kind, result: Mapping[str, Any]) -> Table:
+def result_table(kind: str, result: Mapping[str, Any]) -> Table:
     """Return the table of what a stage of this kind found outside a run."""
     return run_table(
         Results(Path(), [StageResult(kind, kind, {}, dict(result), Path())], {}, "", {})

@@ -1,8 +1,9 @@
-"""A recipe carried out, stage by stage.
+"""Run recipes, stage by stage.
 
-`runner.py` skips what is done and runs again what changed (`fingerprints.py`); `rehearsal.py` goes
-through all stages without weights first, and `plan` tells what they cost. What a stage does is in
-`stages`, a file a kind. `api.py` has the same stages as plain functions.
+`runner.py` skips what is done and runs again what changed (`fingerprints.py`). `rehearsal.py`
+checks all stages without weights first (`outlook.py`), and `plan` estimates what they cost.
+`stages` has a file per kind of stage, `context.py` what they share. `api.py` has the same stages as
+functions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Stages that make models as plain functions: files and folders in, a folder out."""
+"""Run the stages that make models as plain functions: files and folders in, a folder out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,6 @@ from potstill.evaluation.scoring import Text, corpus_of, task_for
 from potstill.models import task_of
 from potstill.pipeline.context import Context, Reporter, Silent
 from potstill.pipeline.fingerprints import inputs_digest, stage_digest
-from potstill.pipeline.runner import rebuild
 from potstill.pipeline.stages.stage import run_stage
 from potstill.recipe import (
     Distill,
@@ -28,21 +28,17 @@ from potstill.recipe import (
     Prune,
     Quantize,
     SoftTargets,
+    Stage,
     Task,
     TaskData,
     Training,
     TrimVocabulary,
     checked,
-    unfit,
 )
-from potstill.storage import RunFolder, cache_folder
+from potstill.storage import RunFolder
 from potstill.storage.onnx_files import GRAPH, ONNX, QUANTIZED, is_onnx
 from potstill.storage.places import Folder
 from potstill.storage.run_folder import drop_checkpoints
-
-_Alone = (
-    Distill | Finetune | Prune | TrimVocabulary | Export | Quantize
-)  # stages that are functions here
 
 
 def distill(
@@ -61,17 +57,22 @@ def distill(
     """Train a student to follow a teacher; the same call again resumes, or finds it done.
 
     Args:
-        student, teacher: model folders of one task, with the same tokenizer.
-        text: files (paths or globs) or a Corpus; for a teacher with a task's head its TaskData.
-        output: a folder for log, checkpoints and the trained model.
-        objectives: None: see `triple_loss`.
-        cache: of a task with labels: ask the teacher once for each example; see recipe.Distill.
+        student, teacher: Model folders of one task, with the same tokenizer.
+        text: Files (paths or globs) or a Corpus; for a teacher with a task's head its TaskData.
+        output: A folder for log, checkpoints and the trained model.
+        training: The settings of the training.
+        objectives: The losses; None means those of `triple_loss`.
+        in_batch: For sentence encoders: how texts of a batch are compared; see recipe.InBatch.
+        masking: For masked LM: how tokens are masked; see recipe.Masking.
+        cache: For tasks with labels: run the teacher once per example; see recipe.Distill.
+        seed: The seed of data order, masking, dropout and new weights.
 
     Returns:
         The trained student's folder, `output`/model.
 
     Raises:
-        ValueError: bad input. TrainingFailed, Interrupted: see training.
+        ValueError: The input is wrong.
+        TrainingFailed, Interrupted: See `potstill.training`.
     """
     task = task_for(teacher, text)
     stage = Distill(
@@ -81,17 +82,16 @@ def distill(
         cache=cache,
         training=training,
     )
-    return _one_stage(
-        stage, task, {"teacher": Path(teacher), "student": Path(student)}, text, output, seed
-    )
+    models = {"teacher": Path(teacher), "student": Path(student)}
+    return _Call(task, models, text, output, seed).run(stage)
 
 
 def triple_loss(task: Task | str) -> list[Objective]:
-    """The losses of the shipped recipes of a task.
+    """Return the losses of the shipped recipes of a task.
 
-    The paper's 5 soft (T = 2) : 2 hard : 1 cosine (Sanh et al. 2019), of classification without the
-    cosine; of sentence encoders 1 : 0.1 : 20 (both measured: docs/ablation.md); of values squared
-    differences from the teacher's and from the data's, and the cosine.
+    The weights are the paper's 5 soft (T = 2) : 2 hard : 1 cosine (Sanh et al. 2019), without the
+    cosine for classification; 1 : 0.1 : 20 for sentence encoders (both measured: docs/ablation.md).
+    Values have squared differences from the teacher's and from the data's, and the cosine.
     """
     task = Task(task)
     if task == Task.SENTENCE_EMBEDDING:
@@ -118,22 +118,28 @@ def finetune(
     """Train a model on a task without a teacher, for example to give a headless encoder a head.
 
     Args:
-        text: files or a Corpus for masked LM; of the other tasks their TaskData.
-        task: not sentence_embedding.
-        train: "all" weights, or the "head" alone.
-        reporter: is told how far it is.
+        model: A model folder.
+        text: Files or a Corpus for masked LM; a TaskData for the other tasks.
+        output: A folder for log, checkpoints and the trained model.
+        training: The settings of the training.
+        task: Any task but sentence_embedding.
+        train: "all" trains all weights, "head" those of the head.
+        masking: For masked LM: how tokens are masked; see recipe.Masking.
+        seed: The seed of data order, masking, dropout and new weights.
+        reporter: Receives progress updates; None means nobody does.
 
     Returns:
         The trained model's folder, `output`/model.
 
     Raises:
-        ValueError: bad input. TrainingFailed, Interrupted: see training.
+        ValueError: The input is wrong.
+        TrainingFailed, Interrupted: See `potstill.training`.
     """
     stage = Finetune.model_validate(
         {"train": train, "masking": masking or Masking(), "training": training}
     )
     models = {"teacher": Path(model)}
-    return _one_stage(stage, Task(task), models, text, output, seed, reporter)
+    return _Call(Task(task), models, text, output, seed, reporter).run(stage)
 
 
 def export(
@@ -145,24 +151,25 @@ def export(
     prune: GraphPruning | None = None,
     seed: int = 1,
 ) -> Path:
-    """Write a model as an ONNX graph, unless it answers otherwise than the model does.
+    """Write a model as an ONNX graph, and refuse a graph whose outputs differ from the model's.
 
     Args:
-        model: a model folder.
-        text: real text to compare the two on: files or a Corpus; of tasks with labels a TaskData.
-        output: a folder for the result (each corner's difference) and the exported model.
-        tolerance: the largest difference of outputs, relative to the largest of them.
-        prune: heads and inner units that leave the graph; the folder's weights stay whole.
+        model: A model folder.
+        text: Real text to compare the two on: files or a Corpus; a TaskData for tasks with labels.
+        output: A folder for the result (each corner's difference) and the exported model.
+        tolerance: The largest difference of outputs, relative to the largest of them.
+        prune: Heads and FFN units to remove from the graph; the folder's weights stay whole.
+        seed: The seed that draws texts.
 
     Returns:
         `output`/model/onnx/model.onnx, in a copy of the model's folder.
 
     Raises:
-        ValueError: bad input. ParityFailed: the graph answers otherwise; there is none then.
+        ValueError: The input is wrong.
+        ParityFailed: The graph's outputs differ from the model's; no graph is left.
     """
     stage = Export(model="teacher", tolerance=tolerance, prune=prune)
-    folder = _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
-    return folder / ONNX / GRAPH
+    return _Call.on(model, text, output, seed).run(stage) / ONNX / GRAPH
 
 
 def prune(
@@ -178,32 +185,35 @@ def prune(
     texts: int | None = None,
     seed: int = 1,
 ) -> Path:
-    """Cut what matters least out of a model; see docs/pruning.md. Recover with `distill`.
+    """Remove the least important parts of a model; recover with `distill` (see docs/pruning.md).
 
     Args:
-        model: a model folder.
-        text: files (paths or globs) or a Corpus; for a model with a task's head its TaskData. Its
-            held-out part tells what pruning costs.
-        output: a folder for result.json and the pruned model.
-        ffn: inner units of each layer's FFN that stay: a number, or a share between 0 and 1.
-        layers: how many layers stay.
-        width: hidden size that stays; heads keep theirs, so fewer of them stay.
-        directions: what a width is of: channels as they are, or principal components of the hidden
-            states; None: channels.
+        model: A model folder.
+        text: Files (paths or globs) or a Corpus; for a model with a task's head its TaskData. What
+            pruning costs is measured on the held-out part.
+        output: A folder for result.json and the pruned model.
+        ffn: The intermediate (FFN) size that stays: a number, or a fraction between 0 and 1; None
+            means all.
+        layers: How many layers stay; None means all.
+        width: The hidden size that stays; heads keep their size, so fewer of them stay. None means
+            all.
+        directions: What a width is made of: channels as they are, or principal components of the
+            hidden states; None means channels.
         importance: "taylor" reads training texts, "magnitude" the weights alone.
-        texts: training texts that taylor reads; None: 512.
+        texts: How many training texts taylor reads; None means 512.
+        seed: The seed that draws texts.
 
     Returns:
         The pruned model's folder, `output`/model.
 
     Raises:
-        ValueError: bad input.
+        ValueError: The input is wrong.
     """
     settings = {"ffn": ffn, "layers": layers, "width": width, "importance": importance}
     optional = {"directions": directions, "texts": texts}
     given = {key: value for key, value in optional.items() if value is not None}
     stage = checked(Prune, {"model": "teacher", **settings, **given})
-    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
+    return _Call.on(model, text, output, seed).run(stage)
 
 
 def trim_vocabulary(
@@ -216,24 +226,27 @@ def trim_vocabulary(
     keep: Sequence[str] = (),
     seed: int = 1,
 ) -> Path:
-    """Cut a model's vocabulary to the word pieces that a text uses; see docs/vocabulary.md.
+    """Trim a model's vocabulary to the subword tokens that a text uses; see docs/vocabulary.md.
 
     Args:
-        text: files (paths or globs) or a Corpus, whose held-out part the coverage is measured on;
+        model: A model folder.
+        text: Files (paths or globs) or a Corpus, whose held-out part the coverage is measured on;
             for a model with a task's head also its TaskData.
-        output: a folder for result.json (with the coverage) and the trimmed model.
-        min_count: how often a piece must stand in the text.
-        size: pieces at most, those that are kept in any case included.
-        keep: tokens, or words whose pieces, that are kept whatever the text says.
+        output: A folder for result.json (with the coverage) and the trimmed model.
+        min_count: How often a token must occur in the text.
+        size: The vocabulary size at most, with the tokens that are always kept; None means all
+            that `min_count` keeps.
+        keep: Tokens, or words with all of their tokens, that are kept in any case.
+        seed: The seed that decides what is held out.
 
     Returns:
         The trimmed model's folder, `output`/model.
 
     Raises:
-        ValueError: bad input.
+        ValueError: The input is wrong.
     """
     stage = TrimVocabulary(model="teacher", min_count=min_count, size=size, keep=list(keep))
-    return _one_stage(stage, task_of(model), {"teacher": Path(model)}, text, output, seed)
+    return _Call.on(model, text, output, seed).run(stage)
 
 
 def quantize(
@@ -244,89 +257,82 @@ def quantize(
     settings: Quantize | None = None,
     seed: int = 1,
 ) -> Path:
-    """Write an exported model with smaller numbers: int8, 4-bit weights or float16.
+    """Quantize an exported model: int8, 4-bit weights or float16.
 
     Args:
         graph: FOLDER/onnx/NAME.onnx, in float.
-        text: real text to calibrate and to score on: files or a Corpus; of tasks with labels a
-            TaskData.
-        output: a folder for the result (layers, sizes, speed) and the quantised model.
-        settings: see recipe.Quantize, whose `model` and `writes` are not read; None: dynamic int8.
+        text: Real text to calibrate and to score on: files or a Corpus; a TaskData for tasks with
+            labels.
+        output: A folder for the result (layers, sizes, speed) and the quantized model.
+        settings: See recipe.Quantize, whose `model` and `writes` are not read; None means dynamic
+            int8.
+        seed: The seed that decides what is held out.
 
     Returns:
         `output`/model/onnx/model_quantized.onnx, in a copy of the model's folder.
 
     Raises:
-        ValueError: bad input. QuantizationFailed: a budget or a speed that was asked for is missed.
+        ValueError: The input is wrong.
+        QuantizationFailed: A budget or a speed that was asked for is missed.
     """
     names = {"model": "teacher", "writes": Quantize().writes}
     stage = (settings or Quantize()).model_copy(update=names)
-    folder = _one_stage(stage, task_of(graph), {"teacher": Path(graph)}, text, output, seed)
-    return folder / ONNX / QUANTIZED
+    return _Call.on(graph, text, output, seed).run(stage) / ONNX / QUANTIZED
 
 
-def rebuild_report(run: Folder) -> Path:
-    """Write metrics.json, report.html and the model card of a run folder anew.
+@dataclass(frozen=True)
+class _Call:
+    """Hold what one stage is called on; the folder of the output is the stage's own."""
 
-    Raises:
-        ValueError: not a run folder.
-    """
-    return rebuild(Path(run))
+    task: Task
+    models: dict[str, Path]
+    text: Text
+    output: Folder
+    seed: int
+    reporter: Reporter | None = None
 
+    @staticmethod
+    def on(model: Folder, text: Text, output: Folder, seed: int) -> _Call:
+        """Return a call on one model, whose task is its own."""
+        return _Call(task_of(model), {"teacher": Path(model)}, text, output, seed)
 
-def _one_stage(
-    stage: _Alone,
-    task: Task,
-    models: dict[str, Path],
-    text: Text,
-    output: Folder,
-    seed: int,
-    reporter: Reporter | None = None,
-) -> Path:
-    """One stage in a folder of its own; one that is done already is found done."""
-    graph = next((path for path in models.values() if is_onnx(path)), None)
-    if graph is not None and not stage.reads_onnx:
-        raise ValueError(
-            f"{graph} is an ONNX file and can't be changed any more: name the model folder that it "
-            "was exported from"
-        )
-    problem = unfit(stage, task) or _unfit_text(stage, task, text)
-    if problem is not None:
-        raise ValueError(problem)
-    corpus, run = corpus_of(text, models.values(), task), RunFolder(Path(output))
-    given = [models[name] for name in sorted(models)]
-    fingerprint = stage_digest(inputs_digest(task, seed, corpus, given), stage)
-    context = Context(
-        task=task,
-        seed=seed,
-        text_settings=corpus,
-        run=run.path,
-        cache=cache_folder() / "tokens",
-        models=models,
-        reporter=reporter or Silent(),
-    )
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{run.path} can't be used ({error.strerror}): choose another output"
-        ) from None
-    with run.lock():
-        done = run.done(run.path)
-        if done is None or done["fingerprint"] != fingerprint:
-            start = time.perf_counter()
-            writes = run_stage(stage, run.path, context, fingerprint)
-            run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
-        drop_checkpoints(run.path)
-    return run.path / "model"
+    def run(self, stage: Stage) -> Path:
+        """Run the stage, unless it is done already; return the folder of its model."""
+        problem = self._unreadable(stage) or stage.unfit(self.task)
+        if problem is not None:
+            raise ValueError(problem)
+        settings = corpus_of(self.text, self.models.values(), self.task)
+        run = RunFolder(Path(self.output))
+        given = [self.models[name] for name in sorted(self.models)]
+        fingerprint = stage_digest(inputs_digest(self.task, self.seed, settings, given), stage)
+        reporter = self.reporter or Silent()
+        context = Context(self.task, self.seed, settings, run.path, self.models, reporter)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output: {run.path} can't be used ({error.strerror}). Choose another folder."
+            ) from None
+        with run.lock():
+            done = run.done(run.path)
+            if done is None or done["fingerprint"] != fingerprint:
+                start = time.perf_counter()
+                writes = run_stage(stage, run.path, context, fingerprint)
+                run.finish(run.path, fingerprint, writes, {}, time.perf_counter() - start)
+            drop_checkpoints(run.path)
+        return run.path / "model"
 
-
-def _unfit_text(stage: _Alone, task: Task, text: Text) -> str | None:
-    """Why a stage can't read a text, or None; pieces are counted in any."""
-    plain, labelled = task.reads_text, isinstance(text, TaskData)
-    if isinstance(stage, TrimVocabulary):
-        wrong = plain and labelled
-        return f"text: {task} reads text as it is: give files or a Corpus" if wrong else None
-    if plain != labelled:
+    def _unreadable(self, stage: Stage) -> str | None:
+        """Explain why the stage can't read the models or the text; None if it can."""
+        graph = next((path for path in self.models.values() if is_onnx(path)), None)
+        if graph is not None and not stage.reads_onnx:
+            return (
+                f"{graph} is an ONNX file and can't be changed. Name the model folder that it was "
+                "exported from."
+            )
+        labeled = isinstance(self.text, TaskData)
+        if labeled and self.task.reads_text:
+            return f"text: {self.task} reads text without labels. Give files or a Corpus."
+        if not labeled and not self.task.reads_text and stage.needs_labels:
+            return f"text: {self.task} reads labeled examples. Give a TaskData."
         return None
-    return f"text: {task} reads {'text as it is' if plain else 'a TaskData'}"

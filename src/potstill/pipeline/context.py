@@ -1,9 +1,8 @@
-"""What the stages of one run share, and where a run tells how far it is."""
+"""Hold what the stages of a run share: models, settings, text, and where progress is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,14 +26,17 @@ from potstill.data.sequences import TokenizedCorpus
 from potstill.data.sources import Record, heldout_side
 from potstill.models import LoadedModel, load_config, load_model
 from potstill.models.devices import measuring_device
-from potstill.models.families import position_limit
-from potstill.recipe import Corpus, Masking, Recipe, Stage, Task, TaskData
+from potstill.recipe import Corpus, Masking, Task, TaskData
+from potstill.storage import cache_folder
 from potstill.tasks import TaskExamples, TaskRows, read_for, tokenize_task
 from potstill.training.preflight import Findings
 
+# What a stage did, for result.json; and name -> path below its folder for the models it wrote.
+Done = tuple[Mapping[str, Any], dict[str, str]]
+
 
 class Reporter(Protocol):
-    """Where a run tells how far it is; the command line draws bars, the API says nothing."""
+    """Receive the progress of a run; the command line draws bars, the API is silent."""
 
     def say(self, message: str) -> None: ...
 
@@ -44,7 +46,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that reports nothing."""
+    """Report nothing."""
 
     def say(self, message: str) -> None: ...
 
@@ -55,51 +57,37 @@ class Silent:
 
 @dataclass(frozen=True)
 class Context:
-    """What the stages of one run share.
+    """Hold what the stages of a run share; stages add the models that they write to `models`.
 
-    Frozen because `cut_as` makes copies and keeps them: a field that changed would stay as it was
-    in those. Models are added to the dict, which all copies hold.
+    Attributes:
+        text_settings: The recipe's text.
+        student: The model that the recipe is about.
+        twin: The same model trained without a teacher.
+        repeats: See `recipe.stages.repeated`.
+        checked: What was found of teachers, by their folders.
+        texts: The text as tokenized so far, by vocabulary; see `text_for`.
     """
 
     task: Task
     seed: int
     text_settings: Corpus | TaskData
     run: Path
-    cache: Path
     models: dict[str, Path]
     reporter: Reporter
+    cache: Path = field(default_factory=lambda: cache_folder() / "tokens")
     is_main: bool = True
-    # What the text is cut by; None: the teacher's tokenizer, as it is when it is first needed.
-    cutter: PreTrainedTokenizerFast | None = None
-    student: str | None = None  # the model the recipe is about
-    twin: str | None = None  # the same one trained without a teacher
-    repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see recipe.repeated
-    checked: dict[Path, Findings] = field(default_factory=dict)  # teachers, by their folders
-    # Shared with the contexts that `cut_as` makes: these, and a task's rows once they are read.
-    cuts: list[Context] = field(default_factory=list, repr=False, compare=False)
-    read: list[TaskRows] = field(default_factory=list, repr=False, compare=False)
+    student: str | None = None
+    twin: str | None = None
+    repeats: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    checked: dict[Path, Findings] = field(default_factory=dict)
+    texts: dict[frozenset[tuple[str, int]], TokenizedText] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        return self.cutter or self._tokenizer("teacher")
-
-    def _tokenizer(self, name: str) -> PreTrainedTokenizerFast:
-        folder = self.models[name]
-        return load_model(folder, self.task, untrained_head=True, weights=False).tokenizer
-
-    def cut_as(self, name: str) -> Context:
-        """The context whose text is cut into a model's own tokens: another one after its vocabulary
-        was trimmed, the same for all models of one vocabulary.
-        """
-        own = self._tokenizer(name)
-        if not self.cuts:
-            self.cuts.append(self)
-        for known in self.cuts:
-            if known.tokenizer.get_vocab() == own.get_vocab():
-                return known
-        made = replace(self, cutter=own)
-        self.cuts.append(made)
-        return made
+    @property
+    def labeled(self) -> bool:
+        """Return whether the text is a task's examples, and not a corpus."""
+        return isinstance(self.text_settings, TaskData)
 
     @property
     def corpus_settings(self) -> Corpus:
@@ -107,65 +95,19 @@ class Context:
         return self.text_settings
 
     @property
+    def data_settings(self) -> TaskData:
+        assert isinstance(self.text_settings, TaskData)
+        return self.text_settings
+
+    @cached_property
     def rows(self) -> TaskRows:
-        """A task's data as it was read, whatever cuts it."""
-        if not self.read:
-            assert isinstance(self.text_settings, TaskData)
-            teacher = load_config(self.models["teacher"])
-            self.read.append(read_for(self.task, self.text_settings, teacher, self.seed))
-        return self.read[0]
-
-    @cached_property
-    def examples(self) -> TaskExamples:
-        """A task's data, cut by this context's tokenizer."""
-        self.reporter.say("reading and tokenising the examples")
-        found = tokenize_task(self.rows, self.tokenizer)
-        for warning in found.warnings:
-            self.reporter.say(f"note: {warning}")
-        return found
-
-    def open(self, name: str, untrained_head: bool = False) -> LoadedModel:
-        """A model of the run, with its weights."""
-        labels = self.examples.labels if isinstance(self.text_settings, TaskData) else None
-        folder = self.models[name]
-        return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
-
-    @property
-    def training_side(self) -> Tokens | Examples:
-        if isinstance(self.text_settings, TaskData):
-            return self.examples.train
-        return self.corpus.train
-
-    @property
-    def heldout_side(self) -> Tokens | Examples:
-        """Text that no model was trained on; where none is held out, what they were trained on."""
-        if isinstance(self.text_settings, TaskData):
-            return self.examples.test
-        return self.corpus.heldout if len(self.corpus.heldout) else self.corpus.train
-
-    @property
-    def heldout_texts(self) -> str:
-        """What the texts of `heldout_side` are to be called."""
-        if isinstance(self.text_settings, TaskData) or len(self.corpus.heldout):
-            return "held-out texts"
-        return "training texts, for none are held out,"
-
-    @cached_property
-    def corpus(self) -> TokenizedCorpus:
-        self.reporter.say("reading and tokenising the corpus (cached for the next time)")
-        corpus = tokenize_corpus(
-            self.corpus_settings, self.tokenizer, self.cache, self.seed, say=self.reporter.say
-        )
-        for warning in corpus.warnings:
-            self.reporter.say(f"note: {warning}")
-        return corpus
-
-    def masker(self, masking: Masking) -> Masker:
-        return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
+        """Read a task's data, before it is tokenized."""
+        teacher = load_config(self.models["teacher"])
+        return read_for(self.task, self.data_settings, teacher, self.seed)
 
     @cached_property
     def heldout_records(self) -> list[Record]:
-        """Held-out records with all columns, for scores that need more than token sequences."""
+        """Read the held-out records with all columns, for scores that need more than tokens."""
         corpus = self.corpus_settings
         if corpus.heldout_sources is not None:
             return list(read_records(corpus.heldout_sources, corpus.columns))
@@ -175,113 +117,117 @@ class Context:
             if heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, self.seed)
         ]
 
+    def text_for(self, name: str) -> TokenizedText:
+        """Return the text in a model's own tokens, shared by all models of one vocabulary."""
+        if not self.texts and name != "teacher":
+            self.text_for("teacher")  # whose tokenizer serves all models of its vocabulary
+        folder = self.models[name]
+        own = load_model(folder, self.task, untrained_head=True, weights=False).tokenizer
+        vocabulary = frozenset(own.get_vocab().items())
+        return self.texts.setdefault(vocabulary, TokenizedText(self, own))
 
-def chosen_models(names: Sequence[str] | None, baseline: str, context: Context) -> dict[str, Path]:
-    """The models that a stage is about; of repeats the first alone."""
-    again = {name for names in context.repeats.values() for name in names[1:]}
-    every = [name for name in context.models if name not in again]
-    wanted = list(dict.fromkeys([baseline, *(names if names is not None else every)]))
-    return {name: context.models[name] for name in wanted}
+    def open(self, name: str, untrained_head: bool = False) -> LoadedModel:
+        """Open a model of the run, with its weights."""
+        labels = self.rows.labels if self.labeled else None
+        folder = self.models[name]
+        return load_model(folder, self.task, untrained_head=untrained_head, labels=labels)
+
+    def note(self, *messages: str) -> None:
+        for message in messages:
+            self.reporter.say(f"note: {message}")
+
+    def compared(self, names: Sequence[str] | None, baseline: str) -> dict[str, Path]:
+        """Return the models of a comparison: those named, or all, with one of each repeated model.
+
+        Args:
+            names: The models that a stage names; None means all.
+            baseline: The model that comes first.
+        """
+        again = {name for names in self.repeats.values() for name in names[1:]}
+        every = [name for name in self.models if name not in again]
+        wanted = dict.fromkeys([baseline, *(names if names is not None else every)])
+        return {name: self.models[name] for name in wanted}
 
 
-def sampled_batches(context: Context, side: Tokens | Examples, count: int) -> Iterator[Batch]:
-    """Batches of `count` texts of a side at most, drawn by the run's seed alone, on the
-    `measuring_device`; those of masked LM with tokens masked.
-    """
-    masker = context.masker(Masking()) if context.task == Task.MASKED_LM else None
-    pad = int(context.tokenizer.pad_token_id or 0)
-    chosen = np.random.default_rng(context.seed).permutation(len(side))[:count]
-    for start in range(0, len(chosen), BATCH):
-        part = chosen[start : start + BATCH]
-        yield collate(side, part, pad, masker, context.seed, 0).to(measuring_device())
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """Hold a run's text in the tokens of one vocabulary; it is read when it is first asked for."""
 
+    context: Context
+    tokenizer: PreTrainedTokenizerFast
 
-@dataclass(frozen=True)
-class Outline:
-    """The models of one stage without their weights: shapes and names, on the meta device."""
+    @cached_property
+    def examples(self) -> TaskExamples:
+        """Tokenize a task's data."""
+        self.context.reporter.say("reading and tokenizing the examples")
+        found = tokenize_task(self.context.rows, self.tokenizer)
+        self.context.note(*found.warnings)
+        return found
 
-    stage: Stage
-    model: LoadedModel | None = None  # what it makes or trains
-    teachers: tuple[LoadedModel, ...] = ()
-    why: str = ""  # of a student's shape
-
-
-@dataclass
-class Outlook:
-    """What is known of a run before it starts: its models without weights, and the first text.
-
-    Attributes:
-        given: folders of the models that no stage writes, by name.
-        columns: of the first records of a corpus.
-        rows: a task's data as it was read.
-        where: the stage that is being checked, as messages call it.
-        written: models as stages up to it write them, by name.
-        opened: given models, by name and whether a head may be untrained.
-    """
-
-    recipe: Recipe
-    given: Mapping[str, Path]
-    columns: Sequence[str] = ()
-    rows: TaskRows | None = None
-    where: str = ""
-    written: dict[str, LoadedModel] = field(default_factory=dict)
-    opened: dict[tuple[str, bool], LoadedModel] = field(default_factory=dict)
+    @cached_property
+    def corpus(self) -> TokenizedCorpus:
+        """Tokenize the corpus, or open what was cached."""
+        context = self.context
+        context.reporter.say("reading and tokenizing the corpus (cached for the next time)")
+        found = tokenize_corpus(
+            context.corpus_settings,
+            self.tokenizer,
+            context.cache,
+            context.seed,
+            say=context.reporter.say,
+        )
+        self.context.note(*found.warnings)
+        return found
 
     @property
-    def labels(self) -> list[str] | None:
-        """The labels of a task's data; None of a corpus."""
-        return self.rows.labels if self.rows is not None else None
+    def training_side(self) -> Tokens | Examples:
+        return self.examples.train if self.context.labeled else self.corpus.train
 
-    def model(self, name: str, untrained_head: bool = False) -> LoadedModel:
-        """A model as it will be when the stage reads it, on the meta device."""
-        if name in self.written:
-            return self.written[name]
-        key = name, untrained_head
-        if key not in self.opened:
-            self.opened[key] = load_model(
-                self.given[name],
-                self.recipe.task,
-                untrained_head=untrained_head,
-                weights=False,
-                labels=self.labels,
-            )
-        return self.opened[key]
+    @property
+    def heldout_side(self) -> Tokens | Examples:
+        """Return text that no model was trained on; the training text where none is held out."""
+        if self.context.labeled:
+            return self.examples.test
+        return self.corpus.heldout if len(self.corpus.heldout) else self.corpus.train
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Say which stage it is, in an error whose keys may stand elsewhere in the recipe, too."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from None
+    @property
+    def heldout_name(self) -> str:
+        """Name the texts of `heldout_side` in a sentence."""
+        if self.context.labeled or len(self.corpus.heldout):
+            return "held-out texts"
+        return "training texts, for none are held out,"
 
+    def sides(self, taught: bool) -> tuple[Tokens | Examples, Tokens | Examples, dict[str, Any]]:
+        """Return what is trained on, what checkpoints are chosen by, and result.json's data part.
 
-def check_length(text: Corpus | TaskData, loaded: LoadedModel) -> None:
-    """Refuse sequences that a model has no positions for.
+        Args:
+            taught: Whether a teacher labels the unlabeled text, which is then trained on, too.
+        """
+        if not self.context.labeled:
+            corpus = self.corpus
+            told = {"corpus": {"counts": corpus.counts, "warnings": corpus.warnings}}
+            return corpus.train, corpus.heldout, told
+        found = self.examples
+        train = found.train
+        if taught and found.unlabelled is not None:
+            train = train + found.unlabelled
+        told = {key: getattr(found, key) for key in ("counts", "warnings", "labels")}
+        return train, replace(found.dev, numbered_from=len(train)), {"data": told}
 
-    Raises:
-        ValueError: max_length is too large.
-    """
-    positions = position_limit(loaded.model.config)
-    if text.max_length > positions:
-        key = "corpus" if isinstance(text, Corpus) else "data"
-        raise ValueError(
-            f"{key}.max_length: {text.max_length} tokens are more than the {positions} "
-            f"positions of {loaded.name}: set {positions} at most"
-        )
+    def masker(self, masking: Masking) -> Masker | None:
+        """Return what masks tokens in training; None for tasks that mask none."""
+        if self.context.task != Task.MASKED_LM:
+            return None
+        return make_masker(masking, self.tokenizer, self.corpus.train.token_counts)
 
+    def batches(self, side: Tokens | Examples, count: int) -> Iterator[Batch]:
+        """Draw at most `count` texts of a side by the run's seed, in batches on `measuring_device`.
 
-def sides_of(
-    context: Context, taught: bool
-) -> tuple[Tokens | Examples, Tokens | Examples, dict[str, Any]]:
-    """What is trained on, what is judged by, and what result.json tells of the data."""
-    if isinstance(context.text_settings, Corpus):
-        corpus = context.corpus
-        told = {"corpus": {"counts": corpus.counts, "warnings": corpus.warnings}}
-        return corpus.train, corpus.heldout, told
-    found = context.examples
-    train_side = found.train
-    if taught and found.unlabelled is not None:
-        train_side = train_side + found.unlabelled
-    told = {"data": {"counts": found.counts, "warnings": found.warnings, "labels": found.labels}}
-    return train_side, replace(found.dev, numbered_from=len(train_side)), told
+        For masked LM their tokens are masked.
+        """
+        seed, masker = self.context.seed, self.masker(Masking())
+        pad = int(self.tokenizer.pad_token_id or 0)
+        chosen = np.random.default_rng(seed).permutation(len(side))[:count]
+        for start in range(0, len(chosen), BATCH):
+            part = chosen[start : start + BATCH]
+            yield collate(side, part, pad, masker, seed, 0).to(measuring_device())

@@ -1,4 +1,4 @@
-"""What decides what a stage does, as a digest: its configuration, text, models and version."""
+"""Digest what decides what a stage does: its configuration, text, models and version."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from potstill.recipe import Corpus, Recipe, Stage, Task, TaskData
 from potstill.recipe.config import digested
 from potstill.storage.manifest import manifest_digest, model_manifest, model_part
 
-# As a stage's VERSION, of what all stages of one task do.
+# Like a stage's VERSION, for what all stages of a task do.
 _TASK_VERSIONS = {"token_classification": 2}
 
 
 def stage_fingerprints(recipe: Recipe, given: Mapping[str, Path]) -> list[str]:
-    """One a stage, of all that decides what it does: given models, text, the stages up to it.
+    """Digest for each stage all that decides what it does: given models, text, stages up to it.
 
     Raises:
-        ValueError: a source can't be found or read.
+        ValueError: A source can't be found or read.
     """
     further = [given[name] for name in sorted(given.keys() - {"teacher"})]
     models = [given["teacher"], *further]
@@ -33,17 +33,17 @@ def stage_fingerprints(recipe: Recipe, given: Mapping[str, Path]) -> list[str]:
 
 
 def given_digests(given: Iterable[str]) -> dict[str, str]:
-    """Digests of the models that no stage writes: they are part of every fingerprint."""
+    """Return digests of the models that no stage writes: every fingerprint contains them."""
     return dict.fromkeys(given, "as fingerprinted")
 
 
 def inputs_digest(
     task: Task, seed: int, settings: Corpus | TaskData, models: Iterable[Path]
 ) -> str:
-    """Of all that decides what stages do, but for the stages: task, text and given models.
+    """Digest all that decides what stages do, except the stages: task, text and given models.
 
     Raises:
-        ValueError: a source can't be found or read.
+        ValueError: A source can't be found or read.
     """
     text = digested(settings), sources_fingerprint(settings.all_sources)
     version = [_TASK_VERSIONS[task]] if task in _TASK_VERSIONS else []
@@ -53,7 +53,7 @@ def inputs_digest(
 
 
 def stage_digest(before: str, stage: Stage) -> str:
-    """Of a stage and what comes before it."""
+    """Digest a stage and what comes before it."""
     parts = [before, file_of(stage).VERSION, digested(stage)]
     if stage.text_sources:
         parts.append(sources_fingerprint(stage.text_sources))
@@ -61,21 +61,16 @@ def stage_digest(before: str, stage: Stage) -> str:
 
 
 def is_current(done: Mapping[str, Any], fingerprint: str, reads: Mapping[str, str]) -> bool:
-    """Whether a finished stage did what it would do now, with the models that there are now."""
+    """Return whether a finished stage did what it would do now, with today's models."""
     return bool(done["fingerprint"] == fingerprint and done.get("reads") == reads)
 
 
 def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a model that a finished stage wrote -> the digest of what is in it."""
+    """Return the digest of each model that a finished stage wrote, by name."""
     return {
         name: manifest_digest(model_part(done["files"], folder))
         for name, folder in done["writes"].items()
     }
-
-
-def models_read(stage: Stage, known: Iterable[str]) -> list[str]:
-    """Names of the models that a stage reads, of those there are."""
-    return list(known) if stage.reads_every_model else stage.models_read
 
 
 def _digest(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a recipe is given: its teachers, its text, its run folder; mistakes found in a second."""
+"""Find what a recipe is given: teachers, text, run folder; report mistakes within a second."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from potstill.storage.run_folder import check_run
 
 
 def check_inputs(recipe: Recipe, folder: Path) -> None:
-    """Look at paths alone: run folder, local teachers, files of text. Nothing is read or written.
+    """Check the paths of run folder, local teachers and text, without reading any of them.
 
     Importing torch and transformers takes ten seconds; a mistyped path is found before.
 
+    Args:
+        recipe: The recipe that will run.
+        folder: The run folder.
+
     Raises:
-        ValueError: a path is missing, or the run folder can't hold this run.
+        ValueError: A path is missing, or the run folder can't hold this run.
     """
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
@@ -31,16 +35,16 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
 def given_folders(
     recipe: Recipe, *, names: Collection[str] | None = None, fetch: bool = True
 ) -> dict[str, Path]:
-    """Folders here of the models that no stage writes, by name: the teacher's, and any further.
-
-    A hub name is fetched (safetensors, configs, tokenizer only).
+    """Return local folders of the models that no stage writes, by name; hub models are fetched.
 
     Args:
-        names: those that are wanted; None: all.
-        fetch: False takes from the hub's cache alone, and writes nothing.
+        recipe: The recipe.
+        names: The models that are wanted; None means all.
+        fetch: Whether to download hub models (safetensors, configs and tokenizer only); False
+            reads the hub's cache alone.
 
     Raises:
-        ValueError: no such folder or package, or the hub can't be reached.
+        ValueError: A folder or package is missing, or the hub can't be reached.
     """
     return {
         name: model_folder(key, teacher, fetch)
@@ -50,6 +54,6 @@ def given_folders(
 
 
 def _given(recipe: Recipe) -> dict[str, tuple[str, Teacher]]:
-    """Name of a model -> (the recipe's key for it, what stands there)."""
+    """Return the recipe's key for each model, and its value, by name."""
     further = {name: (f"teachers.{name}.model", t) for name, t in recipe.teachers.items()}
     return {"teacher": ("teacher.model", recipe.teacher), **further}

@@ -1,4 +1,4 @@
-"""What another configuration left in a run folder: told from what is current, and kept aside."""
+"""Find what another configuration left in a run folder, and set it aside."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SUITE = "suite.json"
 
 
 def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
-    """What is wrong with a run's model/: None if it is what the last finished stage of those that
-    make it wrote.
+    """Explain why a run's model/ is not what the last finished stage that makes it wrote.
 
-    None too for a recipe that makes no model.
+    Returns:
+        What is wrong; None if nothing is, and for a recipe that makes no model.
     """
     chain = published_chain(stages)
     if not chain:
@@ -40,7 +40,7 @@ def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
         expected = model_part(files, "model") | graphs
         differing = verify_manifest(run.model, expected)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{folder / 'DONE'} is not readable"
+        return f"{folder / 'DONE'} can't be read"
     there = [path.relative_to(run.model).as_posix() for path in run.model.glob(f"{ONNX}/*")]
     differing += [name for name in there if name not in expected]  # of an older export
     if not differing:
@@ -49,21 +49,22 @@ def published_problem(run: RunFolder, stages: Sequence[Stage]) -> str | None:
 
 
 def set_aside_stages(run: RunFolder, expected: Mapping[Path, str]) -> list[str]:
-    """Move stages away that are none of the recipe's, or were begun as something else.
+    """Set aside stages that are not the recipe's, or were begun with another configuration.
 
     Args:
-        expected: folder of each stage of the recipe -> its fingerprint.
+        run: The run folder.
+        expected: The folder of each stage of the recipe, with its fingerprint.
 
     Returns:
-        What was moved where, a sentence each.
+        What was moved where, one sentence each.
     """
     said = []
     for folder in sorted(run.path.glob("stages/*/")):
         former = begun_as(folder)
         if folder not in expected:
-            what = "is no stage of it any more: it is"
+            what = "is no longer a stage of it and is now"
         elif former is not None and former != expected[folder]:
-            what = "runs again: its former result is"
+            what = "runs again; its former result is now"
         else:
             continue
         target = _vacant(run, f"{folder.name}-{(former or 'unfinished')[:8]}", "DONE")
@@ -74,9 +75,11 @@ def set_aside_stages(run: RunFolder, expected: Mapping[Path, str]) -> list[str]:
 
 
 def set_aside_results(run: RunFolder, *, model: bool) -> list[str]:
-    """Move the former results away, the published model with them if it is a former one too.
+    """Set aside the former results together, with their recipe and environment.
 
-    They stay together, beside the recipe and the environment that they are of.
+    Args:
+        run: The run folder.
+        model: Whether the published model is a former one, too.
 
     Returns:
         As `set_aside_stages`.
@@ -95,11 +98,11 @@ def set_aside_results(run: RunFolder, *, model: bool) -> list[str]:
             shutil.copy2(run.path / name, target / name)
     for name in names:
         (run.path / name).rename(target / name)
-    return [f"kept of the former result: {', '.join(names)}, in {target}"]
+    return [f"the former {', '.join(names)} are now in {target}"]
 
 
 def begun_as(folder: Path) -> str | None:
-    """The fingerprint of what a stage's folder was last used for; None if that isn't told."""
+    """Return the fingerprint that a stage's folder was last used for; None if it is not known."""
     try:
         config = read_json(folder / "config.json")
     except ValueError:
@@ -108,7 +111,7 @@ def begun_as(folder: Path) -> str | None:
 
 
 def _vacant(run: RunFolder, name: str, unless: str) -> Path:
-    """A path below replaced/ that holds nothing finished: no file `unless`, or nothing at all."""
+    """Return a path below replaced/ that holds nothing finished: no file `unless`, or nothing."""
     target = run.path / "replaced" / name
     target.parent.mkdir(exist_ok=True)
     number = 1

@@ -1,4 +1,4 @@
-"""A recipe's stages in order: what is done is skipped, what changed runs again with the rest."""
+"""Run a recipe's stages in order: skip what is done, run again what changed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from potstill.pipeline.context import Context, Reporter, Silent
 from potstill.pipeline.fingerprints import (
     given_digests,
     is_current,
-    models_read,
     stage_fingerprints,
     written_digests,
 )
 from potstill.pipeline.inputs import check_inputs, given_folders
 from potstill.pipeline.rehearsal import rehearse
 from potstill.pipeline.replaced import published_problem, set_aside_results, set_aside_stages
-from potstill.pipeline.stages.distill import check_teachers
-from potstill.pipeline.stages.evaluate import check_heldout
 from potstill.pipeline.stages.report import has_results, write_results
-from potstill.pipeline.stages.stage import run_stage
+from potstill.pipeline.stages.stage import check_ahead, run_stage
 from potstill.recipe import (
-    Evaluate,
     Recipe,
     Report,
-    Stage,
     dump_recipe,
     load_recipe,
     main_model,
@@ -35,7 +30,7 @@ from potstill.recipe import (
     published_chain,
     repeated,
 )
-from potstill.storage import RunFolder, cache_folder, environment, open_run
+from potstill.storage import RunFolder, environment, open_run
 from potstill.storage.files import read_json, write_json, write_text
 from potstill.storage.run_folder import drop_checkpoints
 from potstill.training.distributed import wait_for_all
@@ -48,19 +43,20 @@ def run(
     output: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Run a recipe; the same call again goes on where it stopped.
+    """Run a recipe; the same call again resumes.
 
     Args:
-        recipe: a Recipe, a shipped recipe's name, or the path of a YAML file.
-        overrides: `KEY=VALUE`, for a name or path.
-        output: the run folder; None: runs/<name of the recipe>.
+        recipe: A Recipe, a shipped recipe's name, or the path of a YAML file.
+        overrides: `KEY=VALUE` settings, for a name or path.
+        output: The run folder; None means runs/<name of the recipe>.
+        reporter: Receives progress updates; None means nobody does.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError: bad input, in one sentence.
-        TrainingFailed, Interrupted: see training.
+        ValueError: The input is wrong.
+        TrainingFailed, Interrupted: See `potstill.training`.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -86,7 +82,7 @@ class _Runner:
             return self.folder
         check_inputs(self.recipe, self.folder)
         given = given_folders(self.recipe)
-        # What is wrong with the input shows before anything is written, let alone replaced.
+        # Mistakes in the input are found before anything is written, let alone replaced.
         rehearse(self.recipe, given)
         fingerprints = stage_fingerprints(self.recipe, given)
         run = open_run(self.folder, self.recipe.name)
@@ -100,82 +96,62 @@ class _Runner:
     def _stages(
         self, run: RunFolder, given: Mapping[str, Path], fingerprints: Sequence[str]
     ) -> None:
-        recipe = self.recipe
-        about, chain = main_model(recipe.stages), published_chain(recipe.stages)
-        context = Context(
-            task=recipe.task,
-            seed=recipe.seed,
-            text_settings=recipe.text,
-            run=self.folder,
-            cache=cache_folder() / "tokens",
-            models=dict(given),
-            reporter=self.reporter,
-            is_main=self.is_main,
-            student=recipe.stages[about - 1].models_written[0] if about else None,
-            twin=plain_twin(recipe.stages),
-            repeats=repeated(recipe.stages),
-        )
-        ran = False
-        digests = given_digests(given)
-        for number, stage in enumerate(recipe.stages, start=1):
+        stages, context = self.recipe.stages, self._context(given)
+        ran, digests, chain = False, given_digests(given), published_chain(stages)
+        for number, (stage, fingerprint) in enumerate(zip(stages, fingerprints, strict=True), 1):
             folder = run.stage_folder(number, stage.kind)
-            fingerprint = fingerprints[number - 1]
             done = run.done(folder)
-            reads = {name: digests[name] for name in models_read(stage, digests)}
+            reads = {name: digests[name] for name in stage.reads_among(digests)}
             skipped = done is not None and is_current(done, fingerprint, reads)
-            if isinstance(stage, Report):
-                # What it writes lies outside its folder, and tells what the stages before it found.
-                skipped = skipped and not ran and has_results(run.path)
+            # What a report writes lies outside its folder, and shows the stages before it.
+            skipped &= not stage.reports or (not ran and has_results(run.path))
             self._wait()  # all have looked before the first one writes
-            self.reporter.stage(number, len(recipe.stages), stage.kind, skipped)
+            self.reporter.stage(number, len(stages), stage.kind, skipped)
             if not skipped:
                 ran = True
                 if self.is_main:
-                    if not isinstance(stage, Report):  # which measures nothing
-                        write_json(self.folder / "environment.json", environment())
-                    self._clear(run, folder)
-                    config = {"stage": stage.model_dump(mode="json"), "fingerprint": fingerprint}
-                    write_json(folder / "config.json", config)
+                    self._prepare(run, number, fingerprint)
                     if stage.trains:
-                        self._check_evaluations(number, context)
-                        check_teachers(self.recipe.stages[number - 1 :], context)
+                        check_ahead(stages[number - 1 :], context)
                 self._wait()
-                self._one(stage, folder, context, run, reads, fingerprint)
+                start = time.perf_counter()
+                if self.is_main or stage.trains:
+                    writes = run_stage(stage, folder, context, fingerprint)
+                if self.is_main:
+                    run.finish(folder, fingerprint, writes, reads, time.perf_counter() - start)
+                self._wait()
                 done = read_json(folder / "DONE")
             assert done is not None
-            if self.is_main:  # of a stage that is skipped too, which may have been killed before
-                drop_checkpoints(folder)
             context.models.update({n: folder / path for n, path in done["writes"].items()})
             digests |= written_digests(done)
-            if self.is_main and number in chain:
-                self._publish(run, number, skipped)
+            if self.is_main:
+                drop_checkpoints(folder)  # of a skipped stage, too, which may have been killed
+                if number in chain and (not skipped or published_problem(run, stages)):
+                    run.publish(folder / "model")  # the recipe's model, as far as it has come
             self._wait()
 
-    def _check_evaluations(self, number: int, context: Context) -> None:
-        """Refuse now what an evaluation after this training would refuse then."""
-        for later in self.recipe.stages[number:]:
-            if isinstance(later, Evaluate):
-                check_heldout(later, context)
+    def _context(self, given: Mapping[str, Path]) -> Context:
+        recipe = self.recipe
+        about = main_model(recipe.stages)
+        return Context(
+            recipe.task,
+            recipe.seed,
+            recipe.text,
+            self.folder,
+            dict(given),
+            self.reporter,
+            is_main=self.is_main,
+            student=recipe.stages[about - 1].written[0] if about else None,
+            twin=plain_twin(recipe.stages),
+            repeats=repeated(recipe.stages),
+        )
 
-    def _one(
-        self,
-        stage: Stage,
-        folder: Path,
-        context: Context,
-        run: RunFolder,
-        reads: Mapping[str, str],
-        fingerprint: str,
-    ) -> None:
-        start = time.perf_counter()
-        if self.is_main or stage.trains:
-            writes = run_stage(stage, folder, context, fingerprint)
-        if self.is_main:
-            seconds = time.perf_counter() - start
-            run.finish(folder, fingerprint, writes, reads, seconds)
-        self._wait()
-
-    def _clear(self, run: RunFolder, folder: Path) -> None:
-        """Make room for a stage that runs (again)."""
+    def _prepare(self, run: RunFolder, number: int, fingerprint: str) -> None:
+        """Make room for a stage that runs (again), and write what it is."""
+        stage = self.recipe.stages[number - 1]
+        folder = run.stage_folder(number, stage.kind)
+        if not stage.reports:  # which measures nothing
+            write_json(self.folder / "environment.json", environment())
         if folder in run.damage:
             self.reporter.say(f"{folder.name} runs again: {run.damage[folder]}")
         if folder in run.damage or (folder / "DONE").is_file():  # not one that was interrupted
@@ -187,18 +163,17 @@ class _Runner:
             (folder / name).unlink(missing_ok=True)
         if not (folder / "repeat-1" / "result.json").is_file():  # or it may be that repeat's model
             shutil.rmtree(folder / "model", ignore_errors=True)
+        config = {"stage": stage.model_dump(mode="json"), "fingerprint": fingerprint}
+        write_json(folder / "config.json", config)
 
     def _set_aside_former(self, run: RunFolder, fingerprints: Sequence[str]) -> None:
-        """Keep aside what another configuration did, before any stage of this one runs.
+        """Set aside what another configuration did, before any stage of this one runs.
 
         Otherwise a run that stops halfway would hold results of both, side by side.
         """
-        expected = {
-            run.stage_folder(number, stage.kind): fingerprint
-            for number, (stage, fingerprint) in enumerate(
-                zip(self.recipe.stages, fingerprints, strict=True), start=1
-            )
-        }
+        stages = enumerate(self.recipe.stages, start=1)
+        folders = [run.stage_folder(number, stage.kind) for number, stage in stages]
+        expected = dict(zip(folders, fingerprints, strict=True))
         said = [f"the recipe changed: {moved}" for moved in set_aside_stages(run, expected)]
         stale = published_problem(run, self.recipe.stages) is not None
         if said or stale:
@@ -206,35 +181,31 @@ class _Runner:
         for message in said:
             self.reporter.say(message)
 
-    def _publish(self, run: RunFolder, number: int, skipped: bool) -> None:
-        """Publish the model that the recipe is about, as far as it has come."""
-        stage = self.recipe.stages[number - 1]
-        if not skipped or published_problem(run, self.recipe.stages) is not None:
-            run.publish(run.stage_folder(number, stage.kind) / "model")
-
     def _wait(self) -> None:
         if self.world > 1:
             wait_for_all()
 
 
-def rebuild(folder: Path) -> Path:
-    """Write a finished run's metrics.json, report.html and model card anew.
+def rebuild_report(folder: str | os.PathLike[str]) -> Path:
+    """Regenerate a finished run's metrics.json, report.html and model card.
+
+    Args:
+        folder: The run folder.
 
     Returns:
         The path of report.html.
 
     Raises:
-        ValueError: not a run folder, or the model that the run is about isn't there (yet).
+        ValueError: It is not a run folder, or the model that the run is about is not there yet.
     """
+    folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise ValueError(f"{folder} is not a run folder (it has no recipe.yaml)")
+        raise ValueError(f"{folder}: not a run folder, there is no recipe.yaml. Give a run folder.")
     recipe = load_recipe(folder / "recipe.yaml")
-    settings = next((s for s in reversed(recipe.stages) if isinstance(s, Report)), Report())
+    settings = next((s for s in reversed(recipe.stages) if s.kind == "report"), Report())
     run = open_run(folder, recipe.name)
     with run.lock():
         problem = published_problem(run, recipe.stages)
         if problem is not None:
-            raise ValueError(
-                f"{folder}: {problem}: run the recipe again, which goes on where it stopped"
-            )
+            raise ValueError(f"{folder}: {problem}. Run the recipe again to resume.")
         return write_results(folder, settings)

@@ -32,7 +32,6 @@ from potstill.recipe.files import (
     parse_yaml,
     shipped_recipes,
 )
-from potstill.recipe.fit import unfit
 from potstill.recipe.measuring import Benchmark, Evaluate, Report, ScoredPairs, TextPass
 from potstill.recipe.objectives import *  # noqa: F403
 from potstill.recipe.recipe import Recipe, Teacher
@@ -43,7 +42,6 @@ from potstill.recipe.stages import (
     plain_twin,
     published_chain,
     repeated,
-    scoring,
 )
 from potstill.recipe.tasks import ENDINGS, Head, Task
 from potstill.recipe.training import Distill, Finetune, InBatch, Training, WeightedTeacher
@@ -96,8 +94,6 @@ __all__ = [
     "plain_twin",
     "published_chain",
     "repeated",
-    "scoring",
     "shipped_recipes",
-    "unfit",
 ]
 __all__ += objectives.__all__

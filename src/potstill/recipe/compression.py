@@ -27,16 +27,18 @@ class ModelStage(StageConfig):
     writes: Name | None = None  # null: the same name
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         return [self.model]
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         return [self.writes or self.model]
 
 
 class TrimVocabulary(ModelStage):
     """Remove the subword tokens that a text does not use, with their embeddings."""
+
+    needs_labels: ClassVar[bool] = False
 
     kind: Literal["trim_vocabulary"] = "trim_vocabulary"
     # The text whose tokens are kept, one source or several (languages); null: the recipe's own.
@@ -197,6 +199,13 @@ class Quantize(ModelStage):
                 raise ValueError(f"{key}: only max_drop reads it. Set max_drop, or omit {key}.")
         return self
 
+    def unreadable(self, writer: StageConfig | None) -> str | None:
+        if writer is None or not writer.writes_onnx:
+            return "is not an ONNX file. Export it first, and name what the export stage writes."
+        if writer.kind == self.kind:
+            return "is already quantized. Name the model that it was made from."
+        return None
+
 
 def _as_count(value: Any) -> Any:
     if not isinstance(value, str):
@@ -245,11 +254,11 @@ class _Making(StageConfig):
     writes: Name = "student"
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         return [self.teacher]
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         return [self.writes]
 
 

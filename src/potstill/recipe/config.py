@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-if TYPE_CHECKING:
-    from potstill.recipe.data import Source  # whose parts are made of this file's Config
+if TYPE_CHECKING:  # their parts are made of this file's Config
+    from potstill.recipe.data import Source
+    from potstill.recipe.tasks import Task
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -96,22 +97,26 @@ class StageConfig(Config):
         trains: Whether all processes of a distributed run take part; else only the first one does.
         compresses: Whether it turns a model into another one, or another kind of file, untrained.
         reads_onnx, writes_onnx: Whether these models may be .onnx files.
+        needs_labels: Whether it reads labeled examples, and not any text, for tasks with labels.
+        reports: Whether it measures nothing, and shows what the stages before it found.
     """
 
     trains: ClassVar[bool] = False
     compresses: ClassVar[bool] = False
     reads_onnx: ClassVar[bool] = False
     writes_onnx: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    reports: ClassVar[bool] = False
 
     kind: str
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         """Return the models that the stage names."""
         return []
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         """Return the names of the models that it writes: none, one, or one per repeat."""
         return []
 
@@ -120,10 +125,38 @@ class StageConfig(Config):
         """Return whether it reads all models, and not only those that it names."""
         return False
 
+    def reads_among(self, known: Iterable[str]) -> list[str]:
+        """Return the models that it reads, out of those that there are."""
+        return list(known) if self.reads_every_model else self.reads
+
     @property
     def made_from(self) -> str | None:
         """Return the model that the stage starts from; None if it writes no model."""
-        return self.models_read[0] if self.models_written else None
+        return self.reads[0] if self.written else None
+
+    def unfit(self, task: Task) -> str | None:
+        """Explain why the stage can't do a task; None if it can."""
+        return None
+
+    def unreadable(self, writer: StageConfig | None) -> str | None:
+        """Explain why the stage can't read a model; None if it can.
+
+        Args:
+            writer: The stage that wrote the model; None for a model that was given.
+        """
+        if writer is not None and writer.writes_onnx and not self.reads_onnx:
+            return "is an ONNX file and can't be changed. Name the model that it was exported from."
+        return None
+
+    @property
+    def needs_heldout(self) -> bool:
+        """Return whether it can't do without held-out text."""
+        return False
+
+    @property
+    def compared_with(self) -> str | None:
+        """Return the model that it compares others with; None if it compares none."""
+        return None
 
     @property
     def text_sources(self) -> Sequence[Source]:

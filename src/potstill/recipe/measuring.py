@@ -9,6 +9,7 @@ from pydantic import Field
 
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking, Source, Sources, TextColumns
+from potstill.recipe.tasks import Task
 
 
 class ScoredPairs(Config):
@@ -29,12 +30,16 @@ class Comparison(StageConfig):
     baseline: Name = "teacher"
 
     @property
-    def models_read(self) -> list[str]:
+    def reads(self) -> list[str]:
         return list(dict.fromkeys([*(self.models or []), self.baseline]))
 
     @property
     def reads_every_model(self) -> bool:
         return self.models is None
+
+    @property
+    def compared_with(self) -> str:
+        return self.baseline
 
 
 class Evaluate(Comparison):
@@ -54,6 +59,11 @@ class Evaluate(Comparison):
     @property
     def text_sources(self) -> Sequence[Source]:
         return self.pairs.sources if self.pairs is not None else []
+
+    def unfit(self, task: Task) -> str | None:
+        if self.pairs is not None and task != Task.SENTENCE_EMBEDDING:
+            return f"pairs: {task} has no sentence vectors to compare. Omit it."
+        return None
 
 
 class TextPass(Config):
@@ -91,6 +101,7 @@ class Report(StageConfig):
     """Write metrics.json, report.html and the model card."""
 
     reads_onnx: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
 
     kind: Literal["report"] = "report"
     title: str | None = None

@@ -61,6 +61,8 @@ class ObjectiveConfig(Config):
     wants: ClassVar[Literal["distribution", "value"] | None] = None
     same_width: ClassVar[bool] = False
 
+    kind: str
+
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         if cls.__abstractmethods__:
@@ -90,6 +92,24 @@ class ObjectiveConfig(Config):
     def at(self, step: int, steps: int) -> Self:
         """Return the objective as it is at a step, counted from 0; from `steps` on, at the end."""
         return self
+
+    def unfit(self, task: Task) -> str | None:
+        """Explain why the objective has nothing to compare in a task; None if it has."""
+        where = f"objectives.{self.kind}"
+        predicts = "distribution" if task.has_distribution else "value"
+        if self.wants not in (None, predicts):
+            instead = "hard_targets" if predicts == "distribution" else "logits_mse or gold_mse"
+            return f"{where}: {task} predicts a {predicts}, not a {self.wants}. Use {instead}."
+        if self.reads == "vectors" and not task.has_text_vector:
+            return (
+                f"{where}: {task} has no vector of a whole text. Use hidden_mse, or hidden_cosine "
+                "with of: tokens."
+            )
+        if self.rows == "masked" and task != Task.MASKED_LM:
+            return f"{where}: {task} masks no token. Set positions: all."
+        if self.rows == "gold" and self.uses_gold and task == Task.SENTENCE_EMBEDDING:
+            return f"{where}: text without labels has no gold target. Set target: teacher."
+        return None
 
 
 # --- on logits ------------------------------------------------------------------------------------

@@ -13,11 +13,8 @@ from pydantic import Field, model_validator
 from potstill.recipe.compression import Student
 from potstill.recipe.config import Config, Name, today
 from potstill.recipe.data import Corpus, TaskData
-from potstill.recipe.fit import unfit, unreadable
-from potstill.recipe.measuring import Benchmark, Evaluate
 from potstill.recipe.stages import Stage
 from potstill.recipe.tasks import Task
-from potstill.recipe.training import Distill, Finetune
 
 
 class Teacher(Config):
@@ -96,16 +93,16 @@ class Recipe(Config):
         writers: dict[str, Stage] = {}  # name -> the last stage that wrote it
         for number, stage in enumerate(self.stages, start=1):
             where = f"stage {number} ({stage.kind})"
-            for name in stage.models_read:
+            for name in stage.reads:
                 if name not in known:
                     raise ValueError(
                         f"{where}: the model '{name}' is not written by a stage before it. Name "
                         f"one of these: {', '.join(sorted(known))}."
                     )
-                problem = unreadable(stage, writers.get(name))
+                problem = stage.unreadable(writers.get(name))
                 if problem is not None:
                     raise ValueError(f"{where}: the model '{name}' {problem}")
-            written = stage.models_written
+            written = stage.written
             known.update(written)
             writers |= dict.fromkeys(written, stage)
         return self
@@ -128,9 +125,7 @@ class Recipe(Config):
             nothing, key = data.heldout == 0 and data.dev is None, "data.heldout"
         if nothing:
             for number, stage in enumerate(self.stages, start=1):
-                if isinstance(stage, (Finetune, Distill)) and (
-                    stage.training.keep == "best" or stage.training.patience is not None
-                ):
+                if stage.needs_heldout:
                     raise ValueError(
                         f"stage {number} ({stage.kind}): keep best and patience need held-out "
                         f"text. Raise {key}, or omit both."
@@ -139,9 +134,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _baselines(self) -> Recipe:
-        kinds = (Evaluate, Benchmark)
-        last = [[s for s in self.stages if isinstance(s, kind)][-1:] for kind in kinds]
-        named = {stage.baseline for found in last for stage in found}
+        last = {stage.kind: stage.compared_with for stage in self.stages}
+        named = {name for name in last.values() if name is not None}
         if len(named) > 1:
             raise ValueError(
                 "baseline: the last evaluate stage and the last benchmark stage name "
@@ -152,7 +146,6 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _task(self) -> Recipe:
         for number, stage in enumerate(self.stages, start=1):
-            problem = unfit(stage, self.task)
-            if problem:
+            if problem := stage.unfit(self.task):
                 raise ValueError(f"stage {number} ({stage.kind}): {problem}")
         return self

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, get_args
 
 from pydantic import Field
 
 from potstill.recipe.compression import Export, MakeStudent, Prune, Quantize, TrimVocabulary
+from potstill.recipe.config import StageConfig
 from potstill.recipe.measuring import Benchmark, Evaluate, Report
 from potstill.recipe.training import Distill, Finetune
 
@@ -24,17 +25,9 @@ Stage = Annotated[
     | Report,
     Field(discriminator="kind"),
 ]
-
-
-def scoring(stage: Quantize, names: Sequence[str]) -> Evaluate:
-    """Return the evaluation that max_drop limits; the first name is its baseline."""
-    return Evaluate(
-        models=list(names),
-        baseline=names[0],
-        query=stage.query,
-        passage=stage.passage,
-        label=stage.label,
-    )
+STAGES: dict[str, type[StageConfig]] = {
+    stage.model_fields["kind"].default: stage for stage in get_args(get_args(Stage)[0])
+}
 
 
 # --- the lineage of models ------------------------------------------------------------------------
@@ -53,7 +46,7 @@ class Link(Protocol):
     def made_from(self) -> str | None: ...
 
     @property
-    def models_written(self) -> Sequence[str]: ...
+    def written(self) -> Sequence[str]: ...
 
 
 def main_model(stages: Sequence[Link], but: str | None = None) -> int | None:
@@ -67,7 +60,7 @@ def main_model(stages: Sequence[Link], but: str | None = None) -> int | None:
     """
     for kind in ("distill", "make_student", "finetune"):
         for number, stage in reversed(list(enumerate(stages, start=1))):
-            if stage.kind == kind and stage.models_written[0] != but:
+            if stage.kind == kind and stage.written[0] != but:
                 return number
     return None
 
@@ -91,7 +84,7 @@ def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
     """
     number, before = main, list[int]()
     while (source := stages[number - 1].made_from) != given:
-        writers = [n for n in range(1, number) if source in stages[n - 1].models_written]
+        writers = [n for n in range(1, number) if source in stages[n - 1].written]
         if not writers:
             break
         number = writers[-1]
@@ -101,17 +94,17 @@ def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
 
 def _compressing(stages: Sequence[Link], main: int) -> list[int]:
     """Number the stages after `main` that each compress or export the model before them."""
-    found, name = [], stages[main - 1].models_written[0]
+    found, name = [], stages[main - 1].written[0]
     for number, stage in enumerate(stages[main:], start=main + 1):
         if stage.compresses and stage.made_from == name:
             found.append(number)
-            name = stage.models_written[0]
+            name = stage.written[0]
     return found
 
 
 def repeated(stages: Sequence[Link]) -> dict[str, Sequence[str]]:
     """Map the models that have repeats to the names of all of them, the model itself first."""
-    written = (stage.models_written for stage in stages)
+    written = (stage.written for stage in stages)
     return {names[0]: names for names in written if len(names) > 1}
 
 
@@ -122,8 +115,8 @@ def plain_twin(stages: Sequence[Link]) -> str | None:
     if main is None or main.kind != "distill":
         return None
     twins = [
-        stage.models_written[0]
+        stage.written[0]
         for stage in stages
         if stage.kind == "finetune" and stage.made_from == main.made_from
     ]
-    return next((name for name in reversed(twins) if name not in main.models_written), None)
+    return next((name for name in reversed(twins) if name not in main.written), None)

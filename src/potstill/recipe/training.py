@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe.config import Config, Name, StageConfig
 from potstill.recipe.data import Masking
 from potstill.recipe.objectives import Objective
+from potstill.recipe.tasks import Task
 
 _Below1 = Annotated[float, Field(ge=0, lt=1)]
 
@@ -76,6 +77,29 @@ class TrainingStage(StageConfig):
         "Omit it; prune, make_student and quantize make models smaller."
     }
 
+    if TYPE_CHECKING:  # keys of both stages, at other places
+        repeats: int
+        training: Training
+
+    def unfit(self, task: Task) -> str | None:
+        if self.repeats > 1 and task.reads_text:
+            return f"repeats: {task} has no scores per seed. Omit it."
+        return None
+
+    @property
+    def trains_body(self) -> bool:
+        """Return whether it trains more than the head."""
+        return True
+
+    @property
+    def trains_lm_head(self) -> bool:
+        """Return whether it trains a vocabulary head."""
+        return True
+
+    @property
+    def needs_heldout(self) -> bool:
+        return self.training.keep == "best" or self.training.patience is not None
+
 
 def _of_each_repeat(name: str, repeats: int) -> list[str]:
     return [name, *(f"{name}.{number}" for number in range(2, repeats + 1))]
@@ -95,11 +119,25 @@ class Finetune(TrainingStage):
     training: Training
 
     @property
-    def models_read(self) -> list[str]:
-        return [self.model]
+    def trains_body(self) -> bool:
+        return self.train == "all"
 
     @property
-    def models_written(self) -> list[str]:
+    def reads(self) -> list[str]:
+        return [self.model]
+
+    def unfit(self, task: Task) -> str | None:
+        if problem := super().unfit(task):
+            return problem
+        if task != Task.SENTENCE_EMBEDDING:
+            return None
+        return (
+            "text without labels gives a sentence encoder nothing to learn from. Use task "
+            "sentence_similarity with pairs that have a score, or masked_lm."
+        )
+
+    @property
+    def written(self) -> list[str]:
         return _of_each_repeat(self.writes or self.model, self.repeats)
 
 
@@ -173,10 +211,41 @@ class Distill(TrainingStage):
             )
         return self
 
+    def unfit(self, task: Task) -> str | None:
+        problems = (objective.unfit(task) for objective in self.objectives)
+        if problem := next(filter(None, problems), None):
+            return problem
+        if self.cache is True and not task.cacheable:
+            cacheable = ", ".join(one for one in Task if one.cacheable)
+            return f"cache: true is for {cacheable}, not {task}. Omit the key."
+        groups = self._unfit_groups() if task == Task.SENTENCE_EMBEDDING else None
+        return super().unfit(task) or groups
+
+    def _unfit_groups(self) -> str | None:
+        """Explain why texts of a batch can't be compared with each other; None if they can."""
+        batch = self.training.batch_size
+        micro, group = self.training.micro_batch_size or batch, self.in_batch.group
+        if group is None and micro != batch:
+            return (
+                "in_batch.group: with micro-batches the number of texts to compare with each other "
+                f"is required. Set it to at most micro_batch_size, {micro}."
+            )
+        if (group or batch) < 3:
+            return (
+                f"training.batch_size: {group or batch} texts are too few to compare each with at "
+                "least two others. Set at least 3."
+            )
+        return None
+
     @property
     def live(self) -> str | None:
         """Name the first objective that a cached teacher can't serve; None: it serves all."""
         return next((o.kind for o in self.weighted if o.reads in ("tokens", "layers")), None)
+
+    @property
+    def trains_lm_head(self) -> bool:
+        # Parameters without a gradient would stall data-parallel training.
+        return any(objective.reads == "logits" for objective in self.weighted)
 
     @property
     def weighted(self) -> list[Objective]:
@@ -191,9 +260,13 @@ class Distill(TrainingStage):
         return self.teacher
 
     @property
-    def models_read(self) -> list[str]:
+    def made_from(self) -> str:
+        return self.model
+
+    @property
+    def reads(self) -> list[str]:
         return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         return _of_each_repeat(self.writes or self.model, self.repeats)

@@ -5,8 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from potstill.reporting.results import Results
+from potstill.reporting.results import Results, StageResult
 from potstill.reporting.table import millions, score_cell
+
+# Kind of a stage -> how the model that it writes was made.
+MADE = {
+    "finetune": "fine-tuned",
+    "make_student": "before training",
+    "distill": "distilled",
+    "prune": "pruned",
+    "trim_vocabulary": "vocabulary trimmed",
+    "export": "exported",
+    "quantize": "quantized",
+}
+
+
+def step_note(stage: StageResult) -> str:
+    """Describe in a few words what a stage that made a model did."""
+    result = stage.result
+    match stage.kind:
+        case "make_student":
+            return f"{len(result['layers'])} of {result['teacher_layers']} layers"
+        case "prune":
+            return f"pruned to {kept_note(result)}"
+        case "trim_vocabulary":
+            return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
+        case "export":
+            pruned = ", heads or units pruned layer by layer" if "pruned" in result else ""
+            return f"ONNX, opset {result['opset']}{pruned}"
+        case "quantize":
+            return f"quantised, {stage.settings.get('method', result.get('method'))}"
+        case other:
+            return MADE[other]
 
 
 def objective_note(objective: Mapping[str, Any]) -> str:

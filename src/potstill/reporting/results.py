@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 from potstill.recipe import lineage, main_model, parse_yaml, plain_twin, published_chain
+from potstill.recipe.config import StageConfig
+from potstill.recipe.stages import STAGES
 from potstill.storage.files import read_json
 from potstill.tasks.results import Benchmarked, Evaluation
 
+MEASURING = [kind for kind, stage in STAGES.items() if "writes" not in stage.model_fields]
 SUITE = "suite.json"
 SUITE_KEYS: dict[str, type] = {
     **{"suite": str, "partial": bool, "partial_reasons": list, "baseline": str},
     **{"models": dict, "retention": dict, "tasks": dict},
 }
-_Training = Literal["make_student", "finetune", "distill"]  # others cut or export what there is
-_Measuring = Literal["evaluate", "benchmark", "report"]  # these write no model
-Kind = Literal[_Training, "prune", "trim_vocabulary", "export", "quantize", _Measuring]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TRAINING, MEASURING = KINDS[:3], KINDS[-3:]
 _ALIKE = 1.1  # times as many steps as the plain twin, up to which the two count as trained alike
 PER_MODEL = ("models", "retention", "intervals", "ratios")  # what those stages find of each model
 
@@ -32,35 +30,35 @@ class StageResult:
     """Hold one finished stage: its folder's name, kind, resolved settings and result."""
 
     name: str
-    kind: Kind
+    kind: str
     settings: dict[str, Any]
     result: dict[str, Any]
     folder: Path
 
+    @cached_property
+    def _config(self) -> StageConfig:
+        """Return the recipe's stage, unchecked: runs of older versions are read, too."""
+        return STAGES[self.kind].model_construct(**self.settings)
+
     @property
     def writes(self) -> str | None:
         """Return the name of the model that the stage wrote; None: it writes no model."""
-        if self.kind in MEASURING:
-            return None
-        own = "student" if self.kind == "make_student" else self.settings.get("model")
-        return str(self.settings.get("writes") or own)
+        return next(iter(self._config.written), None)
 
     @property
-    def models_written(self) -> list[str]:
+    def written(self) -> list[str]:
         """Return the same as a list, with the first one's name for a training that was repeated."""
-        return [] if self.writes is None else [self.writes]
+        return self._config.written[:1]
 
     @property
     def compresses(self) -> bool:
         """Return whether the stage made another model of one without training it."""
-        return self.kind not in (*TRAINING, *MEASURING)
+        return self._config.compresses
 
     @property
     def made_from(self) -> str | None:
         """Return the name of the model that the stage made another of."""
-        if self.kind == "make_student":
-            return str(self.settings.get("teacher", "teacher"))
-        return None if self.kind in MEASURING else self.settings.get("model")
+        return self._config.made_from
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Results:
     environment: dict[str, Any]
     suite: dict[str, Any] | None = None
 
-    def of(self, *kinds: Kind) -> list[StageResult]:
+    def of(self, *kinds: str) -> list[StageResult]:
         """Return the stages of these kinds, in order."""
         return [stage for stage in self.stages if stage.kind in kinds]
 
@@ -92,7 +90,7 @@ class Results:
         """Return the last benchmark."""
         return cast(Benchmarked, self._still_of("benchmark"))
 
-    def _still_of(self, kind: Kind) -> dict[str, Any]:
+    def _still_of(self, kind: str) -> dict[str, Any]:
         """Return the last result of a kind, without models that a later stage overwrote."""
         measured = self.of(kind)[-1:]
         if not measured:
@@ -135,7 +133,7 @@ class Results:
     @cached_property
     def lineage(self) -> list[StageResult]:
         """Return the stages that led from the baseline to the last artifact made of the student."""
-        mains = [s for s in self.of(*TRAINING) if s.writes == self.student]
+        mains = [s for s in self.stages if s.writes == self.student and not s.compresses]
         main = self.stages.index(mains[-1]) + 1 if mains else None
         numbers = lineage(self.stages, main, self.baseline) if main else []
         return [self.stages[number - 1] for number in numbers]
@@ -207,7 +205,7 @@ class Results:
                 counts[name] = counts[source]
         return counts | {name: found["parameters"] for name, found in self.graphs.items()}
 
-    def written_by(self, *kinds: Kind) -> dict[str, dict[str, Any]]:
+    def written_by(self, *kinds: str) -> dict[str, dict[str, Any]]:
         """Return the results of stages of these kinds, by the names of the models they wrote."""
         return {str(stage.writes): stage.result for stage in self.of(*kinds)}
 
@@ -300,11 +298,10 @@ def read_results(run: Path) -> Results:
 def _read_stage(folder: Path) -> StageResult:
     path = folder / "config.json"
     settings, result = _mapping(path).get("stage", {}), _mapping(folder / "result.json")
-    kind = next((kind for kind in KINDS if kind == settings.get("kind")), None)
-    if kind is None:
+    kind = settings.get("kind")
+    if kind not in STAGES:
         raise ValueError(
-            f"{path}: {settings.get('kind')!r} is not a kind of stage. Delete {folder} and run the "
-            "recipe again."
+            f"{path}: {kind!r} is not a kind of stage. Delete {folder} and run the recipe again."
         )
     return StageResult(folder.name, kind, settings, result, folder)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
 
 from potstill.reporting.metrics_json import Metrics
-from potstill.reporting.phrases import kept_note, vocabulary_note
+from potstill.reporting.phrases import step_note
 from potstill.reporting.results import Results, StageResult
 from potstill.reporting.table import TIMES, Cell, millions
 from potstill.reporting.verdict import headline_retention
@@ -80,7 +79,7 @@ def steps_of(results: Results, metrics: Metrics) -> Steps | None:
             note = "" if now is None or then is None else change(now, then)
             text = "" if now is None else shown(now)
             cells.append(Cell(now, text, note.replace("-", "\N{MINUS SIGN}")))
-        rows.append(Step(name, "; ".join(map(_what, stages)) or "the start", cells))
+        rows.append(Step(name, "; ".join(map(step_note, stages)) or "the start", cells))
         before |= found
     return Steps([head for _, head, *_ in columns], rows)
 
@@ -97,28 +96,3 @@ def _values(results: Results, metrics: Metrics, name: str, key: str) -> dict[str
     if name == results.baseline:
         found |= dict.fromkeys([*entry.get("latency_ms", {}), *(["kept"] if key else [])], 1.0)
     return {what: value for what, value in found.items() if value is not None}
-
-
-def _what(stage: StageResult) -> str:
-    """Describe in a few words what a stage did."""
-    result = stage.result
-    match stage.kind:
-        case "make_student":
-            return f"{len(result['layers'])} of {result['teacher_layers']} layers"
-        case "distill":
-            return "distilled"
-        case "finetune":
-            return "fine-tuned"
-        case "prune":
-            return f"pruned to {kept_note(result)}"
-        case "trim_vocabulary":
-            return f"vocabulary: {vocabulary_note(result).partition(',' + ' ')[0]}"
-        case "export":
-            pruned = ", heads or units pruned layer by layer" if "pruned" in result else ""
-            return f"ONNX, opset {result['opset']}{pruned}"
-        case "quantize":
-            return f"quantised, {stage.settings.get('method', result.get('method'))}"
-        case "evaluate" | "benchmark" | "report":
-            return "measured"
-        case _:
-            assert_never(stage.kind)

@@ -140,13 +140,9 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
     if loaded.task.is_encoder:
         return True
     if loaded.task != Task.MASKED_LM:
-        only_head = isinstance(stage, Finetune) and stage.train == "head"
-        return not only_head or is_task_head(parameter, loaded.model)
-    if isinstance(stage, Finetune):
-        return stage.train == "all" or parameter in lm_head_parameters(loaded.model)
-    # Parameters without a gradient would stall data-parallel training.
-    on_logits = any(objective.reads == "logits" for objective in stage.weighted)
-    return on_logits or parameter not in lm_head_parameters(loaded.model)
+        return stage.trains_body or is_task_head(parameter, loaded.model)
+    in_head = parameter in lm_head_parameters(loaded.model)
+    return stage.trains_lm_head if in_head else stage.trains_body
 
 
 def freeze(stage: Finetune | Distill, loaded: LoadedModel) -> None:

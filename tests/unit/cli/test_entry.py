@@ -142,7 +142,7 @@ def test_square_brackets_in_what_is_printed_are_no_markup(
     potstill: Potstill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = "a [bold]b[/bold] [/x] :smile: c[report]"
-    monkeypatch.setattr("potstill.pipeline.api.rebuild_report", lambda run: Path(odd))
+    monkeypatch.setattr("potstill.pipeline.runner.rebuild_report", lambda run: Path(odd))
     finished = potstill("report", "run")
     assert (finished.code, finished.out) == (0, f"wrote {odd}\n")
 
@@ -173,7 +173,7 @@ def test_doctor_names_the_extra(potstill: Potstill, monkeypatch: pytest.MonkeyPa
 
 def test_a_long_path_stays_in_one_line(potstill: Potstill, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("/".join(["a folder"] * 40))
-    monkeypatch.setattr("potstill.pipeline.api.rebuild_report", lambda run: path)
+    monkeypatch.setattr("potstill.pipeline.runner.rebuild_report", lambda run: path)
     assert potstill("report", "run").out == f"wrote {path}\n"
 
 

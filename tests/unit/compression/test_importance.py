@@ -17,7 +17,7 @@ from potstill.compression.scores import unit_taylor
 from potstill.data import Batch, collate
 from potstill.models import load_model
 from potstill.pipeline import Silent
-from potstill.pipeline.context import Context, sampled_batches
+from potstill.pipeline.context import Context, TokenizedText
 from potstill.recipe import Task, TaskData
 
 
@@ -100,9 +100,8 @@ def test_batches_are_drawn_by_the_seed_alone(tmp_path: Path) -> None:
             cache=tmp_path,
             models={},
             reporter=Silent(),
-            cutter=loaded.tokenizer,
         )
-        batches = list(sampled_batches(context, found, 40))
+        batches = list(TokenizedText(context, loaded.tokenizer).batches(found, 40))
         assert [len(batch) for batch in batches] == [16, 16, 8]
         drawn.append(torch.cat([batch.numbers_B for batch in batches]).tolist())
     assert drawn[0] == drawn[1] != drawn[2]

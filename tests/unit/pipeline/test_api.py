@@ -166,11 +166,13 @@ def test_a_classifier_from_python(sentence_teacher: Path, tmp_path: Path) -> Non
 
 def test_text_of_another_kind(sentence_teacher: Path, tmp_path: Path) -> None:
     training = Training(max_steps=1)
-    with pytest.raises(ValueError, match="classification reads a TaskData"):
+    with pytest.raises(
+        ValueError, match=r"classification reads labeled examples\. Give a TaskData"
+    ):
         finetune(
             sentence_teacher, "x.txt", tmp_path / "o", training=training, task="classification"
         )
-    with pytest.raises(ValueError, match="masked_lm reads text as it is"):
+    with pytest.raises(ValueError, match=r"masked_lm reads text without labels\. Give files"):
         finetune(sentence_teacher, labelled(tmp_path), tmp_path / "o", training=training)
 
 

@@ -54,13 +54,13 @@ def test_a_teacher_that_is_gone_is_told_and_the_others_are_there(tmp_path: Path)
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^.*nothing is not there: give the folder that a run"):
+    with pytest.raises(ValueError, match=r"^.*nothing: not found\. Give the folder that a run"):
         models_of_run(tmp_path / "nothing")
-    with pytest.raises(ValueError, match=r"^.* is not a run folder \(it has no recipe\.yaml\)"):
+    with pytest.raises(ValueError, match=r"^.*: not a run folder, there is no recipe\.yaml\. Give"):
         models_of_run(tmp_path)
     run = tiny_run(tmp_path, "classification")
     (run / "stages/02-distill/DONE").unlink()
-    with pytest.raises(ValueError, match=r"^.* is not finished \(stage 2, distill\): the same"):
+    with pytest.raises(ValueError, match=r"^.*: stage 2 \(distill\) is not finished\. Repeat the"):
         models_of_run(run)
     # without its evaluation it can be tried all the same
     run = tiny_run(tmp_path / "other", "classification")

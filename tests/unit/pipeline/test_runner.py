@@ -12,7 +12,7 @@ from potstill.errors import TrainingFailed
 from potstill.pipeline import run, runner
 from potstill.pipeline.fingerprints import stage_digest, stage_fingerprints
 from potstill.pipeline.inputs import check_inputs
-from potstill.pipeline.runner import rebuild
+from potstill.pipeline.runner import rebuild_report
 from potstill.pipeline.stages import train as train_stage
 from potstill.recipe import Benchmark, Recipe, TextPass
 from potstill.recipe import files as recipe_files
@@ -125,7 +125,7 @@ def test_a_change_runs_again_from_there(
     assert kinds == ["distill"]
     (kept,) = (folder / "replaced").glob("02-*")
     assert weights(kept / "model") == former
-    assert f"02-distill runs again: its former result is in {kept}" in said[0]
+    assert f"02-distill runs again; its former result is now in {kept}" in said[0]
     assert weights(folder / "model") == weights(folder / "stages/02-distill/model") != former
     kinds, _ = ran(recipe(masked_lm_teacher, text_file), folder)  # and back
     assert kinds == ["distill"]
@@ -335,7 +335,7 @@ def test_a_student_not_trained_yet_is_not_published(
     assert (folder / "stages/01-make_student/DONE").exists()
     assert not (folder / "model").exists()
     with pytest.raises(ValueError, match=r"stage 2 \(distill\), .* is not finished"):
-        rebuild(folder)
+        rebuild_report(folder)
     assert not (folder / "metrics.json").exists()
     ran(settings, folder)
     assert weights(folder / "model") == weights(folder / "stages/02-distill/model")
@@ -344,7 +344,7 @@ def test_a_student_not_trained_yet_is_not_published(
 def test_results_of_another_recipe_are_set_aside_together(
     masked_lm_teacher: Path, text_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rebuild(folder)
+    rebuild_report(folder)
     former = {
         path.relative_to(folder): path.read_bytes()
         for name in ("recipe.yaml", "environment.json", "metrics.json", "report.html", "model/*")
@@ -356,11 +356,9 @@ def test_results_of_another_recipe_are_set_aside_together(
         run(recipe(masked_lm_teacher, text_file, seed=5), output=folder, reporter=reporter)
     (kept,) = (folder / "replaced").glob("results-*")
     assert {path: (kept / path).read_bytes() for path in former} == former
-    assert (
-        f"kept of the former result: model, metrics.json, report.html, in {kept}" in reporter.said
-    )
-    with pytest.raises(ValueError, match="is not finished: run the recipe again, which goes on"):
-        rebuild(folder)
+    assert f"the former model, metrics.json, report.html are now in {kept}" in reporter.said
+    with pytest.raises(ValueError, match=r"is not finished\. Run the recipe again to resume"):
+        rebuild_report(folder)
     left = {path.name for path in folder.iterdir()}
     assert left == {".lock", "recipe.yaml", "environment.json", "stages", "replaced"}
 
@@ -387,7 +385,7 @@ def test_a_model_changed_by_hand_is_kept_aside(
 ) -> None:
     (folder / "model/config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config.json is not what stage 2 \(distill\) wrote"):
-        rebuild(folder)
+        rebuild_report(folder)
     assert ran(recipe(masked_lm_teacher, text_file), folder)[0] == []
     (kept,) = (folder / "replaced").glob("results-*/model/config.json")
     assert kept.read_text() == "{}"
@@ -640,7 +638,7 @@ def test_a_mistake_writes_nothing(masked_lm_teacher: Path, text_file: Path, tmp_
         recipe(masked_lm_teacher, text_file, {**MAKE, "layers": [9]}, DISTILL),
         recipe(masked_lm_teacher, text_file, MAKE, {"kind": "benchmark", "lengths": [65]}),
     ):
-        with pytest.raises(ValueError, match=r"nowhere|out of range|positions"):
+        with pytest.raises(ValueError, match=r"nowhere|out of range|sequence length"):
             ran(settings, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -673,11 +671,11 @@ def test_a_run_by_name_and_overrides(
 
 
 def test_rebuild_writes_report_and_card_anew(folder: Path) -> None:
-    assert rebuild(folder) == folder / "report.html"
+    assert rebuild_report(folder) == folder / "report.html"
     assert (folder / "metrics.json").is_file()
     assert (folder / "model/README.md").is_file()
-    with pytest.raises(ValueError, match="is not a run folder"):
-        rebuild(folder / "stages")
+    with pytest.raises(ValueError, match="stages: not a run folder, there is no recipe"):
+        rebuild_report(folder / "stages")
 
 
 def test_other_pairs_are_another_evaluation(

@@ -87,12 +87,12 @@ def test_a_teacher_by_name_or_several_by_weight() -> None:
     for teacher in ("big", ["big"], [{"model": "big"}]):
         recipe, stage = parsed(distill(teacher=teacher), **given)
         assert (stage.teacher, stage.teachers) == ("big", one)
-        assert stage.models_read == ["teacher", "big"]
+        assert stage.reads == ["teacher", "big"]
     assert recipe.teachers["other"].revision == "v1"
     several = ["big", {"model": "other", "weight": 2}, "big"]
     recipe, stage = parsed(distill(teacher=several), **given)
     assert [(t.model, t.weight) for t in stage.teachers] == [("big", 1), ("other", 2), ("big", 1)]
-    assert stage.models_read == ["teacher", "big", "other"]
+    assert stage.reads == ["teacher", "big", "other"]
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "again") == recipe
 
 

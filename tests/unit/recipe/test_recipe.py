@@ -196,17 +196,17 @@ def test_a_recipe_does_not_change() -> None:
 def test_what_stages_read_and_write() -> None:
     recipe = load_recipe("quickstart")
     made, trained, trimmed, exported, quantised, scored, timed, told = recipe.stages
-    assert (made.models_read, made.models_written) == (["teacher"], ["untrained"])
-    assert (trained.models_read, trained.models_written) == (["untrained", "teacher"], ["student"])
-    assert (trimmed.models_read, trimmed.models_written) == (["student"], ["trimmed"])
-    assert (exported.models_read, exported.models_written) == (["trimmed"], ["onnx"])
-    assert (quantised.models_read, quantised.models_written) == (["onnx"], ["quantized"])
+    assert (made.reads, made.written) == (["teacher"], ["untrained"])
+    assert (trained.reads, trained.written) == (["untrained", "teacher"], ["student"])
+    assert (trimmed.reads, trimmed.written) == (["student"], ["trimmed"])
+    assert (exported.reads, exported.written) == (["trimmed"], ["onnx"])
+    assert (quantised.reads, quantised.written) == (["onnx"], ["quantized"])
     for stage in (scored, timed):
-        assert (stage.models_read, stage.models_written) == (["teacher"], [])
-    assert (told.models_read, told.models_written) == ([], [])
+        assert (stage.reads, stage.written) == (["teacher"], [])
+    assert (told.reads, told.written) == ([], [])
     assert [stage.kind for stage in recipe.stages if stage.trains] == ["distill"]
     assert [stage.kind for stage in recipe.stages if stage.writes_onnx] == ["export", "quantize"]
-    assert Evaluate(models=["student", "teacher"]).models_read == ["student", "teacher"]
+    assert Evaluate(models=["student", "teacher"]).reads == ["student", "teacher"]
 
 
 # --- contents -------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_labels(task: Task, read: Any, teacher: list[str] | None, expected: list
 
 def test_labels_that_can_not_be_learnt() -> None:
     with pytest.raises(
-        ValueError, match="all examples have the label 'a'. Give examples of at least two labels"
+        ValueError, match=r"all examples have the label 'a'\. Give examples of at least two labels"
     ):
         kind(Task.CLASSIFICATION).labels(["a", "a"], data(), None, False)
     with pytest.raises(ValueError, match="'person' is not a tag of IOB2"):

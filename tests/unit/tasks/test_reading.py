@@ -148,7 +148,7 @@ def test_resolve_labels() -> None:
         resolve_labels({"x", "y"}, None, unnamed, True)
     with pytest.raises(ValueError, match="3 names, but the teacher has 2 labels"):
         resolve_labels({"x"}, ["x", "y", "z"], ["x", "y"], False)
-    with pytest.raises(ValueError, match="x, z are not the teacher's labels. They are x, y"):
+    with pytest.raises(ValueError, match=r"x, z are not the teacher's labels\. They are x, y"):
         resolve_labels({"x"}, ["x", "z"], ["x", "y"], False)
 
 

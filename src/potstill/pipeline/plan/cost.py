@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from potstill.compression.importance import BATCH
 from potstill.models import LoadedModel
 from potstill.objectives.pairing import projection_shapes
-from potstill.pipeline.context import Outline
+from potstill.pipeline.outlook import Outline
 from potstill.pipeline.plan.text import Text
 from potstill.recipe import (
     AttentionMse,

@@ -18,15 +18,14 @@ from rich.filesize import decimal
 from potstill.data import make_masker
 from potstill.models import LoadedModel, load_config
 from potstill.models.devices import autocast_dtype
-from potstill.pipeline.context import Outline
 from potstill.pipeline.fingerprints import (
     given_digests,
     is_current,
-    models_read,
     stage_fingerprints,
     written_digests,
 )
 from potstill.pipeline.inputs import check_inputs, given_folders
+from potstill.pipeline.outlook import Outline
 from potstill.pipeline.plan.cost import Cost, cost_of, matmul_flops
 from potstill.pipeline.plan.text import Text, sample_text, text_of_examples
 from potstill.pipeline.rehearsal import rehearse
@@ -38,7 +37,6 @@ from potstill.recipe import (
     Finetune,
     Prune,
     Recipe,
-    Report,
     Stage,
     Task,
 )
@@ -105,10 +103,10 @@ def _stage_lines(recipe: Recipe, states: Sequence[str]) -> list[str]:
 
 
 def _reads_and_writes(stage: Stage) -> str:
-    if isinstance(stage, Report):
+    if stage.reports:
         return "all results -> report.html, metrics.json, model card"
-    reads = "all models" if stage.reads_every_model else ", ".join(stage.models_read)
-    writes = ", ".join(stage.models_written) or "scores"
+    reads = "all models" if stage.reads_every_model else ", ".join(stage.reads)
+    writes = ", ".join(stage.written) or "scores"
     return f"{reads} -> {'timings' if stage.kind == 'benchmark' else writes}"
 
 
@@ -125,21 +123,21 @@ def _states(recipe: Recipe, run: RunFolder, given: Mapping[str, Path]) -> list[s
     fingerprints = stage_fingerprints(recipe, given)
     for stage, folder, fingerprint in zip(recipe.stages, folders, fingerprints, strict=True):
         done = run.done(folder)
-        reads = {name: digests.get(name, "to be made") for name in models_read(stage, digests)}
+        reads = {name: digests.get(name, "to be made") for name in stage.reads_among(digests)}
         if done is None:
             state = _unfinished(run, folder, fingerprint)
         elif done["fingerprint"] != fingerprint:
             state = "to do again: the recipe, the text or the teacher changed"
         elif not is_current(done, fingerprint, reads):
             state = "to do again, unless its input models stay the same"
-        elif isinstance(stage, Report) and (ran or not has_results(run.path)):
+        elif stage.reports and (ran or not has_results(run.path)):
             state = "to do again: it reports the stages before it"
         else:
             state = _DONE
         ran = ran or state != _DONE
         states.append(state)
         made = written_digests(done) if done is not None else {}
-        digests |= dict.fromkeys(stage.models_written, "to be made") | made
+        digests |= dict.fromkeys(stage.written, "to be made") | made
     return states
 
 
@@ -155,7 +153,7 @@ def _model_lines(outlines: Sequence[Outline]) -> list[str]:
     found: dict[str, str] = {}
     for outline in outlines:
         stage, model = outline.stage, outline.model
-        names = stage.models_read
+        names = stage.reads
         if isinstance(stage, Distill):
             names = [teacher.model for teacher in stage.teachers]
         for name, teacher in zip(names, outline.teachers, strict=False):  # some have none
@@ -165,7 +163,7 @@ def _model_lines(outlines: Sequence[Outline]) -> list[str]:
                 found.setdefault(stage.model, _shape(model))
             family = model.model.config.model_type
             shape = f"{family}, {outline.why}" if outline.why else _shape(model)
-            found |= dict.fromkeys(stage.models_written, shape)
+            found |= dict.fromkeys(stage.written, shape)
     width = max((len(name) for name in found), default=0)
     return [f"  {name:{width}}  {shape}" for name, shape in found.items()] or ["  unchanged"]
 

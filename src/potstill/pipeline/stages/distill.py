@@ -1,13 +1,12 @@
-"""The stage that trains a student to follow its teachers."""
+"""Train a student to follow its teachers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import manual_seed
 from torch.nn import Module
 
 from potstill.data import Examples
@@ -15,15 +14,10 @@ from potstill.data.batches import plan_steps
 from potstill.models import LoadedModel
 from potstill.models.devices import own_device
 from potstill.objectives.pairing import check_pair
-from potstill.pipeline.context import Context, Outline, Outlook, check_length, sides_of
-from potstill.pipeline.stages.train import (
-    check_masking,
-    check_training,
-    opened,
-    train_once,
-    train_repeats,
-)
-from potstill.recipe import Distill, Stage, Task, TaskData
+from potstill.pipeline.context import Context, Done, TokenizedText
+from potstill.pipeline.outlook import Outline, Outlook, check_text_length
+from potstill.pipeline.stages.train import Lesson, check_masking, check_training, opened
+from potstill.recipe import Distill, Task
 from potstill.training import preflight
 from potstill.training.distributed import wait_for_all
 from potstill.training.preflight import Findings
@@ -34,7 +28,6 @@ from potstill.training.teacher_cache import (
     teacher_answers,
     why_live,
 )
-from potstill.training.trainee import freeze
 
 VERSION = 2
 
@@ -42,8 +35,7 @@ VERSION = 2
 def check(stage: Distill, outlook: Outlook) -> Outline:
     recipe = outlook.recipe
     teachers = tuple(outlook.model(teacher.model) for teacher in stage.teachers)
-    new_head = recipe.task.head is not None
-    student = outlook.model(stage.model, untrained_head=new_head)
+    student = outlook.model(stage.model, untrained_head=recipe.task.head is not None)
     group = None
     if recipe.task == Task.SENTENCE_EMBEDDING:
         group = stage.in_batch.group or stage.training.batch_size
@@ -54,93 +46,82 @@ def check(stage: Distill, outlook: Outlook) -> Outline:
     return Outline(stage, student, teachers)
 
 
-def run(
-    stage: Distill, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    context = context.cut_as(stage.model)
+def check_ahead(stage: Distill, context: Context, names: Collection[str]) -> None:
+    """Check the teachers that are now what they will be when the stage runs.
+
+    Raises:
+        ValueError: A teacher would teach nonsense; see preflight.
+    """
+    for name in dict.fromkeys(teacher.model for teacher in stage.teachers):
+        if context.task.head is not None and name in names:
+            text = context.text_for(name)
+            _checked(name, context.open(name), text)
+
+
+def run(stage: Distill, folder: Path, context: Context, fingerprint: str) -> Done:
+    text, head = context.text_for(stage.model), context.task.head is not None
     weights: dict[str, float] = {}
     for teacher in stage.teachers:
         weights[teacher.model] = weights.get(teacher.model, 0.0) + teacher.weight
     teachers = {name: opened(name, context) for name in weights}
     for name, loaded in teachers.items():
-        check_length(context.text_settings, loaded)
-        if context.task.head and context.is_main:
-            _checked(name, loaded, context)
-    masker = context.masker(stage.masking) if context.task == Task.MASKED_LM else None
-    answers = _answers(stage, teachers, context)
-    weighted = [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()]
+        check_text_length(context.text_settings, loaded)
+        if head and context.is_main:
+            _checked(name, loaded, text)
+    answers = _answers(stage, teachers, text)
     known: dict[str, Any] = {}
 
-    def once(folder: Path, seed: int) -> dict[str, Any]:
-        manual_seed(seed)  # of a new head's weights
-        # a student that was distilled in pretraining has no head for the task yet
-        student = opened(stage.model, context, untrained_head=context.task.head is not None)
+    def check_student(student: LoadedModel) -> None:
         for loaded in teachers.values():
             check_pair(student, loaded, stage.objectives)
-        if not known:
-            known.update(_checked_start(student, teachers, context))
-        freeze(stage, student)
-        settings = stage.objectives, stage.in_batch, stage
-        return train_once(student, weighted, *settings, masker, folder, seed, fingerprint, context)
+        if head and context.is_main and not known:
+            known.update(_checked_start(student, teachers, text))
 
-    result, writes = train_repeats(stage, folder, context, once)
+    lesson = Lesson(
+        stage,
+        context,
+        text,
+        fingerprint,
+        stage.objectives,
+        stage.in_batch,
+        [(loaded, weights[name], answers.get(name)) for name, loaded in teachers.items()],
+        untrained_head=head,  # a student that was distilled in pretraining has none for the task
+        check=check_student,
+    )
+    result, writes = lesson.train(folder)
     return {**result, **known}, writes
 
 
-def check_teachers(stages: Sequence[Stage], context: Context) -> None:
-    """Check the teachers of later distillations that are now what they will be then.
-
-    Raises:
-        ValueError: one that would teach nonsense; see preflight.
-    """
-    if context.task.head is None:
-        return
-    written: set[str] = set()
-    for stage in stages:
-        for teacher in stage.teachers if isinstance(stage, Distill) else ():
-            if teacher.model in context.models and teacher.model not in written:
-                own = context.cut_as(teacher.model)
-                _checked(teacher.model, own.open(teacher.model), own)
-        written.update(stage.models_written)
-
-
-def _checked(name: str, teacher: LoadedModel, context: Context) -> Findings:
-    """What its answers to held-out examples say of a teacher; found once, told once."""
-    folder, data = context.models[name], context.text_settings
+def _checked(name: str, teacher: LoadedModel, text: TokenizedText) -> Findings:
+    """Check a teacher's outputs on held-out examples; what was found is kept and reported once."""
+    context = text.context
+    folder, examples, task = context.models[name], text.examples, context.task
     if folder not in context.checked:
-        assert isinstance(data, TaskData)
-        examples, task = context.examples, context.task
         if task.head != "spans":
-            preflight.check_tokens(teacher, examples.dev, data.max_length)
+            preflight.check_tokens(teacher, examples.dev, context.data_settings.max_length)
         Module.to(teacher.model, own_device())
         found = preflight.check_teacher(teacher, name, examples.dev, examples.labels)
         if task == Task.CLASSIFICATION:
-            metric = data.metric or task.metric
+            metric = context.data_settings.metric or task.metric
             found |= preflight.check_balance(examples.train, examples.labels, metric)
-        for warning in found.warnings:
-            context.reporter.say(f"note: {warning}")
+        context.note(*found.warnings)
         context.checked[folder] = found
     return context.checked[folder]
 
 
 def _checked_start(
-    student: LoadedModel, teachers: Mapping[str, LoadedModel], context: Context
+    student: LoadedModel, teachers: Mapping[str, LoadedModel], text: TokenizedText
 ) -> dict[str, Any]:
-    """What is known before a distillation's training, for result.json; {} without a task's head."""
-    task, data = context.task, context.text_settings
-    if task.head is None or not context.is_main:
-        return {}
-    assert isinstance(data, TaskData)
-    examples = context.examples
-    if task.head != "spans":
-        preflight.check_tokens(student, examples.dev, data.max_length)
+    """Return what is known before the training, for result.json."""
+    context, dev = text.context, text.examples.dev
+    if context.task.head != "spans":
+        preflight.check_tokens(student, dev, context.data_settings.max_length)
     warnings: dict[str, None] = {}
     numbers = {}
     for name, teacher in teachers.items():
-        known = _checked(name, teacher, context)
-        start = preflight.check_start(student, teacher, name, examples.dev)
-        for warning in start.warnings:
-            context.reporter.say(f"note: {warning}")
+        known = _checked(name, teacher, text)
+        start = preflight.check_start(student, teacher, name, dev)
+        context.note(*start.warnings)
         context.reporter.say(preflight.sentence_of(name, start.numbers))
         warnings |= dict.fromkeys([*known.warnings, *start.warnings])
         numbers[name] = known.numbers | {"student": start.numbers}
@@ -148,23 +129,24 @@ def _checked_start(
 
 
 def _answers(
-    stage: Distill, teachers: Mapping[str, LoadedModel], context: Context
+    stage: Distill, teachers: Mapping[str, LoadedModel], text: TokenizedText
 ) -> dict[str, Answers]:
-    """What teachers say about all examples, kept on disk; none where they are asked anew."""
+    """Return the cached outputs of teachers for all examples; empty where teachers are live."""
+    context, settings = text.context, stage.training
     if context.task.head is None:
         return {}
-    train_side, dev, _ = sides_of(context, True)
-    assert isinstance(train_side, Examples)
+    training_side, dev, _ = text.sides(True)
+    assert isinstance(training_side, Examples)
     assert isinstance(dev, Examples)
-    limits = {key: getattr(stage.training, key) for key in ("epochs", "max_steps", "max_tokens")}
-    size = stage.training.batch_size
-    steps, _ = plan_steps(train_side.lengths, size, context.seed, **limits)
-    epochs = stage.repeats * steps / -(-len(train_side) // size)
+    limits = {key: getattr(settings, key) for key in ("epochs", "max_steps", "max_tokens")}
+    size = settings.batch_size
+    steps, _ = plan_steps(training_side.lengths, size, context.seed, **limits)
+    epochs = stage.repeats * steps / -(-len(training_side) // size)
     why = why_live(stage, context.task, epochs)
     context.reporter.say(
-        "the teacher is asked once for each example, and its answers are kept"
+        "the teacher runs once for each example, and its outputs are cached"
         if why is None
-        else f"the teacher is asked anew for every batch: {why}"
+        else f"the teacher runs for every batch: {why}"
     )
     if why is not None:
         return {}
@@ -172,7 +154,7 @@ def _answers(
         wait_for_all()  # until the first process has asked
     found, cache = {}, context.cache.parent / "teachers"
     told = context.reporter.say, context.reporter.progress
-    asked = Asking([train_side, dev], reads_vectors(stage.objectives), *told)
+    asked = Asking([training_side, dev], reads_vectors(stage.objectives), *told)
     for name, loaded in teachers.items():
         Module.to(loaded.model, own_device())
         found[name] = teacher_answers(loaded, context.models[name], asked, cache)

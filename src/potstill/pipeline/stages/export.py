@@ -1,4 +1,4 @@
-"""The stage that writes a model as an ONNX graph, and refuses one that answers otherwise."""
+"""Write a model as an ONNX graph, and refuse a graph whose outputs differ from the model's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from torch import Tensor, nn
 
 from potstill.compression.importance import task_loss
 from potstill.compression.parts import Encoder
-from potstill.compression.pruning import (
-    KeptParts,
-    kept_number,
-    ranked,
-    relative,
-    reshaped,
-)
+from potstill.compression.pruning import KeptParts, kept_number, ranked, relative, reshaped
 from potstill.compression.scores import (
     Evidence,
     head_magnitudes,
@@ -32,7 +26,8 @@ from potstill.graphs.graph import OPSET, input_names, output_names
 from potstill.graphs.parity import Gate, likeness
 from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
-from potstill.pipeline.context import Context, Outline, Outlook, sampled_batches
+from potstill.pipeline.context import Context, Done, TokenizedText
+from potstill.pipeline.outlook import Outline, Outlook
 from potstill.recipe import Export, GraphPruning
 from potstill.storage.files import whole_or_gone
 from potstill.storage.onnx_files import (
@@ -48,40 +43,35 @@ VERSION = 1
 _WORK = f".{ONNX}.tmp"  # beside the folder onnx/, until the graph has passed the gate
 _JUDGED = 256  # held-out texts that a pruned graph is compared with its source on
 ALONE = (
-    "no config.json can say such a shape: it is the ONNX graph's alone, and the weights in the "
+    "only the ONNX graph has this shape, which config.json can't describe; the weights in the "
     "folder around it stay whole"
 )
 
 
 def check(stage: Export, outlook: Outlook) -> Outline:
-    read = outlook.model(stage.model)
+    read, why = outlook.model(stage.model), ""
     require_onnx()
-    if stage.prune is None:
-        return Outline(stage, read)
-    check_shares(stage.prune, read)
-    return Outline(stage, read, why=f"{stage.model} pruned: {ALONE}")
+    if stage.prune is not None:
+        check_shares(stage.prune, read)
+        why = f"{stage.model} pruned: {ALONE}"
+    return Outline(stage, read, why=why)
 
 
-def run(
-    stage: Export, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Export, folder: Path, context: Context, fingerprint: str) -> Done:
     """Write `folder`/model, a whole model folder with onnx/model.onnx in it.
 
-    Returns:
-        The stage's result, and name -> path below the folder of the graph it wrote.
-
     Raises:
-        ParityFailed: the graph answers otherwise than its source, or pruned too much so; nothing
-            is left of it.
-        ValueError: onnx is not installed, or can't say what the model does.
-        OSError: too little disk.
+        ParityFailed: The graph's outputs differ from the model's, or the pruned graph agrees too
+            little with the model; no file is left of it.
+        ValueError: onnx is not installed, or can't express the model.
+        OSError: The disk is too full.
     """
-    source = context.open(stage.model)
-    target, text = folder / "model", context.cut_as(stage.model).heldout_side
+    source, text = context.open(stage.model), context.text_for(stage.model)
+    target, side = folder / "model", text.heldout_side
     _check_disk(folder, source.model.num_parameters())
     shaped, kept = source, None
     if stage.prune is not None:
-        kept = _chosen(stage, stage.prune, source, context)
+        kept = _chosen(stage, stage.prune, source, text)
         encoder = Encoder(source.model, source.family)
         shaped = replace(source, model=reshaped(encoder, kept["heads"], kept["ffn"]))
     pruned: dict[str, Any] = {}
@@ -91,9 +81,9 @@ def run(
         work = target / _WORK
         work.mkdir()
         graph = write_graph(shaped, work)
-        corners = check_parity(shaped, graph, text, Gate(tolerance=stage.tolerance))
-        if stage.prune is not None and kept is not None:
-            pruned = _judged(stage, stage.prune, source, graph, kept, context)
+        corners = check_parity(shaped, graph, side, Gate(tolerance=stage.tolerance))
+        if kept is not None:
+            pruned = _judged(stage, source, graph, kept, text)
         os.rename(work, target / ONNX)
     graph = target / ONNX / GRAPH
     result = {
@@ -113,13 +103,13 @@ def run(
 
 
 def _check_disk(folder: Path, parameters: int) -> None:
-    """The folder's own weights, the exporter's graph and the finished one, in float32."""
+    """Refuse a disk that can't hold the weights, the exporter's graph and the finished one."""
     needed, free = 3 * 4 * parameters, shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
             errno.ENOSPC,
-            f"too little disk: the export needs about {needed / 1e6:,.0f} MB and "
-            f"{free / 1e6:,.0f} MB are free",
+            f"the export needs about {needed / 1e6:,.0f} MB of disk space, and only "
+            f"{free / 1e6:,.0f} MB are free. Free some space",
             os.fspath(folder),
         )
 
@@ -128,10 +118,10 @@ def _check_disk(folder: Path, parameters: int) -> None:
 
 
 def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
-    """How many heads (groups of them) and inner units stay in all layers together.
+    """Return how many heads (or groups of heads) and FFN units stay in all layers together.
 
     Raises:
-        ValueError: nothing would leave.
+        ValueError: Nothing would be pruned.
     """
     layers = int(loaded.model.config.num_hidden_layers)
     encoder = Encoder(loaded.model, loaded.family)
@@ -145,17 +135,14 @@ def check_shares(prune: GraphPruning, loaded: LoadedModel) -> dict[str, int]:
 
 
 def _chosen(
-    stage: Export, prune: GraphPruning, source: LoadedModel, context: Context
+    stage: Export, prune: GraphPruning, source: LoadedModel, text: TokenizedText
 ) -> dict[str, KeptParts | None]:
-    """What stays of each layer, told before anything is written."""
-    say, found = context.reporter.say, dict[str, KeptParts | None](heads=None, ffn=None)
+    """Choose what stays of each layer, and report it before anything is written."""
+    say, found = text.context.reporter.say, dict[str, KeptParts | None](heads=None, ffn=None)
     counts = check_shares(prune, source)
     say(f"{stage.writes} will be smaller than {stage.model}; {ALONE}")
-    context = context.cut_as(stage.model)
     encoder = Encoder(source.model, source.family)
-    evidence = Evidence(
-        lambda: sampled_batches(context, context.training_side, prune.texts), task_loss(source)
-    )
+    evidence = Evidence(lambda: text.batches(text.training_side, prune.texts), task_loss(source))
 
     def scores(key: str) -> Tensor:
         if prune.importance == "magnitude":
@@ -177,7 +164,7 @@ def _chosen(
 def _told(
     kept: dict[str, KeptParts | None], source: LoadedModel
 ) -> dict[str, tuple[list[int], int]]:
-    """What is pruned, in words -> how many of each layer stay, and of how many."""
+    """Return for each kind of part how many stay in each layer, and how many there are."""
     encoder = Encoder(source.model, source.family)
     widths, groups = encoder.widths, encoder.groups
     heads, units = kept["heads"], kept["ffn"]
@@ -192,22 +179,20 @@ def _told(
 
 def _judged(
     stage: Export,
-    prune: GraphPruning,
     source: LoadedModel,
     graph: Path,
     kept: dict[str, KeptParts | None],
-    context: Context,
+    text: TokenizedText,
 ) -> dict[str, Any]:
-    """The pruned graph beside the whole model on held-out text, for the result.
+    """Compare the pruned graph with the whole model on held-out text, for result.json.
 
     Raises:
-        ParityFailed: it agrees less than it must.
+        ParityFailed: The graph agrees too little.
     """
-    context = context.cut_as(stage.model)
-    text = context.heldout_side
-    [real] = check_parity(
-        source, graph, text, Gate(agreement=prune.agreement, texts=_JUDGED, corners=False)
-    )
+    prune, side = stage.prune, text.heldout_side
+    assert prune is not None
+    gate = Gate(agreement=prune.agreement, texts=_JUDGED, corners=False)
+    [real] = check_parity(source, graph, side, gate)
     told = _told(kept, source)
     before, after = source.model.num_parameters(), count_parameters(graph)
     parts = " and ".join(
@@ -215,10 +200,10 @@ def _judged(
     )
     finding = (
         f"{stage.writes} keeps {parts} of {stage.model} ({after / 1e6:.3g} of "
-        f"{before / 1e6:.3g} million parameters); on {real.texts} {context.heldout_texts} "
+        f"{before / 1e6:.3g} million parameters); on {real.texts} {text.heldout_name} "
         f"{likeness(source, real)}"
     )
-    context.reporter.say(f"note: {finding}")
+    text.context.note(finding)
     layers = {name: {"kept": numbers, "of": of} for name, (numbers, of) in told.items()}
     return {
         "pruned": {

@@ -1,22 +1,13 @@
-"""The stage that trains a model on a task without a teacher."""
+"""Train a model on a task without a teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from torch import manual_seed
-
-from potstill.pipeline.context import Context, Outline, Outlook
-from potstill.pipeline.stages.train import (
-    check_masking,
-    check_training,
-    opened,
-    train_once,
-    train_repeats,
-)
-from potstill.recipe import Finetune, InBatch, Task, gold_objective
-from potstill.training.trainee import freeze
+from potstill.pipeline.context import Context, Done
+from potstill.pipeline.outlook import Outline, Outlook
+from potstill.pipeline.stages.train import Lesson, check_masking, check_training
+from potstill.recipe import Finetune, InBatch, gold_objective
 
 VERSION = 2
 
@@ -28,17 +19,6 @@ def check(stage: Finetune, outlook: Outlook) -> Outline:
     return Outline(stage, loaded)
 
 
-def run(
-    stage: Finetune, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    context = context.cut_as(stage.model)
-
-    def once(folder: Path, seed: int) -> dict[str, Any]:
-        manual_seed(seed)  # of a new head's weights
-        loaded = opened(stage.model, context, untrained_head=True)
-        freeze(stage, loaded)
-        settings = [gold_objective(context.task)], InBatch(), stage
-        return train_once(loaded, [], *settings, masker, folder, seed, fingerprint, context)
-
-    masker = context.masker(stage.masking) if context.task == Task.MASKED_LM else None
-    return train_repeats(stage, folder, context, once)
+def run(stage: Finetune, folder: Path, context: Context, fingerprint: str) -> Done:
+    text, gold = context.text_for(stage.model), gold_objective(context.task)
+    return Lesson(stage, context, text, fingerprint, [gold], InBatch()).train(folder)

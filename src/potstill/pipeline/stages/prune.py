@@ -1,10 +1,9 @@
-"""The stage that prunes a model by importance, and tells what that did to it before recovery."""
+"""Prune a model by importance, and measure what that cost before recovery."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from potstill.models import LoadedModel, save_model
 from potstill.models.devices import measuring_device
 from potstill.models.families import Family
 from potstill.models.loading import with_model
-from potstill.pipeline.context import Context, Outline, Outlook, check_length, sampled_batches
+from potstill.pipeline.context import Context, Done, TokenizedText
+from potstill.pipeline.outlook import Outline, Outlook, check_text_length
 from potstill.recipe import Prune, Student, StudentFamily, Task
 from potstill.reporting.phrases import pruning_note
 from potstill.tasks.heads import embedding_signals
@@ -37,93 +37,75 @@ MEASURED = 256  # held-out texts that the effect is measured on
 def check(stage: Prune, outlook: Outlook) -> Outline:
     with outlook.named():
         loaded = outlook.model(stage.model)
-        check_length(outlook.recipe.text, loaded)
-        return _outlined(stage, loaded)
-
-
-def _outlined(stage: Prune, loaded: LoadedModel) -> Outline:
-    encoder = Encoder(loaded.model, loaded.family)
-    kept = kept_of(stage, encoder)
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        model = blank(encoder, kept)
-    widths = kept.widths
+        check_text_length(outlook.recipe.text, loaded)
+        encoder = Encoder(loaded.model, loaded.family)
+        layers, widths = kept_of(stage, encoder)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model = shaped(encoder, list(range(layers)), widths)
     why = (
-        f"{kept.layers} layers of width {widths.hidden}, {widths.ffn:,} inner units, "
+        f"{layers} layers of width {widths.hidden}, intermediate size {widths.ffn:,}, "
         f"{model.num_parameters() / 1e6:.3g} M parameters"
     )
-    made = with_model(loaded, model, stage.writes or stage.model)
+    made = with_model(loaded, model, *stage.written)
     return Outline(stage, made, (loaded,), why)
 
 
-@dataclass(frozen=True)
-class TargetShape:
-    """What stays of a model: as many layers, and their widths."""
+def kept_of(stage: Prune, encoder: Encoder) -> tuple[int, Widths]:
+    """Return the number of layers that a stage leaves of a model, and their widths.
 
-    layers: int
-    widths: Widths
-
-
-def kept_of(stage: Prune, encoder: Encoder) -> TargetShape:
-    """What a stage leaves of a model with this config.
+    Args:
+        stage: What the user asks for.
+        encoder: The model with its family.
 
     Raises:
-        ValueError: more than there is, or nothing would be pruned.
+        ValueError: The stage asks for more than the model has, or would prune nothing.
     """
     config = encoder.model.config
     old, depth = encoder.widths, int(config.num_hidden_layers)
     ffn = old.ffn if stage.ffn is None else units_to_keep(stage.ffn, old.ffn)
     layers = depth if stage.layers is None else stage.layers
     if layers > depth:
-        raise ValueError(f"layers: {layers} is out of range: the model has {depth}")
+        raise ValueError(f"layers: {layers} is out of range, the model has {depth}. Set fewer.")
     if stage.layers == depth:
-        raise ValueError(f"layers: the model has {depth} already, so there is nothing to prune")
+        raise ValueError(
+            f"layers: the model has {depth} already, so nothing would be pruned. Set fewer."
+        )
     widths = Widths(*_hidden(stage.width, old), ffn)
-    narrow_config(config, encoder.family, widths)  # complains of widths that can't be
-    return TargetShape(layers, widths)
+    narrow_config(config, encoder.family, widths)  # refuses impossible widths
+    return layers, widths
 
 
 def _hidden(width: int | None, old: Widths) -> tuple[int, int]:
-    """Hidden size and heads that stay."""
+    """Return the hidden size and the number of heads that stay."""
     each = old.hidden // old.heads
     if width is None:
         return old.hidden, old.heads
     if width > old.hidden:
-        raise ValueError(f"width: {width} is out of range: the model's is {old.hidden}")
+        raise ValueError(f"width: {width} is out of range, the model's is {old.hidden}. Set less.")
     if width == old.hidden:
-        raise ValueError(f"width: the model's is {width} already, so there is nothing to prune")
+        raise ValueError(f"width: the model's is {width} already. Set less.")
     if width % each:
         raise ValueError(
-            f"width: {width} holds no whole heads of {each}, the width of the model's: take a "
-            f"multiple of {each}"
+            f"width: {width} is not a multiple of {each}, the width of one of the model's heads. "
+            f"Set a multiple of {each}."
         )
     return width, width // each
 
 
-def blank(encoder: Encoder, kept: TargetShape) -> PreTrainedModel:
-    """A model of the shape that is left, on the meta device, as `encoder` is."""
-    return shaped(encoder, list(range(kept.layers)), kept.widths)
-
-
-def run(
-    stage: Prune, folder: Path, context: Context, fingerprint: str
-) -> tuple[dict[str, Any], dict[str, str]]:
+def run(stage: Prune, folder: Path, context: Context, fingerprint: str) -> Done:
     """Write `folder`/model, the pruned model.
 
-    Returns:
-        The stage's result, and name -> path below the folder of the model it wrote.
-
     Raises:
-        ValueError: the model can't be pruned so, or there is no text for taylor.
-        OSError: the disk is full.
+        ValueError: The model can't be pruned so, or there is no text for taylor.
+        OSError: The disk is full.
     """
-    context = context.cut_as(stage.model)
-    loaded = context.open(stage.model)
-    name = stage.writes or stage.model
-    kept = kept_of(stage, Encoder(loaded.model, loaded.family))
+    text, loaded = context.text_for(stage.model), context.open(stage.model)
+    [name] = stage.written
+    layers, widths = kept_of(stage, Encoder(loaded.model, loaded.family))
     nn.Module.to(loaded.model, measuring_device())
-    pruning = _Pruning(stage, loaded, context)
-    model, told = pruning.run(kept)
+    pruning = _Pruning(stage, loaded, text)
+    model, told = pruning.run(layers, widths)
     nn.Module.to(model, measuring_device())
     pruned = with_model(loaded, model, name)
     result = {
@@ -134,52 +116,52 @@ def run(
         **told,
         "parameters": _both(loaded.model, model, lambda m: int(m.num_parameters())),
         "weight_bytes": _both(loaded.model, model, _weight_bytes),
-        "effect": _effect(loaded, pruned, context),
+        "effect": _effect(loaded, pruned, text),
     }
     nn.Module.to(model, "cpu")
     save_model(pruned, folder / "model")
     context.reporter.say(f"{name}: {pruning_note(result)}")
-    context.reporter.say("train it again: a distill stage wins back much of what that cost")
+    context.reporter.say("train it again: a distill stage recovers much of what that cost")
     return result, {name: "model"}
 
 
 class _Pruning:
-    def __init__(self, stage: Prune, loaded: LoadedModel, context: Context) -> None:
-        self.stage, self.loaded, self.context = stage, loaded, context
+    def __init__(self, stage: Prune, loaded: LoadedModel, text: TokenizedText) -> None:
+        self.stage, self.loaded, self.text = stage, loaded, text
         self.read = 0  # texts, by the last scores
 
-    def run(self, kept: TargetShape) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The pruned model, and what was cut, for result.json."""
+    def run(self, kept: int, widths: Widths) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """Return the pruned model, and what was pruned, for result.json."""
         family, told = self.loaded.family, dict[str, Any]()
         encoder = Encoder(self.loaded.model, family)
         depth = int(encoder.model.config.num_hidden_layers)
-        if kept.layers < depth:
+        if kept < depth:
             scores = layer_taylor(encoder, self._read("layers", encoder.model))
-            layers = most_important(scores, kept.layers, family)
+            layers = most_important(scores, kept, family)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 encoder = Encoder(shaped(encoder, layers, encoder.widths), family)
             nn.Module.to(encoder.model, measuring_device())
-            told["layers"] = {"before": depth, "after": kept.layers, "kept": layers}
-            told["layers"]["importance"] = _shares(scores)
+            told["layers"] = {"before": depth, "after": kept, "kept": layers}
+            told["layers"]["importance"] = (scores / scores.sum().clamp(min=1e-30)).tolist()
             told["warnings"] = [str(w.message) for w in caught if w.category is UserWarning]
-        width = encoder.widths.ffn
-        if kept.widths.ffn < width:
+        ffn = encoder.widths.ffn
+        if widths.ffn < ffn:
             if self.stage.importance == "magnitude":
                 scores = unit_magnitudes(encoder)
             else:
-                scores = unit_taylor(encoder, self._read("inner units", encoder.model))
-            encoder = Encoder(prune_ffn(encoder, scores, kept.widths.ffn), family)
-            of_kept = scores.topk(kept.widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
-            told["ffn"] = {"before": width, "after": kept.widths.ffn}
+                scores = unit_taylor(encoder, self._read("FFN units", encoder.model))
+            encoder = Encoder(prune_ffn(encoder, scores, widths.ffn), family)
+            of_kept = scores.topk(widths.ffn).values.sum(-1) / scores.sum(-1).clamp(min=1e-30)
+            told["ffn"] = {"before": ffn, "after": widths.ffn}
             told["ffn"]["importance_kept"] = of_kept.tolist()
-        if kept.widths.hidden == encoder.widths.hidden:
+        if widths.hidden == encoder.widths.hidden:
             return encoder.model, told
-        model, told["width"] = self._narrowed(encoder, kept.widths)
+        model, told["width"] = self._narrowed(encoder, widths)
         return model, told
 
     def _narrowed(self, encoder: Encoder, widths: Widths) -> tuple[PreTrainedModel, dict[str, Any]]:
-        old, side = encoder.widths, self.context.training_side
+        old, side = encoder.widths, self.text.training_side
         sample = [side[i].tolist() for i in range(min(len(side), TEXTS))]
         evidence = self._read("directions and heads", encoder.model)
         choice = chosen_width(encoder, widths.hidden, self.stage, sample, evidence)
@@ -193,26 +175,26 @@ class _Pruning:
         }
 
     def _read(self, what: str, model: PreTrainedModel) -> Evidence:
-        """The training texts that importance reads, and a model's loss on them."""
-        side = self.context.training_side
+        """Return the training texts that importance reads, and a model's loss on them."""
+        side = self.text.training_side
         if self.stage.importance == "taylor":
             self.read = min(self.stage.texts, len(side))
-            self.context.reporter.say(
+            self.text.context.reporter.say(
                 f"importance of {what}: gradients of {self.read:,} training texts"
             )
         loss = task_loss(with_model(self.loaded, model, self.loaded.name))
         return Evidence(self._batches, loss)
 
     def _batches(self) -> Iterator[Batch]:
-        side, done = self.context.training_side, 0
-        for batch in sampled_batches(self.context, side, self.read):
+        side, done = self.text.training_side, 0
+        for batch in self.text.batches(side, self.read):
             yield batch
             done += BATCH
-            self.context.reporter.progress(min(done / self.read, 1.0))
+            self.text.context.reporter.progress(min(done / self.read, 1.0))
 
 
 def most_important(scores: Tensor, count: int, family: Family) -> list[int]:
-    """The layers with the highest scores, in order; the first one stays where it is special."""
+    """Return the most important layers, in order; the first one stays where it is special."""
     order = scores.argsort(descending=True, stable=True).tolist()
     if family.first_layer_is_special:
         order.remove(0)
@@ -223,17 +205,10 @@ def most_important(scores: Tensor, count: int, family: Family) -> list[int]:
 def shaped(
     encoder: Encoder, layers: list[int], widths: Widths, choice: Choice | None = None
 ) -> PreTrainedModel:
-    """The same class with some of its layers, or narrower."""
-    own: StudentFamily | None = None
-    if encoder.family.model_type == "bert":
-        own = "bert"  # and no DistilBERT
-    surgery = Surgery(encoder, Student(layers=layers, family=own))
+    """Build a model of the same class with some of the layers, or narrower."""
+    own: StudentFamily | None = "bert" if encoder.family.model_type == "bert" else None
+    surgery = Surgery(encoder, Student(layers=layers, family=own))  # BERT stays BERT
     return surgery.build(Shape(layers, widths, ""), choice=choice)
-
-
-def _shares(scores: Tensor) -> list[float]:
-    shares: list[float] = (scores / scores.sum().clamp(min=1e-30)).tolist()
-    return shares
 
 
 def _both(before: Any, after: Any, count: Callable[[Any], int]) -> dict[str, int]:
@@ -247,26 +222,26 @@ def _weight_bytes(model: PreTrainedModel) -> int:
 # --- text, and what pruning did to it -------------------------------------------------------------
 
 
-def _effect(before: LoadedModel, after: LoadedModel, context: Context) -> dict[str, Any]:
-    """What is lost before any training, on text that no model was trained on."""
-    side = context.heldout_side
+def _effect(before: LoadedModel, after: LoadedModel, text: TokenizedText) -> dict[str, Any]:
+    """Measure what is lost before any training, on text that no model was trained on."""
+    task, side = before.task, text.heldout_side
     texts = min(MEASURED, len(side))
 
     def batches() -> Iterator[Batch]:
-        return sampled_batches(context, side, texts)
+        return text.batches(side, texts)
 
-    if context.task == Task.SENTENCE_EMBEDDING:
+    if task == Task.SENTENCE_EMBEDDING:
         alike = _correlation(before, after, batches())
         name = "correlation of similarities"
         return {"measure": name, "texts": texts, "before": 1.0, "after": alike}
     losses = [mean_loss(one, batches()) for one in (before, after)]
-    name = "squared difference" if not context.task.has_distribution else "cross-entropy"
+    name = "cross-entropy" if task.has_distribution else "squared difference"
     return {"measure": name, "texts": texts, "before": losses[0], "after": losses[1]}
 
 
 @torch.no_grad()
 def _correlation(before: LoadedModel, after: LoadedModel, batches: Iterator[Batch]) -> float | None:
-    """Pearson's, of the cosine similarities within batches; None where too few texts have any."""
+    """Correlate (Pearson) the cosine similarities within batches; None for too few texts."""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for batch in batches:
         above = torch.ones(len(batch), len(batch), dtype=torch.bool).triu(1)

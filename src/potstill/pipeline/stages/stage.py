@@ -1,12 +1,14 @@
-"""Each kind of stage and its file: what it checks without weights, what it does, its version."""
+"""Choose the file of each kind of stage; run stages into their folders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
-from potstill.pipeline.context import Context, Outline, Outlook
+from potstill import recipe
+from potstill.pipeline.context import Context, Done
+from potstill.pipeline.outlook import Outline, Outlook
 from potstill.pipeline.stages import (
     benchmark,
     distill,
@@ -19,73 +21,76 @@ from potstill.pipeline.stages import (
     report,
     trim_vocabulary,
 )
-from potstill.recipe import (
-    Benchmark,
-    Distill,
-    Evaluate,
-    Export,
-    Finetune,
-    MakeStudent,
-    Prune,
-    Quantize,
-    Report,
-    Stage,
-    TrimVocabulary,
-)
+from potstill.recipe import Stage
 from potstill.storage.files import write_json
 
 
 class StageFile(Protocol):
-    """What the file of a stage has.
+    """Name what the file of a stage has.
+
+    It may also have `check_ahead(stage, context, names)`, which refuses before a training what the
+    stage would refuse after it; `names`: the models that are now what they will be by then.
 
     Attributes:
-        VERSION: raise it when what the stage does changes: finished stages of older runs then run
+        VERSION: Raise it when what the stage does changes; finished stages of older runs then run
             again.
     """
 
     VERSION: int
 
     def check(self, stage: Any, outlook: Outlook) -> Outline:
-        """Find what would stop the stage, without weights; nothing is written.
+        """Find what would stop the stage, without weights and without writing anything.
 
         Raises:
-            ValueError: what it would find wrong with its models, text or settings.
+            ValueError: The stage would refuse its models, text or settings.
         """
 
-    def run(
-        self, stage: Any, folder: Path, context: Context, fingerprint: str
-    ) -> tuple[Mapping[str, Any], dict[str, str]]:
-        """Do it; see `run_stage`.
-
-        Returns:
-            The result, and name -> path below the folder, of the models it wrote.
-        """
+    def run(self, stage: Any, folder: Path, context: Context, fingerprint: str) -> Done:
+        """Run the stage; see `run_stage`."""
 
 
 def file_of(stage: Stage) -> StageFile:  # noqa: C901 - a table, a line a kind
     match stage:
-        case Finetune():
+        case recipe.Finetune():
             return finetune
-        case MakeStudent():
+        case recipe.MakeStudent():
             return make_student
-        case Distill():
+        case recipe.Distill():
             return distill
-        case Prune():
+        case recipe.Prune():
             return prune
-        case TrimVocabulary():
+        case recipe.TrimVocabulary():
             return trim_vocabulary
-        case Export():
+        case recipe.Export():
             return export
-        case Quantize():
+        case recipe.Quantize():
             return quantize
-        case Evaluate():
+        case recipe.Evaluate():
             return evaluate
-        case Benchmark():
+        case recipe.Benchmark():
             return benchmark
-        case Report():
+        case recipe.Report():
             return report
         case _:
             assert_never(stage)
+
+
+def check_ahead(stages: Sequence[Stage], context: Context) -> None:
+    """Refuse before a training what it or a later stage would refuse after it.
+
+    Args:
+        stages: The stage that trains, and those after it.
+        context: What the stages share.
+
+    Raises:
+        ValueError: A teacher would teach nonsense, or too little text is held out.
+    """
+    names = set(context.models)
+    for stage in stages:
+        own_check = getattr(file_of(stage), "check_ahead", None)
+        if own_check is not None:
+            own_check(stage, context, names)
+        names.difference_update(stage.written)
 
 
 def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) -> dict[str, str]:
@@ -98,7 +103,7 @@ def run_stage(stage: Stage, folder: Path, context: Context, fingerprint: str) ->
         fingerprint: Names what the stage does; a training resumes from checkpoints that carry it.
 
     Returns:
-        name -> path below the folder, of the model it wrote (empty if none).
+        name -> path below the folder for the models that it wrote (empty if none).
     """
     result, writes = file_of(stage).run(stage, folder, context, fingerprint)
     if context.is_main:

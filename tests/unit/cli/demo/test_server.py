@@ -134,7 +134,7 @@ def test_no_server_is_left_on_a_port(tmp_path: Path) -> None:
     """A run that can't be shown leaves the port free."""
     with listen(0) as probe:
         port = probe.getsockname()[1]
-    with pytest.raises(ValueError, match="is not a run folder"):
+    with pytest.raises(ValueError, match="not a run folder, there is no recipe"):
         serve(tmp_path, port, open_browser=False)
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))

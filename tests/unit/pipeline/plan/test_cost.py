@@ -15,7 +15,7 @@ from conftest import sentences, tiny_config, tiny_tokenizer
 from potstill.compression import make_student
 from potstill.data import tokenize_corpus
 from potstill.models import LoadedModel, load_model
-from potstill.pipeline.context import Outline
+from potstill.pipeline.outlook import Outline
 from potstill.pipeline.plan.cost import (
     EFFICIENCY,
     LIBRARIES,

@@ -11,7 +11,7 @@ import torch
 
 from conftest import sentences
 from potstill.pipeline import rehearsal
-from potstill.pipeline.fingerprints import given_digests, models_read, stage_fingerprints
+from potstill.pipeline.fingerprints import given_digests, stage_fingerprints
 from potstill.pipeline.plan import plan
 from potstill.pipeline.plan.plan import plan_run
 from potstill.recipe import Recipe
@@ -168,12 +168,12 @@ def finish(run: RunFolder, recipe: Recipe, teacher: Path, number: int) -> Path:
     (folder / "result.json").write_text("{}")
     stage = recipe.stages[number - 1]
     (folder / "model").mkdir()
-    writes = dict.fromkeys(stage.models_written, "model")
+    writes = dict.fromkeys(stage.written, "model")
     digests = {
         **given_digests(["teacher"]),
         **dict.fromkeys(("untrained", "student"), manifest_digest({})),
     }
-    reads = {name: digests[name] for name in models_read(stage, digests)}
+    reads = {name: digests[name] for name in stage.reads_among(digests)}
     run.finish(
         folder, stage_fingerprints(recipe, {"teacher": teacher})[number - 1], writes, reads, 1.0
     )

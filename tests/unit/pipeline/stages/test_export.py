@@ -22,7 +22,7 @@ from potstill.errors import ParityFailed
 from potstill.models import load_model, save_model
 from potstill.pipeline import run
 from potstill.pipeline.plan.plan import plan_run
-from potstill.pipeline.runner import rebuild
+from potstill.pipeline.runner import rebuild_report
 from potstill.pipeline.stages import export as export_stage
 from potstill.recipe import GraphPruning, Recipe
 from potstill.storage.onnx_files import count_parameters
@@ -197,11 +197,11 @@ def test_it_says_beforehand_where_the_shape_lives(
     stage = EXPORT | {"model": "teacher", "prune": prune}
     path = written(tmp_path, yaml.safe_dump(of_encoder(sentence_teacher, text_file, stage)))
     plan = potstill("run", path, "--plan", "--output", tmp_path / "run")
-    assert "no config.json can say such a shape" in " ".join(plan.out.split())
+    assert "only the ONNX graph has this shape" in " ".join(plan.out.split())
     done = potstill("run", path, "--output", tmp_path / "run")
     assert done.code == 1
     said = " ".join(done.out.split())
-    assert said.index("no config.json can say such a shape") < said.index("writing onnx as an ONNX")
+    assert said.index("only the ONNX graph has this shape") < said.index("writing onnx as an ONNX")
     assert "onnx keeps 8 of 16 attention heads: " in said
     assert "its answers agree in " in done.err
     assert (
@@ -247,7 +247,7 @@ def test_nothing_runs_twice_and_a_damaged_graph_is_published_again(finished: Pat
     before = done.stat().st_mtime_ns
     published.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"model\.onnx is not what stage 2 \(export\) wrote"):
-        rebuild(finished)
+        rebuild_report(finished)
     run(recipe, output=finished)
     assert published.read_bytes() == whole
     assert done.stat().st_mtime_ns == before
@@ -303,7 +303,7 @@ def test_too_little_disk(
     monkeypatch.setattr(export_stage.shutil, "disk_usage", lambda _: Disk(10))
     done = potstill("run", path, "--output", tmp_path / "run")
     assert done.code == 1
-    assert "too little disk: the export needs about " in done.err
+    assert "the export needs about " in done.err
     assert not (tmp_path / "run/stages/02-export/model").exists()
 
 

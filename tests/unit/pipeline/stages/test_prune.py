@@ -110,9 +110,8 @@ def test_what_is_not_recovered_is_published_and_said_to_be_so(
     made = run(recipe(sentence_teacher, text_file, *stages), output=tmp_path / "run")
     told = stage_result(made, "02-prune")
     assert told["texts"] == 0
-    assert (
-        widths_of(load_config(made / "model"), FAMILIES["distilbert"]).ffn == 20
-    )  # of a DistilBERT
+    config = load_config(made / "model")
+    assert widths_of(config, FAMILIES["distilbert"]).ffn == 20
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "The model slim was pruned and not trained after it" in page
 
@@ -214,11 +213,14 @@ def test_layers_units_and_width_at_once(
             r"stage 1 \(prune\): ffn: 49 is out of range\. The model's .* size is 48: set",
         ),
         ({"ffn": 48}, r"ffn: 48 is the model's .* size already\. Set a smaller one\."),
-        ({"layers": 5}, "layers: 5 is out of range: the model has 4"),
-        ({"layers": 4}, "the model has 4 already, so there is nothing to prune"),
-        ({"width": 40}, "width: 40 is out of range: the model's is 32"),
-        ({"width": 32}, "width: the model's is 32 already, so there is nothing to prune"),
-        ({"width": 20}, "width: 20 holds no whole heads of 8, .* take a multiple of 8"),
+        ({"layers": 5}, r"layers: 5 is out of range, the model has 4\. Set fewer"),
+        ({"layers": 4}, r"the model has 4 already, so nothing would be pruned\. Set fewer"),
+        ({"width": 40}, r"width: 40 is out of range, the model's is 32\. Set less"),
+        ({"width": 32}, r"width: the model's is 32 already\. Set less"),
+        (
+            {"width": 20},
+            "width: 20 is not a multiple of 8, the width of one .* Set a multiple of 8",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_runs(
@@ -283,7 +285,9 @@ def test_what_can_not_be_pruned(masked_lm_teacher: Path, tmp_path: Path) -> None
     graph.parent.mkdir()
     graph.write_bytes(b"")
     (tmp_path / "config.json").write_text((masked_lm_teacher / "config.json").read_text())
-    with pytest.raises(ValueError, match="is an ONNX file and can't be changed any more"):
+    with pytest.raises(
+        ValueError, match=r"is an ONNX file and can't be changed\. Name the model folder"
+    ):
         potstill.prune(graph, "text.txt", tmp_path / "o", ffn=0.5)
     exported = [{"kind": "export", "model": "teacher"}, {**PRUNE, "model": "onnx", "ffn": 0.5}]
     with pytest.raises(ValueError, match=r"stage 2 \(prune\): the model 'onnx' is an ONNX file"):
@@ -298,7 +302,7 @@ def test_a_plan_tells_shape_and_cost(
 ) -> None:
     made = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "texts": 64}, RECOVER)
     lines = "\n".join(plan_run(made, tmp_path / "run"))
-    assert "leaves  4 layers of width 32, 24 inner units" in lines
+    assert "leaves  4 layers of width 32, intermediate size 24" in lines
     assert "1 prune: gradients of at most 64 texts, about" in lines
     alone = recipe(sentence_teacher, text_file, {**PRUNE, "ffn": 0.5, "importance": "magnitude"})
     assert "1 prune: by the size of weights, without text" in "\n".join(

@@ -19,7 +19,8 @@ from potstill.data.sources import heldout_side
 from potstill.models import LoadedModel, load_model
 from potstill.objectives.pairing import check_pair
 from potstill.pipeline import Silent
-from potstill.pipeline.context import Context, check_length
+from potstill.pipeline.context import Context
+from potstill.pipeline.outlook import check_text_length
 from potstill.pipeline.stages import distill as distill_stage
 from potstill.pipeline.stages.stage import run_stage
 from potstill.recipe import (
@@ -122,7 +123,8 @@ def test_a_narrower_student_keeps_what_the_corpus_says_most_of(
     done({"kind": "make_student", "width": 16, "writes": "narrow"}, context)
     found = load_model(context.models["narrow"], "masked_lm").model.state_dict()
     teacher = load_model(masked_lm_teacher, "masked_lm").model
-    texts = [context.corpus.train[i].tolist() for i in range(64)]
+    train = context.text_for("teacher").corpus.train
+    texts = [train[i].tolist() for i in range(64)]
     expected = make_student(teacher, width=16, sample=texts).state_dict()
     other = make_student(teacher, width=16).state_dict()
     key = "distilbert.embeddings.word_embeddings.weight"
@@ -249,9 +251,12 @@ def test_a_student_that_can_not_follow_its_teacher(masked_lm_teacher: Path, tmp_
 
 def test_a_length_beyond_the_positions(masked_lm_teacher: Path, text_file: Path) -> None:
     teacher = load_model(masked_lm_teacher, "masked_lm")
-    check_length(corpus(text_file, max_length=64), teacher)
-    with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
-        check_length(corpus(text_file, max_length=65), teacher)
+    check_text_length(corpus(text_file, max_length=64), teacher)
+    with pytest.raises(
+        ValueError,
+        match=r"corpus\.max_length: 65 tokens exceed the maximum sequence length of .*, 64\. Set",
+    ):
+        check_text_length(corpus(text_file, max_length=65), teacher)
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -261,7 +266,7 @@ def test_the_corpus_tells_its_warnings(context: Context, tmp_path: Path) -> None
     path = tmp_path / "twice.txt"
     path.write_text("\n".join(sentences(20) * 2))
     context = replace(context, text_settings=corpus(path))
-    assert context.corpus.counts["duplicates"] == 20
+    assert context.text_for("teacher").corpus.counts["duplicates"] == 20
     notes = context.reporter.said  # type: ignore[attr-defined]
     assert any(note.startswith("note: 20 texts are the same") for note in notes)
 
@@ -337,7 +342,7 @@ def test_other_processes_wait_until_the_first_has_asked(
     monkeypatch.setattr(distill_stage, "teacher_answers", recorded)
     twice = Distill(objectives=[SoftTargets()], training=Training(epochs=2))
     found = distill_stage._answers(
-        twice, {"teacher": load_model(teacher, "classification")}, context
+        twice, {"teacher": load_model(teacher, "classification")}, context.text_for("teacher")
     )
     assert happened == (["asks", "waits"] if is_main else ["waits", "asks"])
     assert len(found["teacher"]) == 40  # train and dev

@@ -197,7 +197,7 @@ def test_sources_of_its_own_decide_and_their_content_is_fingerprinted(
 def test_a_plan_tells_what_is_kept_at_most(sentence_teacher: Path, tmp_path: Path) -> None:
     made = recipe("sentence_embedding", sentence_teacher, text_of(tmp_path), {**TRIM, "size": 80})
     lines = "\n".join(plan_run(made, tmp_path / "run"))
-    assert "the pieces that its text uses, 80 of 86 at most" in lines
+    assert "the subword tokens that its text uses, at most 80 of 86" in lines
 
 
 def test_columns_without_sources_are_refused(tmp_path: Path) -> None:
