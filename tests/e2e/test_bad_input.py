@@ -162,7 +162,7 @@ def _other_shape(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (_no_folder, "no such folder"),
+        (_no_folder, "was not found. Check the path of the model folder."),
         (_empty, "is not a model folder (it has no config.json)"),
         (_no_weights, "no model.safetensors"),
         (_cut_weights, "its safetensors file is damaged"),
@@ -190,7 +190,10 @@ def test_a_teacher_of_a_package_or_the_hub(potstill: Potstill, text_file: Path, 
         run(potstill, tree("package:no_such_package/model", text_file)),
         "the package 'no_such_package' is not installed",
     )
-    refused(run(potstill, tree("org/model", text_file)), "teacher.model: org/model can't be had")
+    refused(
+        run(potstill, tree("org/model", text_file)),
+        "teacher.model: 'org/model' is not a local folder, and the hub cannot be reached",
+    )
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -383,7 +386,7 @@ def test_a_path_below_a_file(
     (work / "file").write_text("malt")
     recipe = tree(masked_lm_teacher, text_file)
     refused(run(potstill, recipe, "--output", "file"), "file is a file, not a folder")
-    refused(run(potstill, recipe, "--output", "file/run"), "file/run can't be used")
+    refused(run(potstill, recipe, "--output", "file/run"), "file/run cannot be used")
     assert (work / "file").read_text() == "malt"
 
 
@@ -393,7 +396,7 @@ def test_a_folder_of_something_else(
     recipe = tree(masked_lm_teacher, text_file)
     (work / "letters").mkdir()
     (work / "letters" / "a.txt").write_text("malt")
-    refused(run(potstill, recipe, "-o", "letters"), "letters is not empty and no run")
+    refused(run(potstill, recipe, "-o", "letters"), "letters is not empty and is not a run")
     (work / "other").mkdir()
     (work / "other" / "recipe.yaml").write_text("name: another\n")
     refused(

@@ -93,5 +93,8 @@ def test_a_second_teacher_that_is_not_there(
     potstill: Potstill, masked_lm_teacher: Path, text_file: Path, work: Path
 ) -> None:
     recipe = tree(masked_lm_teacher, text_file, teachers={"big": "./nowhere"})
-    refused(run(potstill, recipe), "teachers.big.model: ./nowhere: no such folder")
+    refused(
+        run(potstill, recipe),
+        "teachers.big.model: './nowhere' was not found. Check the path of the model folder.",
+    )
     assert not (work / "runs").exists()

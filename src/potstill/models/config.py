@@ -13,7 +13,7 @@ from potstill.models.hub import one_sentence, quiet, read_remote_json
 from potstill.recipe import ENDINGS, Head, Task
 from potstill.storage.model_folders import MODULES
 from potstill.storage.onnx_files import folder_of, is_onnx
-from potstill.storage.places import place_of
+from potstill.storage.places import local_folder
 
 
 def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> PretrainedConfig:
@@ -23,9 +23,7 @@ def load_config(spec: str | os.PathLike[str], revision: str | None = None) -> Pr
         ValueError: no such model.
     """
     name = os.fspath(spec)
-    place = _folder_or_name(name)
-    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
-        raise ValueError(f"{name} is not a model folder (it has no config.json): give one that is")
+    place = place_of(name)
     with quiet(), one_sentence(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             place, revision=revision, trust_remote_code=False
@@ -43,7 +41,7 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
         ValueError: no such model, or one with the head of another task.
     """
     name = os.fspath(spec)
-    path = _folder_or_name(name)
+    path = place_of(name)
     if read_remote_json(path, MODULES, None, name) is not None:
         return Task.SENTENCE_EMBEDDING
     config = read_remote_json(path, "config.json", None, name)
@@ -63,9 +61,10 @@ def task_of(spec: str | os.PathLike[str]) -> Task:
     raise ValueError(f"{name}: {classes[0]} has the head of no task that Potstill knows")
 
 
-def _folder_or_name(name: str) -> str:
-    """Where config.json is looked for: of an .onnx file the model folder that it lies in."""
-    return place_of(os.fspath(folder_of(name)) if is_onnx(name) else name)
+def place_of(name: str) -> str:
+    """Return where config.json is read from: a local folder, or the name of a model on the hub."""
+    place = os.fspath(folder_of(name)) if is_onnx(name) else name
+    return os.fspath(local_folder(place, name) or place)
 
 
 def _sequence_task(config: dict[str, Any]) -> Task:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from potstill.errors import NotFinite
-from potstill.models.config import has_head, inputs_of, is_unnamed, load_config
+from potstill.models.config import has_head, inputs_of, is_unnamed, load_config, place_of
 from potstill.models.families import (
     Family,
     family_of,
@@ -41,7 +41,6 @@ from potstill.recipe import Head, Task
 from potstill.storage.files import writing
 from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
-from potstill.storage.places import place_of
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from potstill.data.sources import sources_fingerprint
 from potstill.pipeline.stages.stage import file_of
 from potstill.recipe import Corpus, Recipe, Stage, Task, TaskData
 from potstill.recipe.config import digested
-from potstill.storage.manifest import manifest_digest, model_manifest, model_part
+from potstill.storage.manifest import manifest_digest, model_manifest, model_part, sha256
 
 # Like a stage's VERSION, for what all stages of a task do.
 _TASK_VERSIONS = {"token_classification": 2}
@@ -74,4 +73,4 @@ def written_digests(done: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(parts, sort_keys=True).encode())

@@ -25,7 +25,7 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
     """
     check_run(folder, recipe.name)
     for key, teacher in _given(recipe).values():
-        local_folder(key, teacher)
+        local_folder(teacher.model, f"{key}: '{teacher.model}'")
     own = [source for stage in recipe.stages for source in stage.text_sources]
     for source in [*recipe.text.all_sources, *own]:
         if isinstance(source, Files):

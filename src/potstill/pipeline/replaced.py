@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from potstill.recipe import Stage, published_chain
 from potstill.storage import RunFolder
 from potstill.storage.files import read_json
-from potstill.storage.manifest import model_part, verify_manifest
+from potstill.storage.manifest import model_part, sha256, verify_manifest
 from potstill.storage.onnx_files import ONNX
 
 RESULTS = ("metrics.json", "report.html")
@@ -90,7 +89,7 @@ def set_aside_results(run: RunFolder, *, model: bool) -> list[str]:
     if not names:
         return []
     recipe = run.path / "recipe.yaml"
-    digest = hashlib.sha256(recipe.read_bytes() if recipe.is_file() else b"").hexdigest()
+    digest = sha256(recipe if recipe.is_file() else b"")
     target = _vacant(run, f"results-{digest[:8]}", "")
     target.mkdir()
     for name in ("recipe.yaml", "environment.json"):

@@ -7,7 +7,6 @@ browser takes no other style from it, and neither scripts nor anything from else
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any
@@ -16,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from potstill.reporting.table import number
+from potstill.storage.manifest import sha256
 
 EXCERPT = 160  # characters of a text in a table
 
@@ -28,7 +28,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     """
     file = resources.files("potstill.reporting") / "templates" / "page.css"
     style = file.read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    digest = base64.b64encode(bytes.fromhex(sha256(style.encode()))).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return filled(template, {**values, "style": Markup(style), "policy": policy})  # ours, too
 

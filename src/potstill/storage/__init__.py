@@ -16,21 +16,13 @@ if TYPE_CHECKING:
     from potstill.storage.machine import environment
     from potstill.storage.run_folder import RunFolder, open_run
 
-__all__ = [
-    "RunFolder",
-    "cache_folder",
-    "environment",
-    "open_run",
-]
+__all__ = ["RunFolder", "cache_folder", "environment", "open_run"]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "caches": ("cache_folder",),
-        "machine": ("environment",),
-        "run_folder": (
-            "RunFolder",
-            "open_run",
-        ),
+        "caches": ["cache_folder"],
+        "machine": ["environment"],
+        "run_folder": ["RunFolder", "open_run"],
     },
 )

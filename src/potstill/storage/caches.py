@@ -8,7 +8,6 @@ hashes a file again only when the file has changed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+from potstill.storage.files import write_text
+from potstill.storage.manifest import blake2b, file_blake2b
 
 T = TypeVar("T")
 
@@ -29,11 +31,9 @@ _COARSE = 2_000_000_000  # ns: no file system's times are coarser
 
 Checksum = str | list[str]
 
-CACHE_VARIABLE = "POTSTILL_CACHE"
-
 
 class Damaged(Exception):
-    """A cache folder isn't as it was written; the message says in which file."""
+    """Say in which file a cache folder is not as it was written."""
 
 
 def kept(
@@ -43,48 +43,48 @@ def kept(
     what: str,
     say: Callable[[str], None],
 ) -> T:
-    """What a cache folder holds, built first where it isn't there or not as it was written.
+    """Open a cache folder, built first where it is missing or not as it was written.
 
     Several processes may do this at once: the first to finish wins.
 
     Args:
-        build: fills an empty folder.
-        opened: what a folder holds; raises Damaged, as `read_meta` does.
-        what: the cache, for messages.
-        say: called with a sentence where the folder is damaged.
+        folder: The cache's folder.
+        build: Fills an empty folder.
+        opened: Returns what a folder holds; raises Damaged, as `read_meta` does.
+        what: Names the cache in messages.
+        say: Receives a sentence where the folder is damaged.
 
     Raises:
-        ValueError: the folder can't be written, or what was written can't be read back.
+        ValueError: The folder cannot be written, or cannot be read back.
     """
     if os.path.exists(folder):  # and complete, since it has this name; Path.exists may raise
         try:
             return opened(folder)
         except Damaged as damage:
-            say(f"{folder}: the {what} is damaged ({damage}); rebuilding it")
+            say(f"{folder}: the {what} is damaged ({damage}). It is built again.")
     # Renamed when it is complete, so that no other process ever sees half of it.
-    building = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    building = _beside(folder)
     try:
         building.mkdir(parents=True)
         build(building)
         return _publish(building, folder, opened)
     except OSError as error:  # sources turn theirs into ValueError
         raise ValueError(
-            f"{folder.parent}: the {what} can't be written ({error.strerror or error}): make room "
-            "or choose another folder"
+            f"{folder.parent}: the {what} cannot be written ({error.strerror or error}). Free some "
+            "disk space or choose another folder."
         ) from None
     except Damaged as damage:
         raise ValueError(
-            f"{folder}: the {what} was written and can't be read back ({damage}): check the disk "
-            "or choose another folder"
+            f"{folder}: the {what} was written but cannot be read back ({damage}). Check the disk "
+            "or choose another folder."
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def key_of(parts: object) -> str:
-    """A folder's name for what decides its content: 32 hex digits of a value that JSON can hold."""
-    content = json.dumps(parts, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    """Name a folder by what decides its content: 32 hex digits of a value that JSON can hold."""
+    return blake2b(json.dumps(parts, sort_keys=True).encode()).hex()
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -94,15 +94,14 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
         path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
         for path in files
     }
-    content = {"meta": meta, "checksum": key_of(meta)}
-    (folder / _META).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(folder / _META, json.dumps({"meta": meta, "checksum": key_of(meta)}, indent=1))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """A folder's meta.json, once all files are what it says.
+    """Read a folder's meta.json, and check all files against it.
 
     Raises:
-        Damaged: a file is missing or has changed.
+        Damaged: A file is missing or has changed.
     """
     try:
         content = json.loads((folder / _META).read_text(encoding="utf-8"))
@@ -128,17 +127,23 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def cache_folder() -> Path:
+    """Locate the cache of tokenized text: $POTSTILL_CACHE, else in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "potstill"
+    return Path(os.environ.get("POTSTILL_CACHE") or default)
+
+
 def _unreadable(name: str, error: OSError) -> Damaged:
     if isinstance(error, FileNotFoundError):
         return Damaged(f"{name} is missing")
-    return Damaged(f"{name} can't be read: {error.strerror or error}")
+    return Damaged(f"{name} cannot be read: {error.strerror or error}")
 
 
 _known: dict[tuple[str, int, int, int, int], Checksum] = {}
 
 
 def _checksum(path: Path) -> Checksum:
-    """A file's checksum, computed once in a process as long as the file is the same."""
+    """Compute a file's checksum, once in a process as long as the file is the same."""
     stat = path.stat()
     now = time.time_ns()
     key = os.path.abspath(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
@@ -152,12 +157,11 @@ def _checksum(path: Path) -> Checksum:
 
 
 def _computed(path: Path) -> Checksum:
-    """A hash of a file; of a token file, which may be huge, one a shard."""
+    """Hash a file; a token file, which may be huge, in shards."""
     with path.open("rb") as stream:
         if path.suffix != ".bin":
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        shards = iter(lambda: stream.read(_SHARD), b"")
-        return [hashlib.blake2b(shard, digest_size=16).hexdigest() for shard in shards]
+            return file_blake2b(stream)
+        return [blake2b(shard).hex() for shard in iter(lambda: stream.read(_SHARD), b"")]
 
 
 def _publish(building: Path, folder: Path, opened: Callable[[Path], T]) -> T:
@@ -174,7 +178,7 @@ def _publish(building: Path, folder: Path, opened: Callable[[Path], T]) -> T:
             if _inode(folder) != judged:  # another process has put a good one there meanwhile
                 continue
             # Moved first, so that the place is free at once.
-            damaged = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+            damaged = _beside(folder)
             with suppress(FileNotFoundError):  # another process was quicker
                 folder.rename(damaged)
             shutil.rmtree(damaged, ignore_errors=True)
@@ -182,14 +186,11 @@ def _publish(building: Path, folder: Path, opened: Callable[[Path], T]) -> T:
             return opened(folder)
 
 
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+
+
 def _inode(folder: Path) -> int | None:
-    try:
+    with suppress(FileNotFoundError):
         return folder.stat().st_ino
-    except FileNotFoundError:
-        return None
-
-
-def cache_folder() -> Path:
-    """Where tokenised text is kept between runs: $POTSTILL_CACHE, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "potstill"
-    return Path(os.environ.get(CACHE_VARIABLE) or default)
+    return None

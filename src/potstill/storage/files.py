@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,80 +15,73 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-# --- files ----------------------------------------------------------------------------------------
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename the file written there into place.
+
+    A crash leaves the old file or the new one, never a part.
+
+    Raises:
+        OSError: The folder is missing or cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that a crash leaves the old file or the new one, never a part.
 
     Raises:
-        OSError: the folder is missing or can't be written.
+        OSError: The folder is missing or cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            # mkstemp makes private files; a run is as readable as anything else its user writes
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON; NaN and infinities are refused, as other readers refuse them.
+    """Write indented JSON as `write_text` does.
 
     Raises:
-        ValueError: the value holds NaN or an infinity. TypeError: it holds what JSON has not.
+        ValueError: The value holds NaN or an infinity, which other readers refuse.
+        TypeError: The value holds an object that JSON has no form for.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+    """Read the value of a JSON file.
 
     Raises:
-        ValueError: not there, not readable or not JSON; the message names the file.
+        ValueError: The file is missing, unreadable or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error.strerror})") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
         raise ValueError(f"{path}: not valid JSON ({error})") from None
 
 
-def sync_file(path: Path) -> None:
-    """Flush to the disk what another library wrote."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk, so that a power cut loses neither."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
 @contextmanager
 def whole_or_gone(folder: Path) -> Iterator[None]:
-    """Leave nothing of a folder that doesn't come to its end."""
+    """Remove a folder if the block that writes it fails."""
     try:
         yield
     except BaseException:
@@ -98,10 +91,10 @@ def whole_or_gone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn safetensors' own error into the operating system's that is behind it.
+    """Turn an error of safetensors into the operating system's error behind it.
 
     Raises:
-        OSError: the disk is full, or the file larger than allowed; it names `path`.
+        OSError: The disk is full, or the file is larger than allowed; it names `path`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Telling a lack of memory from other errors, without importing torch."""
+"""What a run's environment is, and whether an error is a lack of memory; torch is not imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,8 @@ import psutil
 
 # What allocators say, in lower case: torch's of the CPU and of accelerators, C++'s, cuBLAS'.
 _SAID = (
-    "allocate memory",
-    "not enough memory",
-    "out of memory",
-    "outofmemory",
-    "memoryerror",
-    "bad_alloc",
-    "alloc_failed",
+    *("allocate memory", "not enough memory", "out of memory", "outofmemory", "memoryerror"),
+    *("bad_alloc", "alloc_failed"),
 )
 
 LIBRARIES = (
@@ -32,7 +28,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_b
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's or torch's way of saying that memory ran out."""
+    """Return whether an error is Python's or torch's report that memory ran out."""
     if isinstance(error, MemoryError):
         return True
     # torch.OutOfMemoryError is a RuntimeError; its CPU allocator raises a plain one
@@ -40,15 +36,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def tells_out_of_memory(text: str) -> bool:
-    """Whether a message, or what a process left on standard error, says that memory ran out."""
+    """Return whether a message, or a process's standard error, reports that memory ran out."""
     return any(said in text.lower() for said in _SAID)
 
 
-# --- environment ----------------------------------------------------------------------------------
-
-
 def environment() -> dict[str, Any]:
-    """Versions, CPU, memory (bytes), threads, GPUs, git revision: what environment.json stores.
+    """Collect what environment.json stores: versions, CPU, memory (bytes), threads, GPUs, revision.
 
     GPUs and torch's threads are null unless torch is already imported: asking costs seconds.
     """
@@ -68,9 +61,13 @@ def environment() -> dict[str, Any]:
             "physical_cores": psutil.cpu_count(logical=False),
         },
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": None if torch is None else _gpus(torch),
+        "gpus": torch
+        and [
+            torch.cuda.get_device_name(index)
+            for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        ],
         "threads": {
-            "torch": None if torch is None else torch.get_num_threads(),
+            "torch": torch and torch.get_num_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
         "git_revision": _git_revision(),
@@ -78,7 +75,7 @@ def environment() -> dict[str, Any]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """Return the installed version of a distribution, or None."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -86,40 +83,31 @@ def installed_version(distribution: str) -> str | None:
 
 
 def read_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
-    """The CPU's model name and its feature flags; no flags without /proc/cpuinfo."""
+    """Read the CPU's model name and its feature flags; no flags without /proc/cpuinfo."""
     values: dict[str, str] = {}
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        values.setdefault(key.strip(), value.strip())
+    with suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            values.setdefault(key.strip(), value.strip())
     name = values.get("model name") or platform.processor() or platform.machine()
     return name, frozenset(values.get("flags", values.get("Features", "")).split())
 
 
-def _gpus(torch: Any) -> list[str]:
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
 def _git_revision() -> str | None:
-    """Revision of the checkout that this code runs from, "+" where it has uncommitted changes."""
-    here = Path(__file__).resolve().parent
+    """Return the revision of this code's checkout, "+" where it has uncommitted changes."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=here.parent, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
     try:
-        revision = _git(here, "rev-parse", "HEAD")
+        revision = git("rev-parse", "HEAD")
         # an installed package may lie inside the checkout of something else
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+        git("ls-files", "--error-unmatch", here.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
         return f"{revision}+" if changed else revision
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    finished = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-    )
-    return finished.stdout.strip()

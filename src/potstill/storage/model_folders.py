@@ -14,9 +14,6 @@ MODULES = "modules.json"
 _INDEXES = "*.index.json"  # of weights in several files
 
 
-# --- reading: no path leads out of a model folder -------------------------------------------------
-
-
 def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
     """Refuse a model folder of which a path or a link leads somewhere else.
 
@@ -24,8 +21,8 @@ def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
     the same repository's blobs. A link to a folder is not followed.
 
     Args:
-        folder: It may be a link itself.
-        others: Further paths below it, beside those of the files that loading a model reads.
+        folder: The model folder, which may be a link itself.
+        others: Further paths in the folder to check, beside those that loading a model reads.
 
     Raises:
         ValueError: There is such a path or link; the message names it.
@@ -48,12 +45,12 @@ def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
 
 
 def _check_named(folder: Path, file: str, path: Any) -> str:
-    """`check_path`, at most one folder deep: no manifest looks deeper for what decides a model."""
+    """Check a path, at most one folder deep: manifests look no deeper for what decides a model."""
     name = check_path(os.fspath(folder), file, path)
     if name.count("/") > 1:
         raise ValueError(
-            f"{folder}: {file} names the path {path!r}, which lies more than one folder deep: move "
-            "it to the model folder or to a folder in it, and name it there"
+            f"{folder}: {file} names the path {path!r}, which lies more than one folder deep. Move "
+            "it to the model folder or to a folder in it, and name it there."
         )
     return name
 
@@ -62,8 +59,9 @@ def check_path(model: str, file: str, path: Any) -> str:
     """Refuse a path that a file of a model folder names, unless it lies plainly below the folder.
 
     Args:
-        model: What messages call the model.
+        model: Names the model in messages.
         file: The file that names the path.
+        path: The path.
 
     Returns:
         The path.
@@ -76,14 +74,14 @@ def check_path(model: str, file: str, path: Any) -> str:
     if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
         raise ValueError(
             f"{model}: {file} names the path {path!r}, which does not lie plainly below the model "
-            "folder: name one as '1_Pooling', without '..', '.', a backslash or a leading or "
-            "doubled '/'"
+            "folder. Name a path such as '1_Pooling', without '..', '.', a backslash or a leading "
+            "or doubled '/'."
         )
     return str(path)
 
 
 def _names_in(path: Path) -> list[Any]:
-    """The paths that a file of a model folder names; whoever reads it says if it is damaged."""
+    """List the paths that a file of a model folder names; its reader reports if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -106,15 +104,11 @@ def _check_links(folder: Path, path: Path, inside: Iterable[Path]) -> None:
         step = folder.joinpath(*parts[:count])
         if not step.is_symlink():
             continue
-        link = step.relative_to(folder)
-        if count < len(parts) or step.is_dir():
-            raise ValueError(
-                f"{folder}: {link} is a link to a folder, which is not followed: put a copy of the "
-                "folder in its place"
-            )
+        kind = "folder" if count < len(parts) or step.is_dir() else "file"
         target = Path(os.path.realpath(step))  # which, unlike resolve, bears links in a circle
-        if not any(target.is_relative_to(place) for place in inside):
+        if kind == "folder" or not any(target.is_relative_to(place) for place in inside):
+            where = " outside of the model folder" if kind == "file" else ""
             raise ValueError(
-                f"{folder}: {link} is a link to a file outside of the model folder, which is not "
-                "followed: put a copy of the file in its place"
+                f"{folder}: {step.relative_to(folder)} is a link to a {kind}{where}, which is not "
+                f"followed. Replace the link by a copy of the {kind}."
             )

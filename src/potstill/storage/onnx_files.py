@@ -1,4 +1,4 @@
-"""ONNX files: which model folder they are of, what they weigh. Nothing here imports torch.
+"""ONNX files: their model folder, their weights, a session; nothing here imports torch.
 
 A model is a folder, or an .onnx file in the folder onnx/ of one, whose config and tokenizer are
 found two levels up.
@@ -6,6 +6,8 @@ found two levels up.
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import os
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,49 +21,47 @@ MAX_LENGTH = "max_length"  # a graph's own property: tokens that it has position
 
 
 def is_onnx(model: str | os.PathLike[str]) -> bool:
-    """Whether a path names an .onnx file, there or not."""
+    """Return whether a path names an .onnx file, which need not exist."""
     return Path(model).suffix == f".{ONNX}"
 
 
 def folder_of(graph: str | os.PathLike[str]) -> Path:
-    """The model folder that an .onnx file is of.
+    """Find the model folder that an .onnx file belongs to.
 
     Raises:
-        ValueError: there is no such file, or no config.json two levels up.
+        ValueError: There is no such file, or no config.json two levels up.
     """
     path = Path(graph).expanduser()
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path} was not found. Check the path of the .onnx file.")
     folder = path.absolute().parent.parent
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{path}: {folder} holds no config.json: an .onnx file is read with the model folder "
-            f"that it lies in, as FOLDER/{ONNX}/{path.name}"
+            f"{path}: {folder} holds no config.json. Put the file into the folder {ONNX} of its "
+            f"model folder, as FOLDER/{ONNX}/{path.name}."
         )
     return folder
 
 
 def require_onnx() -> None:
-    """Refuse what can't be done without the extra.
+    """Refuse to go on without the packages of the extra `onnx`.
 
     Raises:
         ValueError: onnx or onnxruntime is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401  (a slow import that comes anyway)
-    except ImportError as error:
-        raise ValueError(
-            f"ONNX files need the package {error.name}: pip install 'potstill[onnx]'"
-        ) from None
-    del onnx
+    for name in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"ONNX files need the package {name}. Install it with `pip install "
+                "'potstill[onnx]'`."
+            )
 
 
 def graph_files(graph: Path) -> list[Path]:
-    """The files of a graph: itself, and those that hold weights outside of it.
+    """List the files of a graph: itself, and those that hold weights outside of it.
 
     Raises:
-        ValueError: as `read_graph`, or weights that lie outside of the graph's folder.
+        ValueError: As `read_graph`, or weights lie outside of the graph's folder.
     """
     from onnx.external_data_helper import uses_external_data
 
@@ -76,23 +76,23 @@ def graph_files(graph: Path) -> list[Path]:
         path = PurePath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name:
             raise ValueError(
-                f"{graph} names a file of weights outside of its folder ({name!r}): save the graph "
-                "again with its weights beside it"
+                f"{graph} names a file of weights outside of its folder ({name!r}). Save the graph "
+                "again with its weights beside it."
             )
     return [graph, *(graph.parent / name for name in sorted(outside))]
 
 
 def weight_bytes(model: Path) -> int:
-    """Bytes of a graph's files, or of the weights in a model folder."""
+    """Count the bytes of a graph's files, or of the weights in a model folder."""
     files = graph_files(model) if is_onnx(model) else model.glob("*.safetensors")
     return sum(path.stat().st_size for path in files)
 
 
 def read_graph(graph: Path) -> Any:
-    """An onnx.ModelProto without the weights that lie outside of the file.
+    """Read an onnx.ModelProto without the weights that lie outside of the file.
 
     Raises:
-        ValueError: the file is no ONNX graph.
+        ValueError: The file is no ONNX graph.
     """
     require_onnx()
     import onnx
@@ -101,17 +101,17 @@ def read_graph(graph: Path) -> Any:
     try:
         return onnx.load(graph, load_external_data=False)
     except DecodeError:
-        raise ValueError(f"{graph} is damaged, or no ONNX file") from None
+        raise ValueError(
+            f"{graph} is damaged or not an ONNX file. Export the model again."
+        ) from None
 
 
 def count_parameters(graph: Path) -> int:
-    """Numbers in a graph's initialisers: weights, each once, without the scales and zero points of
-    quantised ones, and without single and whole numbers, such as shapes.
+    """Count the weights in a graph's initializers, each once; packed 4-bit ones as unpacked.
 
-    4-bit weights are packed: they count as what they stand for.
+    Scales and zero points of quantized weights, single numbers and integers, such as shapes, are
+    not counted.
     """
-    import math
-
     from onnx import TensorProto, helper
 
     proto = read_graph(graph).graph
@@ -123,30 +123,26 @@ def count_parameters(graph: Path) -> int:
             packed.update(node.input[1:4])
     whole = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
     for tensor in proto.initializer:
-        beside = tensor.name.endswith(("_scale", "_zero_point"))
-        single = not tensor.dims
-        if not (single or beside or tensor.name in packed or tensor.data_type in whole):
+        beside = tensor.name in packed or tensor.name.endswith(("_scale", "_zero_point"))
+        if tensor.dims and not beside and tensor.data_type not in whole:
             count += math.prod(tensor.dims)
     return count
 
 
 def not_finite_in(graph: Any, folder: Path) -> list[str]:
-    """Names of a graph's weights and constants that hold NaN or infinity.
+    """Name a graph's weights and constants that hold NaN or infinity.
 
     Infinity as a single number, and matrices of 0 and minus infinity, are no weights: a graph masks
     with them.
 
     Args:
         graph: An onnx.GraphProto.
-        folder: Where its file is, for weights that lie outside of it.
+        folder: The folder of its file, for weights that lie outside of the file.
     """
-    import math
-
     import numpy as np
     from onnx import TensorProto
 
     kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-    names = []
     constants = [
         (node.output[0], attribute.t)
         for node in graph.node
@@ -154,6 +150,7 @@ def not_finite_in(graph: Any, folder: Path) -> list[str]:
         for attribute in node.attribute
         if attribute.name == "value"
     ]
+    names = []
     for name, tensor in [*((each.name, each) for each in graph.initializer), *constants]:
         if tensor.data_type not in kinds or not math.prod(tensor.dims):
             continue
@@ -166,27 +163,25 @@ def not_finite_in(graph: Any, folder: Path) -> list[str]:
 
 
 def _values(tensor: Any, folder: Path) -> Any:
+    import numpy as np
     from onnx import helper, numpy_helper
     from onnx.external_data_helper import uses_external_data
 
     if not uses_external_data(tensor):
         return numpy_helper.to_array(tensor)
-    import numpy as np
-
     # by hand: onnx itself follows no link, and the hub's cache is all links
     where = {entry.key: entry.value for entry in tensor.external_data}
-    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    with (folder / where["location"]).open("rb") as stream:
-        stream.seek(int(where.get("offset", 0)))
-        size = int(where.get("length") or -1)
-        return np.frombuffer(stream.read(size), kind)
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    size, offset = int(where.get("length") or 0), int(where.get("offset", 0))
+    count = size // kind.itemsize if size else -1
+    return np.fromfile(folder / where["location"], kind, count, offset=offset)
 
 
 def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
-    """An onnxruntime.InferenceSession on the CPU.
+    """Open an onnxruntime.InferenceSession on the CPU.
 
     Raises:
-        ValueError: onnxruntime is not installed or can't read the file, or the graph takes other
+        ValueError: onnxruntime is not installed or cannot read the file, or the graph takes other
             inputs than text encoders do.
     """
     require_onnx()
@@ -202,10 +197,13 @@ def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
         )
     except Exception as error:  # onnxruntime's own classes share no base but this one
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"{graph}: onnxruntime can't open it: {first}") from None
+        raise ValueError(
+            f"{graph}: onnxruntime cannot open the file ({first}). Export the model again."
+        ) from None
     for found in session.get_inputs():
         if found.name not in INPUTS:
             raise ValueError(
-                f"{graph} takes an input {found.name}: a text encoder takes {', '.join(INPUTS)}"
+                f"{graph} takes an input {found.name}. Give a text encoder, which takes "
+                f"{', '.join(INPUTS)}."
             )
     return session

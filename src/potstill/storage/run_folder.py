@@ -19,21 +19,18 @@ from typing import Any
 
 import yaml
 
-from potstill.storage.files import read_json, sync_file, sync_folder, write_json
-from potstill.storage.manifest import Manifest, manifest_of, verify_manifest
+from potstill.storage.files import read_json, sync, write_json
+from potstill.storage.manifest import Manifest, manifest, verify_manifest
 from potstill.storage.model_folders import check_folder
 
 CHECKPOINTS = ("checkpoints", "checkpoints-best")  # below a training's folder
 
 
 def sync_below(folder: Path) -> None:
-    """Flush to the disk a folder and all that is below it."""
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_folder(path)
-        elif path.is_file():
-            sync_file(path)
-    sync_folder(folder)
+    """Flush a folder and all that is below it to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir() or path.is_file():
+            sync(path)
 
 
 # --- the run folder -------------------------------------------------------------------------------
@@ -41,15 +38,19 @@ def sync_below(folder: Path) -> None:
 
 @dataclass
 class RunFolder:
-    """A run's folder; `open_run` makes and checks one."""
+    """Hold a run's folder; `open_run` makes and checks one.
+
+    Attributes:
+        path: The folder.
+        damage: Stage folder -> why `done` returned None although the stage once finished.
+    """
 
     path: Path
-    # Stage folder -> why `done` said no although the stage once finished.
     damage: dict[Path, str] = field(default_factory=dict)
 
     @property
     def model(self) -> Path:
-        """Where the published model is."""
+        """Locate the published model."""
         return self.path / "model"
 
     @contextmanager
@@ -57,7 +58,7 @@ class RunFolder:
         """Hold the run folder, an interrupted `publish` repaired; freed however the process ends.
 
         Raises:
-            ValueError: another process holds it; the message names its pid.
+            ValueError: Another process holds it; the message names its pid.
         """
         with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
             try:
@@ -66,8 +67,8 @@ class RunFolder:
                 stream.seek(0)
                 pid = stream.read().strip() or "unknown"
                 raise ValueError(
-                    f"another potstill process (pid {pid}) works in {self.path}: "
-                    "wait for it, or choose another --output"
+                    f"{self.path}: another potstill process (pid {pid}) is using this folder. Wait "
+                    "until it ends, or choose another --output."
                 ) from None
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
@@ -78,11 +79,11 @@ class RunFolder:
             yield
 
     def stage_folder(self, number: int, kind: str) -> Path:
-        """stages/NN-kind, counted from 1; not created."""
+        """Name a stage's folder, stages/NN-kind, counted from 1; it is not created."""
         return self.path / "stages" / f"{number:02d}-{kind}"
 
     def done(self, stage_folder: Path) -> dict[str, Any] | None:
-        """What DONE says of a finished stage, or None where it is not finished or no longer whole.
+        """Read DONE of a finished stage; None where it is not finished or no longer whole.
 
         Sizes are compared before hashes, so a truncated file costs no reading. Where a stage
         finished once but is damaged now, `damage[stage_folder]` says how.
@@ -92,7 +93,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            record = read_json(path)
+            record: dict[str, Any] = read_json(path)
             files: Manifest = record["files"]
             bad = verify_manifest(stage_folder, files)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -102,7 +103,6 @@ class RunFolder:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             self.damage[stage_folder] = f"{stage_folder / bad[0]}{more} is missing or changed"
             return None
-        assert isinstance(record, dict)
         return record
 
     def finish(
@@ -120,22 +120,24 @@ class RunFolder:
         else could bring them back.
 
         Args:
-            writes: model name -> path relative to the stage folder.
-            reads: model name -> digest of the model folder it read.
+            stage_folder: The stage's folder.
+            fingerprint: Hash of what decides what the stage does.
+            writes: Model name -> path relative to the stage folder.
+            reads: Model name -> digest of the model folder it read.
+            seconds: How long the stage took.
         """
         sync_below(stage_folder)
         for parent in stage_folder.parents:
             if not parent.is_relative_to(self.path):
                 break
-            sync_folder(parent)
-        paths = stage_folder.rglob("*")
-        files = manifest_of(stage_folder, (p for p in paths if _lasts(p.relative_to(stage_folder))))
+            sync(parent)
+        lasting = (p for p in stage_folder.rglob("*") if _lasts(p.relative_to(stage_folder)))
         record = {
             "fingerprint": fingerprint,
             "writes": dict(writes),
             "reads": dict(reads),
             "seconds": seconds,
-            "files": files,
+            "files": manifest(stage_folder, lasting),
         }
         write_json(stage_folder / "DONE", record)
 
@@ -145,24 +147,25 @@ class RunFolder:
         Between two renames there is no model/ for a moment; `lock` mends what a crash left there.
 
         Raises:
-            ValueError: a link in the folder leads out of it: its target would be published.
+            ValueError: A link in the folder leads out of it: its target would be published.
         """
         check_folder(source_model_folder, source_model_folder.rglob("*"))
-        new, old = self._new, self._old
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(source_model_folder, new)
-        sync_below(new)
+        self._clear()
+        shutil.copytree(source_model_folder, self._new)
+        sync_below(self._new)
         if self.model.exists():
-            os.rename(self.model, old)
-        os.rename(new, self.model)
-        sync_folder(self.path)
-        shutil.rmtree(old, ignore_errors=True)
+            os.rename(self.model, self._old)
+        os.rename(self._new, self.model)
+        sync(self.path)
+        shutil.rmtree(self._old, ignore_errors=True)
 
     def _repair(self) -> None:
         """Undo an interrupted `publish`: bring the old model back where there is none."""
         if self._old.exists() and not self.model.exists():
             os.rename(self._old, self.model)
+        self._clear()
+
+    def _clear(self) -> None:
         for leftover in (self._new, self._old):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -186,7 +189,7 @@ def drop_checkpoints(stage_folder: Path) -> None:
 
 
 def _lasts(path: Path) -> bool:
-    """Whether a file of a stage's folder, named from there, belongs to what the stage made."""
+    """Return whether a file, named from its stage's folder, belongs to what the stage made."""
     own = path.parts[1:] if path.parts[0].startswith("repeat-") else path.parts
     if len(own) > 1 and own[0] in CHECKPOINTS:
         return False
@@ -194,57 +197,51 @@ def _lasts(path: Path) -> bool:
 
 
 def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
-    """Create or reopen a run's folder for the recipe of that name; writes nothing into it.
+    """Create or reopen a run's folder for the recipe of that name; nothing is written into it.
 
     `RunFolder.lock` is the next step: it also repairs what an interrupted `publish` left.
 
     Raises:
-        ValueError: as `check_run`.
+        ValueError: As `check_run`.
     """
-    folder = check_run(path, recipe_name).path
+    check_run(path, recipe_name)
+    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unusable(folder, error) from None
+        raise _unusable(folder, f"cannot be used ({error.strerror})") from None
     return RunFolder(folder)
 
 
-def check_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
-    """Whether a folder can hold the run of the recipe of that name; creates nothing.
+def check_run(path: str | os.PathLike[str], recipe_name: str) -> None:
+    """Refuse a folder that cannot hold the run of the recipe of that name; nothing is created.
 
     Raises:
-        ValueError: the path is a file, holds something else than a run or another recipe's run, or
-            can't be written.
+        ValueError: The path is a file, holds something else than a run or another recipe's run, or
+            cannot be written.
     """
     folder = Path(path)
     try:
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file, not a folder: choose another --output")
+            raise _unusable(folder, "is a file, not a folder")
         # what there is of the path decides whether the rest can be made
         base = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         # .lock alone is a run that was stopped before it wrote its recipe
         entries = {entry.name for entry in base.iterdir()} - {".lock"}
     except OSError as error:
-        raise _unusable(folder, error) from None
+        raise _unusable(folder, f"cannot be used ({error.strerror})") from None
     if not os.access(base, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder} can't be written: choose another --output")
+        raise _unusable(folder, "cannot be written")
     if base != folder:
-        return RunFolder(folder)
+        return
     if "recipe.yaml" in entries:
         _check_name(folder, recipe_name)
-    elif any(not _is_temporary(name) for name in entries):
-        raise ValueError(
-            f"{folder} is not empty and no run (it has no recipe.yaml): choose another --output"
-        )
-    return RunFolder(folder)
+    elif not all(name.startswith(".") and name.endswith(".tmp") for name in entries):
+        raise _unusable(folder, "is not empty and is not a run (it has no recipe.yaml)")
 
 
-def _unusable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(f"{folder} can't be used ({error.strerror}): choose another --output")
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+def _unusable(folder: Path, problem: str) -> ValueError:
+    return ValueError(f"--output: {folder} {problem}. Choose another folder.")
 
 
 def _check_name(folder: Path, recipe_name: str) -> None:
@@ -255,10 +252,9 @@ def _check_name(folder: Path, recipe_name: str) -> None:
         tree = None
     held = tree.get("name") if isinstance(tree, dict) else None
     if held is None:
-        raise ValueError(
-            f"{path} is not a recipe with a name, so {folder} is not a run: choose another --output"
-        )
+        raise _unusable(folder, "is not a run (its recipe.yaml is not a recipe with a name)")
     if held != recipe_name:
         raise ValueError(
-            f"{folder} holds the run of recipe '{held}'; choose another --output or delete it"
+            f"--output: {folder} holds the run of recipe '{held}'. Choose another folder, or "
+            "delete that run."
         )

@@ -16,6 +16,7 @@ from potstill.data.sources import read_rows, sources_fingerprint
 from potstill.recipe import Files, HubDataset, Task, TaskData
 from potstill.storage import cache_folder
 from potstill.storage.caches import kept, key_of, read_meta, write_meta
+from potstill.storage.files import write_text
 from potstill.suites.catalog import Split, SuiteTask
 
 _VERSION = 2  # raise it when the same files would give other examples
@@ -278,4 +279,4 @@ def _check_labels(task: SuiteTask, part: str, rows: list[Row], limit: int | None
 
 def _write(path: Path, rows: Iterable[Row]) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))

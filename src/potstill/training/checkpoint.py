@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from potstill.storage.files import read_json, sync_file, sync_folder, write_json, writing
+from potstill.storage.files import read_json, sync, write_json, writing
 from potstill.storage.manifest import manifest, verify_manifest
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -62,7 +62,7 @@ def save_checkpoint(
             path = temporary / f"{group}.safetensors"
             with writing(path):
                 save_file(_separate(named), path)
-            sync_file(path)
+            sync(path)
         write_json(temporary / "state.json", {"step": step, "groups": list(tensors), **state})
         write_json(temporary / "manifest.json", manifest(temporary))
         target = folder / f"step-{step:08d}"
@@ -73,7 +73,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(target / "replaced", ignore_errors=True)
-    sync_folder(folder)
+    sync(folder)
     _prune(folder, step, keep)
     return target
 

@@ -7,7 +7,6 @@ or other micro-batches give the same numbers, and a checkpoint holds no random s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -29,6 +28,7 @@ from potstill.errors import Interrupted, TrainingFailed
 from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
 from potstill.recipe import Task
+from potstill.storage.manifest import blake2b
 from potstill.training.checkpoint import load_checkpoint, save_checkpoint
 from potstill.training.distributed import (
     check_processes,
@@ -361,4 +361,4 @@ class _Loop:
 
 
 def _hash(*values: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=7).digest())
+    return int.from_bytes(blake2b(repr(values).encode(), size=7))

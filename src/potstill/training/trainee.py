@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
 from potstill.recipe import Distill, Finetune, Task
+from potstill.storage.manifest import blake2b
 from potstill.tasks.heads import Reading, blank_gold
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
@@ -130,8 +130,7 @@ class Trainee(nn.Module):
 
 def _projection(shape: tuple[int, int], seed: str) -> nn.Parameter:
     """Draw normal weights that keep the size of what they map, the same in every process."""
-    digest = hashlib.blake2b(seed.encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+    generator = torch.Generator().manual_seed(int.from_bytes(blake2b(seed.encode(), size=7)))
     return nn.Parameter(torch.randn(shape, generator=generator) / shape[1] ** 0.5)
 
 

@@ -283,7 +283,9 @@ def test_a_pass_over_pairs(masked_lm_teacher: Path, tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_that_can_t_be_timed(graph: Path) -> None:
-    with pytest.raises(ValueError, match=r"other\.onnx: no such file$"):
+    with pytest.raises(
+        ValueError, match=r"other\.onnx was not found\. Check the path of the \.onnx file\.$"
+    ):
         session.benchmark({"teacher": graph.with_name("other.onnx")}, Benchmark())
     settings = Benchmark(rounds=3, lengths=[65])
     with pytest.raises(ValueError, match=r"65 is above the maximum .* Set at most 64\."):

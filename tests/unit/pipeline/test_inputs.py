@@ -30,7 +30,12 @@ def test_text_that_a_benchmark_times_is_there(masked_lm_teacher: Path, text_file
 @pytest.mark.parametrize(
     ("teacher", "corpus", "output", "expected"),
     [
-        ("./nowhere", {"sources": "a.txt"}, "run", r"^teacher.model: ./nowhere: no such folder$"),
+        (
+            "./nowhere",
+            {"sources": "a.txt"},
+            "run",
+            r"^teacher.model: './nowhere' was not found\. Check the path of the model folder\.$",
+        ),
         ("org/model", {"sources": "b.txt"}, "run", r"^b.txt: "),
         (
             "org/model",
@@ -38,7 +43,12 @@ def test_text_that_a_benchmark_times_is_there(masked_lm_teacher: Path, text_file
             "run",
             r"^nowhere/\*.txt: ",
         ),
-        ("org/model", {"sources": "a.txt"}, "a.txt", r"^a.txt is a file, not a folder: choose"),
+        (
+            "org/model",
+            {"sources": "a.txt"},
+            "a.txt",
+            r"^--output: a.txt is a file, not a folder\. Choose",
+        ),
     ],
 )
 def test_a_missing_path(
@@ -76,16 +86,22 @@ def test_a_teacher_s_folder(masked_lm_teacher: Path, monkeypatch: pytest.MonkeyP
     assert given_folders(recipe(masked_lm_teacher.name)) == {
         "teacher": Path(masked_lm_teacher.name)
     }
-    with pytest.raises(ValueError, match=r"package:torch/nn is not a model folder"):
+    with pytest.raises(ValueError, match=r"'package:torch/nn' is not a model folder"):
         given_folders(recipe("package:torch/nn"))
-    with pytest.raises(ValueError, match=r"package:torch/nowhere: no such folder"):
+    with pytest.raises(ValueError, match=r"'package:torch/nowhere' was not found"):
         given_folders(recipe("package:torch/nowhere"))
 
 
 def test_further_models_have_names(masked_lm_teacher: Path, sentence_teacher: Path) -> None:
     settings = recipe(masked_lm_teacher, teachers={"other": str(sentence_teacher)})
     assert given_folders(settings) == {"teacher": masked_lm_teacher, "other": sentence_teacher}
-    with pytest.raises(ValueError, match=r"^teachers\.other\.model: \./nowhere: no such folder$"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"^teachers\.other\.model: '\./nowhere' was not found\. Check the path of the "
+            r"model folder\.$"
+        ),
+    ):
         given_folders(recipe(masked_lm_teacher, teachers={"other": "./nowhere"}))
 
 
@@ -110,7 +126,8 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(
-        ValueError, match=r"^teacher.model: org/model can't be had: .*HF_HUB_OFFLINE"
+        ValueError,
+        match=r"^teacher.model: 'org/model' is not a local folder, and the hub .*HF_HUB_OFFLINE",
     ):
         given_folders(settings)
     with pytest.raises(

@@ -50,7 +50,9 @@ def test_a_teacher_that_is_gone_is_told_and_the_others_are_there(tmp_path: Path)
     shutil.rmtree(tmp_path / "teacher")
     found = models_of_run(run)
     assert [model.name for model in found.models] == ["student", "onnx", "untrained"]
-    assert found.absent["teacher"].endswith("teacher: no such folder")
+    assert found.absent["teacher"].endswith(
+        "teacher' was not found. Check the path of the model folder."
+    )
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:

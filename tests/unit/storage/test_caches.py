@@ -63,7 +63,7 @@ def test_a_damaged_one_that_can_not_be_built_again(tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(ValueError, match=r"^no such source$"):
         kept(folder, gone, opened, "cache", said.append)
-    assert said == [f"{folder}: the cache is damaged (content.txt has changed); rebuilding it"]
+    assert said == [f"{folder}: the cache is damaged (content.txt has changed). It is built again."]
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -72,7 +72,7 @@ def test_what_a_disk_does_not_give_back(tmp_path: Path) -> None:
         raise Damaged("content.txt has changed")
 
     expected = (
-        r"key: the cache was written and can't be read back \(content\.txt has changed\): check"
+        r"key: the cache was written but cannot be read back \(content\.txt has changed\)\. Check"
     )
     with pytest.raises(ValueError, match=expected):
         kept(tmp_path / "key", build, worn, "cache", silent)
@@ -103,7 +103,9 @@ def test_a_good_one_that_another_process_put_there_meanwhile_stays(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"the cache can't be written \(.*\): make room or choose"):
+    with pytest.raises(
+        ValueError, match=r"the cache cannot be written \(.*\)\. Free some disk space or choose"
+    ):
         kept(tmp_path / "file" / "key", build, opened, "cache", silent)
 
 

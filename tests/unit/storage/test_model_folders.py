@@ -90,8 +90,8 @@ def test_a_link_to_a_file_outside(name: str, target: str, tmp_path: Path) -> Non
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(tmp_path / target)
     assert refused(folder) == (
-        f"{name} is a link to a file outside of the model folder, which is not followed: put a "
-        "copy of the file in its place"
+        f"{name} is a link to a file outside of the model folder, which is not followed. "
+        "Replace the link by a copy of the file."
     )
 
 
@@ -100,8 +100,8 @@ def test_a_link_to_a_folder(tmp_path: Path) -> None:
     (folder / "1_Pooling").rename(tmp_path / "other")
     (folder / "1_Pooling").symlink_to(tmp_path / "other")
     said = (
-        "1_Pooling is a link to a folder, which is not followed: put a copy of the folder in its "
-        "place"
+        "1_Pooling is a link to a folder, which is not followed. Replace the link by a copy of the "
+        "folder."
     )
     assert refused(folder) == said
     (folder / "1_Pooling").unlink()

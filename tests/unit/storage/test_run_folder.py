@@ -56,7 +56,7 @@ def test_read_json_names_the_bad_file(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.json: not valid JSON"):
         read_json(path)
-    with pytest.raises(ValueError, match=r"none\.json: can't be read \(No such file"):
+    with pytest.raises(ValueError, match=r"none\.json: cannot be read \(No such file"):
         read_json(tmp_path / "none.json")
 
 
@@ -131,19 +131,24 @@ def test_open_run_creates_and_reopens(tmp_path: Path) -> None:
 def test_open_run_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ValueError, match="is a file, not a folder"):
+    with pytest.raises(
+        ValueError, match=r"^--output: .*/file is a file, not a folder\. Choose another folder\.$"
+    ):
         open_run(file, "mine")
-    with pytest.raises(ValueError, match=r"can't be used \(Not a directory\)"):
+    with pytest.raises(ValueError, match=r"cannot be used \(Not a directory\)"):
         open_run(file / "below", "mine")
     recipe(tmp_path / "other", "name: other\n")
     with pytest.raises(
         ValueError,
-        match=r"other holds the run of recipe 'other'; choose another --output or delete it",
+        match=(
+            r"other holds the run of recipe 'other'\. Choose another folder, or delete "
+            r"that run\."
+        ),
     ):
         open_run(tmp_path / "other", "mine")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(ValueError, match="is not empty and no run"):
+    with pytest.raises(ValueError, match="is not empty and is not a run"):
         open_run(tmp_path / "photos", "mine")
     assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
 
@@ -151,7 +156,9 @@ def test_open_run_refuses_what_is_not_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[1, 2", "seed: 1\n", "- a\n"])
 def test_open_run_refuses_a_recipe_without_a_name(tmp_path: Path, text: str) -> None:
     recipe(tmp_path / "odd", text)
-    with pytest.raises(ValueError, match=r"recipe\.yaml is not a recipe with a name"):
+    with pytest.raises(
+        ValueError, match=r"odd is not a run \(its recipe\.yaml is not a recipe with a name\)"
+    ):
         open_run(tmp_path / "odd", "mine")
 
 
@@ -160,7 +167,7 @@ def test_open_run_refuses_a_folder_that_cannot_be_written(
 ) -> None:
     # as root every folder is writable, so the system's answer is replaced
     monkeypatch.setattr("potstill.storage.run_folder.os.access", lambda *_: False)
-    with pytest.raises(ValueError, match="can't be written"):
+    with pytest.raises(ValueError, match="mine cannot be written"):
         open_run(tmp_path / "mine", "mine")
 
 
@@ -187,7 +194,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     assert holder.stdin is not None
     try:
         assert holder.stdout.readline() == "held\n"
-        message = rf"another potstill process \(pid {holder.pid}\) works in"
+        message = rf"another potstill process \(pid {holder.pid}\) is using this folder"
         with pytest.raises(ValueError, match=message), run.lock():
             pass
     finally:

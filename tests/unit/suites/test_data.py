@@ -130,8 +130,8 @@ def test_damaged_data_is_read_again_and_said(tmp_path: Path) -> None:
         read_suite_task(TASKS["wnli"], tmp_path, None, said.append)
     assert path.read_bytes() == whole
     assert said == [
-        f"{before.folder}: the cache of WNLI's data is damaged (train.jsonl has changed); "
-        "rebuilding it"
+        f"{before.folder}: the cache of WNLI's data is damaged (train.jsonl has changed). It is "
+        "built again."
     ]
 
 

@@ -119,7 +119,7 @@ def flip_a_bit(path: Path) -> None:
         ("optimizer.safetensors", Path.unlink, "optimizer.safetensors is missing or changed"),
         ("state.json", flip_a_bit, "state.json is missing or changed"),
         ("manifest.json", truncate, "manifest.json: not valid JSON"),
-        ("manifest.json", Path.unlink, "manifest.json: can't be read"),
+        ("manifest.json", Path.unlink, "manifest.json: cannot be read"),
         ("manifest.json", lambda path: path.write_text("[1]"), "is not a manifest"),
         ("manifest.json", lambda path: path.write_text("{}"), "lists no state.json"),
     ],

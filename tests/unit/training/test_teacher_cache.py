@@ -209,7 +209,8 @@ def test_a_flipped_byte_is_noticed(name: str, kept: tuple[Path, list[Examples], 
     said: list[str] = []
     asked(folder, "classification", parts, cache, say=said.append)
     assert said == [
-        f"{place}: the cache of {folder}'s outputs is damaged ({name} has changed); rebuilding it",
+        f"{place}: the cache of {folder}'s outputs is damaged ({name} has changed). It is "
+        f"built again.",
         f"asking {folder} about 9 examples, once for all epochs",
     ]
     assert (place / name).read_bytes() == before
@@ -234,7 +235,7 @@ def test_a_file_that_is_not_whole_is_noticed(
     said: list[str] = []
     asked(folder, "classification", parts, cache, say=said.append)
     what = "is missing" if damage == "gone" else "has changed"
-    assert f"outputs is damaged ({name} {what}); rebuilding it" in said[0]
+    assert f"outputs is damaged ({name} {what}). It is built again." in said[0]
     assert (place / name).read_bytes() == before
 
 
@@ -252,7 +253,7 @@ def test_a_cache_under_another_ones_name_is_not_used(
     place.rename(other)  # the answers of the former weights
     again = asked(folder, "classification", parts, cache, say=said.append)
     assert np.array_equal(fresh.logits_RC, again.logits_RC)
-    assert "outputs is damaged (it holds other outputs); rebuilding it" in said[0]
+    assert "outputs is damaged (it holds other outputs). It is built again." in said[0]
     assert os.path.samefile(other.parent, cache)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from potstill.pipeline.outlook import Outline, Outlook
 from potstill.pipeline.stages.evaluate import FIRST_RECORDS
 from potstill.recipe import Corpus, Source, TaskData, TrimVocabulary
 from potstill.reporting.phrases import vocabulary_note
+from potstill.storage.manifest import blake2b
 from potstill.tasks import TaskRows
 
 VERSION = 1
@@ -199,4 +199,4 @@ def _part(
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return blake2b(text.encode(), size=8)

@@ -256,7 +256,7 @@ def test_a_shortage_is_shouted(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"teacher": {"model": "./nowhere"}}, "teacher.model: ./nowhere: no such folder"),
+        ({"teacher": {"model": "./nowhere"}}, "teacher.model: './nowhere' was not found"),
         (
             {"teacher": {"model": "org/not-cached"}},
             "not in the hub's cache, and nothing is fetched for this",
