@@ -30,9 +30,9 @@ __all__ = ["work"]  # a fixture
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("text.txt", None, ["text.txt: no such file"]),
-        ("text.txt", b"", ["the corpus is empty", "text.txt"]),
-        ("text.txt", b"\n \n", ["the corpus is empty", "text.txt"]),
+        ("text.txt", None, ["text.txt: the file was not found"]),
+        ("text.txt", b"", ["text.txt: there is no text."]),
+        ("text.txt", b"\n \n", ["text.txt: there is no text."]),
         ("text.txt", b"\x7fELF\0\0\1\2", ["text.txt: a binary file"]),
         ("text.txt", "malt\ncafé\n".encode("latin-1"), ["text.txt: not utf-8", "line 2"]),
         ("text.jsonl", b'{"text": "malt"}\n{"text": \n', ["text.jsonl:2: not valid JSON"]),
@@ -458,5 +458,5 @@ def test_other_commands(
             *("evaluate", masked_lm_teacher, "--baseline", masked_lm_teacher),
             *("--text", "nowhere.txt"),
         ),
-        "nowhere.txt: no such file",
+        "nowhere.txt: the file was not found",
     )

@@ -236,7 +236,7 @@ def test_repeats_of_a_stage_that_runs_again(
         ({"data.metric": "bleu"}, "classification has no metric 'bleu'"),
         ({"data.label": "lable"}, "train.tsv:2: no column 'lable' (data.label)"),
         ({"data.max_length": 500}, "data.max_length: 500 tokens exceed the maximum sequence"),
-        ({"data.train": "nowhere.tsv"}, "nowhere.tsv: no such file"),
+        ({"data.train": "nowhere.tsv"}, "nowhere.tsv: the file was not found"),
     ],
 )
 def test_bad_input(

@@ -230,7 +230,7 @@ def test_text_that_the_teacher_labels(
         ),
         ("question_answering", {"text": "context"}, "question_answering reads two columns"),
         ("question_answering", {"label": "answer"}, "train.json[0]: no column 'answer' (data.la"),
-        ("question_answering", {"train": "nowhere.json"}, "nowhere.json: no such file"),
+        ("question_answering", {"train": "nowhere.json"}, "nowhere.json: the file was not found"),
         ("question_answering", {"stride": -1}, "data.stride: input should be greater than or eq"),
     ],
 )

@@ -11,19 +11,22 @@ import codecs
 import csv
 import difflib
 import glob
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, assert_never
 
 from potstill.recipe import Files
+from potstill.recipe.data import FileFormat
+from potstill.storage.manifest import file_blake2b
 from potstill.storage.places import package_folder, resolve_path
 
-_FORMATS = {
+_FORMATS: dict[str, FileFormat] = {
     ".txt": "txt",
     ".jsonl": "jsonl",
     ".csv": "csv",
@@ -40,47 +43,79 @@ Row = tuple[Mapping[str, object], str]  # columns, origin
 
 
 class Sentence(dict[str, object]):
-    """Columns of a row whose words stand one a line, the first of them at the row's origin."""
+    """Hold columns of a row with one word per line, the first of them at the row's origin."""
 
 
 @dataclass(frozen=True)
 class File:
+    """Read one of the files that a source names."""
+
     path: Path
-    name: str  # for messages and origins
-    format: str
+    name: str  # in messages and origins
+    format: FileFormat
+    source: Files
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Yield the file's rows; of a table's nested columns only those in `columns`."""
+        match self.format:
+            case "txt":
+                return _txt(self)
+            case "jsonl":
+                return _jsonl(self)
+            case "csv" | "tsv":
+                return _csv(self)
+            case "conll":
+                return _conll(self)
+            case "squad":
+                return _squad(self)
+            case "parquet":
+                return _parquet(self, columns)
+            case _:
+                assert_never(self.format)
+
+    def count(self) -> int | None:
+        """Count the rows of a format that lists their number; None for others."""
+        if self.format != "parquet":
+            return None
+        with _parquet_file(self) as table:
+            return int(table.metadata.num_rows)
 
     def open(self) -> BufferedReader:
+        """Open the file as bytes."""
         try:
             return self.path.open("rb")
         except OSError as error:
-            raise ValueError(f"{self.name}: can't be read ({error.strerror})") from None
+            raise ValueError(f"{self.name}: the file cannot be read ({error.strerror}).") from None
 
     def digest(self) -> str:
+        """Hash the file's bytes."""
         with self.open() as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            return file_blake2b(stream)
 
-    def lines(self, encodings: Sequence[str], newline: str | None = None) -> IO[str]:
-        """The file as text in the first encoding that fits all of it, without byte order mark."""
-        encoding = self._encoding(encodings)
+    def lines(self, newline: str | None = None) -> IO[str]:
+        """Open the file as text in the first encoding that fits it, without byte order mark."""
+        encoding = self._encoding()
         if codecs.lookup(encoding).name == "utf-8":
             encoding = "utf-8-sig"
         return self.path.open(encoding=encoding, newline=newline)
 
-    def _encoding(self, encodings: Sequence[str]) -> str:
+    def _encoding(self) -> str:
+        encodings = self.source.encodings
         for encoding in encodings:
             try:
                 "".encode(encoding)
             except (LookupError, ValueError):
                 raise ValueError(
-                    f"encodings: '{encoding}' is not the name of a text encoding, such as utf-8"
+                    f"encodings: '{encoding}' is not the name of a text encoding. Use a name such "
+                    "as utf-8."
                 ) from None
         with self.open() as stream:
             binary = b"\0" in stream.read(_HEAD)
         wide = [e for e in encodings if codecs.lookup(e).name.startswith(("utf-16", "utf-32"))]
         if binary and not wide:
             raise ValueError(
-                f"{self.name}: a binary file, not text: leave it out or convert it to .txt "
-                "(UTF-16 text needs encodings: [utf-16])"
+                f"{self.name}: a binary file, not text. Remove it or convert it to .txt (for "
+                "UTF-16 text, set encodings: [utf-16])."
             )
         failures = []
         for encoding in wide if binary else encodings:
@@ -88,15 +123,15 @@ class File:
             if failure is None:
                 return encoding
             failures.append((encoding, *failure))
-        encoding, offset, line = failures[0]
-        others = f" (nor {', '.join(f[0] for f in failures[1:])})" if failures[1:] else ""
+        (encoding, offset, line), *others = failures
+        nor = f" (nor {', '.join(name for name, *_ in others)})" if others else ""
         raise ValueError(
-            f"{self.name}: not {encoding} at byte {offset} (line {line}){others}: name the "
-            "text's encoding, for example encodings: [utf-8, latin-1]"
+            f"{self.name}: not {encoding} at byte {offset} (line {line}){nor}. Set the text's "
+            "encoding, for example encodings: [utf-8, latin-1]."
         )
 
     def _undecodable(self, encoding: str) -> tuple[int, int] | None:
-        """Byte offset and line of the first byte that does not decode."""
+        """Find byte offset and line of the first byte that does not decode."""
         decoder = codecs.getincrementaldecoder(encoding)()
         done, line = 0, 1
         with self.open() as stream:
@@ -114,11 +149,11 @@ class File:
 
 
 def expand(source: Files) -> list[File]:
-    """The files that a source names, each once, sorted within a glob."""
+    """List the files that a source names, each once, sorted within a glob."""
     files: dict[Path, File] = {}
     for spec in source.paths:
         for path, name in _matches(spec):
-            files.setdefault(path, File(path, name, _format(source, name)))
+            files.setdefault(path, File(path, name, _format(source, name), source))
     return list(files.values())
 
 
@@ -129,93 +164,132 @@ def _matches(spec: str) -> list[tuple[Path, str]]:
         return [(path, spec)]
     if path.is_dir():
         saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-        hint = "give it as kind: dataset_folder" if saved else f"name its files, as in {spec}/*.txt"
-        raise ValueError(f"{spec}: a folder, not a file: {hint}")
+        hint = "Set kind: dataset_folder" if saved else f"Name its files, as in {spec}/*.txt"
+        raise ValueError(f"{spec}: a folder, not a file. {hint}.")
     if not glob.has_magic(rest):
         beside = os.listdir(path.parent) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "check the path"
-        raise ValueError(f"{spec}: no such file; {hint}")
+        hint = f"Did you mean '{near[0]}'?" if near else "Check the path."
+        raise ValueError(f"{spec}: the file was not found. {hint}")
     # POSIX paths sort alike on every machine, whatever order the file system lists them in.
     found = sorted(glob.glob(os.path.expanduser(rest), root_dir=root, recursive=True))
     prefix = "" if root is None else spec[: len(spec) - len(rest)]
     base = root or Path()
     files = [(base / name, prefix + name) for name in found if (base / name).is_file()]
     if not files:
-        raise ValueError(f"{spec}: no file matches; check the pattern (** goes into folders)")
+        raise ValueError(f"{spec}: no file matches. Check the pattern (** matches folders).")
     return files
 
 
-def _format(source: Files, name: str) -> str:
+def _format(source: Files, name: str) -> FileFormat:
     if source.format != "auto":
         return source.format
     suffix = Path(name).suffix.lower()
     if suffix not in _FORMATS:
         raise ValueError(
-            f"{name}: unknown suffix '{suffix}' (known: {', '.join(_FORMATS)}): leave the file "
-            "out or set format, for example format: txt"
+            f"{name}: unknown suffix '{suffix}' (known: {', '.join(_FORMATS)}). Remove the file or "
+            "set its format, for example format: txt."
         )
     return _FORMATS[suffix]
 
 
-def file_rows(file: File, source: Files, columns: Sequence[str]) -> Iterator[Row]:
-    match file.format:
-        case "txt":
-            return _txt(file, source)
-        case "jsonl":
-            return _jsonl(file, source)
-        case "csv" | "tsv":
-            return _csv(file, source)
-        case "conll":
-            return _conll(file, source)
-        case "squad":
-            return _squad(file, source)
-        case _:
-            return _parquet(file, columns)
+# --- text -----------------------------------------------------------------------------------------
 
 
-def _txt(file: File, source: Files) -> Iterator[Row]:
-    with file.lines(source.encodings) as lines:
-        if source.unit == "document":
-            text = lines.read().strip()
-            if text:
-                title, _, body = text.partition("\n")
-                label = file.path.absolute().parent.name
-                columns = {"text": text, "title": title.strip(), "body": body.strip()}
-                yield {**columns, "label": label}, file.name
-            return
-        paragraph: list[str] = []
-        number = 0
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                paragraph.append(line.strip())
-            if paragraph and (source.unit == "line" or not line.strip()):
-                first = number - len(paragraph) + bool(line.strip())
-                yield {"text": "\n".join(paragraph)}, f"{file.name}:{first}"
-                paragraph = []
-        if paragraph:
-            yield {"text": "\n".join(paragraph)}, f"{file.name}:{number - len(paragraph) + 1}"
+def _txt(file: File) -> Iterator[Row]:
+    with file.lines() as lines:
+        match file.source.unit:
+            case "document":
+                text = lines.read().strip()
+                if text:
+                    title, _, body = text.partition("\n")
+                    columns = {"text": text, "title": title.strip(), "body": body.strip()}
+                    yield {**columns, "label": file.path.absolute().parent.name}, file.name
+            case "paragraph":
+                for first, block in _blocks(lines):
+                    text = "\n".join(line.strip() for line in block)
+                    yield {"text": text}, f"{file.name}:{first}"
+            case "line":
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield {"text": line.strip()}, f"{file.name}:{number}"
+            case _:
+                assert_never(file.source.unit)
 
 
-def _jsonl(file: File, source: Files) -> Iterator[Row]:
-    with file.lines(source.encodings) as lines:
+def _conll(file: File) -> Iterator[Row]:
+    """Read CoNLL's columns: a word, a tab, its tag; an empty line ends a sentence.
+
+    Further columns are ignored. `tags` has None where a line has no tag.
+    """
+    with file.lines() as lines:
+        for first, block in _blocks(lines):
+            fields = [line.rstrip("\r\n").split("\t") for line in block]
+            words = [word.strip() for word, *_ in fields]
+            tags = [more[0].strip() if more else None for _, *more in fields]
+            yield Sentence(tokens=words, tags=tags), f"{file.name}:{first}"
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines between empty ones, and the number of the first of them."""
+    numbered = groupby(enumerate(lines, start=1), key=lambda item: bool(item[1].strip()))
+    for filled, block in numbered:
+        if filled:
+            numbers, found = zip(*block, strict=True)
+            yield numbers[0], list(found)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _jsonl(file: File) -> Iterator[Row]:
+    with file.lines() as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             origin = f"{file.name}:{number}"
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                problem = error.msg if isinstance(error, json.JSONDecodeError) else "too deep"
-                raise ValueError(
-                    f"{origin}: not valid JSON ({problem}): one object a line is expected"
-                ) from None
+            value = _parsed(line.rstrip("\r\n"), file, number, "Write one object per line.")
             if isinstance(value, str):
                 value = {"text": value}
             if not isinstance(value, dict):
                 kind = type(value).__name__
-                raise ValueError(f"{origin}: a JSON {kind}, where an object or a string belongs")
+                raise ValueError(f"{origin}: a JSON {kind}. Write an object or a string.")
             yield {name: _well_formed(text) for name, text in value.items()}, origin
+
+
+def _squad(file: File) -> Iterator[Row]:
+    """Read SQuAD's own JSON, 1.1 or 2.0: one row per question."""
+    with file.lines() as lines:
+        tree = _parsed(lines.read(), file, 1, "A file with one object per line is a .jsonl.")
+    number = 0
+    for a, article in enumerate(_list_at(tree, "data", file.name)):
+        at = f"{file.name}: data[{a}]"
+        for p, paragraph in enumerate(_list_at(article, "paragraphs", at)):
+            within = f"{at}.paragraphs[{p}]"
+            for question in _list_at(paragraph, "qas", within):
+                if not isinstance(question, dict):
+                    raise ValueError(
+                        f"{within}.qas: a question is not an object with its own keys."
+                    )
+                columns = {"context": paragraph.get("context"), **question}
+                if question.get("is_impossible"):
+                    columns["answers"] = []
+                yield (
+                    {name: _well_formed(value) for name, value in columns.items()},
+                    f"{file.name}[{number}]",
+                )
+                number += 1
+
+
+def _parsed(text: str, file: File, line: int, advice: str) -> Any:
+    """Parse JSON that begins in a line."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = "too deep"
+        if isinstance(error, json.JSONDecodeError):
+            problem, line = error.msg, line + error.lineno - 1
+        raise ValueError(f"{file.name}:{line}: not valid JSON ({problem}). {advice}") from None
 
 
 def _well_formed(value: object) -> object:
@@ -225,11 +299,24 @@ def _well_formed(value: object) -> object:
     return value
 
 
-def _csv(file: File, source: Files) -> Iterator[Row]:
+def _list_at(tree: Any, key: str, where: str) -> list[Any]:
+    found = tree.get(key) if isinstance(tree, dict) else None
+    if not isinstance(found, list):
+        raise ValueError(
+            f"{where}: no list '{key}'. A .json file is read as SQuAD's (data, paragraphs, qas); "
+            "write rows to a .jsonl file."
+        )
+    return found
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _csv(file: File) -> Iterator[Row]:
     # A .tsv has no quoting (IANA text/tab-separated-values): quotes in it are text.
     plain = file.format == "tsv"
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the module's 128 KiB
-    with file.lines(source.encodings, newline="") as lines:
+    with file.lines(newline="") as lines:
         reader = (
             csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             if plain
@@ -241,118 +328,55 @@ def _csv(file: File, source: Files) -> Iterator[Row]:
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                raise ValueError(f"{origin}: not valid {file.format} ({error})") from None
+                raise ValueError(
+                    f"{origin}: not valid {file.format} ({error}). Check the quotes."
+                ) from None
             if row is None:
                 return
             if not row:
                 continue
             if header is None:
-                header = _header(row, origin)
+                header = row
+                twice = next((name for name in row if row.count(name) > 1), None)
+                if twice is not None:
+                    raise ValueError(f"{origin}: two columns are called '{twice}'. Rename one.")
                 continue
             if len(row) != len(header):
-                hint = "a .tsv has no quoting" if plain else "quote fields that hold commas"
+                hint = "A .tsv has no quoting" if plain else "Quote fields that hold commas"
                 raise ValueError(
-                    f"{origin}: {len(row)} fields, but the header has {len(header)} ({hint})"
+                    f"{origin}: {len(row)} fields, but the header has {len(header)}. {hint}."
                 )
             yield dict(zip(header, row, strict=True)), origin
 
 
-def _header(row: list[str], origin: str) -> list[str]:
-    twice = next((name for name in row if row.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{origin}: two columns are called '{twice}': rename one")
-    return row
-
-
-def _conll(file: File, source: Files) -> Iterator[Row]:
-    """CoNLL's columns: a word, a tab, its tag; an empty line ends a sentence.
-
-    Further columns are ignored. `tags` has None where a line has no tag.
-    """
-    with file.lines(source.encodings) as lines:
-        words: list[str] = []
-        tags: list[str | None] = []
-        number = 0
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                word, *more = line.rstrip("\r\n").split("\t")
-                words.append(word.strip())
-                tags.append(more[0].strip() if more else None)
-            elif words:
-                yield Sentence(tokens=words, tags=tags), f"{file.name}:{number - len(words)}"
-                words, tags = [], []
-        if words:
-            yield Sentence(tokens=words, tags=tags), f"{file.name}:{number - len(words) + 1}"
-
-
-def _squad(file: File, source: Files) -> Iterator[Row]:
-    """SQuAD's own JSON, 1.1 or 2.0: a row a question."""
-    with file.lines(source.encodings) as lines:
-        try:
-            tree = json.load(lines)
-        except (ValueError, RecursionError) as error:
-            line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            problem = error.msg if isinstance(error, json.JSONDecodeError) else "too deep"
-            raise ValueError(
-                f"{file.name}{line}: not valid JSON ({problem}); one object a line is a .jsonl"
-            ) from None
-    number = 0
-    for a, article in enumerate(_list_at(tree, "data", file.name)):
-        at = f"{file.name}: data[{a}]"
-        for p, paragraph in enumerate(_list_at(article, "paragraphs", at)):
-            within = f"{at}.paragraphs[{p}]"
-            for question in _list_at(paragraph, "qas", within):
-                if not isinstance(question, dict):
-                    raise ValueError(f"{within}.qas: a question is an object with its own keys")
-                columns = {"context": paragraph.get("context"), **question}
-                if question.get("is_impossible"):
-                    columns["answers"] = []
-                yield (
-                    {name: _well_formed(value) for name, value in columns.items()},
-                    (f"{file.name}[{number}]"),
-                )
-                number += 1
-
-
-def _list_at(tree: Any, key: str, where: str) -> list[Any]:
-    found = tree.get(key) if isinstance(tree, dict) else None
-    if not isinstance(found, list):
-        raise ValueError(
-            f"{where}: no list '{key}': a .json file is read as SQuAD's (data, paragraphs, qas); "
-            "give rows as .jsonl"
-        )
-    return found
-
-
 def _parquet(file: File, columns: Sequence[str]) -> Iterator[Row]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file.open().close()  # with its own message when it can't be read
-    try:
-        number = 0
-        with pq.ParquetFile(file.path) as table:
-            schema = table.schema_arrow
-            simple = [f.name for f in schema if f.name in columns or not pa.types.is_nested(f.type)]
-            for batch in table.iter_batches(batch_size=_ROWS, columns=simple):
-                for row in batch.to_pylist():
-                    yield row, f"{file.name}[{number}]"
-                    number += 1
-    except pa.ArrowException as error:
-        raise ValueError(f"{file.name}: not a readable Parquet file ({brief(error)})") from None
+    with _parquet_file(file) as table:
+        schema = table.schema_arrow
+        simple = [f.name for f in schema if f.name in columns or not pa.types.is_nested(f.type)]
+        batches = table.iter_batches(batch_size=_ROWS, columns=simple)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            yield row, f"{file.name}[{number}]"
 
 
-def parquet_rows(file: File) -> int:
+@contextmanager
+def _parquet_file(file: File) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file.open().close()
+    file.open().close()  # with its own message when it cannot be read
     try:
-        return int(pq.read_metadata(file.path).num_rows)
+        with pq.ParquetFile(file.path) as table:
+            yield table
     except pa.ArrowException as error:
-        raise ValueError(f"{file.name}: not a readable Parquet file ({brief(error)})") from None
+        raise ValueError(
+            f"{file.name}: not a readable Parquet file ({brief(error)}). Write it again."
+        ) from None
 
 
 def brief(error: BaseException) -> str:
+    """Shorten an error's message to one line."""
     text = " ".join(str(error).split()).rstrip(".")
     return (text[:200] + "…" if len(text) > 200 else text) or type(error).__name__

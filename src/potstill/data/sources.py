@@ -1,25 +1,27 @@
-"""Reading text: files, data set folders and hub data sets become one stream of records."""
+"""Files, data set folders and hub data sets as one stream of records, and what is held out."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
-from potstill.data.files import File, Row, brief, expand, file_rows, parquet_rows
+from potstill.data.files import File, Row, brief, expand
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
 from potstill.recipe.config import digested
+from potstill.storage.manifest import blake2b
 from potstill.storage.places import resolve_path
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its text columns (numbers as text, nulls left out) and where it came from.
+    """Hold a record: its text columns (numbers as text, nulls omitted) and where it came from.
 
     `origin` is "file:line", "file" for a document, "name[row]" for tables and data sets.
     """
@@ -32,75 +34,57 @@ class Record:
 
 
 def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Record]:
-    """All records of the sources, in order; each must have `columns`, and keeps all that are text.
+    """Yield all records of the sources, in order, with all columns that hold text.
 
     A null leaves its column out of the record; a record that has none of `columns` is skipped.
 
     Raises:
-        ValueError: a source can't be found or read, a line does not parse, a column is missing or
-            isn't text, or there is no record at all.
+        ValueError: A source is missing or unreadable, a line does not parse, one of `columns` is
+            missing or is not text, or there is no record at all.
     """
-    found = False
-    # Opened before the first is read: a typing error in the last source is found at once.
-    opened = [_open_source(source, columns) for source in sources]
-    for record in _records(chain.from_iterable(opened), columns):
-        found = True
-        yield record
-    if not found:
-        names = ", ".join(describe(source) for source in sources)
-        raise ValueError(f"the corpus is empty: there is no text in {names}")
+    records = _records(_opened(sources, columns), columns)
+    yield from _some(records, "text", sources)
 
 
 def read_rows(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
-    """All rows of the sources with their origins ("file:line"), whatever their columns hold.
-
-    Args:
-        columns: those that are wanted of a table; others may be left out.
+    """Yield all rows of the sources with their origins ("file:line"), whatever their columns hold.
 
     Raises:
-        ValueError: a source can't be found or read, a line does not parse, or there is no row.
+        ValueError: A source is missing or unreadable, a line does not parse, or there is no row.
     """
-    opened = [_open_source(source, columns) for source in sources]
-    empty = True
-    for row in chain.from_iterable(opened):
-        empty = False
-        yield row
-    if empty:
-        raise ValueError(f"there is no row in {', '.join(describe(s) for s in sources)}")
+    yield from _some(_opened(sources, columns), "row", sources)
 
 
 def heldout_side(
     record: Record, columns: Sequence[str], group_by: str | None, fraction: float, seed: int
 ) -> bool:
-    """Whether a record is held out: a hash of its text and the seed, compared with the fraction.
+    """Decide whether a record is held out: by a hash of its text and the seed.
 
-    The text is that of `group_by`, or of all `columns` together, with white space normalised: equal
-    texts fall on the same side, on every machine.
+    The text is that of `group_by`, or of all `columns` together. Texts that are equal but for white
+    space fall on the same side, on every machine.
 
     Raises:
-        ValueError: the record has no column `group_by`.
+        ValueError: The record has no column `group_by`.
     """
     if fraction <= 0:
         return False
     if group_by is not None and group_by not in record.columns:
-        raise ValueError(
-            f"{record.origin}: group_by: {_no_column(group_by, record.columns)}, or it is null"
-        )
+        missing = _no_column(group_by, record.columns)
+        raise ValueError(f"{record.origin}: group_by: {missing}, or the column is null.")
     names = [group_by] if group_by is not None else columns
     texts = [" ".join(record.columns.get(name, "").split()) for name in names]
-    content = "\n".join([str(seed), *texts]).encode()
-    value = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+    value = int.from_bytes(blake2b("\n".join([str(seed), *texts]).encode(), size=8), "big")
     return value < fraction * 2**64
 
 
 def sources_fingerprint(sources: Sequence[Source]) -> str:
-    """A hash of what the sources hold: 32 hex digits, the same on every machine.
+    """Hash what the sources hold: 32 hex digits, the same on every machine.
 
     Files count by their bytes and by how they are read, data set folders by the fingerprint that
     `datasets` gave them, hub data sets by name, config, split and revision.
 
     Raises:
-        ValueError: a source can't be found or read.
+        ValueError: A source is missing or unreadable.
     """
     parts: list[object] = []
     for source in sources:
@@ -120,33 +104,33 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
                 parts.append(digested(source))
             case _ as never:
                 assert_never(never)
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+    return blake2b(json.dumps(parts).encode()).hex()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that can be read by itself: a file, or a data set."""
+    """Describe a piece of a source that can be read by itself: a file, or a data set."""
 
     source: Source
     name: str
-    size: int | None  # None: not known without reading all of it
+    size: int | None  # None: unknown without reading all of it
     unit: Literal["bytes", "records"]
     path: Path | None = None  # of a file whose size is in bytes
 
     def records(self, columns: Sequence[str]) -> Iterator[Record]:
-        """Its records, as `read_records` gives them; there may be none."""
+        """Yield its records, as `read_records` does; there may be none."""
         return _records(_open_source(self.source, columns), columns)
 
 
 def source_parts(source: Source) -> list[Part]:
-    """What a source consists of, and how large it is, without reading its text.
+    """List what a source consists of, and how large it is, without reading its text.
 
     Raises:
-        ValueError: the source can't be found or opened.
+        ValueError: The source is missing or unreadable.
     """
     match source:
         case Files():
-            return [_file_part(file, source) for file in expand(source)]
+            return [_file_part(file) for file in expand(source)]
         case DatasetFolder():
             return [Part(source, describe(source), len(_load_folder(source)), "records")]
         case HubDataset():
@@ -155,38 +139,16 @@ def source_parts(source: Source) -> list[Part]:
             assert_never(never)
 
 
-def _file_part(file: File, source: Files) -> Part:
-    alone = source.model_copy(update={"paths": [file.name], "format": file.format})
-    if file.format == "parquet":
-        return Part(alone, file.name, parquet_rows(file), "records")
+def _file_part(file: File) -> Part:
+    alone = file.source.model_copy(update={"paths": [file.name], "format": file.format})
+    rows = file.count()
+    if rows is not None:
+        return Part(alone, file.name, rows, "records")
     return Part(alone, file.name, file.path.stat().st_size, "bytes", file.path)
 
 
-# --- records --------------------------------------------------------------------------------------
-
-
-def _records(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Record]:
-    for row, origin in rows:
-        record = _record(row, columns, origin)
-        if record is not None:
-            yield record
-
-
-def _open_source(source: Source, columns: Sequence[str]) -> Iterator[Row]:
-    match source:
-        case Files():
-            files = expand(source)
-            return chain.from_iterable(file_rows(file, source, columns) for file in files)
-        case DatasetFolder():
-            return _dataset_rows(_load_folder(source), columns, describe(source))
-        case HubDataset():
-            return _dataset_rows(_load_hub(source), columns, describe(source))
-        case _ as never:
-            assert_never(never)
-
-
 def describe(source: Source) -> str:
-    """What messages and results call a source."""
+    """Name a source in messages and results."""
     match source:
         case Files():
             return ", ".join(source.paths)
@@ -198,22 +160,55 @@ def describe(source: Source) -> str:
             assert_never(never)
 
 
-def _record(row: Mapping[str, object], columns: Sequence[str], origin: str) -> Record | None:
-    texts: dict[str, str] = {}
-    for name, value in row.items():
-        if isinstance(value, str):
-            texts[name] = value
-        elif isinstance(value, (int, float)):
-            texts[name] = str(value)
-        elif value is not None and name in columns:
-            kind = type(value).__name__
-            raise ValueError(
-                f"{origin}: column '{name}' holds a value of type {kind}: name a text column"
-            )
-    for column in columns:
-        if column not in row:
-            raise ValueError(f"{origin}: {_no_column(column, row)}")
-    return Record(texts, origin) if any(column in texts for column in columns) else None
+# --- records --------------------------------------------------------------------------------------
+
+
+def _opened(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
+    # Opened before the first is read: a typing error in the last source is found at once.
+    return chain.from_iterable([_open_source(source, columns) for source in sources])
+
+
+def _open_source(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    match source:
+        case Files():
+            return chain.from_iterable(file.rows(columns) for file in expand(source))
+        case DatasetFolder():
+            return _dataset_rows(_load_folder(source), columns, describe(source))
+        case HubDataset():
+            return _dataset_rows(_load_hub(source), columns, describe(source))
+        case _ as never:
+            assert_never(never)
+
+
+def _some(items: Iterable[T], noun: str, sources: Sequence[Source]) -> Iterator[T]:
+    """Yield all items; there must be one."""
+    empty = True
+    for item in items:
+        empty = False
+        yield item
+    if empty:
+        names = ", ".join(describe(source) for source in sources)
+        raise ValueError(f"{names}: there is no {noun}. Give files that hold some.")
+
+
+def _records(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Record]:
+    for row, origin in rows:
+        texts: dict[str, str] = {}
+        for name, value in row.items():
+            if isinstance(value, str):
+                texts[name] = value
+            elif isinstance(value, (int, float)):
+                texts[name] = str(value)
+            elif value is not None and name in columns:
+                kind = type(value).__name__
+                raise ValueError(
+                    f"{origin}: column '{name}' holds a value of type {kind}. Name a text column."
+                )
+        missing = next((column for column in columns if column not in row), None)
+        if missing is not None:
+            raise ValueError(f"{origin}: {_no_column(missing, row)}.")
+        if any(column in texts for column in columns):
+            yield Record(texts, origin)
 
 
 def _no_column(name: str, existing: Collection[str]) -> str:
@@ -230,21 +225,21 @@ def _no_column(name: str, existing: Collection[str]) -> str:
 def _load_folder(source: DatasetFolder) -> Any:
     import datasets
 
-    path = resolve_path(source.path)
     try:
-        loaded = datasets.load_from_disk(str(path))
+        loaded = datasets.load_from_disk(str(resolve_path(source.path)))
     except Exception as error:  # whatever the library raises on a folder that isn't one
         raise ValueError(
-            f"{source.path}: not a folder of datasets' save_to_disk ({brief(error)})"
+            f"{source.path}: not a folder of datasets' save_to_disk ({brief(error)}). Give one, or "
+            "name files with kind: files."
         ) from None
     if not isinstance(loaded, datasets.DatasetDict):
         if source.split is not None and source.split != str(loaded.split):
-            raise ValueError(f"{source.path}: holds one data set without splits: leave split out")
+            raise ValueError(f"{source.path}: holds one data set without splits. Remove split.")
         return loaded
     split = source.split or (next(iter(loaded)) if len(loaded) == 1 else None)
     if split is None or split not in loaded:
-        problem = "set split" if split is None else f"no split '{split}'"
-        raise ValueError(f"{source.path}: {problem}; there are: {', '.join(loaded)}")
+        problem = "no split is set" if split is None else f"no split '{split}'"
+        raise ValueError(f"{source.path}: {problem}. Set split to one of {', '.join(loaded)}.")
     return loaded[split]
 
 
@@ -262,10 +257,9 @@ def _load_hub(source: HubDataset) -> Any:
             streaming=not offline,
         )
     except Exception as error:  # network, name, config, split: the library has a type for each
-        hint = ": HF_HUB_OFFLINE is set, so only the cache is read" if offline else ""
-        raise ValueError(
-            f"{describe(source)}: the hub data set can't be had ({brief(error)}){hint}"
-        ) from None
+        hint = "Unset HF_HUB_OFFLINE" if offline else "Check its name"
+        problem = f"the hub data set could not be downloaded ({brief(error)})"
+        raise ValueError(f"{describe(source)}: {problem}. {hint}.") from None
 
 
 def _dataset_rows(dataset: Any, columns: Sequence[str], name: str) -> Iterator[Row]:
@@ -291,7 +285,7 @@ def _dataset_rows(dataset: Any, columns: Sequence[str], name: str) -> Iterator[R
                 named[key] = [_label(kind, value) for value in row[key] or []]
             yield {**row, **named}, f"{name}[{number}]"
     except Exception as error:  # network and decoding: types of many libraries
-        raise ValueError(f"{name}: reading stopped ({brief(error)})") from None
+        raise ValueError(f"{name}: reading stopped ({brief(error)}). Run it again.") from None
 
 
 def _label(kind: Any, value: int | None) -> str | None:

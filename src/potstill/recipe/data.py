@@ -8,13 +8,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from potstill.recipe.config import Config
 
+FileFormat = Literal["txt", "jsonl", "csv", "tsv", "parquet", "conll", "squad"]
+
 
 class Files(Config):
     """Read files on this machine: paths or globs, or `package:NAME/...` in an installed package."""
 
     kind: Literal["files"] = "files"
     paths: Annotated[list[str], Field(min_length=1)]
-    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "conll", "squad"] = "auto"
+    format: Literal["auto", FileFormat] = "auto"
     # What one record of a .txt file is. A document also has the columns title (its first line),
     # body (the rest) and label (the name of its folder).
     unit: Literal["line", "paragraph", "document"] = "line"

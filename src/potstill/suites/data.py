@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from potstill.data.files import File, expand, file_rows
+from potstill.data.files import File, expand
 from potstill.data.sources import read_rows, sources_fingerprint
 from potstill.recipe import Files, HubDataset, Task, TaskData
 from potstill.storage import cache_folder
@@ -202,7 +202,7 @@ def _raw(task: SuiteTask, source: Files | HubDataset) -> Iterator[Mapping[str, A
         case "tsv":
             return _table(task, expand(source)[0])
         case "folders" | "squad":
-            return (row for file in expand(source) for row, _ in file_rows(file, source, []))
+            return (row for file in expand(source) for row, _ in file.rows([]))
         case _:
             assert_never(task.layout)
 
@@ -213,7 +213,7 @@ def _table(task: SuiteTask, file: File) -> Iterator[Mapping[str, Any]]:
     Raises:
         ValueError: The header lacks a column.
     """
-    with file.lines(["utf-8"]) as lines:
+    with file.lines() as lines:
         rows = (line.rstrip("\n").split("\t") for line in lines if line.strip())
         header = task.header or next(rows, ())
         missing = next((c for c in (*task.text, task.label) if c not in header), None)

@@ -28,7 +28,7 @@ def test_texts_keep_their_order_and_twins(table: str) -> None:
 def test_what_can_t_be_read(table: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pairs\.csv:2: no column 'c'; there are: "):
         read_texts(TextPass(sources=[table], columns=["c"]))
-    with pytest.raises(ValueError, match=r"none\.csv: no such file"):
+    with pytest.raises(ValueError, match=r"none\.csv: the file was not found"):
         read_texts(TextPass(sources=[str(tmp_path / "none.csv")]))
     half = tmp_path / "half.jsonl"
     half.write_text('{"a": "copper", "b": null}\n')

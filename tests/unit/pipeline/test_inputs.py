@@ -23,7 +23,7 @@ def recipe(teacher: Any, **changes: Any) -> Recipe:
 def test_text_that_a_benchmark_times_is_there(masked_lm_teacher: Path, text_file: Path) -> None:
     stage = {"kind": "benchmark", "models": [], "pass_over": {"sources": "nowhere.tsv"}}
     found = recipe(masked_lm_teacher, corpus={"sources": str(text_file)}, stages=[stage])
-    with pytest.raises(ValueError, match=r"^nowhere\.tsv: no such file"):
+    with pytest.raises(ValueError, match=r"^nowhere\.tsv: the file was not found"):
         check_inputs(found, text_file.parent / "run")
 
 
@@ -131,7 +131,8 @@ def test_a_teacher_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ):
         given_folders(settings)
     with pytest.raises(
-        ValueError, match=r"not in the hub's cache, and nothing is fetched for this$"
+        ValueError,
+        match=r"is not a local folder and is not cached\. Run `hf download org/model`\.$",
     ):
         given_folders(settings, fetch=False)
 

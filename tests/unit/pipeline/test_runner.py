@@ -695,7 +695,7 @@ def test_other_pairs_are_another_evaluation(
     after = stage_fingerprints(settings, given)
     assert (before[0] == after[0], before[1] == after[1]) == (True, False)
     pairs.unlink()
-    with pytest.raises(ValueError, match=r"sts\.tsv: no such file"):
+    with pytest.raises(ValueError, match=r"sts\.tsv: the file was not found"):
         check_inputs(settings, tmp_path / "run")
 
 

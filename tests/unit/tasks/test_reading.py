@@ -340,7 +340,7 @@ def test_no_row_can_be_used(tmp_path: Path) -> None:
         "fill it in"
     )
     (tmp_path / "nothing.jsonl").write_text("")
-    assert "there is no row in" in problem(str(tmp_path / "nothing.jsonl"))
+    assert "nothing.jsonl: there is no row. " in problem(str(tmp_path / "nothing.jsonl"))
 
 
 def test_a_metric_that_the_task_has_not(tmp_path: Path) -> None:

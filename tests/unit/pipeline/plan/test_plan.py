@@ -261,7 +261,7 @@ def test_a_shortage_is_shouted(
             {"teacher": {"model": "org/not-cached"}},
             "not in the hub's cache, and nothing is fetched for this",
         ),
-        ({"corpus": {"sources": ["missing.txt"]}}, "missing.txt: no such file"),
+        ({"corpus": {"sources": ["missing.txt"]}}, "missing.txt: the file was not found"),
         ({"corpus": {"columns": ["title"]}}, "no column 'title'; there are: text"),
     ],
 )

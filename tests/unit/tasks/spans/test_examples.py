@@ -270,12 +270,12 @@ def test_one_text_column_alone(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"data": [', ":1: not valid JSON (Expecting value)"),
-        ("[]", ": no list 'data': a .json file is read as SQuAD's"),
+        ("[]", ": no list 'data'. A .json file is read as SQuAD's"),
         ('{"data": [{"title": "x"}]}', ": data[0]: no list 'paragraphs'"),
         ('{"data": [{"paragraphs": [{"qas": 3}]}]}', ": data[0].paragraphs[0]: no list 'qas'"),
         ('{"data": [{"paragraphs": [{"qas": [3]}]}]}', ": data[0].paragraphs[0].qas: a question"),
         ('{"data": [{"paragraphs": [{"qas": [{"question": "x"}]}]}]}', "[0]: the text column 'con"),
-        ('{"data": []}', "there is no row in"),
+        ('{"data": []}', ": there is no row. "),
     ],
 )
 def test_a_file_that_is_not_squads(content: str, message: str, tmp_path: Path) -> None:
