@@ -45,7 +45,7 @@ __all__ = ["work"]  # a fixture
         ("text.csv", b"text\nmalt,oak\n", ["text.csv:2: 2 fields, but the header has 1"]),
         ("text.parquet", b"malt", ["text.parquet: not a readable Parquet file"]),
         ("text.docx", b"malt", ["text.docx: unknown suffix '.docx'"]),
-        ("text.txt", b"malt\n" * 9, ["leaves nothing to train on", "min_length 4"]),
+        ("text.txt", b"malt\n" * 9, ["corpus: nothing is left to train on.", "min_length 4"]),
     ],
 )
 def test_text(

@@ -1,12 +1,12 @@
-"""Corpora as token sequences: tokenised once, kept on disk, memory-mapped.
+"""Corpora as token sequences: tokenized once, kept on disk, memory-mapped.
 
-What grows in memory with the corpus is 8 bytes a sequence (its offset) and 8 bytes a text (a hash
-that finds duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes a text.
+What grows in memory with the corpus is 8 bytes per sequence (its offset) and 8 bytes per text (a
+hash that finds duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes per
+text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from potstill.data.sequences import TokenizedCorpus, Tokens
-from potstill.data.sources import Record, heldout_side, read_records, sources_fingerprint
-from potstill.data.tokenize import encode_whole
+from potstill.data.sources import heldout_side, read_records, sources_fingerprint
+from potstill.data.tokenize import encode_whole, text_batches
 from potstill.recipe import Corpus
 from potstill.recipe.config import digested
 from potstill.storage.caches import Damaged, kept, key_of, read_meta, write_meta
+from potstill.storage.manifest import blake2b
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _VERSION = 3  # of the cache's format and of how text becomes sequences
-_TEXTS = 500  # tokenised at a time, or
-_CHARACTERS = 1 << 20  # so many of them: an encoding takes some 100 bytes a token
 _COUNTED = 1 << 20  # ids that are counted at a time
 FEW = 100  # different training sequences; below that, a corpus warns
+_SIDES = ("train", "heldout")
 _COUNTS = (
     *("records", "sequences_train", "sequences_heldout", "tokens_train", "tokens_heldout"),
     *("split", "dropped_short", "dropped_unknown", "duplicates", "leaked", "different_train"),
@@ -45,69 +45,70 @@ def tokenize_corpus(
     tokenizer: PreTrainedTokenizerFast,
     cache: Path,
     seed: int,
-    progress: Callable[[int], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> TokenizedCorpus:
-    """Token sequences of both sides, from the cache or by reading the corpus.
+    """Tokenize both sides of a corpus, or read their token sequences from the cache.
 
-    Texts over `max_length` are split into nearly equal pieces, of half of it at least; `min_length`
-    is asked of whole texts. The
-    cache is keyed by what the sources hold, the tokenizer, the corpus settings and the seed; one
-    that is damaged or half written is built again. Several processes may do this at once: the
-    first to finish wins.
+    Texts over `max_length` are split into nearly equal parts, of at least half of it; `min_length`
+    is compared with whole texts. The cache is keyed by what the sources hold, the tokenizer, the
+    corpus settings and the seed; one that is damaged or half written is built again. Several
+    processes may do this at once: the first to finish wins.
 
     Args:
-        progress: called with the number of records read so far.
-        say: called with a sentence where the cache is damaged.
+        corpus: Sources and settings.
+        tokenizer: A fast tokenizer.
+        cache: The folder of all caches.
+        seed: Seed of the run, which decides what is held out.
+        say: Receives a sentence where the cache is damaged.
 
     Raises:
-        ValueError: bad input (see `read_records`), no training sequence left, lengths that exclude
-            each other, a tokenizer that isn't a fast one, or a cache that can't be written.
+        ValueError: Bad input (see `read_records`), no training sequence is left, the tokenizer is
+            not a fast one or leaves no room for text, or the cache cannot be written.
     """
     cutter = _Cutter(corpus, tokenizer)
-    key = _key(corpus, cutter, seed)
-
-    def build(folder: Path) -> None:
-        _build(corpus, cutter, folder, seed, progress)
-
-    return kept(cache / key, build, _open, "token cache", say)
+    folder = cache / _key(corpus, cutter, seed)
+    return kept(folder, lambda new: _build(corpus, cutter, new, seed), _open, "token cache", say)
 
 
 def cut_texts(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
 ) -> list[np.ndarray]:
-    """The sequences that texts become in a tokenised corpus: each uint16 or int32 [L].
+    """Cut texts into the sequences of a tokenized corpus: each uint16 or int32 [L].
 
     Raises:
-        ValueError: as `tokenize_corpus`, of the tokenizer and the lengths.
+        ValueError: As `tokenize_corpus`, about the tokenizer and the lengths.
     """
     cutter = _Cutter(corpus, tokenizer)
     counts: Counter[str] = Counter()
-    return [piece for ids in cutter.encode(texts) for piece in cutter.cut(ids, counts)]
+    return [part for ids in cutter.encode(texts) for part in cutter.cut(ids, counts)]
 
 
 class _Cutter:
-    """Texts to token sequences."""
+    """Turn texts into token sequences."""
 
     def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
         if not tokenizer.is_fast:
-            raise ValueError("the tokenizer has no tokenizer.json: a fast tokenizer is needed")
+            raise ValueError(
+                "the tokenizer has no tokenizer.json. Use a model with a fast tokenizer."
+            )
         self.tokenizer = tokenizer
         self.settings = corpus
         self.prefix, self.suffix = self._wrapping()
         self.limit = corpus.max_length - len(self.prefix) - len(self.suffix)
         if self.limit < 1:
-            raise ValueError(f"corpus.max_length {corpus.max_length} leaves no room for text")
+            raise ValueError(
+                f"corpus.max_length: {corpus.max_length} leaves no room for text. Raise it."
+            )
         self.vocabulary_size = max(tokenizer.get_vocab().values()) + 1
         self.dtype = np.uint16 if self.vocabulary_size <= 65536 else np.int32
 
     def encode(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Ids of whole texts."""
+        """Return the ids of whole texts."""
         ids: list[list[int]] = encode_whole(self.tokenizer, texts, special=special)["input_ids"]
         return ids
 
     def _wrapping(self) -> tuple[list[int], list[int]]:
-        """Special tokens before and after a text, as the tokenizer itself puts them."""
+        """Return the special tokens that the tokenizer puts before and after a text."""
         special = self.encode([""], special=True)[0]
         probe = next((p for p in ("a", "the", "A", "1", ".") if self.encode([p])[0]), "")
         content, whole = self.encode([probe])[0], self.encode([probe], special=True)[0]
@@ -115,27 +116,27 @@ class _Cutter:
             if content and whole == special[:cut] + content + special[cut:]:
                 return special[:cut], special[cut:]
         raise ValueError(
-            "the special tokens that the tokenizer puts before and after a text can't be told, so "
-            "long texts can't be split for it: take another teacher"
+            "the special tokens that the tokenizer puts before and after a text are unclear, so "
+            "long texts cannot be split. Use another teacher."
         )
 
     def cut(self, ids: list[int], counts: Counter[str]) -> list[np.ndarray]:
-        """The sequences of one text: at most `max_length` tokens each, special tokens included."""
+        """Cut one text into sequences of at most `max_length` tokens, special tokens included."""
         wrapped = len(ids) + len(self.prefix) + len(self.suffix)
         if not ids or wrapped < self.settings.min_length:
             counts["dropped_short"] += 1
             return []
         number = math.ceil(len(ids) / self.limit)
         counts["split"] += number > 1
-        pieces = np.array_split(np.array(ids, dtype=self.dtype), number)
-        known = [piece for piece in pieces if not self._unknown(piece)]
+        parts = np.array_split(np.array(ids, dtype=self.dtype), number)
+        known = [part for part in parts if not self._unknown(part)]
         counts["dropped_unknown"] += number - len(known)
         prefix, suffix = (np.array(part, dtype=self.dtype) for part in (self.prefix, self.suffix))
-        return [np.concatenate([prefix, piece, suffix]) for piece in known]
+        return [np.concatenate([prefix, part, suffix]) for part in known]
 
-    def _unknown(self, piece: np.ndarray) -> bool:
+    def _unknown(self, part: np.ndarray) -> bool:
         unknown = self.tokenizer.unk_token_id
-        return unknown is not None and bool(np.mean(piece == unknown) > self.settings.max_unknown)
+        return unknown is not None and bool(np.mean(part == unknown) > self.settings.max_unknown)
 
 
 def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
@@ -153,8 +154,11 @@ def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
     return key_of(parts)
 
 
+# --- building -------------------------------------------------------------------------------------
+
+
 class _Side:
-    """Writes one side."""
+    """Write one side."""
 
     def __init__(self, folder: Path, cutter: _Cutter) -> None:
         folder.mkdir()
@@ -164,7 +168,9 @@ class _Side:
         self.hashes = array("Q")
         self.token_counts_V = np.zeros(cutter.vocabulary_size, dtype=np.int64)
 
-    def add(self, sequences: Sequence[np.ndarray]) -> None:
+    def add(self, code: int, sequences: Sequence[np.ndarray]) -> None:
+        """Add the sequences of a text with its hash."""
+        self.hashes.append(code)
         for ids in sequences:
             self.stream.write(ids.tobytes())
             self.offsets.append(self.offsets[-1] + len(ids))
@@ -180,93 +186,53 @@ class _Side:
         np.save(self.folder / "token_counts.npy", self.token_counts_V)
 
 
-def _build(
-    corpus: Corpus,
-    cutter: _Cutter,
-    folder: Path,
-    seed: int,
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Read, tokenise and write both sides and meta.json into an empty folder."""
+def _build(corpus: Corpus, cutter: _Cutter, folder: Path, seed: int) -> None:
+    """Read, tokenize and write both sides and meta.json into an empty folder."""
     counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
-    seen: set[int] | None = set() if corpus.drop_duplicates else None
+    seen: set[int] = set()
     with (
         closing(_Side(folder / "train", cutter)) as train,
         closing(_Side(folder / "heldout", cutter)) as heldout,
     ):
-        for batch in _batches(_texts(corpus, seed, counts)):
-            _add(batch, cutter, train, heldout, seen, counts)
-            if progress is not None:
-                progress(counts["records"])
-        for name, side in (("train", train), ("heldout", heldout)):
+        for batch in text_batches(_texts(corpus, seed, counts), lambda item: item[0]):
+            encoded = cutter.encode([text for text, _ in batch])
+            for (text, held), ids in zip(batch, encoded, strict=True):
+                sequences = cutter.cut(ids, counts)
+                if not sequences:
+                    continue
+                code = int.from_bytes(blake2b(" ".join(text.split()).encode(), size=8), "little")
+                if corpus.drop_duplicates and code in seen:
+                    counts["duplicates"] += 1
+                    continue
+                if corpus.drop_duplicates:
+                    seen.add(code)
+                (heldout if held else train).add(code, sequences)
+        for name, side in zip(_SIDES, (train, heldout), strict=True):
             side.finish()
             counts[f"sequences_{name}"] = len(side.offsets) - 1
             counts[f"tokens_{name}"] = side.offsets[-1]
     _count_repeats(train.hashes, heldout.hashes, counts)
     if counts["sequences_train"] == 0:
-        raise ValueError(_nothing_left(corpus, counts))
+        raise ValueError(
+            f"corpus: nothing is left to train on. From {counts['records']} records, "
+            f"{counts['dropped_short']} texts are shorter than min_length {corpus.min_length}, "
+            f"{counts['dropped_unknown']} sequences are mostly unknown tokens and "
+            f"{counts['sequences_heldout']} are held out. Add text or lower corpus.min_length."
+        )
     write_meta(folder, {"counts": dict(counts), "warnings": _warnings(corpus, counts)})
 
 
-def _add(
-    batch: list[tuple[str, bool]],
-    cutter: _Cutter,
-    train: _Side,
-    heldout: _Side,
-    seen: set[int] | None,
-    counts: Counter[str],
-) -> None:
-    """Tokenise a batch of texts, each to its side; `seen`: hashes of the earlier ones."""
-    encoded = cutter.encode([text for text, _ in batch])
-    for (text, held), ids in zip(batch, encoded, strict=True):
-        sequences = cutter.cut(ids, counts)
-        if not sequences:
-            continue
-        code = _text_hash(text)
-        if seen is not None:
-            if code in seen:
-                counts["duplicates"] += 1
-                continue
-            seen.add(code)
-        side = heldout if held else train
-        side.hashes.append(code)
-        side.add(sequences)
-
-
 def _texts(corpus: Corpus, seed: int, counts: Counter[str]) -> Iterator[tuple[str, bool]]:
-    """Every text of every record, and whether it is held out."""
-
-    def texts(record: Record) -> Iterator[str]:
-        counts["records"] += 1
-        return (record.columns[name] for name in corpus.columns if name in record.columns)
-
-    own = corpus.heldout_sources is not None
-    for record in read_records(corpus.sources, corpus.columns):
-        held = not own and heldout_side(
-            record, corpus.columns, corpus.group_by, corpus.heldout, seed
-        )
-        yield from ((text, held) for text in texts(record))
-    if corpus.heldout_sources is not None:
-        for record in read_records(corpus.heldout_sources, corpus.columns):
-            yield from ((text, True) for text in texts(record))
-
-
-def _batches(texts: Iterator[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    batch: list[tuple[str, bool]] = []
-    characters = 0
-    for item in texts:
-        batch.append(item)
-        characters += len(item[0])
-        if len(batch) == _TEXTS or characters >= _CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _text_hash(text: str) -> int:
-    content = " ".join(text.split()).encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    """Yield every text of every record, and whether it is held out."""
+    own = corpus.heldout_sources
+    for sources, held in ((corpus.sources, False), (own, True)):
+        for record in read_records(sources, corpus.columns) if sources else ():
+            counts["records"] += 1
+            side = held or (
+                own is None
+                and heldout_side(record, corpus.columns, corpus.group_by, corpus.heldout, seed)
+            )
+            yield from ((text, side) for text in record.texts(corpus.columns))
 
 
 def _count_repeats(train: array[int], heldout: array[int], counts: Counter[str]) -> None:
@@ -274,45 +240,40 @@ def _count_repeats(train: array[int], heldout: array[int], counts: Counter[str])
     for hashes in sides:
         counts["duplicates"] += len(hashes) - len(np.unique(hashes))
     counts["leaked"] = int(np.isin(sides[1], sides[0]).sum())
-    # a text may be many sequences
+    # one text may become several sequences
     share = len(np.unique(sides[0])) / max(len(sides[0]), 1)
     counts["different_train"] = round(share * counts["sequences_train"])
-
-
-def _nothing_left(corpus: Corpus, counts: Counter[str]) -> str:
-    return (
-        f"the corpus leaves nothing to train on: of {counts['records']} records, "
-        f"{counts['dropped_short']} texts are shorter than min_length {corpus.min_length}, "
-        f"{counts['dropped_unknown']} sequences are mostly unknown tokens and "
-        f"{counts['sequences_heldout']} are held out: give more text or lower corpus.min_length"
-    )
 
 
 def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
     found = []
     if counts["different_train"] < FEW:
         found.append(
-            f"training sees {counts['different_train']} different sequences, again and again: a "
-            f"student learns fewer than {FEW} by heart and little else"
+            f"training sees only {counts['different_train']} different sequences, again and again. "
+            f"A student memorizes fewer than {FEW}. Add text."
         )
-    kept = counts["sequences_train"] + counts["sequences_heldout"]
     if counts["duplicates"]:
-        what = "left out" if corpus.drop_duplicates else "left in (drop_duplicates leaves them out)"
-        found.append(f"{_are(counts['duplicates'], 'text')} the same as an earlier one, and {what}")
+        what = (
+            "dropped" if corpus.drop_duplicates else "kept (set drop_duplicates: true to drop them)"
+        )
+        found.append(
+            f"{_are(counts['duplicates'], 'text')} the same as an earlier one, and {what}."
+        )
     if counts["leaked"]:
         found.append(
             f"{_are(counts['leaked'], 'held-out text')} also in the training text, so held-out "
-            "scores are too good: drop_duplicates removes them"
+            "scores are too good. Set drop_duplicates: true."
         )
-    for name, why in (
-        ("dropped_short", ("text", f"shorter than min_length {corpus.min_length}")),
-        ("dropped_unknown", ("sequence", "mostly tokens that the tokenizer doesn't know")),
+    kept = counts["sequences_train"] + counts["sequences_heldout"]
+    for name, noun, why in (
+        ("dropped_short", "text", f"shorter than min_length {corpus.min_length}"),
+        ("dropped_unknown", "sequence", "mostly tokens that the tokenizer doesn't know"),
     ):
         if counts[name] > 0.2 * (kept + counts[name]):
             left = _are(kept, "sequence")
-            found.append(f"{_are(counts[name], why[0])} {why[1]}, and left out; {left} left")
+            found.append(f"{_are(counts[name], noun)} {why}, and dropped; {left} left.")
     if counts["sequences_heldout"] == 0 and (corpus.heldout or corpus.heldout_sources):
-        found.append("no held-out text is left: give more of it, or a larger corpus.heldout")
+        found.append("no held-out text is left. Add text or raise corpus.heldout.")
     return found
 
 
@@ -324,13 +285,9 @@ def _are(count: int, noun: str) -> str:
 
 
 def _open(folder: Path) -> TokenizedCorpus:
-    """What a cache folder holds.
-
-    Raises:
-        Damaged: it isn't there or not as it was written.
-    """
+    """Open a cache folder; raise Damaged if it is missing or not as it was written."""
     meta = read_meta(folder)
-    sides = {name: _open_side(folder, name) for name in ("train", "heldout")}
+    sides = {name: _open_side(folder, name) for name in _SIDES}
     for name, side in sides.items():
         _, checksum = meta["files"][f"{name}/tokens.bin"]
         if checksum is None:  # earlier versions took none; the file of counts has one
@@ -350,7 +307,7 @@ def _open_side(folder: Path, name: str) -> Tokens:
 
 
 def _check_counts(tokens: Tokens, name: str) -> None:
-    """Compare a side's ids with how often each is said to occur."""
+    """Compare a side's ids with how often each occurs according to its file of counts."""
     known = len(tokens.token_counts)
     counts_V = np.zeros(known, dtype=np.int64)
     for start in range(0, len(tokens.ids), _COUNTED):

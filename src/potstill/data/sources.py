@@ -29,6 +29,10 @@ class Record:
     columns: dict[str, str]
     origin: str
 
+    def texts(self, columns: Iterable[str]) -> Iterator[str]:
+        """Yield the texts of those of the columns that it has."""
+        return (self.columns[name] for name in columns if name in self.columns)
+
 
 # --- what others call -----------------------------------------------------------------------------
 

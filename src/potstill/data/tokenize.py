@@ -1,20 +1,25 @@
-"""A fast tokenizer, called in one way."""
+"""Call a fast tokenizer in one way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from potstill.data.sequences import E
 
+T = TypeVar("T")
+
+_TEXTS = 500  # tokenized at a time, or
+_CHARACTERS = 1 << 20  # of text: an encoding takes some 100 bytes per token
+
 
 @dataclass
 class Sequences:
-    """Token sequences as a tokenizer gives them, one entry each, and which of them it cut."""
+    """Collect token sequences as a tokenizer gives them, and which of them it truncated."""
 
     ids: list[np.ndarray] = field(default_factory=list)
     types: list[np.ndarray] = field(default_factory=list)
@@ -42,7 +47,7 @@ class Sequences:
         )
 
 
-# How texts are tokenised, beside where they are cut.
+# How texts are tokenized, beside where they are truncated.
 TOKENIZING = {
     "return_attention_mask": False,
     "return_token_type_ids": True,
@@ -57,11 +62,11 @@ def encode_whole(
     special: bool = False,
     offsets: bool = False,
 ) -> Any:
-    """Ids of whole texts, whatever truncation and padding tokenizer.json asks for.
+    """Return ids of whole texts, whatever truncation and padding tokenizer.json asks for.
 
     Args:
-        special: add the special tokens that a text has around it.
-        offsets: give `offset_mapping`, too.
+        special: Add the special tokens that a text has around it.
+        offsets: Return `offset_mapping`, too.
     """
     return tokenizer(
         list(texts),
@@ -74,3 +79,17 @@ def encode_whole(
         split_special_tokens=True,  # "[MASK]" in a text is six characters, and no mask
         verbose=False,  # "longer than the maximum": what becomes of it is the caller's part
     )
+
+
+def text_batches(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
+    """Group what has texts into batches that can be tokenized at a time."""
+    batch: list[T] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += len(text_of(item))
+        if len(batch) == _TEXTS or characters >= _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

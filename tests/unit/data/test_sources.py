@@ -136,7 +136,10 @@ def test_the_first_byte_that_does_not_decode_is_named(padding: int) -> None:
     where = len(good.encode()) + 2
     with pytest.raises(
         ValueError,
-        match=rf"^a.txt: not utf-8 at byte {where} \(line 3\) \(nor ascii\)\. Set the .*latin-1\]\.$",
+        match=(
+            rf"^a.txt: not utf-8 at byte {where} \(line 3\) \(nor ascii\)\. Set the "
+            rf".*latin-1\]\.$"
+        ),
     ):
         read("a.txt", encodings=["utf-8", "ascii"])
 
@@ -309,7 +312,10 @@ def test_a_hub_data_set_that_can_not_be_had(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         ValueError,
-        match=r"^org/no-such-set:train: the hub data set could not be downloaded \(.*Unset HF_HUB_OFFLINE\.$",
+        match=(
+            r"^org/no-such-set:train: the hub data set could not be downloaded \(.*Unset "
+            r"HF_HUB_OFFLINE\.$"
+        ),
     ):
         list(read_records([HubDataset(name="org/no-such-set")], ["text"]))
 

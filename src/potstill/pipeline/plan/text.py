@@ -123,7 +123,7 @@ def _take(part: Part, corpus: Corpus, quota: int) -> _Piece:
     records = list(islice(stream, quota))
     following = next(stream, None)
     covered = float(part.size or 0) if following is None else _before(part, following, len(records))
-    texts = [r.columns[name] for r in records for name in corpus.columns if name in r.columns]
+    texts = [text for record in records for text in record.texts(corpus.columns)]
     return _Piece(part, len(records), texts, covered, whole=following is None)
 
 

@@ -192,7 +192,7 @@ def _part(
     def texts(held: bool) -> Iterator[str]:
         for record in read_records([source], columns):
             if heldout_side(record, columns, group_by, share, seed) == held:
-                yield from (record.columns[name] for name in columns if name in record.columns)
+                yield from record.texts(columns)
 
     heldout = (lambda: texts(True)) if share > 0 else None
     return Part(describe(source), lambda: texts(False), heldout)
