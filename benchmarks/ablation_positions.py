@@ -96,7 +96,7 @@ def score(folder: Path, recipe: Recipe, work: Path) -> dict[str, list[float]]:
     for start in range(0, len(order), 32):
         rows = order[start : start + 32]
         pad = int(loaded.tokenizer.pad_token_id or 0)
-        batch = collate(corpus.heldout, rows, pad, masker, 1, EVALUATION_EPOCH)
+        batch = collate(corpus.heldout, rows, pad, masker.of_epoch(1, EVALUATION_EPOCH))
         chosen_BL = batch.gold_BL >= 0
         with torch.inference_mode():
             signals = masked_lm_signals(

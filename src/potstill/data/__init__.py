@@ -32,19 +32,10 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "batches": (
-            "Batch",
-            "collate",
-        ),
-        "corpus": ("tokenize_corpus",),
-        "masking": (
-            "Masker",
-            "make_masker",
-        ),
-        "sequences": (
-            "Examples",
-            "Tokens",
-        ),
-        "sources": ("read_records",),
+        "batches": ["Batch", "collate"],
+        "corpus": ["tokenize_corpus"],
+        "masking": ["Masker", "make_masker"],
+        "sequences": ["Examples", "Tokens"],
+        "sources": ["read_records"],
     },
 )

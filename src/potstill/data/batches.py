@@ -1,17 +1,18 @@
-"""What one forward pass reads."""
+"""Batches: the order of an epoch, how many steps there are, and what a forward pass reads."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from potstill.data.masking import Masker
-from potstill.data.sequences import IGNORED, Examples, Tokens
+from potstill.data.sequences import Examples, Mask, Tokens
+from potstill.recipe import Training
 
 _WINDOW = 50  # batches within which sequences are sorted by length
 _ORDER = (0, 1)  # makes the order's random stream another one than that of any example's mask
@@ -19,16 +20,15 @@ _ORDER = (0, 1)  # makes the order's random stream another one than that of any 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B sequences, padded on the right to the L tokens of the longest.
+    """Hold B sequences, padded on the right to the L tokens of the longest.
 
     Attributes:
         input_ids_BL: int64, masked where there is masking.
         attention_mask_BL: int64, 1 at real tokens.
-        gold_BL: what is to be predicted, in the task's own shape. Masked LM: int64 [B x L], the
+        gold_BL: What is to be predicted, in the task's own shape. Masked LM: int64 [B x L], the
             original token at chosen positions and -100 elsewhere. Tasks: see heads.
         token_type_ids_BL: int64, for text pairs; None: all 0.
-        numbers_B: int64, which examples of the data set they are, one a pair of texts; None where
-            nobody asks.
+        numbers_B: int64, the numbers of the examples, one per pair of texts; None where unknown.
         answerable_BL: bool, tokens at which an answer may begin or end; None: any.
     """
 
@@ -40,55 +40,48 @@ class Batch:
     answerable_BL: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the same batch on another device."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in own.items() if v is not None})
 
     def __len__(self) -> int:
         return len(self.input_ids_BL)
 
 
+@dataclass
 class MicroBatches:
-    """One process's share of every batch: a pure function of step, process and their number.
+    """Deal one process its share of every batch: a pure function of step, process and their number.
 
-    Args:
-        batch_size, micro_batch_size: sequences of a step over all processes, and of one forward
-            pass.
-        rank, world: this process, and how many there are.
+    Attributes:
+        batch_size: Sequences of a step, over all processes.
+        size: Sequences of one forward pass.
+        rank: Number of this process.
+        world: How many processes there are.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        micro_batch_size: int,
-        *,
-        pad_id: int,
-        masker: Masker | None,
-        seed: int,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.batch_size, self.size = batch_size, micro_batch_size
-        self.pad_id, self.masker, self.seed = pad_id, masker, seed
-        self.rank, self.world = rank, world
-        self._epoch: tuple[int, list[np.ndarray]] | None = None  # the last one that was asked for
+    batch_size: int
+    size: int
+    pad_id: int
+    masker: Masker | None
+    seed: int
+    rank: int
+    world: int
+    # the last epoch that was asked for
+    _epoch: tuple[int, list[np.ndarray]] | None = field(default=None, init=False)
 
     def of_step(self, tokens: Tokens | Examples, step: int) -> list[tuple[int, Batch]]:
-        """This process's micro-batches of a step, numbered within it.
+        """Return this process's micro-batches of a step, numbered within it.
 
         One that is numbered -1 is another process's: it only keeps this one in step and must add
         nothing.
         """
         epoch, within = divmod(step, -(-len(tokens) // self.batch_size))
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (
-                epoch,
-                epoch_batches(tokens.lengths, self.batch_size, self.seed, epoch),
-            )
+            self._epoch = epoch, epoch_batches(tokens.lengths, self.batch_size, self.seed, epoch)
         return self._own(self._epoch[1][within], tokens, epoch)
 
     def spread(self, tokens: Tokens | Examples, count: int, epoch: int) -> Iterator[Batch]:
-        """This process's micro-batches of `count` sequences that are spread over all of them.
+        """Yield this process's micro-batches of `count` sequences, spread over all sequences.
 
         Like in training, those of one batch are of similar length.
         """
@@ -101,23 +94,23 @@ class MicroBatches:
     def _own(
         self, indices: np.ndarray, tokens: Tokens | Examples, epoch: int
     ) -> list[tuple[int, Batch]]:
+        mask = None if self.masker is None else self.masker.of_epoch(self.seed, epoch)
         parts = [indices[i : i + self.size] for i in range(0, len(indices), self.size)]
-        rounds = -(-len(parts) // self.world)
         own = []
-        for turn in range(rounds):
+        for turn in range(-(-len(parts) // self.world)):
             number = turn * self.world + self.rank
-            part = parts[number] if number < len(parts) else parts[0]
-            batch = collate(tokens, part, self.pad_id, self.masker, self.seed, epoch)
-            own.append((number if number < len(parts) else -1, batch))
+            left = number < len(parts)
+            batch = collate(tokens, parts[number if left else 0], self.pad_id, mask)
+            own.append((number if left else -1, batch))
         return own
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The global batches of an epoch: every index once, as int64 [B].
+    """Return the global batches of an epoch: every index once, as int64 [B].
 
     A pure function of its arguments. Shuffled, sorted by length within windows of 50 batches so
-    that little is padded, cut, and the batches shuffled again. What is left over, drawn like the
-    rest, is the last batch.
+    that little is padded, divided, and the batches shuffled again. What is left over, drawn like
+    the rest, is the last batch.
     """
     rng = np.random.default_rng([seed, epoch, *_ORDER])
     order = rng.permutation(len(lengths))
@@ -133,70 +126,46 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     return [*shuffled, rest] if len(rest) else shuffled
 
 
-def plan_steps(
-    lengths: np.ndarray,
-    batch_size: int,
-    seed: int,
-    *,
-    epochs: float | None = None,
-    max_steps: int | None = None,
-    max_tokens: int | None = None,
-) -> tuple[int, int]:
-    """Optimizer steps until the first of the limits is reached, and the real tokens in them.
+def plan_steps(lengths: np.ndarray, training: Training, seed: int) -> tuple[int, int]:
+    """Count the optimizer steps until the training's first limit, and the real tokens in them.
 
     A part of an epoch is rounded up to whole steps; the step that reaches `max_tokens` counts.
     """
     assert len(lengths) > 0, "no sequences"
-    assert any(limit is not None for limit in (epochs, max_steps, max_tokens)), "no limit"
-    per_epoch = math.ceil(len(lengths) / batch_size)
+    max_tokens = training.max_tokens
+    per_epoch = math.ceil(len(lengths) / training.batch_size)
     epoch_tokens = int(lengths.sum(dtype=np.int64))
-    step_limits = [] if max_steps is None else [max_steps]
-    if epochs is not None:
-        step_limits.append(max(1, math.ceil(round(epochs * per_epoch, 6))))
+    step_limits = [] if training.max_steps is None else [training.max_steps]
+    if training.epochs is not None:
+        step_limits.append(max(1, math.ceil(round(training.epochs * per_epoch, 6))))
     # Whole epochs by arithmetic, the batches only of the one within which the end is.
     whole_epochs = [limit // per_epoch for limit in step_limits]
     whole_epochs += [] if max_tokens is None else [max_tokens // epoch_tokens]
     whole = min(whole_epochs)
     steps, tokens = whole * per_epoch, whole * epoch_tokens
-
-    def ended() -> bool:
-        return any(steps >= limit for limit in step_limits) or (
-            max_tokens is not None and tokens >= max_tokens
-        )
-
-    for batch in epoch_batches(lengths, batch_size, seed, whole):
-        if ended():
+    for batch in epoch_batches(lengths, training.batch_size, seed, whole):
+        if any(steps >= limit for limit in step_limits):
+            break
+        if max_tokens is not None and tokens >= max_tokens:
             break
         steps, tokens = steps + 1, tokens + int(lengths[batch].sum())
     return steps, tokens
 
 
 def collate(
-    tokens: Tokens | Examples,
-    indices: np.ndarray,
-    pad_id: int,
-    masker: Masker | None,
-    seed: int,
-    epoch: int,
+    tokens: Tokens | Examples, indices: np.ndarray, pad_id: int, mask: Mask | None = None
 ) -> Batch:
-    """A batch of sequences, masked by each one's own random stream and padded on the right."""
-    if isinstance(tokens, Examples):
-        assert masker is None
+    """Bring sequences into a batch, padded on the right.
+
+    Args:
+        tokens: All sequences.
+        indices: The numbers of those of the batch.
+        pad_id: The padding token.
+        mask: Masks one sequence of `Tokens`, see `Masker.of_epoch`; None: no masking.
+    """
+    if mask is None:
         found = tokens.batch(indices, pad_id)
-        return Batch(**{name: torch.from_numpy(v) for name, v in found.items() if v is not None})
-    longest = int(tokens.lengths[indices].max())
-    ids_BL = np.full((len(indices), longest), pad_id, dtype=np.int64)
-    gold_BL = np.full((len(indices), longest), IGNORED, dtype=np.int64)
-    for row, index in enumerate(indices.tolist()):
-        ids = tokens[index]
-        if masker is None:
-            ids_BL[row, : len(ids)] = ids
-        else:
-            masked = masker(ids, seed, epoch, index)
-            ids_BL[row, : len(ids)], gold_BL[row, : len(ids)] = masked
-    real_BL = np.arange(longest) < tokens.lengths[indices][:, None]
-    return Batch(
-        input_ids_BL=torch.from_numpy(ids_BL),
-        attention_mask_BL=torch.from_numpy(real_BL.astype(np.int64)),
-        gold_BL=torch.from_numpy(gold_BL),
-    )
+    else:
+        assert isinstance(tokens, Tokens)
+        found = tokens.batch(indices, pad_id, mask)
+    return Batch(**{name: torch.from_numpy(v) for name, v in found.items() if v is not None})

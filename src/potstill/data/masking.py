@@ -1,8 +1,8 @@
-"""Dynamic masking: which tokens of a sequence a masked LM has to predict, and what it sees there.
+"""Dynamic masking: which tokens of a sequence a masked LM predicts, and what it sees there.
 
 Devlin et al. 2019 (arXiv 1810.04805): 15% of the tokens, of which 80% become the mask token, 10% a
 random token and 10% stay. Liu et al. 2019 (arXiv 1907.11692): a new mask every epoch. Choosing rare
-tokens more often, with weight count ** -0.7, is of the DistilBERT reference implementation.
+tokens more often, with weight count ** -0.7, comes from DistilBERT's reference implementation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.data.sequences import IGNORED
+from potstill.data.sequences import IGNORED, Mask
 from potstill.recipe import Masking
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ EVALUATION_EPOCH = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class _Words:
-    """How tokens make words."""
+    """Hold how tokens make words."""
 
-    continues_V: np.ndarray  # bool: goes on with the word before it
+    continues_V: np.ndarray  # bool: continues the word before it
     closes_V: np.ndarray  # bool: what follows is another word
 
 
 @dataclass(frozen=True, eq=False)
 class Masker:
-    """Masks one sequence at a time; made by `make_masker`.
+    """Mask one sequence at a time; made by `make_masker`.
 
     A mask is a pure function of (seed, epoch, example index): neither the batch, nor the process,
-    nor what was masked before has a say in it.
+    nor what was masked before affects it.
     """
 
     settings: Masking
@@ -51,15 +51,15 @@ class Masker:
     def __call__(
         self, ids: np.ndarray, seed: int, epoch: int, index: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What the model sees and what it has to predict.
+        """Return what the model sees and what it has to predict.
 
         Args:
             ids: int32 [L], special tokens included.
 
         Returns:
             Masked ids and gold, both int64 [L]; gold is the original id at the chosen positions and
-            IGNORED elsewhere. round(probability * tokens) positions are chosen, at least one;
-            whole words until there are so many. A sequence of special tokens alone has none.
+            IGNORED elsewhere. round(probability * tokens) positions are chosen, at least one; with
+            whole words, at least as many. A sequence of special tokens alone has none.
         """
         masked_ids = ids.astype(np.int64)
         gold = np.full(len(ids), IGNORED, dtype=np.int64)
@@ -82,10 +82,14 @@ class Masker:
         masked_ids[chosen[replaced]] = strangers[replaced]
         return masked_ids, gold
 
+    def of_epoch(self, seed: int, epoch: int) -> Mask:
+        """Return what masks a sequence in an epoch, for `collate`."""
+        return lambda ids, index: self(ids, seed, epoch, index)
+
     def _in_chosen_words(
         self, rng: np.random.Generator, ids: np.ndarray, maskable: np.ndarray, wanted: int
     ) -> np.ndarray:
-        """bool over the maskable positions: in a chosen word. A word weighs its tokens' mean."""
+        """Return bool over the maskable positions: in a chosen word. A word weighs its tokens' mean."""
         assert self.words is not None
         # A special token ends a word, and so does the beginning of a piece of a split text.
         after_gap = np.diff(maskable, prepend=-1) > 1
@@ -106,16 +110,16 @@ class Masker:
 def make_masker(
     masking: Masking, tokenizer: PreTrainedTokenizerFast, token_counts: np.ndarray
 ) -> Masker:
-    """The masker of a tokenizer; `token_counts` [V] (of the training text) serves smoothing.
+    """Make the masker of a tokenizer; `token_counts` [V] (of the training text) serves smoothing.
 
     Raises:
-        ValueError: the tokenizer has no mask token, or whole_word is asked for and its words
-            can't be told from its tokens.
+        ValueError: The tokenizer has no mask token, or whole_word is set and its tokens do not show
+            where words begin.
     """
     if tokenizer.mask_token_id is None:
         raise ValueError(
-            "the tokenizer has no mask token, so its model can't be trained on masked LM: take the "
-            "tokenizer of a masked-LM encoder, or the task sentence_embedding"
+            "the tokenizer has no mask token, so its model cannot be trained on masked LM. Use the "
+            "tokenizer of a masked-LM encoder, or set task: sentence_embedding."
         )
     vocabulary = tokenizer.get_vocab()
     size = len(token_counts)
@@ -135,7 +139,7 @@ def make_masker(
 
 
 def _weighted_order(rng: np.random.Generator, weights: np.ndarray) -> np.ndarray:
-    """An order of drawing without replacement, each draw in proportion to the weights left.
+    """Draw an order without replacement, each draw in proportion to the weights left.
 
     The first of exponential clocks to ring (Efraimidis and Spirakis 2006, in logarithms).
     """
@@ -164,15 +168,15 @@ def _words(tokenizer: PreTrainedTokenizerFast, size: int) -> _Words:
             closes[i] = last != space and not inside and not goes_on(last)
     else:
         raise ValueError(
-            f"masking.whole_word is not available for this tokenizer ({model['type']}, neither "
-            "WordPiece with a continuation prefix, byte-level nor Metaspace): set whole_word: false"
+            f"masking.whole_word: not available for this tokenizer ({model['type']}, neither "
+            "WordPiece with a continuation prefix, byte-level nor Metaspace). Set it to false."
         )
     continues[ids] = True
     return _Words(continues, closes)
 
 
 def _character_goes_on(character: str) -> bool:
-    """Whether a token that starts so goes on with a word that is written without a space.
+    """Return whether a token that starts so continues a word written without a space.
 
     Punctuation and line ends are words of their own, and so is each token of the scripts that
     write no spaces (BERT's Chinese characters; kana, Thai, Lao, Khmer and Burmese beside them).
@@ -183,11 +187,11 @@ def _character_goes_on(character: str) -> bool:
 
 
 def _byte_goes_on(character: str) -> bool:
-    """The same of a byte-level token, whose characters stand for bytes of UTF-8.
+    """Return the same for a byte-level token, whose characters stand for bytes of UTF-8.
 
     The first byte of a longer character decides: E2 begins punctuation and symbols, E3 to E9 and
-    EE on the scripts without spaces of East Asia and what is beyond. A byte within a character goes
-    on with it.
+    EE on the scripts without spaces of East Asia and what is beyond. A byte within a character
+    continues it.
     """
     byte = _BYTES.get(character, 0)
     if byte < 0x80:
@@ -215,7 +219,7 @@ _BYTES: dict[str, int] = {chr(byte): byte for byte in _PRINTABLE} | {
 
 
 def _kinds(pre_tokenizer: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """The parts of a pre-tokenizer by type, sequences unfolded."""
+    """Return the parts of a pre-tokenizer by type, sequences unfolded."""
     if pre_tokenizer is None:
         return {}
     found = {str(pre_tokenizer["type"]): pre_tokenizer}

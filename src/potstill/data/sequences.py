@@ -1,4 +1,4 @@
-"""Token sequences and examples, and the batches that training and evaluation cut them into."""
+"""Token sequences and examples, as training and evaluation read them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 
 UNLABELLED = -200
-
 IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
+
+# A sequence (int32 [L]) and its number -> what the model sees and what it predicts, int64 [L].
+Mask = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The token sequences of one side of a corpus, special tokens included, memory-mapped."""
+    """Hold the token sequences of one side of a corpus, special tokens included, memory-mapped."""
 
     ids: np.ndarray  # uint16 or int32, all sequences end to end
     offsets: np.ndarray  # int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]]
@@ -27,9 +29,28 @@ class Tokens:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Sequence `index`: int32 [L]."""
+        """Return sequence `index`: int32 [L]."""
         start, end = self.offsets[index], self.offsets[index + 1]
         return np.array(self.ids[start:end], dtype=np.int32)
+
+    def batch(
+        self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
+    ) -> dict[str, np.ndarray | None]:
+        """Return some sequences, masked, by the names that `Batch` has for them."""
+        ids_BL = np.full((len(indices), int(self.lengths[indices].max())), pad_id, dtype=np.int64)
+        gold_BL = np.full(ids_BL.shape, IGNORED, dtype=np.int64)
+        for row, index in enumerate(indices.tolist()):
+            length = int(self.lengths[index])
+            if mask is None:
+                ids_BL[row, :length] = self[index]
+            else:
+                ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
+        real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
+        return {
+            "input_ids_BL": ids_BL,
+            "attention_mask_BL": real_BL.astype(np.int64),
+            "gold_BL": gold_BL,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,13 +275,13 @@ def _taken(values: Any, indices: np.ndarray) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedCorpus:
-    """Both sides of a corpus and what became of its records.
+    """Hold both sides of a corpus and what became of its records.
 
     `counts`: records; sequences and tokens (special ones included) of each side; split (texts);
     dropped_short (texts); dropped_unknown (sequences that are mostly unknown tokens); duplicates
     (texts that occur earlier on the same side; with `drop_duplicates` on either side, and they
-    are dropped); leaked (held-out texts that are also in the training text). `warnings` says in
-    sentences what of it matters.
+    are dropped); leaked (held-out texts that are also in the training text). `warnings` are the
+    sentences about what matters.
     """
 
     train: Tokens

@@ -107,9 +107,10 @@ def evaluate_masked_lm(
     pad_id = loaded[baseline].tokenizer.pad_token_id
     tallies, seen = {name: _Tally() for name in lineup.order}, _Seen()
     example = _Example(baseline, lineup.shown)
+    mask = text.masker.of_epoch(lineup.seed, EVALUATION_EPOCH)
     for start in range(0, len(chosen), BATCH):
         rows = chosen[start : start + BATCH]
-        batch = collate(heldout, rows, pad_id, text.masker, lineup.seed, EVALUATION_EPOCH)
+        batch = collate(heldout, rows, pad_id, mask)
         seen.add(batch)
         _one_batch(loaded, batch, tallies, example, baseline)
         progress(min(start + BATCH, len(chosen)) / len(chosen))

@@ -157,7 +157,7 @@ def _corners(
 def _real(source: LoadedModel, text: Tokens | Examples, chosen: np.ndarray) -> Iterator[Inputs]:
     pad = int(source.tokenizer.pad_token_id or 0)
     for start in range(0, len(chosen), BATCH):
-        batch = collate(text, chosen[start : start + BATCH], pad, None, 0, 0)
+        batch = collate(text, chosen[start : start + BATCH], pad)
         yield _complete(source, model_inputs(source.model, batch))
 
 

@@ -30,16 +30,9 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "config": (
-            "load_config",
-            "task_of",
-        ),
-        "loading": (
-            "LoadedModel",
-            "load_model",
-            "save_model",
-        ),
-        "runtime": ("Runtime",),
-        "signals": ("Signals",),
+        "config": ["load_config", "task_of"],
+        "loading": ["LoadedModel", "load_model", "save_model"],
+        "runtime": ["Runtime"],
+        "signals": ["Signals"],
     },
 )

@@ -226,8 +226,9 @@ class TokenizedText:
         For masked LM their tokens are masked.
         """
         seed, masker = self.context.seed, self.masker(Masking())
+        mask = None if masker is None else masker.of_epoch(seed, 0)
         pad = int(self.tokenizer.pad_token_id or 0)
         chosen = np.random.default_rng(seed).permutation(len(side))[:count]
         for start in range(0, len(chosen), BATCH):
             part = chosen[start : start + BATCH]
-            yield collate(side, part, pad, masker, seed, 0).to(measuring_device())
+            yield collate(side, part, pad, mask).to(measuring_device())

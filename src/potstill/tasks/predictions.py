@@ -60,7 +60,7 @@ def head_outputs(
     pad_id = int(loaded.tokenizer.pad_token_id or 0)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        batch = collate(examples, rows, pad_id, None, 0, 0).to(device)
+        batch = collate(examples, rows, pad_id).to(device)
         with torch.inference_mode():
             values = kind.outputs(loaded, batch)
         for number, one in zip(rows.tolist(), values.float().cpu().numpy(), strict=True):

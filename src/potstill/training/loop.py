@@ -65,9 +65,8 @@ class _Loop:
             raise ValueError("there is no text to train on. Give more text.")
         group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
         check_processes(settings, self.world, group)
-        limits = {key: getattr(settings, key) for key in ("epochs", "max_steps", "max_tokens")}
-        lengths, size = job.train.lengths, settings.batch_size
-        self.steps, self.total_tokens = plan_steps(lengths, size, job.seed, **limits)
+        size = settings.batch_size
+        self.steps, self.total_tokens = plan_steps(job.train.lengths, settings, job.seed)
         self.batches_per_epoch = -(-len(job.train) // size)
         self.evaluate_every = settings.evaluate_every or max(self.steps // 10, 1)
         self.weights: dict[str, float] = {o.kind: o.weight for o in reading.objectives}

@@ -134,7 +134,7 @@ def check_start(student: LoadedModel, teacher: LoadedModel, name: str, dev: Exam
             there is none (regression, answers; other widths).
     """
     rows = _spread(len(dev), TEXTS)
-    batch = collate(dev, rows, int(teacher.tokenizer.pad_token_id or 0), None, 0, 0)
+    batch = collate(dev, rows, int(teacher.tokenizer.pad_token_id or 0))
     signals: list[Signals] = []
     for loaded in (student, teacher):
         training = loaded.model.training

@@ -162,7 +162,7 @@ def _build(loaded: LoadedModel, asked: Asking, folder: Path) -> None:
         order = np.argsort(part.lengths, kind="stable")
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
-            batch = collate(part, rows, _pad_id(loaded), None, 0, 0)
+            batch = collate(part, rows, _pad_id(loaded))
             logits_KC, vectors_BD = _answers(loaded, batch)
             places = [np.arange(starts[first + i], starts[first + i + 1]) for i in rows]
             logits.write(logits_KC, np.concatenate(places), int(starts[-1]))
@@ -181,7 +181,7 @@ def _counts(task: Task, examples: Examples) -> np.ndarray:
     found = []
     for start in range(0, len(examples), _COUNTED):
         numbers = np.arange(start, min(start + _COUNTED, len(examples)))
-        found.append(row_counts(task, collate(examples, numbers, 0, None, 0, 0)).numpy())
+        found.append(row_counts(task, collate(examples, numbers, 0)).numpy())
     return np.concatenate(found)
 
 

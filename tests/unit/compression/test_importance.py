@@ -24,7 +24,7 @@ from potstill.recipe import Task, TaskData
 def batch_of(task: Task, count: int = 12) -> Batch:
     found = examples(task, count)
     labelled = [i for i in range(count) if task == "token_classification" or i % 3]
-    return collate(found, np.array(labelled), 0, None, 0, 0)
+    return collate(found, np.array(labelled), 0)
 
 
 def test_labels_as_transformers_has_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny_text import random_lines, wordpiece, write_corpus
 
 from potstill.data import collate, make_masker, tokenize_corpus
 from potstill.data.batches import epoch_batches, plan_steps
-from potstill.recipe import Corpus, Masking
+from potstill.recipe import Corpus, Masking, Training
 
 
 @pytest.fixture
@@ -89,21 +89,23 @@ LIMITS = product((None, 0.001, 0.5, 1.0, 2.3, 3.0), (None, 1, 6, 14, 100), (None
 )
 def test_plan_steps(epochs: float | None, max_steps: int | None, max_tokens: int | None) -> None:
     lengths = np.random.default_rng(0).integers(3, 20, 50).astype(np.int32)  # 7 steps an epoch
-    planned = plan_steps(lengths, 8, 1, epochs=epochs, max_steps=max_steps, max_tokens=max_tokens)
+    training = Training(batch_size=8, epochs=epochs, max_steps=max_steps, max_tokens=max_tokens)
+    planned = plan_steps(lengths, training, 1)
     assert planned == walk(lengths, 8, epochs, max_steps, max_tokens)
 
 
 def test_plan_steps_at_the_end_of_an_epoch() -> None:
     lengths = np.full(16, 5, dtype=np.int32)
     for most, expected in ((80, (2, 80)), (81, (3, 120)), (79, (2, 80)), (40, (1, 40))):
-        assert plan_steps(lengths, 8, 1, max_tokens=most) == expected
+        assert plan_steps(lengths, Training(batch_size=8, max_tokens=most), 1) == expected
     # 0.07 x 100 is a little more than 7 in floating point
-    assert plan_steps(np.full(800, 5, dtype=np.int32), 8, 1, epochs=0.07) == (7, 280)
+    training = Training(batch_size=8, epochs=0.07)
+    assert plan_steps(np.full(800, 5, dtype=np.int32), training, 1) == (7, 280)
 
 
 def test_collate(corpus: Callable[..., Corpus], cache: Path) -> None:
     tokens = tokenize_corpus(corpus(["a b c", "d", "e f"]), wordpiece(), cache, seed=1).train
-    batch = collate(tokens, np.array([1, 2]), pad_id=0, masker=None, seed=1, epoch=0)
+    batch = collate(tokens, np.array([1, 2]), pad_id=0)
     assert batch.input_ids_BL.tolist() == [[2, 8, 3, 0], [2, 9, 10, 3]]
     assert batch.attention_mask_BL.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     assert batch.gold_BL.tolist() == [[-100] * 4] * 2
@@ -117,9 +119,9 @@ def test_a_mask_is_the_same_in_every_batch(corpus: Callable[..., Corpus], cache:
     tokenizer = wordpiece()
     tokens = tokenize_corpus(corpus(random_lines(50), max_length=40), tokenizer, cache, 1).train
     mask = make_masker(Masking(), tokenizer, tokens.token_counts)
-    everything = collate(tokens, np.arange(50), 0, mask, seed=1, epoch=3)
+    everything = collate(tokens, np.arange(50), 0, mask.of_epoch(1, 3))
     for indices in ([7], [30, 7], [7, 1, 49]):
-        batch = collate(tokens, np.array(indices), 0, mask, seed=1, epoch=3)
+        batch = collate(tokens, np.array(indices), 0, mask.of_epoch(1, 3))
         row, length = indices.index(7), int(tokens.lengths[7])
         for name in ("input_ids_BL", "gold_BL"):
             mine, other = getattr(batch, name)[row], getattr(everything, name)[7]
@@ -129,8 +131,8 @@ def test_a_mask_is_the_same_in_every_batch(corpus: Callable[..., Corpus], cache:
         assert (batch.input_ids_BL[padding_BL] == 0).all()
     chosen = everything.gold_BL != -100
     assert int(chosen.sum()) >= 50
-    original = collate(tokens, np.arange(50), 0, None, seed=1, epoch=3).input_ids_BL
+    original = collate(tokens, np.arange(50), 0).input_ids_BL
     assert (everything.gold_BL[chosen] == original[chosen]).all()
     assert (everything.input_ids_BL[~chosen] == original[~chosen]).all()
-    later = collate(tokens, np.arange(50), 0, mask, seed=1, epoch=4)
+    later = collate(tokens, np.arange(50), 0, mask.of_epoch(1, 4))
     assert ((later.gold_BL != everything.gold_BL).any(1)).sum() > 40

@@ -234,7 +234,7 @@ def wordy_teacher(tmp_path: Path) -> Path:
 
 def test_masks_that_the_tokenizer_does_not_give(wordy_teacher: Path, text_file: Path) -> None:
     outlines(wordy_teacher, text_file, FINETUNE)
-    with pytest.raises(ValueError, match=r"masking\.whole_word is not available"):
+    with pytest.raises(ValueError, match=r"masking\.whole_word: not available"):
         outlines(wordy_teacher, text_file, {**FINETUNE, "masking": {"whole_word": True}})
 
 

@@ -325,7 +325,7 @@ def test_outputs_and_what_they_stand_for(task: Task, tmp_path: Path) -> None:
     texts = {"tokens": SENTENCES, "spans": QUESTIONS, "cosine": [("low", "oak"), ("warm", "malt")]}
     given = texts.get(Task(task).head, [("low wine",), ("oak",)])
     examples = tokenized(task, given, [chosen.blank] * 2)
-    batch = collate(examples, np.arange(2), 0, None, 0, 0)
+    batch = collate(examples, np.arange(2), 0)
     with torch.inference_mode():
         outputs = chosen.outputs(loaded, batch)
     classes = {"regression": 1, "sentence_similarity": 1, "question_answering": 2}.get(

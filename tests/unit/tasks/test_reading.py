@@ -200,7 +200,7 @@ def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
     assert found.sides["train"][0].gold == 2 * given.sides["train"][0].gold == 1.0
     tokenizer = tiny_tokenizer()
     examples = tokenize_task(found, tokenizer).train
-    batch = collate(examples, np.array([3, 0]), 0, None, 0, 0)
+    batch = collate(examples, np.array([3, 0]), 0)
     both = batch.input_ids_BL, batch.attention_mask_BL
     rows = [row[mask.bool()].tolist() for row, mask in zip(*both, strict=True)]
     assert rows == [tokenizer(texts[n])["input_ids"] for n in (3, 0, 15, 12)]
@@ -208,8 +208,8 @@ def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
     assert batch.numbers_B is not None
     assert batch.numbers_B.tolist() == [3, 0]
     longer = examples + examples.chosen(np.array([5]))
-    last = collate(longer, np.array([12]), 0, None, 0, 0).input_ids_BL
-    assert torch.equal(last, collate(examples, np.array([5]), 0, None, 0, 0).input_ids_BL)
+    last = collate(longer, np.array([12]), 0).input_ids_BL
+    assert torch.equal(last, collate(examples, np.array([5]), 0).input_ids_BL)
 
 
 @pytest.mark.parametrize(

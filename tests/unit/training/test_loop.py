@@ -260,7 +260,7 @@ def test_the_unmasked_positions_never_reach_the_hard_loss(
     corpus = tokenize_corpus(plan.corpus, loaded.tokenizer, tmp_path / "cache", plan.seed)
     indices = epoch_batches(corpus.train.lengths, 8, plan.seed, 0)[0]
     masker = make_masker(Masking(), loaded.tokenizer, corpus.train.token_counts)
-    batch = collate(corpus.train, indices, 0, masker, plan.seed, 0)
+    batch = collate(corpus.train, indices, 0, masker.of_epoch(plan.seed, 0))
     with torch.no_grad():
         expected = loaded.model(
             input_ids=batch.input_ids_BL,

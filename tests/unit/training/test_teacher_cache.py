@@ -58,7 +58,7 @@ def asked(folder: Path, task: Task, parts: list[Examples], cache: Path, **more: 
 
 def batch_of(parts: list[Examples]) -> Batch:
     """Some of the last part, in another order than they are kept in."""
-    return collate(parts[-1], np.array([4, 0, 7, 3, 5]), 0, None, 0, 0)
+    return collate(parts[-1], np.array([4, 0, 7, 3, 5]), 0)
 
 
 class Rounded(LiveTeacher):
@@ -149,7 +149,7 @@ def test_large_values_of_regression_keep_their_precision(tmp_path: Path) -> None
         bias.fill_(100_000.25)
     parts = [examples("regression", 4)]
     answers = teacher_answers(loaded, folder, Asking(parts, False), tmp_path / "cache")
-    batch = collate(parts[0], np.arange(4), 0, None, 0, 0)
+    batch = collate(parts[0], np.arange(4), 0)
     expected = loaded.model(batch.input_ids_BL, batch.attention_mask_BL).logits
     torch.testing.assert_close(answers.rows(np.arange(4)), expected, rtol=0, atol=0.02)
 
@@ -263,7 +263,7 @@ def test_a_batch_of_no_examples_is_answered_with_zeros(
     folder, parts, cache = kept
     answers = asked(folder, "classification", parts, cache)
     teacher = CachedTeacher(load_model(folder, "classification"), answers)
-    batch = collate(parts[0], np.arange(3), 0, None, 0, 0)
+    batch = collate(parts[0], np.arange(3), 0)
     found = teacher.signals(replace(batch, numbers_B=None))
     assert found.features_KD is not None
     assert found.features_KD.tolist() == [[0.0] * LABELS] * 3

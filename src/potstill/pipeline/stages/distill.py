@@ -138,10 +138,8 @@ def _answers(
     training_side, dev, _ = text.sides(True)
     assert isinstance(training_side, Examples)
     assert isinstance(dev, Examples)
-    limits = {key: getattr(settings, key) for key in ("epochs", "max_steps", "max_tokens")}
-    size = settings.batch_size
-    steps, _ = plan_steps(training_side.lengths, size, context.seed, **limits)
-    epochs = stage.repeats * steps / -(-len(training_side) // size)
+    steps, _ = plan_steps(training_side.lengths, settings, context.seed)
+    epochs = stage.repeats * steps / -(-len(training_side) // settings.batch_size)
     why = why_live(stage, context.task, epochs)
     context.reporter.say(
         "the teacher runs once for each example, and its outputs are cached"

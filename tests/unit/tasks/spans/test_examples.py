@@ -176,7 +176,7 @@ def test_where_an_answer_may_be(tmp_path: Path) -> None:
     side = tokenize_task(
         read(train, heldout=0.0, dev=train, max_length=16, stride=5), tiny_tokenizer()
     ).train
-    batch = collate(side, np.array([0, 5, 7]), 0, None, 0, 0)
+    batch = collate(side, np.array([0, 5, 7]), 0)
     assert batch.answerable_BL is not None
     for row, window in enumerate((0, 5, 7)):
         allowed = [0, *np.flatnonzero(places(side, window)[:, 0] >= 0).tolist()]
