@@ -89,7 +89,7 @@ class Masker:
     def _in_chosen_words(
         self, rng: np.random.Generator, ids: np.ndarray, maskable: np.ndarray, wanted: int
     ) -> np.ndarray:
-        """Return bool over the maskable positions: in a chosen word. A word weighs its tokens' mean."""
+        """Return bool over the maskable positions: in a chosen word, weighed by its mean."""
         assert self.words is not None
         # A special token ends a word, and so does the beginning of a piece of a split text.
         after_gap = np.diff(maskable, prepend=-1) > 1
