@@ -99,9 +99,7 @@ def score(folder: Path, recipe: Recipe, work: Path) -> dict[str, list[float]]:
         batch = collate(corpus.heldout, rows, pad, masker.of_epoch(1, EVALUATION_EPOCH))
         chosen_BL = batch.gold_BL >= 0
         with torch.inference_mode():
-            signals = masked_lm_signals(
-                loaded.model, batch.input_ids_BL, batch.attention_mask_BL, chosen_BL
-            )
+            signals = masked_lm_signals(loaded, batch, chosen_BL)
             assert signals.features_KD is not None
             assert signals.readout is not None
             logits_KV = signals.readout.logits(signals.features_KD, slice(None))

@@ -115,7 +115,7 @@ def test_a_teacher_that_is_no_encoder(
     small(kind).save_pretrained("teacher")
     tiny_tokenizer().save_pretrained("teacher")
     recipe = tree("./teacher", text_file, task=task, stages=[{"kind": "make_student"}])
-    refused(run(potstill, recipe), "teacher", what, "Potstill distils encoders")
+    refused(run(potstill, recipe), "teacher", what, "Use an encoder, which Potstill distills.")
 
 
 def test_a_headless_teacher_of_masked_lm(
@@ -166,7 +166,7 @@ def _other_shape(folder: Path) -> None:
         (_empty, "is not a model folder (it has no config.json)"),
         (_no_weights, "no model.safetensors"),
         (_cut_weights, "its safetensors file is damaged"),
-        (_broken_config, "can't be loaded"),
+        (_broken_config, "cannot be loaded"),
         (_no_tokenizer, "tokenizer"),
         (_other_shape, "has another shape than config.json says"),
     ],
@@ -447,7 +447,7 @@ def test_other_commands(
     refused(potstill("bench", "folder"), "folder")
     refused(
         potstill("evaluate", "nowhere", "--baseline", masked_lm_teacher, "--text", text_file),
-        "nowhere: the model can't be loaded: it is no folder here",
+        "nowhere: the model cannot be loaded (there is no config.json on this machine",
     )
     refused(
         potstill("evaluate", sentence_teacher, "--baseline", "folder", "--text", text_file),

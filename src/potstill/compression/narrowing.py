@@ -25,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from potstill.compression.parts import Encoder, Widths, widths_of
 from potstill.compression.scores import head_magnitudes, unit_magnitudes
-from potstill.models.families import Family, layer_prefix, position_limit
+from potstill.models.families import Family
 
 TEXTS = 64  # whose hidden states are looked at
 TOKENS = 64  # of each where they are random
@@ -124,7 +124,7 @@ def largest(encoder: Encoder, width: int, sample: Sequence[Sequence[int]] | None
     heads = head_magnitudes(encoder, torch.float32)
     if width == encoder.widths.hidden:
         return Choice(torch.eye(width), 1.0, heads)
-    values, vectors = torch.linalg.eigh(hidden_moments(encoder.model, sample))
+    values, vectors = torch.linalg.eigh(hidden_moments(encoder, sample))
     share = float(values[-width:].sum() / values.sum())
     return Choice((vectors[:, -width:] @ turn_at_random(width)).float(), share, heads)
 
@@ -138,16 +138,18 @@ def turn_at_random(width: int) -> Tensor:
 
 
 @torch.no_grad()
-def hidden_moments(model: PreTrainedModel, sample: Sequence[Sequence[int]] | None = None) -> Tensor:
+def hidden_moments(encoder: Encoder, sample: Sequence[Sequence[int]] | None = None) -> Tensor:
     """Return second moments [D x D] of a model's hidden states of all layers, float64 on the CPU.
 
     Args:
         sample: Gives texts as token ids, special tokens included; the first of them are read. None:
             sequences of random tokens, which represent text less well.
     """
+    model = encoder.model
     if sample is None:
         generator = torch.Generator().manual_seed(0)
-        size, length = int(model.config.vocab_size), min(TOKENS, position_limit(model.config))
+        limit = encoder.family.position_limit(model.config)
+        size, length = int(model.config.vocab_size), min(TOKENS, limit)
         sample = torch.randint(size, (TEXTS, length), generator=generator).tolist()
     was_training = model.training
     model.eval()  # dropout would blur what is looked at
@@ -170,7 +172,7 @@ class _Cut:
 
     def __init__(self, encoder: Encoder, widths: Widths, choice: Choice) -> None:
         self.encoder, self.choice = encoder, choice
-        self.prefix = layer_prefix(encoder.model)
+        self.prefix = encoder.family.layer_prefix(encoder.model)
         self.old = encoder.widths
         # norms divide by the root mean square of fewer channels, which hold `share` of it
         self.gain = (choice.share * self.old.hidden / widths.hidden) ** 0.5

@@ -80,7 +80,7 @@ def chosen_width(
     """
     if not sample:
         raise ValueError("width: it needs training text, and there is none. Add text to the data.")
-    moments_DD = hidden_moments(encoder.model, sample)
+    moments_DD = hidden_moments(encoder, sample)
     components = stage.directions == "components"
     if components:
         sizes_D, basis_DD = torch.linalg.eigh(moments_DD)

@@ -166,7 +166,9 @@ class Surgery:
         state = {name: value.detach().clone() for name, value in teacher.state_dict().items()}
         if self.converts and teacher.base_model is teacher:
             state = {f"bert.{name}": value for name, value in state.items()}
-        prefix = "bert.encoder.layer." if self.converts else families.layer_prefix(teacher)
+        prefix = (
+            "bert.encoder.layer." if self.converts else self.teacher.family.layer_prefix(teacher)
+        )
         state = _renumbered(state, prefix, layers)
         if self.converts:
             state = _as_distilbert(state, student.base_model is student)

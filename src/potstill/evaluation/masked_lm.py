@@ -197,7 +197,7 @@ def _answers(
             parts.append(logits_bLV[rows_BL[some]])
         logits_KV = torch.cat(parts)
         return None, lambda chunk: logits_KV[chunk]
-    signals = masked_lm_signals(one.model, batch, rows_BL)
+    signals = masked_lm_signals(one, batch, rows_BL)
     features_KD, readout = signals.features_KD, signals.readout
     assert features_KD is not None
     assert readout is not None

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from potstill.errors import NotFinite
 from potstill.graphs.layers import share_table, tensors_of, transposed_of
 from potstill.models import LoadedModel
-from potstill.models.config import inputs_of
 from potstill.models.finite import some_not_finite
 from potstill.models.sentence_modules import pool
 from potstill.recipe import Task
@@ -73,9 +72,9 @@ def write_graph(loaded: LoadedModel, folder: Path, exporter: Exporter = "torchsc
     return path
 
 
-def input_names(config: Any) -> list[str]:
+def input_names(loaded: LoadedModel) -> list[str]:
     """Return the names of a model's inputs, in the order of its graph's."""
-    return [name for name in INPUTS if name in inputs_of(config)]
+    return [name for name in INPUTS if name in loaded.inputs]
 
 
 def output_names(task: Task) -> list[str]:
@@ -114,7 +113,7 @@ class _Graph(nn.Module):
         # plain products and softmax: what runtimes know how to fuse
         self.model.set_attn_implementation("eager")
         self.loaded = replace(loaded, model=self.model)
-        self.inputs = input_names(self.model.config)
+        self.inputs = input_names(self.loaded)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         inputs = dict(zip(self.inputs, given, strict=True))

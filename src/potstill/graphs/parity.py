@@ -158,7 +158,7 @@ def _real(source: LoadedModel, text: Tokens | Examples, chosen: np.ndarray) -> I
     pad = int(source.tokenizer.pad_token_id or 0)
     for start in range(0, len(chosen), BATCH):
         batch = collate(text, chosen[start : start + BATCH], pad)
-        yield _complete(source, model_inputs(source.model, batch))
+        yield _complete(source, model_inputs(source, batch))
 
 
 def _of_length(sequences: Sequence[list[int]], length: int) -> list[int]:
@@ -180,7 +180,7 @@ def _padded(source: LoadedModel, rows: Sequence[list[int]]) -> Inputs:
 def _complete(source: LoadedModel, inputs: Inputs) -> Inputs:
     """Return the inputs that the model takes, token types 0 where nothing else is given."""
     given = {"token_type_ids": torch.zeros_like(inputs["input_ids"]), **inputs}
-    return {name: given[name] for name in input_names(source.model.config)}
+    return {name: given[name] for name in input_names(source)}
 
 
 # --- how it is compared ---------------------------------------------------------------------------

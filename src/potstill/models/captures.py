@@ -1,4 +1,4 @@
-"""Listening to layers: their outputs, and the queries, keys and values within them.
+"""Listen to layers: their outputs, and the queries, keys and values within them.
 
 Forward hooks on the modules that are wanted and no others, so that attention runs as it always
 does: nothing asks for attention probabilities, nor for the hidden states of all layers.
@@ -14,17 +14,17 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.models.families import Family, family_of
+from potstill.models.families import Family
 from potstill.models.signals import EMBEDDINGS
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to listen to in one model, by the numbers of its layers.
+    """List what to listen to in one model, by the numbers of its layers.
 
     Attributes:
-        layers: those whose outputs are wanted; EMBEDDINGS for what enters the first one.
-        qkv: those whose queries, keys and values are.
+        layers: Those whose outputs are wanted; EMBEDDINGS for what enters the first one.
+        qkv: Those whose queries, keys and values are.
     """
 
     layers: frozenset[int] = frozenset()
@@ -55,7 +55,7 @@ class _Heard:
 
 
 @contextmanager
-def listening(model: PreTrainedModel, wanted: Wanted) -> Iterator[_Heard]:
+def listening(model: PreTrainedModel, family: Family, wanted: Wanted) -> Iterator[_Heard]:
     """Keep what passes through a model's layers within the block.
 
     The tensors are those of the graph: losses on them train the layers up to there. A layer that
@@ -63,7 +63,7 @@ def listening(model: PreTrainedModel, wanted: Wanted) -> Iterator[_Heard]:
     block has ended by then.
     """
     heard = _Heard()
-    layers = _layers(model)
+    layers: Any = model.base_model.get_submodule(family.layers)
     with ExitStack() as hooks:
         for number in wanted.layers:
             if number == EMBEDDINGS:
@@ -75,29 +75,22 @@ def listening(model: PreTrainedModel, wanted: Wanted) -> Iterator[_Heard]:
             hooks.callback(handle.remove)
         for number in wanted.qkv:
             kept = heard.projected.setdefault(number, {})
-            for part, module in enumerate(_projections(model, number)):
+            for part, module in enumerate(_projections(model, family, number)):
                 hooks.callback(module.register_forward_hook(_keep_output(kept, part)).remove)
         yield heard
 
 
-def qkv_widths(model: PreTrainedModel, layer: int) -> tuple[int, int, int]:
-    """Widths of a layer's queries, keys and values."""
-    rows = [int(module.get_parameter("weight").shape[0]) for module in _projections(model, layer)]
+def qkv_widths(model: PreTrainedModel, family: Family, layer: int) -> tuple[int, int, int]:
+    """Return the widths of a layer's queries, keys and values."""
+    maps = _projections(model, family, layer)
+    rows = [int(module.get_parameter("weight").shape[0]) for module in maps]
     query, key, value = [rows[0] // 3] * 3 if len(rows) == 1 else rows
     return query, key, value
 
 
-def _family(model: PreTrainedModel) -> Family:
-    return family_of(model.config, type(model).__name__)
-
-
-def _layers(model: PreTrainedModel) -> Any:
-    return model.base_model.get_submodule(_family(model).layers)
-
-
-def _projections(model: PreTrainedModel, layer: int) -> list[nn.Module]:
-    module: nn.Module = _layers(model)[layer]
-    return [module.get_submodule(path) for path in _family(model).qkv]
+def _projections(model: PreTrainedModel, family: Family, layer: int) -> list[nn.Module]:
+    module = model.base_model.get_submodule(f"{family.layers}.{layer}")
+    return [module.get_submodule(path) for path in family.qkv]
 
 
 def _keep_output(kept: dict[int, Tensor], key: int) -> Callable[..., None]:

@@ -1,5 +1,6 @@
-"""Where each architecture keeps its parts: one row a model type. The only file that knows their
-names.
+"""Where each architecture keeps its parts: one row per model type.
+
+No other file knows their names.
 """
 
 from __future__ import annotations
@@ -12,42 +13,45 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from potstill.models.signals import Readout
 
 
 @dataclass(frozen=True)
 class Family:
-    """Names of an architecture's parts.
+    """Name an architecture's parts.
 
     Attributes:
         model_type: `config.model_type` of transformers.
-        layers: path of the list of layers, below the base model.
-        qkv: paths, below a layer, of the projections to queries, keys and values; or of the one
+        layers: Path of the list of layers, below the base model.
+        qkv: Paths, below a layer, of the projections to queries, keys and values; or of the one
             that gives all three, in this order. Rotary positions are applied after them.
-        attention_out: path, below a layer, of the linear map that reads the heads' outputs.
-        ffn: paths, below a layer, of the FFN's linear maps: those that write its inner width, then
+        attention_out: Path, below a layer, of the linear map that reads the heads' outputs.
+        ffn: Paths, below a layer, of the FFN's linear maps: those that write its inner width, then
             the one that reads it.
-        lm_transform: the masked-LM head before its decoder, applied in order: paths of modules, or
+        lm_transform: The masked-LM head before its decoder, applied in order: paths of modules, or
             functions that the architecture keeps in its code.
-        lm_head: prefixes of the parameters that belong to the masked-LM head; a decoder tied to
+        lm_head: Prefixes of the parameters that belong to the masked-LM head; a decoder tied to
             the word embeddings belongs to them all the same.
-        takes_token_types: whether the model tells token types apart by token_type_ids.
-        has_pooler: whether the base model has a pooler that `add_pooling_layer=False` leaves out.
-        plain_scores: whether attention scores are queries times keys over the root of their width,
+        takes_token_types: Whether the model tells token types apart by token_type_ids.
+        has_pooler: Whether the base model has a pooler that `add_pooling_layer=False` removes.
+        plain_scores: Whether attention scores are queries times keys over the root of their width,
             and nothing else but a mask: no rotation, no relative positions.
-        positions_from: the number of a text's first position; None: one more than `pad_token_id`.
-        counts_from_pad: whether a token's position is counted over the tokens that are not
+        positions_from: The number of a text's first position; None: one more than `pad_token_id`.
+        counts_from_pad: Whether a token's position is counted over the tokens that are not
             `pad_token_id`, so that its value is part of the function.
-        first_layer_is_special: whether layer 0 has other parts than the rest.
-        positions_qk: paths, below a layer, of projections of relative positions to heads.
-        shared_heads: whether one table serves the heads of all layers.
-        ffn_width: what the config calls the FFN's inner width.
-        head_count: path, below a layer, of the attribute that says how many heads it has; empty:
-            its code takes that from the shapes of its weights, as from `heads_width`.
-        heads_width: the same of the attribute that says how wide all heads are together.
-        head_biases: path, below a layer, of the module whose third argument is a table
+        first_layer_is_special: Whether layer 0 has other parts than the rest.
+        positions_qk: Paths, below a layer, of projections of relative positions to heads.
+        shared_heads: Whether one table serves the heads of all layers.
+        ffn_width: What the config calls the FFN's inner width.
+        head_count: Path, below a layer, of the attribute that holds the number of heads; empty: its
+            code takes that from the shapes of its weights, as from `heads_width`.
+        heads_width: The same for the attribute that holds the width of all heads together.
+        head_biases: Path, below a layer, of the module whose third argument is a table
             [B x heads x L x L] that is added to the heads' scores; empty: there is none.
     """
 
@@ -70,6 +74,46 @@ class Family:
     head_count: str = ""
     heads_width: str = ""
     head_biases: str = ""
+
+    def inputs(self, config: PretrainedConfig) -> list[str]:
+        """List a model's inputs; one with a single token type, or none, does not take types."""
+        types = self.takes_token_types and getattr(config, "type_vocab_size", 2) > 1
+        return ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"]
+
+    def position_limit(self, config: PretrainedConfig) -> int:
+        """Return the longest input of a model in tokens, special tokens included."""
+        first = self.positions_from
+        if first is None:
+            first = int(config.pad_token_id) + 1
+        return int(config.max_position_embeddings) - first
+
+    def layer_prefix(self, model: PreTrainedModel) -> str:
+        """Return the prefix of the layers' parameters in a state dict, without the number."""
+        base = "" if model.base_model is model else f"{model.base_model_prefix}."
+        return f"{base}{self.layers}."
+
+    def lm_features(self, model: PreTrainedModel, hidden_KD: Tensor) -> Tensor:
+        """Compute what the masked-LM decoder reads, [K x D], from last hidden states [K x D]."""
+        steps: tuple[Any, ...] = self.lm_transform
+        if _own_matrix_product(model):
+            head = "lm_predictions.lm_head"
+            steps = (f"{head}.dense", f"{head}.transform_act_fn", f"{head}.LayerNorm")
+        for step in steps:
+            hidden_KD = (_submodule(model, step) if isinstance(step, str) else step)(hidden_KD)
+        return hidden_KD
+
+    def lm_head_parameters(self, model: PreTrainedModel) -> set[str]:
+        """Name the parameters that belong to the masked-LM head alone.
+
+        A decoder that is tied to the word embeddings adds its bias only, whichever of its two names
+        a parameter goes by.
+        """
+        shared: Any = model.get_input_embeddings()
+        return {
+            name
+            for name, parameter in model.named_parameters()
+            if name.startswith(self.lm_head) and parameter is not shared.weight
+        }
 
 
 _BERT_LAYER: dict[str, Any] = {
@@ -179,9 +223,9 @@ FAMILIES = {
     )
 }
 
-# Encoders that Potstill can't serve, and why.
+# Encoders that Potstill cannot serve, and why.
 REFUSED = {
-    "albert": "all its layers share one set of weights, so leaving layers out makes it no smaller",
+    "albert": "all its layers share one set of weights, so fewer layers are not smaller",
 }
 
 # Parameter names of BERT -> DistilBERT, replaced in this order. What is not listed keeps its name.
@@ -200,7 +244,7 @@ DISTILBERT_FROM_BERT = (
     ("cls.predictions.transform.LayerNorm.", "vocab_layer_norm."),
     ("cls.predictions.decoder.", "vocab_projector."),
 )
-# Of a BERT checkpoint, what a DistilBERT has no place for (token types are folded, not lost).
+# What a DistilBERT has no place for in a BERT checkpoint (token types are folded, not lost).
 NOT_IN_DISTILBERT = (
     "bert.pooler.",
     "bert.embeddings.token_type_embeddings.",
@@ -209,7 +253,7 @@ NOT_IN_DISTILBERT = (
 )
 POSITIONS = "bert.embeddings.position_embeddings.weight"
 TOKEN_TYPES = "bert.embeddings.token_type_embeddings.weight"
-# DistilBERT's layer norms have this epsilon in their code; its config can't say another.
+# DistilBERT's layer norms have this epsilon in their code; its config cannot set another.
 DISTILBERT_EPS = 1e-12
 # Student class by teacher class: those whose heads are the same function.
 DISTILBERT_CLASS = {
@@ -222,75 +266,46 @@ DISTILBERT_CLASS = {
 
 
 def family_of(config: PretrainedConfig, called: str) -> Family:
-    """The row of a model's architecture.
+    """Look up a model's architecture.
+
+    Args:
+        config: The model's config.
+        called: Names the model in messages.
 
     Raises:
-        ValueError: a decoder, an encoder-decoder, or a family that has no row; `called` names the
-            model.
+        ValueError: The model is a decoder, an encoder-decoder, or of a family without a row.
     """
     model_type = config.model_type
     family = FAMILIES.get(model_type)
+    kind = ""
     if getattr(config, "is_encoder_decoder", False):
+        kind = "an encoder-decoder"
+    elif getattr(config, "is_decoder", False) or (family is None and _only_causal(model_type)):
+        kind = "a decoder"
+    if kind:
         raise ValueError(
-            f"{called} is an encoder-decoder ({model_type}); Potstill distils encoders"
-        )
-    decoder = getattr(config, "is_decoder", False)
-    if decoder or (family is None and _only_causal(model_type)):
-        raise ValueError(
-            f"{called} is a decoder ({model_type}), not an encoder; Potstill distils encoders"
+            f"{called} is {kind} ({model_type}). Use an encoder, which Potstill distills."
         )
     if model_type in REFUSED:
         raise ValueError(
-            f"{called} is of the family {model_type}, which can't be distilled by leaving layers "
-            f"out: {REFUSED[model_type]}"
+            f"{called} is of the family {model_type}, which cannot be distilled: "
+            f"{REFUSED[model_type]}. Use another family."
         )
     if family is None:
         raise ValueError(
-            f"{called} is of the family {model_type}, which Potstill does not know "
-            f"(it knows {', '.join(FAMILIES)}); models/families.py is where a row would be added"
+            f"{called} is of the unknown family {model_type}. Use one of {', '.join(FAMILIES)}, or "
+            "add a row to models/families.py."
         )
     return family
 
 
 def _only_causal(model_type: str) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return (
-        model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-
-
-def takes_token_types(config: PretrainedConfig) -> bool:
-    """Whether a model tells token types apart; one with a single type, or none, does not."""
-    family = family_of(config, config.model_type)
-    return family.takes_token_types and getattr(config, "type_vocab_size", 2) > 1
-
-
-def position_limit(config: PretrainedConfig) -> int:
-    """The longest input in tokens, special tokens included."""
-    family = family_of(config, config.model_type)
-    first = family.positions_from
-    if first is None:
-        first = int(config.pad_token_id) + 1
-    return int(config.max_position_embeddings) - first
-
-
-def lm_features(model: PreTrainedModel, hidden_KD: Tensor) -> Tensor:
-    """What the masked-LM decoder reads, [K x D], from last hidden states [K x D]."""
-    steps: tuple[Any, ...] = family_of(model.config, type(model).__name__).lm_transform
-    if _own_matrix_product(model):
-        head = "lm_predictions.lm_head"
-        steps = (f"{head}.dense", f"{head}.transform_act_fn", f"{head}.LayerNorm")
-    return reduce(
-        lambda value, step: (_submodule(model, step) if isinstance(step, str) else step)(value),
-        steps,
-        hidden_KD,
-    )
+    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return causal and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def lm_readout(model: PreTrainedModel) -> Readout:
-    """The masked-LM decoder: weight [V x D] (usually the word embeddings) and bias [V], if any."""
+    """Return the masked-LM decoder: weight [V x D] (often the word embeddings) and bias [V]."""
     if _own_matrix_product(model):
         embeddings: Any = model.get_input_embeddings()
         return Readout(embeddings.weight, _submodule(model, "lm_predictions.lm_head").bias)
@@ -299,27 +314,8 @@ def lm_readout(model: PreTrainedModel) -> Readout:
 
 
 def _own_matrix_product(model: PreTrainedModel) -> bool:
-    """DeBERTa's other head (`legacy: false`) has no decoder: it multiplies by the embeddings."""
+    """Return whether it is DeBERTa's other head (`legacy: false`), which has no decoder module."""
     return hasattr(model, "lm_predictions")
-
-
-def is_lm_head(name: str, config: PretrainedConfig) -> bool:
-    """Whether a parameter's name says that it is of the masked-LM head."""
-    return name.startswith(family_of(config, config.model_type).lm_head)
-
-
-def lm_head_parameters(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters that belong to the masked-LM head alone.
-
-    Of a decoder that is tied to the word embeddings only the bias does, whichever of its two names
-    a parameter goes by.
-    """
-    shared: Any = model.get_input_embeddings()
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if is_lm_head(name, model.config) and parameter is not shared.weight
-    }
 
 
 # Where classes of transformers keep a task head's last linear map.
@@ -327,7 +323,7 @@ _LAST_LINEAR = ("classifier.out_proj", "classifier", "qa_outputs")
 
 
 def last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The last linear map of a task's head, whose rows are its labels."""
+    """Return the last linear map of a task's head, whose rows are its labels."""
     for path in _LAST_LINEAR:
         try:
             found = model.get_submodule(path)
@@ -339,17 +335,18 @@ def last_linear(model: PreTrainedModel) -> nn.Linear:
 
 
 def is_task_head(name: str, model: PreTrainedModel) -> bool:
-    """Whether a parameter belongs to a task's head; BERT's pooler, below the encoder, does too."""
+    """Return whether a parameter belongs to a task's head, as does BERT's pooler in the encoder."""
     return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
 
 
 def keep_heads(layer: nn.Module, family: Family, kept: Tensor, width: int) -> None:
-    """Tell a layer whose maps were cut which heads it has left, for this process: no config can
-    say it.
+    """Set which heads a layer with fewer of them has left, for this process: no config holds it.
 
     Args:
-        kept: numbers of the heads that are left, int64.
-        width: of one head.
+        layer: The layer, whose maps were cut.
+        family: Its family.
+        kept: Numbers of the heads that are left, int64.
+        width: Size of one head.
     """
     for path, number in (
         (family.head_count, len(kept)),
@@ -367,17 +364,6 @@ def keep_heads(layer: nn.Module, family: Family, kept: Tensor, width: int) -> No
         layer.get_submodule(family.head_biases).register_forward_pre_hook(own_biases)
 
 
-def layer_prefix(model: PreTrainedModel) -> str:
-    """Prefix of the layers' parameters in the model's state dict, without the number."""
-    family = family_of(model.config, type(model).__name__)
-    base = "" if model.base_model is model else f"{model.base_model_prefix}."
-    return f"{base}{family.layers}."
-
-
 def _submodule(model: nn.Module, path: str) -> Any:
     # transformers keeps some activations as plain functions, which get_submodule would refuse
     return reduce(getattr, path.split("."), model)
-
-
-def layers_of(model: PreTrainedModel) -> Any:
-    return model.get_submodule(layer_prefix(model).removesuffix("."))

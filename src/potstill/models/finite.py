@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity, of tied ones the first.
-
-    Tensors on the meta device hold nothing.
-    """
+    """Name the tensors that hold NaN or infinity, the first of tied ones; meta ones do not."""
     names, seen = [], set()
     for name, tensor in tensors.items():
         place = tensor.data_ptr(), tensor.shape
@@ -42,12 +39,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _is_mask(tensor: Tensor) -> bool:
-    """Whether it is a matrix of 0 and minus infinity: a stored buffer, which no model reads."""
+    """Return whether it is a stored mask: a matrix of 0 and minus infinity that no model reads."""
     return tensor.ndim >= 2 and bool(((tensor == 0) | (tensor == -math.inf)).all())
 
 
 def some_not_finite(names: Sequence[str]) -> str:
-    """Start of a sentence about tensors that hold NaN or infinity."""
+    """Begin a sentence about tensors that hold NaN or infinity."""
     if len(names) == 1:
         return f"{names[0]} holds NaN or infinity"
     more = len(names) - 1
@@ -55,10 +52,10 @@ def some_not_finite(names: Sequence[str]) -> str:
 
 
 def refuse_not_finite(model: str, names: Sequence[str]) -> None:
-    """Refuse a model that was given, if tensors of it hold NaN or infinity.
+    """Refuse a given model of which tensors hold NaN or infinity.
 
     Args:
-        model: What messages call the model.
+        model: Names the model in messages.
         names: The tensors that do.
 
     Raises:
@@ -66,7 +63,7 @@ def refuse_not_finite(model: str, names: Sequence[str]) -> None:
     """
     if names:
         raise ValueError(
-            f"{model}: {some_not_finite(names)}: take a model folder whose weights are whole"
+            f"{model}: {some_not_finite(names)}. Use a model whose weights are finite."
         )
 
 
@@ -74,11 +71,11 @@ def check_stored(folder: Path) -> None:
     """Refuse a model folder whose files hold NaN or infinity; one tensor at a time is in memory.
 
     Raises:
-        ValueError: They do; the message names the first tensor.
+        ValueError: The files do; the message names the first tensor.
     """
     names = []
     for file in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
-        # whoever loads the weights says that a file is damaged
+        # whoever loads the weights reports that a file is damaged
         with suppress(SafetensorError), safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - no mapping
                 tensor = weights.get_tensor(name)

@@ -1,4 +1,4 @@
-"""Opening and saving model folders, and asking a model for its signals."""
+"""Open, check and save model folders."""
 
 from __future__ import annotations
 
@@ -24,33 +24,26 @@ from transformers import (
 )
 
 from potstill.errors import NotFinite
-from potstill.models.config import has_head, inputs_of, is_unnamed, load_config, place_of
-from potstill.models.families import (
-    Family,
-    family_of,
-    is_lm_head,
-    is_task_head,
-    last_linear,
-    position_limit,
-)
+from potstill.models.config import has_head, is_unnamed
+from potstill.models.families import Family, family_of, is_task_head, last_linear
 from potstill.models.finite import not_finite, refuse_not_finite, some_not_finite
-from potstill.models.hub import one_sentence, quiet
+from potstill.models.hub import Repository, one_sentence, quiet
 from potstill.models.onnx_models import OnnxModel
 from potstill.models.sentence_modules import SentenceModules, resized, sentence_modules
 from potstill.recipe import Head, Task
-from potstill.storage.files import writing
+from potstill.storage.files import write_text, writing
 from potstill.storage.model_folders import check_folder
-from potstill.storage.onnx_files import folder_of, graph_files, is_onnx, not_finite_in, read_graph
+from potstill.storage.onnx_files import graph_files, is_onnx, not_finite_in, read_graph
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model folder in memory."""
+    """Hold a model folder in memory."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     task: Task
-    name: str  # how messages call it
+    name: str  # in messages
     sentence: SentenceModules | None = None
     family: Family = field(init=False)
 
@@ -58,14 +51,23 @@ class LoadedModel:
         object.__setattr__(self, "family", family_of(self.model.config, self.name))
 
     @property
+    def inputs(self) -> list[str]:
+        """Name the model's inputs."""
+        return self.family.inputs(self.model.config)
+
+    @property
+    def positions(self) -> int:
+        """Return the model's maximum sequence length in tokens, special tokens included."""
+        return self.family.position_limit(self.model.config)
+
+    @property
     def max_length(self) -> int:
-        """The longest input in tokens, special tokens included."""
-        positions = position_limit(self.model.config)
-        return min(positions, self.sentence.max_length) if self.sentence else positions
+        """Return the longest input in tokens, which a sentence encoder may limit further."""
+        return min(self.positions, self.sentence.max_length) if self.sentence else self.positions
 
 
 class UntrainedHead(ValueError):
-    """A checkpoint without a trained head for the task."""
+    """A checkpoint lacks a trained head for the task."""
 
 
 def load_model(
@@ -77,23 +79,26 @@ def load_model(
     weights: bool = True,
     labels: Sequence[str] | None = None,
 ) -> LoadedModel:
-    """Open a model: a folder, `package:NAME/...`, or org/name on the hub (a path that exists is
-    local); or FOLDER/onnx/NAME.onnx, which answers through onnxruntime and can't be trained.
+    """Open a model: a folder, `package:NAME/...`, org/name on the hub, or FOLDER/onnx/NAME.onnx.
 
-    Weights are read from safetensors alone, in float32; no remote code runs.
+    A path that exists is local. Weights are read from safetensors alone, in float32; no remote code
+    runs. An .onnx file answers through onnxruntime and cannot be trained.
 
     Args:
-        untrained_head: accept a checkpoint that has no trained head for the task; it is initialised
-            at random, from torch's own generator.
-        labels: names of the labels of a head that isn't trained, or whose config has no names.
+        spec: The model.
+        task: What it is for.
+        revision: Revision of a model on the hub; None: the newest one.
+        untrained_head: Accept a checkpoint that has no trained head for the task; the head is
+            initialized at random, from torch's own generator.
         weights: False leaves the parameters on the meta device: shapes and checks without the
             memory.
+        labels: Names of the labels of a head that is not trained, or whose config has no names.
 
     Raises:
-        ValueError: no such model, no encoder, no safetensors weights, no fast tokenizer, a
-            sentence encoder whose modules Potstill does not know, weights that are not finite, or
-            a folder that leads out of itself.
-        UntrainedHead: the task has a head and the checkpoint holds none.
+        ValueError: There is no such model, or it is no encoder, has no safetensors weights, no fast
+            tokenizer, sentence-transformers modules that Potstill does not know, weights that are
+            not finite, or a path that leads out of its folder.
+        UntrainedHead: The task has a head and the checkpoint holds none.
     """
     name, task = os.fspath(spec), Task(task)
     if is_onnx(name):
@@ -101,8 +106,8 @@ def load_model(
         graph = Path(name).expanduser()
         refuse_not_finite(name, not_finite_in(read_graph(graph).graph, graph.parent))
         return loaded
-    path = place_of(name)
-    config = load_config(name, revision)
+    repository = Repository.of(name, revision)
+    config = repository.config()
     family = family_of(config, name)
     auto, kwargs = _class_for(task, config, labels, name)
     if auto is AutoModel and family.has_pooler:
@@ -111,7 +116,7 @@ def load_model(
         kwargs["device_map"] = "meta"
     with quiet(), one_sentence(name):
         model, info = auto.from_pretrained(
-            path,
+            repository.path,
             revision=revision,
             use_safetensors=True,
             trust_remote_code=False,
@@ -122,63 +127,54 @@ def load_model(
         )
     _check_loaded(name, task, model, info, untrained_head)
     refuse_not_finite(name, not_finite(model.state_dict()))
-    loaded = _with_tokenizer(model.eval(), path, revision, task, name)
-    if not Path(path).is_dir():
-        _check_cached(path, revision)
+    loaded = _with_tokenizer(model.eval(), repository, task)
+    if not Path(repository.path).is_dir():  # on the hub: all its files are in the cache by now
+        found = try_to_load_from_cache(repository.path, "config.json", revision=revision)
+        if isinstance(found, str):
+            check_folder(Path(found).parent)
     return loaded
 
 
-def _check_cached(name: str, revision: str | None) -> None:
-    """`check_folder` of what a model of the hub was read from, once all its files are there."""
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(found, str):
-        check_folder(Path(found).parent)
-
-
 def open_graph(name: str, task: Task) -> LoadedModel:
-    """`load_model` of an .onnx file, with the config and the tokenizer of the folder that it is in,
-    whatever its numbers are: parity judges what those of a graph that was just made give.
+    """Open an .onnx file with the config and the tokenizer of its folder.
+
+    NaN and infinities are accepted: the parity gate judges a graph that was just made.
     """
-    path = Path(name).expanduser()
-    folder = os.fspath(folder_of(path))
-    check_folder(Path(folder), [part.absolute() for part in graph_files(path)])
-    model = OnnxModel(load_config(folder), path)
+    path, repository = Path(name).expanduser(), Repository.of(name)
+    check_folder(Path(repository.path), [part.absolute() for part in graph_files(path)])
+    model = OnnxModel(repository.config(), path)
     torch.nn.Module.eval(model)
     wanted = "sentence_embedding" if task.is_encoder else "logits"
     if task.head == "spans":
         wanted = "start_logits"
     if wanted not in model.outputs:
         raise ValueError(
-            f"{name} gives {', '.join(model.outputs)}, and {task} needs {wanted}: export the model "
-            "again, or name another task's"
+            f"{name} has the outputs {', '.join(model.outputs)}, and {task} needs {wanted}. Export "
+            "the model again, or name another task."
         )
-    return _with_tokenizer(model, folder, None, task, name)
+    return _with_tokenizer(model, repository, task)
 
 
-def _with_tokenizer(
-    model: PreTrainedModel, path: str, revision: str | None, task: Task, name: str
-) -> LoadedModel:
-    config = model.config
+def _with_tokenizer(model: PreTrainedModel, repository: Repository, task: Task) -> LoadedModel:
+    config, name = model.config, repository.name
+    family = family_of(config, name)
     with quiet(), one_sentence(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, model_input_names=inputs_of(config)
+            repository.path,
+            revision=repository.revision,
+            trust_remote_code=False,
+            model_input_names=family.inputs(config),
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"{name}: Potstill needs a fast tokenizer (tokenizer.json), this one has none"
+            f"{name}: there is no fast tokenizer (tokenizer.json). Save one in the model folder."
         )
     check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
     if task.is_encoder:
-        sentence = sentence_modules(
-            path,
-            revision,
-            name,
-            position_limit(config),
-            int(config.hidden_size),
-            # where sentence-transformers 6 writes the limit; older ones say max_seq_length
-            int(tokenizer.model_max_length),
-        )
+        # where sentence-transformers 6 writes the limit; older ones have max_seq_length
+        positions, limit = family.position_limit(config), int(tokenizer.model_max_length)
+        sentence = sentence_modules(repository, positions, int(config.hidden_size), limit)
     return LoadedModel(model, tokenizer, task, name, sentence)
 
 
@@ -186,8 +182,8 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     """Write a folder that plain transformers, and sentence-transformers for an encoder, load.
 
     Raises:
-        NotFinite: the model holds NaN or infinity; nothing is written.
-        OSError: the disk is full, or the folder can't be written.
+        NotFinite: The model holds NaN or infinity; nothing is written.
+        OSError: The disk is full, or the folder cannot be written.
     """
     names = not_finite(loaded.model.state_dict())
     if names:
@@ -199,28 +195,28 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     for relative, text in loaded.sentence.files if loaded.sentence else ():
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        write_text(target, text)
 
 
 def with_model(loaded: LoadedModel, model: PreTrainedModel, name: str) -> LoadedModel:
-    """The same tokenizer and sentence modules around another model; with its inputs."""
-    inputs = inputs_of(model.config)
-    tokenizer: Any = loaded.tokenizer
-    if list(tokenizer.model_input_names) != inputs:
-        # Setting the attribute is not saved; passing it to from_pretrained is.
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            tokenizer.save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=inputs)
+    """Put another model into the same tokenizer, with its inputs, and sentence modules."""
     sentence = loaded.sentence
     if sentence is not None:
         sentence = resized(sentence, int(model.config.hidden_size))
-    return replace(loaded, model=model, tokenizer=tokenizer, sentence=sentence, name=name)
+    made = replace(loaded, model=model, sentence=sentence, name=name)
+    if list(made.tokenizer.model_input_names) == made.inputs:
+        return made
+    # Setting the attribute is not saved; passing it to from_pretrained is.
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        made.tokenizer.save_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, model_input_names=made.inputs)
+    return replace(made, tokenizer=tokenizer)
 
 
 def _class_for(
     task: Task, config: Any, labels: Sequence[str] | None, name: str
 ) -> tuple[Any, dict[str, Any]]:
-    """transformers' class for a task, and what it is told."""
+    """Return transformers' class for a task, and its arguments."""
     if task.head is None or task.head == "cosine":
         return (AutoModelForMaskedLM if task == Task.MASKED_LM else AutoModel), {}
     autos: dict[Head, Any] = {
@@ -228,18 +224,18 @@ def _class_for(
         "tokens": AutoModelForTokenClassification,
         "spans": AutoModelForQuestionAnswering,
     }
-    auto, told = autos[task.head], dict[str, Any]()
+    auto, arguments = autos[task.head], dict[str, Any]()
     if type(config) not in auto._model_mapping:
         raise ValueError(
-            f"{name}: transformers has no class of the family {config.model_type} for "
-            f"{task}: take a teacher of another family"
+            f"{name}: transformers has no class of the family {config.model_type} for {task}. Use "
+            "a teacher of another family."
         )
     if labels is not None and (is_unnamed(config) or not has_head(config, task.head)):
-        told["id2label"] = dict(enumerate(labels))
-        told["label2id"] = {label: number for number, label in enumerate(labels)}
+        arguments["id2label"] = dict(enumerate(labels))
+        arguments["label2id"] = {label: number for number, label in enumerate(labels)}
     if task.problem_type is not None:
-        told["problem_type"] = task.problem_type
-    return auto, told
+        arguments["problem_type"] = task.problem_type
+    return auto, arguments
 
 
 def _check_loaded(
@@ -249,40 +245,50 @@ def _check_loaded(
     missing = sorted(info["missing_keys"])
     mismatched = sorted(key for key, *_ in info["mismatched_keys"])
     if task.head is None or task.head == "cosine":
-        head = [key for key in missing if is_lm_head(key, config)]
         what = "masked-LM head"
+        head = [key for key in missing if key.startswith(family_of(config, name).lm_head)]
     else:
-        mismatched_head = [key for key in mismatched if is_task_head(key, model)]
-        head = [*(key for key in missing if is_task_head(key, model)), *mismatched_head]
+        what = f"{task} head"
+        head = [key for key in (*missing, *mismatched) if is_task_head(key, model)]
         if head and not any(key.startswith(_last_name(model)) for key in head):
             head = []  # a pooler alone that is missing is no new head: something is wrong
-        what = f"{task} head"
         mismatched = [key for key in mismatched if key not in head]
     if head and not untrained_head:
         raise UntrainedHead(
-            f"{name} holds no trained {what} (missing: {head[0]}); "
-            f"make one with a finetune stage of task {task} before distilling from it"
+            f"{name} holds no trained {what} (missing: {head[0]}). Train one with a finetune stage "
+            f"of task {task} before distilling from it."
         )
     body = [key for key in missing if key not in head]
     if body:
         raise ValueError(
-            f"{name}: {len(body)} weights are missing from the checkpoint, {body[0]} among them"
+            f"{name}: {len(body)} weights are missing from the checkpoint, such as {body[0]}. Save "
+            "the model again, or use the config of this checkpoint."
         )
-    left = [key for key in info["unexpected_keys"] if _layer_of(key) >= config.num_hidden_layers]
+    unread = info["unexpected_keys"]
+    left = [key for key in unread if _layer_of(key) >= config.num_hidden_layers]
     if left:
         raise ValueError(
-            f"{name}: config.json says {config.num_hidden_layers} layers, but the checkpoint has "
-            f"weights of layer {_layer_of(left[0])} (counted from 0)"
+            f"{name}: config.json lists {config.num_hidden_layers} layers, but the checkpoint has "
+            f"weights of layer {_layer_of(left[0])} (counted from 0). Use the config of this "
+            "checkpoint."
         )
-    # transformers 5 reads a BERT of relative positions as one of absolute ones, without a word
-    other = [key for key in info["unexpected_keys"] if _is_unread_weight(key)]
+    # transformers 5 reads a BERT of relative positions as one of absolute ones, without a word;
+    # buffers are computed anyway
+    other = [
+        key
+        for key in unread
+        if _layer_of(key) >= 0 and not key.endswith((".inv_freq", ".position_ids"))
+    ]
     if other:
         raise ValueError(
             f"{name}: transformers has no place for {min(other)} of the checkpoint, so the model "
-            "would be another one than was trained; take one of the plain architecture"
+            "would differ from the trained one. Use a model of the plain architecture."
         )
     if mismatched:
-        raise ValueError(f"{name}: {mismatched[0]} has another shape than config.json says")
+        raise ValueError(
+            f"{name}: {mismatched[0]} has another shape than config.json gives. Use the config of "
+            "this checkpoint."
+        )
 
 
 def _last_name(model: Any) -> str:
@@ -290,29 +296,31 @@ def _last_name(model: Any) -> str:
     return next(str(name) for name, module in model.named_modules() if module is last)
 
 
-def _is_unread_weight(key: str) -> bool:
-    """Whether it is a trained weight of a layer, and no buffer that is computed anyway."""
-    return _layer_of(key) >= 0 and not key.endswith((".inv_freq", ".position_ids"))
-
-
 def _layer_of(key: str) -> int:
-    """The number in a weight's name that counts layers; -1 without one."""
+    """Return the number in a weight's name that counts layers; -1 without one."""
     found = re.search(r"\.layers?\.(\d+)\.", f".{key}")
     return int(found[1]) if found else -1
 
 
 def check_vocabulary(name: str, tokenizer: Any, size: int) -> None:
-    """Refuse the tokenizer that knows no word, which transformers makes where a folder holds none,
-    and one of another model.
+    """Refuse a tokenizer of another model, or the empty one that transformers makes from nothing.
+
+    Args:
+        name: Names the model in messages.
+        tokenizer: The tokenizer.
+        size: The model's vocabulary size.
 
     Raises:
-        ValueError: one of them; `size` is the model's vocabulary.
+        ValueError: It is one of them.
     """
     vocabulary = tokenizer.get_vocab()
     if set(vocabulary) <= {"", *tokenizer.all_special_tokens}:
-        raise ValueError(f"{name}: there is no tokenizer (no tokenizer.json or vocab.txt)")
+        raise ValueError(
+            f"{name}: there is no tokenizer (no tokenizer.json or vocab.txt). Save one in the "
+            "model folder."
+        )
     if max(vocabulary.values()) >= size:
         raise ValueError(
             f"{name}: the tokenizer has {max(vocabulary.values()) + 1} tokens, but the model only "
-            f"{size}: they don't belong together"
+            f"{size}. Use the tokenizer of this model."
         )

@@ -17,18 +17,19 @@ from potstill.storage.onnx_files import count_parameters, open_session
 
 @dataclass(frozen=True)
 class OnnxOutput:
-    """What a graph gives, by the names that transformers uses; None for what it doesn't."""
+    """Hold a graph's outputs, by the names that transformers uses; None for those it lacks."""
 
     logits: Tensor | None = None
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
     last_hidden_state: Tensor | None = None
-    sentence_embedding: Tensor | None = None  # pooled and normalised
+    sentence_embedding: Tensor | None = None  # pooled and normalized
 
 
 class OnnxModel(PreTrainedModel):
-    """Called as the model is that a graph was exported from; on the CPU, in as many threads as
-    torch has when it is first called. It can't be trained.
+    """Answer as the model that a graph was exported from; it cannot be trained.
+
+    It runs on the CPU, in as many threads as torch has when it is first called.
     """
 
     config_class = PretrainedConfig
@@ -39,23 +40,27 @@ class OnnxModel(PreTrainedModel):
 
     @cached_property
     def session(self) -> Any:
+        """Open the graph."""
         return open_session(self.graph, torch.get_num_threads())
 
     @property
     def device(self) -> torch.device:
+        """Return the CPU."""
         return torch.device("cpu")
 
     @property
     def outputs(self) -> list[str]:
-        """Names of what the graph gives."""
+        """Name the graph's outputs."""
         return [output.name for output in self.session.get_outputs()]
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the graph's weights."""
         return count_parameters(self.graph)
 
     def forward(self, **inputs: Tensor) -> OnnxOutput:
-        """Outputs for input_ids [B x L] and, if given, attention_mask and token_type_ids, of which
-        the graph takes what it knows; float32.
+        """Return float32 outputs for input_ids [B x L], of which the graph takes what it knows.
+
+        attention_mask and token_type_ids may be given, too.
         """
         ids_BL = inputs["input_ids"]
         default = {

@@ -1,4 +1,4 @@
-"""One way to ask a saved model, a folder's or an ONNX graph: texts in, predictions out."""
+"""One way to use a saved model, a folder's or an ONNX graph: texts in, predictions out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from potstill.recipe import Task
 
 @dataclass(frozen=True)
 class Filled:
-    """The most likely tokens at one mask, most likely first, with their probabilities (T = 1)."""
+    """Hold the most likely tokens at one mask, the likeliest first, with probabilities (T = 1)."""
 
     tokens: tuple[str, ...]
     probabilities: tuple[float, ...]
 
 
 class Runtime:
-    """A model that answers, through PyTorch or onnxruntime; evaluation mode, T = 1."""
+    """Run a model through PyTorch or onnxruntime, in evaluation mode, at T = 1."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device | str = "cpu") -> None:
         self.loaded = loaded
@@ -38,7 +38,7 @@ class Runtime:
     def open(
         folder: str | os.PathLike[str], task: Task | str, device: torch.device | str = "cpu"
     ) -> Runtime:
-        """Load a model folder or an .onnx file (see `models.load_model` for what is raised)."""
+        """Load a model folder or an .onnx file; raises as `models.load_model`."""
         return Runtime(load_model(folder, task), device)
 
     def embed(
@@ -49,12 +49,13 @@ class Runtime:
         max_length: int | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> np.ndarray:
-        """Sentence embeddings, float32 [N x D], pooled and normalised as the model folder says; of
-        an ONNX graph what it gives itself.
+        """Embed texts as float32 [N x D], pooled and normalized as the model folder or graph does.
 
         Args:
-            max_length: tokens; longer texts are cut. None: the model's own limit.
-            progress: called with the number of texts done since the last call.
+            texts: The texts.
+            batch_size: Texts of one forward pass.
+            max_length: Tokens; longer texts are truncated. None: the model's own limit.
+            progress: Receives the number of texts done since the last call.
         """
         sentence = self.loaded.sentence
         assert sentence is not None
@@ -72,7 +73,7 @@ class Runtime:
     def hidden(
         self, texts: Sequence[str], batch_size: int = 32, max_length: int | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        """Batches by length of (indices, hidden states [B x L x D], attention mask [B x L])."""
+        """Yield batches by length: indices, hidden states [B x L x D], attention mask [B x L]."""
         for indices, output, mask_BL in self._outputs(texts, batch_size, max_length):
             yield indices, output.last_hidden_state, mask_BL
 
@@ -88,25 +89,24 @@ class Runtime:
             yield indices, output, inputs["attention_mask"]
 
     def fill_mask(self, texts: Sequence[str], top: int = 5) -> list[list[Filled]]:
-        """For each text, the most likely tokens at each of its masks.
+        """Return the most likely tokens at each mask of each text.
 
         Raises:
-            ValueError: a text without the tokenizer's mask token.
+            ValueError: As `mask_logits`.
         """
         answers = []
         for text in texts:
             best = torch.softmax(self.mask_logits(text), -1).topk(top)
-            answers.append(
-                [self._filled(p, i) for p, i in zip(best.values, best.indices, strict=True)]
-            )
+            found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            named = self.loaded.tokenizer.convert_ids_to_tokens
+            answers.append([Filled(tuple(named(ids)), tuple(values)) for values, ids in found])
         return answers
 
     def mask_logits(self, text: str) -> Tensor:
-        """Logits over the vocabulary at each of a text's masks, in order: [K x V].
+        """Return logits over the vocabulary at each of a text's masks, in order: [K x V].
 
         Raises:
-            ValueError: a text without the tokenizer's mask token, or whose masks are all beyond the
-                model's limit.
+            ValueError: The text has no mask token, or only beyond the model's limit.
         """
         tokenizer = self.loaded.tokenizer
         inputs = self.tokenize([text], None)
@@ -115,21 +115,18 @@ class Runtime:
             mask = str(tokenizer.mask_token)
             if mask in text:
                 raise ValueError(
-                    f"the {mask} stands beyond the {self.loaded.max_length} tokens that the model "
-                    "reads: put it nearer to the beginning"
+                    f"the {mask} lies beyond the {self.loaded.max_length} tokens that the model "
+                    "reads. Move it nearer to the beginning."
                 )
             raise ValueError(
-                f"{text[:60]!r} has no {mask} to fill: put one where a word is missing"
+                f"{text[:60]!r} has no {mask} to fill. Put one where a word is missing."
             )
         with torch.inference_mode():
             logits_KV: Tensor = self.loaded.model(**inputs).logits[0, masked_L]
         return logits_KV
 
-    def _filled(self, probabilities: Tensor, ids: Tensor) -> Filled:
-        tokens = self.loaded.tokenizer.convert_ids_to_tokens(ids.tolist())
-        return Filled(tuple(tokens), tuple(probabilities.tolist()))
-
     def tokenize(self, texts: Sequence[str], max_length: int | None) -> dict[str, Any]:
+        """Tokenize and pad texts for a forward pass."""
         limit = min(max_length or self.loaded.max_length, self.loaded.max_length)
         inputs = self.loaded.tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"

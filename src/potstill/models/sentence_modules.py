@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from potstill.models.hub import read_remote_json
+from potstill.models.hub import Repository
 from potstill.storage.model_folders import MODULES, check_path
 
 Pooling = Literal["mean", "cls", "max"]
@@ -16,7 +16,7 @@ Pooling = Literal["mean", "cls", "max"]
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """What makes a sentence embedding of token vectors: sentence-transformers' later modules."""
+    """Hold sentence-transformers' later modules, which make a sentence vector of token vectors."""
 
     pooling: Pooling
     normalize: bool
@@ -26,32 +26,44 @@ class SentenceModules:
 
 
 def sentence_modules(
-    path: str, revision: str | None, name: str, positions: int, width: int, limit: int
+    repository: Repository, positions: int, width: int, limit: int
 ) -> SentenceModules:
-    """Read modules.json and what it names; a plain encoder gets mean pooling and normalisation."""
-    modules = read_remote_json(path, MODULES, revision, name)
+    """Read modules.json and what it names; a plain encoder gets mean pooling and normalization.
+
+    Args:
+        repository: The model.
+        positions: Its maximum sequence length.
+        width: Its hidden size.
+        limit: The tokenizer's maximum length, where no module lists another.
+    """
+    name, modules = repository.name, repository.json(MODULES)
     if modules is None:
         return _default_modules(positions, width)
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) for module in modules
     ):
-        raise ValueError(f"{name}: {MODULES} is not a list of modules, each with a type")
+        raise ValueError(
+            f"{name}: {MODULES} is not a list of modules, each with a type. Save the model again."
+        )
     files = {MODULES: modules}
     kinds: dict[str, Any] = {}
     for module in modules:
         kind, where = module["type"].rsplit(".", 1)[-1], module.get("path", "")
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{name}: {MODULES} has a {kind} module, which Potstill can't carry over"
+                f"{name}: {MODULES} has a {kind} module, which Potstill cannot carry over. Use a "
+                "model with Transformer, Pooling and Normalize modules only."
             )
         file = f"{check_path(name, MODULES, where)}/config.json" if where else ""
-        kinds[kind] = read_remote_json(path, file, revision, name) if where else None
+        kinds[kind] = repository.json(file) if where else None
         if kinds[kind] is not None:
             files[file] = kinds[kind]
     if kinds.get("Pooling") is None:
-        raise ValueError(f"{name}: {MODULES} has no Pooling module with a config.json")
+        raise ValueError(
+            f"{name}: {MODULES} has no Pooling module with a config.json. Save the model again."
+        )
     for file in ("sentence_bert_config.json", "config_sentence_transformers.json"):
-        config = read_remote_json(path, file, revision, name)
+        config = repository.json(file)
         if config is not None:
             _check_obeyed(name, file, config)
             files[file] = config
@@ -65,7 +77,7 @@ def sentence_modules(
 
 
 def resized(modules: SentenceModules, width: int) -> SentenceModules:
-    """The same modules for hidden states of another width."""
+    """Return the same modules for hidden states of another width."""
     files = []
     for file, text in modules.files:
         content = json.loads(text)
@@ -83,27 +95,29 @@ def _check_obeyed(name: str, file: str, config: dict[str, Any]) -> None:
         if config.get(key):
             raise ValueError(
                 f"{name}: {file} sets {key} to {config[key]!r}, which Potstill does not apply to "
-                "texts: clear it, and prepare the texts so yourself"
+                "texts. Remove it, and prepare the texts yourself."
             )
 
 
 def _default_modules(positions: int, width: int) -> SentenceModules:
-    types = "sentence_transformers.models."
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
-        {"idx": 0, "name": "0", "path": "", "type": f"{types}Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{types}Pooling"},
-        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{types}Normalize"},
+        {
+            "idx": number,
+            "name": str(number),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, (kind, path) in enumerate(kinds.items())
     ]
-    files = {
-        MODULES: json.dumps(modules, indent=2),
-        "1_Pooling/config.json": json.dumps(
-            {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
-        ),
-        "sentence_bert_config.json": json.dumps(
-            {"max_seq_length": positions, "do_lower_case": False}
-        ),
-    }
-    return SentenceModules("mean", True, positions, tuple(files.items()))
+    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+    limits = {"max_seq_length": positions, "do_lower_case": False}
+    files = (
+        (MODULES, json.dumps(modules, indent=2)),
+        ("1_Pooling/config.json", json.dumps(pooling)),
+        ("sentence_bert_config.json", json.dumps(limits)),
+    )
+    return SentenceModules("mean", True, positions, files)
 
 
 _OLD_POOLING: dict[str, Pooling] = {
@@ -114,7 +128,7 @@ _OLD_POOLING: dict[str, Pooling] = {
 
 
 def _pooling(config: dict[str, Any], name: str) -> Pooling:
-    """The pooling of 1_Pooling/config.json: flags up to sentence-transformers 5, since 6 a word."""
+    """Read the pooling: flags up to sentence-transformers 5, since 6 a word."""
     modes = [
         key for key, value in config.items() if key.startswith("pooling_mode_") and value is True
     ]
@@ -124,11 +138,13 @@ def _pooling(config: dict[str, Any], name: str) -> Pooling:
     found = [_OLD_POOLING.get(mode) for mode in modes] or [word]
     if len(found) == 1 and found[0] in ("mean", "cls", "max"):
         return found[0]
-    raise ValueError(f"{name}: pooling {', '.join(modes) or word} is not one of mean, cls, max")
+    raise ValueError(
+        f"{name}: pooling {', '.join(modes) or word} is not supported. Use mean, cls or max."
+    )
 
 
 def pool(hidden_BLD: Tensor, attention_mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """Sentence vectors [B x D]: mean or maximum over real tokens, or the first token's vector."""
+    """Pool into [B x D]: mean or maximum over real tokens, or the first token's vector."""
     if pooling == "cls":
         return hidden_BLD[:, 0]
     mask_BL1 = attention_mask_BL.bool().unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""What one model says about one batch: hidden states, and distributions not yet computed."""
+"""Signals of a model about a batch: hidden states, and distributions not yet computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMBEDDINGS = -1  # the number of the layer before the first one
 
 @dataclass(frozen=True)
 class Readout:
-    """The last linear map of a head, from features to logits.
+    """Hold the last linear map of a head, from features to logits.
 
     Every head Potstill knows ends in one: the tied decoder of masked LM [V x D], a classifier
     [V x D], the similarities to the other texts of a batch [K x D]. Keeping it apart lets
@@ -24,8 +24,8 @@ class Readout:
 
     Attributes:
         bias: [V], or [K x V] where each row has its own (a mask); None for zero.
-        exact: compute the logits in the features' own precision, whatever autocast says: two
-            similarities of the same text differ by less than bfloat16 can tell.
+        exact: Compute the logits in the features' own precision, whatever autocast says: two
+            similarities of the same text differ by less than the precision of bfloat16.
     """
 
     weight_VD: Tensor
@@ -33,14 +33,14 @@ class Readout:
     exact: bool = False
 
     def logits(self, features_kD: Tensor, rows: slice) -> Tensor:
-        """Logits [k x V] of some rows; `rows` says which of the K they are."""
+        """Return logits [k x V] of some rows; `rows` selects them among the K."""
         if self.exact:
             with torch.autocast(features_kD.device.type, enabled=False):
                 return self._logits(features_kD, rows)
         return self._logits(features_kD, rows)
 
     def included(self, rows: slice) -> Tensor | None:
-        """Which classes are some rows' own (bool [k x V]); None for all, as in a vocabulary."""
+        """Return which classes belong to some rows (bool [k x V]); None: all."""
         if self.bias is None or self.bias.dim() == 1:
             return None
         return self.bias[rows] > EXCLUDED / 2
@@ -54,17 +54,17 @@ class Readout:
 
 @dataclass(frozen=True)
 class Signals:
-    """One model's view of one batch of B texts of L tokens, with K distributions.
+    """Hold one model's view of one batch of B texts of L tokens, with K distributions.
 
     Attributes:
-        hidden_BLD: last hidden states; of a cached teacher, which has none, [B x L x 0].
-        features_KD: what the readout reads, one row a distribution.
-        readout: features -> logits; None for a model without a head.
-        layers: layer -> its output [B x L x D], of the layers that were asked for; EMBEDDINGS for
-            what enters the first one. A norm after the last layer is not applied.
-        qkv: layer -> queries, keys and values [B x L x D], likewise. They are what the projections
+        hidden_BLD: Last hidden states; for a cached teacher, which has none, [B x L x 0].
+        features_KD: What the readout reads, one row per distribution.
+        readout: Features -> logits; None for a model without a head.
+        layers: Layer -> its output [B x L x D], for the layers in demand; EMBEDDINGS for what
+            enters the first one. A norm after the last layer is not applied.
+        qkv: Layer -> queries, keys and values [B x L x D], likewise. They are what the projections
             give: where positions rotate queries and keys, before that.
-        vectors_BD: one vector a text: its embedding, or what a head over whole texts reads.
+        vectors_BD: One vector per text: its embedding, or what a head over whole texts reads.
     """
 
     hidden_BLD: Tensor
@@ -83,13 +83,14 @@ class Signals:
 
 
 def wide(values: Tensor) -> Tensor:
-    """Losses are computed in float32 at least, whatever the matrix products were computed in."""
+    """Widen to float32 at least, in which losses are computed whatever matrix products use."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
+    """Refuse tensors of different shapes."""
     if student.shape != teacher.shape:
         raise ValueError(
             f"{what} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ "
-            "in shape: this objective needs the same rows and the same width"
+            "in shape. Use the same rows and the same width, or another objective."
         )

@@ -11,7 +11,6 @@ from typing import assert_never
 
 from potstill.models import LoadedModel
 from potstill.models.captures import Wanted, qkv_widths
-from potstill.models.families import family_of
 from potstill.models.signals import EMBEDDINGS
 from potstill.objectives.hidden import Pairing
 from potstill.recipe import (
@@ -160,7 +159,7 @@ def _attention_heads(student: LoadedModel, teacher: LoadedModel) -> int:
     where = "objectives.attention_mse"
     for loaded in (student, teacher):
         config = loaded.model.config
-        if not family_of(config, loaded.name).plain_scores:
+        if not loaded.family.plain_scores:
             raise ValueError(
                 f"{where}: the attention scores of {loaded.name} ({config.model_type}) depend on "
                 "positions beside queries and keys. Use relations instead."
@@ -188,7 +187,7 @@ def _related(objective: Relations, student: LoadedModel, teacher: LoadedModel) -
         layers.append(depth - 1 if chosen is None else chosen)
         _check_range(layers[-1], role, depth, f"{where}.{role}_layer")
     for loaded, layer in zip((student, teacher), layers, strict=True):
-        found = qkv_widths(loaded.model, layer)
+        found = qkv_widths(loaded.model, loaded.family, layer)
         if "qk" in objective.pairs and found[0] != found[1]:
             raise ValueError(
                 f"{where}.pairs: qk relates queries and keys of one width, and those of "

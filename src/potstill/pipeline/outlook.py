@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from potstill.models import LoadedModel, load_model
-from potstill.models.families import position_limit
 from potstill.recipe import Corpus, Recipe, Stage, TaskData
 from potstill.tasks import TaskRows
 
@@ -90,7 +89,7 @@ def check_length(key: str, tokens: int, loaded: LoadedModel) -> None:
     Raises:
         ValueError: The model's maximum sequence length is smaller.
     """
-    limit = position_limit(loaded.model.config)
+    limit = loaded.positions
     if tokens > limit:
         raise ValueError(
             f"{key}: {tokens} tokens exceed the maximum sequence length of {loaded.name}, {limit}. "

@@ -31,7 +31,7 @@ from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted, listening
-from potstill.models.families import last_linear, lm_features, lm_readout, takes_token_types
+from potstill.models.families import last_linear, lm_readout
 from potstill.models.sentence_modules import pool
 from potstill.models.signals import EXCLUDED, Readout, wide
 from potstill.objectives import Rows
@@ -42,7 +42,7 @@ def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     """Return a model's signals in a task with labeled examples."""
     if loaded.task == Task.SENTENCE_SIMILARITY:
         return similarity_signals(loaded, batch)
-    return head_signals(loaded.model, loaded.task, batch)
+    return head_signals(loaded, batch)
 
 
 def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
@@ -51,7 +51,7 @@ def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     The value that is compared with people's scores, as in Reimers & Gurevych 2019, section 3.
     """
     assert loaded.sentence is not None
-    hidden_BLD = loaded.model.base_model(**model_inputs(loaded.model, batch)).last_hidden_state
+    hidden_BLD = loaded.model.base_model(**model_inputs(loaded, batch)).last_hidden_state
     pooled_BD = pool(wide(hidden_BLD), batch.attention_mask_BL, loaded.sentence.pooling)
     unit_BD = F.normalize(pooled_BD, dim=-1)
     first_PD, second_PD = unit_BD.chunk(2)
@@ -59,13 +59,13 @@ def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     return Signals(hidden_BLD, cosine_P1, identity(1, cosine_P1, exact=True), vectors_BD=unit_BD)
 
 
-def head_signals(model: PreTrainedModel, task: Task, batch: Batch) -> Signals:
+def head_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     """Last hidden states, and the distributions of the task's own head.
 
     The model runs as a whole, so that its pooling and its head's activations and dropout are its
     own; what the head's last linear map reads is listened to.
     """
-    inputs = model_inputs(model, batch)
+    model, task, inputs = loaded.model, loaded.task, model_inputs(loaded, batch)
     heard: dict[str, Tensor] = {}
 
     def keep_features(_: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -111,17 +111,17 @@ def row_counts(task: Task, batch: Batch) -> Tensor:
     return torch.full_like(batch.input_ids_BL[:, 0], each)
 
 
-def model_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+def model_inputs(loaded: LoadedModel, batch: Batch) -> dict[str, Tensor]:
     """Return a model's inputs, with token types only where it distinguishes them."""
     inputs = {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL}
-    if batch.token_type_ids_BL is not None and takes_token_types(model.config):
+    if batch.token_type_ids_BL is not None and "token_type_ids" in loaded.inputs:
         inputs["token_type_ids"] = batch.token_type_ids_BL
     return inputs
 
 
 def head_logits(loaded: LoadedModel, batch: Batch) -> Tensor:
     """Return a head's logits for sequences [B x C] or tokens [B x L x C]."""
-    logits: Tensor = loaded.model(**model_inputs(loaded.model, batch)).logits
+    logits: Tensor = loaded.model(**model_inputs(loaded, batch)).logits
     return logits
 
 
@@ -192,10 +192,11 @@ def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
 # --- signals --------------------------------------------------------------------------------------
 
 
-def masked_lm_signals(model: PreTrainedModel, batch: Batch, rows_BL: Tensor) -> Signals:
+def masked_lm_signals(loaded: LoadedModel, batch: Batch, rows_BL: Tensor) -> Signals:
     """Return hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
-    hidden_BLD = _hidden(model, batch)
-    return Signals(hidden_BLD, lm_features(model, hidden_BLD[rows_BL]), lm_readout(model))
+    hidden_BLD = _hidden(loaded.model, batch)
+    features_KD = loaded.family.lm_features(loaded.model, hidden_BLD[rows_BL])
+    return Signals(hidden_BLD, features_KD, lm_readout(loaded.model))
 
 
 def embedding_signals(loaded: LoadedModel, batch: Batch, *, scale: float, group: int) -> Signals:
@@ -253,9 +254,9 @@ class Reading:
 
         Gradients as the caller's mode says.
         """
-        with listening(loaded.model, wanted) as heard:
+        with listening(loaded.model, loaded.family, wanted) as heard:
             if self.task == Task.MASKED_LM:
-                signals = masked_lm_signals(loaded.model, batch, self._positions(batch))
+                signals = masked_lm_signals(loaded, batch, self._positions(batch))
             elif self.task == Task.SENTENCE_EMBEDDING:
                 signals = embedding_signals(loaded, batch, scale=self.scale, group=self.group)
             else:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from potstill.data import Batch
 from potstill.models import LoadedModel
 from potstill.models.captures import NOTHING, Wanted
-from potstill.models.families import is_task_head, lm_head_parameters
+from potstill.models.families import is_task_head
 from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
@@ -140,7 +140,7 @@ def is_trained(stage: Finetune | Distill, loaded: LoadedModel, parameter: str) -
         return True
     if loaded.task != Task.MASKED_LM:
         return stage.trains_body or is_task_head(parameter, loaded.model)
-    in_head = parameter in lm_head_parameters(loaded.model)
+    in_head = parameter in loaded.family.lm_head_parameters(loaded.model)
     return stage.trains_lm_head if in_head else stage.trains_body
 
 

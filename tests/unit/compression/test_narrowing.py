@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from potstill.compression import narrowing
 from potstill.compression.narrowing import largest
 from potstill.compression.parts import Widths
-from potstill.models.families import FAMILIES, layer_prefix
+from potstill.models.families import FAMILIES
 from tiny_families import HEADS, MISSING, NAMES, family_model
 
 PAIRS = [(name, head) for name in NAMES for head in HEADS if (name, head) not in MISSING]
@@ -95,7 +95,7 @@ def flat(name: str, rank: int) -> PreTrainedModel:
     some = torch.randn(24, rank, generator=generator)
     basis, _ = torch.linalg.qr(some - some.mean(0))
     onto = basis @ basis.T
-    row, prefix = FAMILIES[name], layer_prefix(model)
+    row, prefix = FAMILIES[name], FAMILIES[name].layer_prefix(model)
     writers = (row.ffn[-1], row.attention_out)
     with torch.no_grad():
         for key, value in model.named_parameters():

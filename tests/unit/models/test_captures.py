@@ -84,7 +84,7 @@ def projections(model: PreTrainedModel, layer: int, entering_BLD: Tensor) -> tup
 
 def test_what_is_heard_is_what_passes_through(model: PreTrainedModel) -> None:
     wanted = Wanted(frozenset({EMBEDDINGS, 0, 2}), frozenset({1, 3}))
-    with torch.no_grad(), listening(model, wanted) as heard:
+    with torch.no_grad(), listening(model, FAMILIES[model.config.model_type], wanted) as heard:
         output = model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True)
     assert set(heard.layers) == {EMBEDDINGS, 0, 2}
     for layer, values_BLD in heard.layers.items():
@@ -94,7 +94,7 @@ def test_what_is_heard_is_what_passes_through(model: PreTrainedModel) -> None:
         expected = projections(model, layer, output.hidden_states[layer])
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other)
-        assert qkv_widths(model, layer) == (32, 32, 32)
+        assert qkv_widths(model, FAMILIES[model.config.model_type], layer) == (32, 32, 32)
 
 
 def test_nothing_else_is_listened_to_and_nothing_stays(model: PreTrainedModel) -> None:
@@ -102,10 +102,13 @@ def test_nothing_else_is_listened_to_and_nothing_stays(model: PreTrainedModel) -
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     before = hooked()
-    with listening(model, Wanted(qkv=frozenset({3}))):
+    with listening(model, FAMILIES[model.config.model_type], Wanted(qkv=frozenset({3}))):
         assert hooked() - before == (1 if model.config.model_type == "modernbert" else 3)
     assert hooked() == before
-    with pytest.raises(ValueError), listening(model, Wanted(frozenset({EMBEDDINGS, 1}))):  # noqa: PT011
+    with (
+        pytest.raises(ValueError),  # noqa: PT011
+        listening(model, FAMILIES[model.config.model_type], Wanted(frozenset({EMBEDDINGS, 1}))),
+    ):
         model()
     assert hooked() == before
 
@@ -115,7 +118,7 @@ def test_gradients_are_the_same_where_layers_are_computed_again(model: PreTraine
 
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
-        with listening(model, wanted) as heard:
+        with listening(model, FAMILIES[model.config.model_type], wanted) as heard:
             model(input_ids=IDS, attention_mask=MASK)
         query, key, value = heard.qkv[2]
         loss = (query * key).sum() + value.square().sum()
@@ -152,7 +155,10 @@ def test_attention_runs_as_it_always_does(
         return result
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
-    with torch.no_grad(), listening(model, Wanted(qkv=frozenset({0, 1, 2, 3}))):
+    with (
+        torch.no_grad(),
+        listening(model, FAMILIES[model.config.model_type], Wanted(qkv=frozenset({0, 1, 2, 3}))),
+    ):
         model(input_ids=IDS, attention_mask=MASK)
     assert len(calls) == 4
 
@@ -173,7 +179,12 @@ def padded(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def test_layers_are_the_model_s_hidden_states(name: str, head: str) -> None:
     model = family_model(name, head, layers=4)
     inputs = padded(model)
-    with torch.no_grad(), listening(model, Wanted(frozenset({EMBEDDINGS, 0, 2}))) as heard:
+    with (
+        torch.no_grad(),
+        listening(
+            model, FAMILIES[model.config.model_type], Wanted(frozenset({EMBEDDINGS, 0, 2}))
+        ) as heard,
+    ):
         expected = model.base_model(**inputs, output_hidden_states=True).hidden_states
     assert set(heard.layers) == {EMBEDDINGS, 0, 2}
     real = inputs["attention_mask"].bool()
@@ -191,7 +202,10 @@ def test_queries_keys_and_values_are_what_their_projections_give(name: str) -> N
         each.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
         for each in maps
     ]
-    with torch.no_grad(), listening(model, Wanted(qkv=frozenset({1}))) as heard:
+    with (
+        torch.no_grad(),
+        listening(model, FAMILIES[model.config.model_type], Wanted(qkv=frozenset({1}))) as heard,
+    ):
         model(**padded(model))
     for handle in handles:
         handle.remove()
@@ -201,6 +215,8 @@ def test_queries_keys_and_values_are_what_their_projections_give(name: str) -> N
         outputs = [each(value) for each, value in zip(maps, of_tokens, strict=True)]
     expected = outputs if len(outputs) == 3 else outputs[0].chunk(3, dim=-1)
     assert list(heard.qkv) == [1]
-    assert qkv_widths(model, 1) == tuple(value.shape[-1] for value in expected)
+    assert qkv_widths(model, FAMILIES[model.config.model_type], 1) == tuple(
+        value.shape[-1] for value in expected
+    )
     for found, value in zip(heard.qkv[1], expected, strict=True):
         torch.testing.assert_close(found, value)

@@ -45,7 +45,9 @@ def test_bf16_is_taken_at_its_word(hardware: pytest.MonkeyPatch) -> None:
 
 def test_bf16_is_refused_where_a_gpu_only_emulates_it(hardware: pytest.MonkeyPatch) -> None:
     gpu_with_bf16(hardware, False)
-    with pytest.raises(ValueError, match="this GPU has no bfloat16; set fp32 or auto"):
+    with pytest.raises(
+        ValueError, match=r"^training\.precision: this GPU has no bfloat16\. Set fp32 or auto\.$"
+    ):
         autocast_dtype("bf16", GPU)
     assert autocast_dtype("auto", GPU) is None
 

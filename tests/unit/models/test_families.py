@@ -19,17 +19,7 @@ from transformers import (
     T5Config,
 )
 
-from potstill.models.families import (
-    FAMILIES,
-    family_of,
-    is_lm_head,
-    layer_prefix,
-    lm_features,
-    lm_head_parameters,
-    lm_readout,
-    position_limit,
-    takes_token_types,
-)
+from potstill.models.families import FAMILIES, family_of, lm_readout
 from tiny_families import NAMES, family_model
 
 
@@ -57,7 +47,7 @@ def test_features_and_readout_are_the_models_own_logits(
     with torch.no_grad():
         expected_BLV = model(input_ids=ids_BL, attention_mask=mask_BL).logits
         hidden_BLD = model.base_model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-        features_KD = lm_features(model, hidden_BLD[mask_BL.bool()])
+        features_KD = FAMILIES[name].lm_features(model, hidden_BLD[mask_BL.bool()])
         readout = lm_readout(model)
         logits_KV = readout.logits(features_KD, slice(0, len(features_KD)))
     torch.testing.assert_close(logits_KV, expected_BLV[mask_BL.bool()], rtol=1e-4, atol=1e-4)
@@ -69,18 +59,19 @@ def test_features_and_readout_are_the_models_own_logits(
 def test_the_head_is_what_the_base_model_lacks(name: str, tied: bool) -> None:
     model = family_model(name, "masked_lm", tie_word_embeddings=tied)
     base = {id(parameter) for parameter in model.base_model.parameters()}
-    head = lm_head_parameters(model)
+    head = FAMILIES[name].lm_head_parameters(model)
     # also where the tied table is listed as the decoder's
     assert head == {n for n, parameter in model.named_parameters() if id(parameter) not in base}
     for key in model.state_dict():
-        assert is_lm_head(key, model.config) is not key.startswith(f"{model.base_model_prefix}.")
+        of_head = key.startswith(FAMILIES[name].lm_head)
+        assert of_head is not key.startswith(f"{model.base_model_prefix}.")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_layers_are_found_with_and_without_a_head(name: str) -> None:
     model = family_model(name, "masked_lm", layers=4)
     for each in (model, model.base_model):
-        prefix = layer_prefix(each)
+        prefix = FAMILIES[name].layer_prefix(each)
         found = [key for key in each.state_dict() if key.startswith(prefix)]
         assert {key.removeprefix(prefix).split(".")[0] for key in found} == {"0", "1", "2", "3"}
 
@@ -105,25 +96,26 @@ def test_parts_of_a_layer_are_linear_maps_of_the_right_widths(name: str) -> None
 @pytest.mark.parametrize("name", FAMILIES)
 def test_token_types_and_poolers_are_where_the_table_says(name: str) -> None:
     model = family_model(name, "headless")
+    takes = "token_type_ids" in FAMILIES[name].inputs(model.config)
     assert ("add_pooling_layer" in inspect.signature(type(model).__init__).parameters) is FAMILIES[
         name
     ].has_pooler
     ids_BL, mask_BL = padded(model)
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
-        assert not takes_token_types(model.config)
+        assert not takes
         return
-    second = torch.ones_like(ids_BL) * int(takes_token_types(model.config))
+    second = torch.ones_like(ids_BL) * int(takes)
     with torch.no_grad():
         plain = model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         typed = model(input_ids=ids_BL, attention_mask=mask_BL, token_type_ids=second)
     differs = not torch.allclose(plain, typed.last_hidden_state)
-    assert differs is takes_token_types(model.config)
+    assert differs is takes
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_longest_text_is_as_long_as_the_table_says(name: str) -> None:
     model = family_model(name, "headless")
-    limit = position_limit(model.config)
+    limit = FAMILIES[name].position_limit(model.config)
     assert limit == 64
     ids_BL = torch.randint(5, 40, (1, limit + 1), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -163,24 +155,24 @@ def test_albert_is_refused_with_the_reason() -> None:
     [
         (
             T5Config(),
-            "my-model is an encoder-decoder (t5); Potstill distils encoders",
+            "my-model is an encoder-decoder (t5). Use an encoder, which Potstill distills.",
         ),
         (
             GPT2Config(),
-            "my-model is a decoder (gpt2), not an encoder; Potstill distils encoders",
+            "my-model is a decoder (gpt2). Use an encoder, which Potstill distills.",
         ),
         (
             LlamaConfig(),
-            "my-model is a decoder (llama), not an encoder; Potstill distils encoders",
+            "my-model is a decoder (llama). Use an encoder, which Potstill distills.",
         ),
         (
             BertConfig(is_decoder=True),
-            "my-model is a decoder (bert), not an encoder; Potstill distils encoders",
+            "my-model is a decoder (bert). Use an encoder, which Potstill distills.",
         ),
         (
             FNetConfig(),
-            "my-model is of the family fnet, which Potstill does not know (it knows "
-            f"{', '.join(FAMILIES)}); models/families.py is where a row would be added",
+            f"my-model is of the unknown family fnet. Use one of {', '.join(FAMILIES)}, or add a "
+            "row to models/families.py.",
         ),
     ],
     ids=lambda value: getattr(value, "model_type", ""),

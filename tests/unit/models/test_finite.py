@@ -29,7 +29,9 @@ def test_stored_weights(tmp_path: Path) -> None:
     (tmp_path / "d.safetensors").write_bytes(b"damaged")
     check_stored(tmp_path)
     save_file({"w": torch.tensor([1.0, torch.nan])}, tmp_path / "e.safetensors")
-    with pytest.raises(ValueError, match="w holds NaN or infinity: take a model folder"):
+    with pytest.raises(
+        ValueError, match=r"w holds NaN or infinity\. Use a model whose weights are finite\."
+    ):
         check_stored(tmp_path)
 
 

@@ -176,8 +176,9 @@ def test_a_distilberts_tokenizer_says_what_it_takes(
 
 def test_an_untrained_head_is_refused_and_finetune_named(sentence_teacher: Path) -> None:
     message = (
-        f"{sentence_teacher} holds no trained masked-LM head (missing: cls.predictions.bias); make "
-        "one with a finetune stage of task masked_lm before distilling from it"
+        f"{sentence_teacher} holds no trained masked-LM head (missing: "
+        f"cls.predictions.bias). Train "
+        "one with a finetune stage of task masked_lm before distilling from it."
     )
     for weights in (True, False):
         with pytest.raises(UntrainedHead, match=f"^{re.escape(message)}$"):
@@ -245,13 +246,13 @@ def test_weights_are_read_as_float32(tmp_path: Path) -> None:
                     **{"bos_token_id": 2, "eos_token_id": 3},
                 )
             ),
-            "FOLDER is a decoder (gpt2), not an encoder; Potstill distils encoders",
+            "FOLDER is a decoder (gpt2). Use an encoder, which Potstill distills.",
         ),
         (
             lambda: T5ForConditionalGeneration(
                 T5Config(vocab_size=87, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
             ),
-            "FOLDER is an encoder-decoder (t5); Potstill distils encoders",
+            "FOLDER is an encoder-decoder (t5). Use an encoder, which Potstill distills.",
         ),
         (
             lambda: FNetForMaskedLM(
@@ -260,8 +261,8 @@ def test_weights_are_read_as_float32(tmp_path: Path) -> None:
                     intermediate_size=16,
                 )
             ),
-            "FOLDER is of the family fnet, which Potstill does not know (it knows "
-            f"{', '.join(FAMILIES)}); models/families.py is where a row would be added",
+            f"FOLDER is of the unknown family fnet. Use one of {', '.join(FAMILIES)}, or add a row "
+            "to models/families.py.",
         ),
     ],
     ids=["decoder", "encoder-decoder", "unknown"],
@@ -282,37 +283,42 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
     weights.unlink()
     torch.save(BertForMaskedLM(tiny_config(layers=2)).state_dict(), folder / "pytorch_model.bin")
     assert refused(folder) == (
-        "FOLDER: the model can't be loaded: it has no model.safetensors (pickled .bin weights are "
-        "not read)"
+        "FOLDER: the model cannot be loaded (it has no model.safetensors, and pickled .bin weights "
+        "are not read). Save the model as safetensors."
     )
 
 
 def test_a_cut_off_file_is_named_damaged(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    start = "FOLDER: the model can't be loaded: its safetensors file is damaged ("
+    start = "FOLDER: the model cannot be loaded (its safetensors file is damaged: "
     assert refused(folder).startswith(start)
 
 
 def test_a_config_of_another_model_is_refused(folder: Path) -> None:
     assert refused(edited(folder, num_hidden_layers=3)) == (
-        "FOLDER: 16 weights are missing from the checkpoint, "
-        "bert.encoder.layer.2.attention.output.LayerNorm.bias among them"
+        "FOLDER: 16 weights are missing from the checkpoint, such as "
+        "bert.encoder.layer.2.attention.output.LayerNorm.bias. Save the model again, or use the "
+        "config of this checkpoint."
     )
     assert refused(edited(folder, num_hidden_layers=2, intermediate_size=50)) == (
         "FOLDER: bert.encoder.layer.0.intermediate.dense.bias has another shape than config.json "
-        "says"
+        "gives. Use the config of this checkpoint."
     )
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     narrow = folder_of(BertForMaskedLM(tiny_config(layers=1, vocab_size=60)), tmp_path / "narrow")
     assert refused(narrow) == (
-        "FOLDER: the tokenizer has 87 tokens, but the model only 60: they don't belong together"
+        "FOLDER: the tokenizer has 87 tokens, but the model only 60. Use the tokenizer of this "
+        "model."
     )
     for path in folder.glob("*token*"):
         path.unlink()
-    assert refused(folder) == "FOLDER: there is no tokenizer (no tokenizer.json or vocab.txt)"
+    assert refused(folder) == (
+        "FOLDER: there is no tokenizer (no tokenizer.json or vocab.txt). Save one in the model "
+        "folder."
+    )
 
 
 def test_what_is_no_model_folder_is_refused(
@@ -330,8 +336,8 @@ def test_what_is_no_model_folder_is_refused(
         "config.json and model.safetensors."
     )
     assert refused("nobody/none-such") == (
-        "FOLDER: the model can't be loaded: it is no folder here, and the hub can't be reached or "
-        "is switched off"
+        "FOLDER: the model cannot be loaded (it is not a local folder, and the hub cannot be "
+        "reached or is switched off). Check the name and the connection."
     )
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -349,9 +355,13 @@ def test_the_task_of_a_folder(sentence_teacher: Path, folder: Path, tmp_path: Pa
     assert task_of(sentence_teacher) == "sentence_embedding"  # without modules: a plain encoder
     chooser = tmp_path / "chooser"
     BertForMultipleChoice(tiny_config()).save_pretrained(chooser)
-    with pytest.raises(ValueError, match="BertForMultipleChoice has the head of no task"):
+    with pytest.raises(
+        ValueError, match=r"BertForMultipleChoice has the head of an unknown task\. Use"
+    ):
         task_of(chooser)
-    with pytest.raises(ValueError, match=r"can't be loaded: it has no config.json$"):
+    with pytest.raises(
+        ValueError, match=r"is not a model folder \(it has no config\.json\)\. Give"
+    ):
         task_of(tmp_path)
 
 
@@ -385,7 +395,7 @@ def test_a_checkpoint_with_more_layers_than_its_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] -= 1
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"config.json says 1 layers, but .* layer 1 \(counted"):
+    with pytest.raises(ValueError, match=r"config\.json lists 1 layers, but .* layer 1 \(counted"):
         load_model(folder, "masked_lm")
 
 
@@ -406,8 +416,8 @@ def test_weights_that_transformers_has_no_place_for(folder: Path) -> None:
     edited(folder, position_embedding_type="relative_key")
     assert refused(folder) == (
         f"FOLDER: transformers has no place for {attention}.distance_embedding.weight of the "
-        "checkpoint, so the model would be another one than was trained; take one of the plain "
-        "architecture"
+        "checkpoint, so the model would differ from the trained one. Use a model of the plain "
+        "architecture."
     )
 
 
@@ -535,20 +545,29 @@ def test_a_plain_encoder_gets_mean_pooling_and_normalisation(sentence_teacher: P
         (
             [*ENCODER, ("Dense", "2_Dense")],
             word("mean"),
-            "FOLDER: modules.json has a Dense module, which Potstill can't carry over",
+            "FOLDER: modules.json has a Dense module, which Potstill cannot carry over. Use "
+            "a model with Transformer, Pooling and Normalize modules only.",
         ),
-        (ENCODER[:1], None, "FOLDER: modules.json has no Pooling module with a config.json"),
+        (
+            ENCODER[:1],
+            None,
+            "FOLDER: modules.json has no Pooling module with a config.json. Save the model again.",
+        ),
         (
             ENCODER,
             flags(lasttoken=True),
-            "FOLDER: pooling pooling_mode_lasttoken is not one of mean, cls, max",
+            "FOLDER: pooling pooling_mode_lasttoken is not supported. Use mean, cls or max.",
         ),
-        (ENCODER, word("lasttoken"), "FOLDER: pooling lasttoken is not one of mean, cls, max"),
+        (
+            ENCODER,
+            word("lasttoken"),
+            "FOLDER: pooling lasttoken is not supported. Use mean, cls or max.",
+        ),
         (
             ENCODER,
             flags(cls_token=True, mean_tokens=True),
-            "FOLDER: pooling pooling_mode_cls_token, pooling_mode_mean_tokens is not one of mean, "
-            "cls, max",
+            "FOLDER: pooling pooling_mode_cls_token, pooling_mode_mean_tokens is not supported. "
+            "Use mean, cls or max.",
         ),
     ],
 )
@@ -737,13 +756,13 @@ def test_a_weight_that_is_not_finite_is_refused_when_it_is_read(value: float, fo
     weights[BROKEN][3, 5] = value
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert refused(folder) == (
-        f"FOLDER: {BROKEN} holds NaN or infinity: take a model folder whose weights are whole"
+        f"FOLDER: {BROKEN} holds NaN or infinity. Use a model whose weights are finite."
     )
     weights["bert.embeddings.LayerNorm.bias"][0] = value
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     assert refused(folder) == (
-        "FOLDER: bert.embeddings.LayerNorm.bias and 1 more tensor hold NaN or infinity: take a "
-        "model folder whose weights are whole"
+        "FOLDER: bert.embeddings.LayerNorm.bias and 1 more tensor hold NaN or infinity. Use a "
+        "model whose weights are finite."
     )
     load_model(folder, "masked_lm", weights=False)  # which reads none
     table = "bert.embeddings.word_embeddings.weight"  # which the head's decoder shares
@@ -751,7 +770,7 @@ def test_a_weight_that_is_not_finite_is_refused_when_it_is_read(value: float, fo
     weights["bert.embeddings.LayerNorm.bias"][0] = 0
     weights[table][0, 0] = value
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert refused(folder).startswith(f"FOLDER: {table} holds NaN or infinity: ")
+    assert refused(folder).startswith(f"FOLDER: {table} holds NaN or infinity. ")
 
 
 def test_a_weight_that_is_not_finite_is_not_written(folder: Path, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_threads_are_those_of_torch(filler: Path) -> None:
 
 
 def test_a_graph_of_another_task(filler: Path) -> None:
-    with pytest.raises(ValueError, match="gives logits, and sentence_embedding needs sentence_emb"):
+    with pytest.raises(
+        ValueError, match="has the outputs logits, and sentence_embedding needs sentence_emb"
+    ):
         load_model(filler, "sentence_embedding")
 
 

@@ -134,7 +134,7 @@ def test_fill_mask_is_the_softmax_of_the_logits(filler: Runtime, masked_lm_teach
 
 
 def test_a_text_without_a_mask_is_refused(filler: Runtime) -> None:
-    message = "'the copper still' has no [MASK] to fill: put one where a word is missing"
+    message = "'the copper still' has no [MASK] to fill. Put one where a word is missing."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         filler.fill_mask(["a [MASK]", "the copper still"])
 
@@ -161,6 +161,6 @@ def test_predict_does_either(
 
 
 def test_a_mask_beyond_the_limit_is_told_as_that(filler: Runtime) -> None:
-    message = "the [MASK] stands beyond the 64 tokens that the model reads"
+    message = "the [MASK] lies beyond the 64 tokens that the model reads"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         filler.mask_logits("oak " * 80 + "[MASK]")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import tiny_tokenizer
 from potstill.data import Batch
 from potstill.data.sequences import IGNORED, UNLABELLED
-from potstill.models import Signals, load_model
+from potstill.models import LoadedModel, Signals, load_model
 from potstill.objectives import hard_targets, soft_targets
 from potstill.recipe import Task
 from potstill.tasks.heads import blank_gold, head_rows, head_signals, similarity_signals
@@ -27,6 +29,10 @@ def batch(gold: Tensor, types: bool = False) -> Batch:
     return Batch(ids, mask, gold, second if types else None)
 
 
+def signals_of(model: Any, task: Task, given: Batch) -> Signals:
+    return head_signals(LoadedModel(model, tiny_tokenizer(), task, "model"), given)
+
+
 def logits(signals: Signals) -> Tensor:
     assert signals.features_KD is not None
     assert signals.readout is not None
@@ -38,7 +44,7 @@ def test_the_logits_and_hidden_states_are_the_models_own(name: str) -> None:
     model = family_model(name, Task.CLASSIFICATION)
     given = batch(torch.tensor([0, 1, 2]))
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
-    signals = head_signals(model, Task.CLASSIFICATION, given)
+    signals = signals_of(model, Task.CLASSIFICATION, given)
     torch.testing.assert_close(logits(signals), model(**inputs).logits)
     hidden = model.base_model(**inputs).last_hidden_state
     torch.testing.assert_close(signals.hidden_BLD, hidden)
@@ -53,14 +59,14 @@ def test_tokens_that_have_a_label(name: str) -> None:
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     expected = model(**inputs).logits[[0, 0, 2], [1, 3, 1]]
     torch.testing.assert_close(
-        logits(head_signals(model, Task.TOKEN_CLASSIFICATION, given)), expected
+        logits(signals_of(model, Task.TOKEN_CLASSIFICATION, given)), expected
     )
 
 
 def test_token_types_reach_a_model_that_tells_them_apart() -> None:
     model = family_model("bert", Task.CLASSIFICATION)
     plain, pairs = (batch(torch.tensor([0, 1, 2]), types=types) for types in (False, True))
-    first, second = (logits(head_signals(model, Task.CLASSIFICATION, b)) for b in (plain, pairs))
+    first, second = (logits(signals_of(model, Task.CLASSIFICATION, b)) for b in (plain, pairs))
     assert (first - second).abs().max() > 0.01
     expected = model(
         input_ids=pairs.input_ids_BL,
@@ -69,20 +75,18 @@ def test_token_types_reach_a_model_that_tells_them_apart() -> None:
     ).logits
     torch.testing.assert_close(second, expected)
     other = family_model("distilbert", Task.CLASSIFICATION)  # has none, and is asked all the same
-    assert head_signals(other, Task.CLASSIFICATION, pairs).features_KD is not None
+    assert signals_of(other, Task.CLASSIFICATION, pairs).features_KD is not None
 
 
 def test_no_hook_stays() -> None:
     model = family_model("bert", Task.CLASSIFICATION)
-    head_signals(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))
+    signals_of(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_gradients_reach_head_and_encoder() -> None:
     model = family_model("roberta", Task.CLASSIFICATION)
-    logits(
-        head_signals(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))
-    ).sum().backward()
+    logits(signals_of(model, Task.CLASSIFICATION, batch(torch.tensor([0, 1, 2])))).sum().backward()
     # the mask token's row of the word embeddings among them, so all of a matrix counts as one
     unreached = [name for name, p in model.named_parameters() if p.grad is None]
     assert unreached == []
@@ -96,7 +100,7 @@ def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -
         family_model("electra", Task.CLASSIFICATION),
     )
     given = batch(torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]))
-    both = [head_signals(model, Task.MULTI_LABEL, given) for model in (student, teacher)]
+    both = [signals_of(model, Task.MULTI_LABEL, given) for model in (student, teacher)]
     loss = soft_targets(logits(both[0]), logits(both[1]), temperature)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     q, p = (
@@ -178,7 +182,7 @@ def test_where_an_answer_starts_and_ends(name: str) -> None:
     given = batch(gold)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     output = model(**inputs)
-    signals = head_signals(model, Task.QUESTION_ANSWERING, given)
+    signals = signals_of(model, Task.QUESTION_ANSWERING, given)
     found = logits(signals)
     real = given.attention_mask_BL.bool().repeat(2, 1)
     torch.testing.assert_close(
@@ -191,7 +195,7 @@ def test_where_an_answer_starts_and_ends(name: str) -> None:
     loss = model(
         input_ids=whole.input_ids_BL, start_positions=gold[:1, 0], end_positions=gold[:1, 1]
     ).loss
-    signals = head_signals(model, Task.QUESTION_ANSWERING, whole)
+    signals = signals_of(model, Task.QUESTION_ANSWERING, whole)
     rows = head_rows(Task.QUESTION_ANSWERING, whole, teacher_decides=False)
     torch.testing.assert_close(hard_targets(logits(signals), rows.gold_K), loss)
 
@@ -200,7 +204,7 @@ def test_what_can_be_no_answer_has_no_weight() -> None:
     model = family_model("bert", "answers")
     allowed = torch.tensor([[1, 0, 0, 1, 0], [1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]).bool()
     given = replace(batch(torch.tensor([[3, 3], [0, 0], [1, 1]])), answerable_BL=allowed)
-    signals = head_signals(model, Task.QUESTION_ANSWERING, given)
+    signals = signals_of(model, Task.QUESTION_ANSWERING, given)
     probabilities = logits(signals).softmax(-1)
     assert (probabilities[~allowed.repeat(2, 1)] == 0).all()
     # against a softmax over the tokens that are left

@@ -89,7 +89,7 @@ def run(stage: Export, folder: Path, context: Context, fingerprint: str) -> Done
     result = {
         "model": stage.model,
         "opset": OPSET,
-        "inputs": input_names(source.model.config),
+        "inputs": input_names(source),
         "outputs": output_names(source.task),
         "files": [path.name for path in graph_files(graph)],
         "weight_bytes": weight_bytes(graph),

@@ -79,7 +79,7 @@ class SpansKind(Kind[Questions]):
         return Cut(examples, warnings=warnings)
 
     def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
-        output = loaded.model(**model_inputs(loaded.model, batch))
+        output = loaded.model(**model_inputs(loaded, batch))
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
     def decide(self, outputs: np.ndarray, examples: Questions, names: Sequence[str]) -> list[Given]:

@@ -133,7 +133,7 @@ def test_what_is_typed_wrong_is_told_in_a_sentence(classifier: Playground, tmp_p
     ):
         classifier.times(["x" * 100_001, "oak"])
     filler = opened(tiny_run(tmp_path / "mlm", "masked_lm"))
-    with pytest.raises(ValueError, match=r"has no \[MASK\] to fill: put one where a word is"):
+    with pytest.raises(ValueError, match=r"has no \[MASK\] to fill\. Put one where a word is"):
         filler.answer(["the copper still"])
     encoder = opened(tiny_run(tmp_path / "embed", "sentence_embedding"))
     with pytest.raises(ValueError, match=r"holds 33 texts\. Give at most 32\.$"):
