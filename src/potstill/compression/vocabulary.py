@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from potstill.compression.pieces import Pieces
-from potstill.data.tokenize import encode_whole
+from potstill.data.tokenize import encode_whole, text_batches
 from potstill.models import LoadedModel
 from potstill.models.families import lm_readout
 from potstill.models.hub import quiet
 from potstill.recipe import Task
+from potstill.storage.files import write_text
 
 # Fraction of tokens without meaning above which a text is in another script; Unigram writes an
 # unknown word as two tokens, of which one marks the beginning of a word.
 FOREIGN = 0.4
-_TEXTS = 500  # tokenized at a time, or
-_CHARACTERS = 1 << 20
 # What a tokenizer's folder holds besides a list of tokens, which would be the former one's.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -45,7 +44,7 @@ def count_pieces(
         ValueError: most of the text, whose source has this name, is unknown to the tokenizer.
     """
     counts_V = np.zeros(max(pieces.names) + 1, dtype=np.int64)
-    for batch in _batches(texts):
+    for batch in text_batches(texts):
         ids = [one for encoding in encode_whole(tokenizer, batch)["input_ids"] for one in encoding]
         counts_V += np.bincount(np.array(ids, dtype=np.int64), minlength=len(counts_V))
     foreign = int(counts_V[list(pieces.foreign)].sum())
@@ -160,14 +159,14 @@ def _trimmed_tokenizer(
             if path.name not in _TOKENIZER_FILES:
                 path.unlink()
         tree = pieces.cut(order)
-        (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
+        write_text(folder / "tokenizer.json", json.dumps(tree, ensure_ascii=False))
         settings = folder / "tokenizer_config.json"
         keys = json.loads(settings.read_text("utf-8"))
         keys.pop("added_tokens_decoder", None)  # tokenizer.json has them, with their new ids
         for key, value in keys.items():
             if key.endswith("_id") and isinstance(value, int):
                 keys[key] = new.get(value, value)
-        settings.write_text(json.dumps(keys, indent=2, ensure_ascii=False), "utf-8")
+        write_text(settings, json.dumps(keys, indent=2, ensure_ascii=False))
         found: Any = AutoTokenizer.from_pretrained(
             folder, model_input_names=list(tokenizer.model_input_names)
         )
@@ -236,7 +235,7 @@ def coverage_of(
     count, words = Counter[str](), dict[str, bool]()
     is_kept_V = np.zeros(max(before.get_vocab().values()) + 1, dtype=bool)
     is_kept_V[list(kept)] = True
-    for batch in _batches(texts):
+    for batch in text_batches(texts):
         encoded = encode_whole(before, batch, offsets=True)
         shorter = encode_whole(after, batch)["input_ids"]
         both = zip(batch, encoded["input_ids"], encoded["offset_mapping"], shorter, strict=True)
@@ -265,16 +264,3 @@ def coverage_of(
         unknown_before=count["unknown before"] / count["before"],
         unknown_after=count["unknown after"] / max(count["after"], 1),
     )
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if len(batch) == _TEXTS or characters >= _CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

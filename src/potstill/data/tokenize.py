@@ -81,8 +81,8 @@ def encode_whole(
     )
 
 
-def text_batches(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
-    """Group what has texts into batches that can be tokenized at a time."""
+def text_batches(items: Iterable[T], text_of: Callable[[T], str] = str) -> Iterator[list[T]]:
+    """Group texts, or what has some, into batches that can be tokenized at a time."""
     batch: list[T] = []
     characters = 0
     for item in items:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -35,6 +34,7 @@ from potstill.graphs.layers import (
 )
 from potstill.models.finite import refuse_not_finite, some_not_finite
 from potstill.recipe import Quantize
+from potstill.storage.files import written_whole
 from potstill.storage.machine import is_out_of_memory, read_cpu
 from potstill.storage.onnx_files import not_finite_in, require_onnx
 
@@ -156,12 +156,8 @@ class FloatGraph:
         onnx.helper.set_model_props(
             model, {entry.key: entry.value for entry in self.model.metadata_props}
         )
-        partial_file = target.with_name(f".{target.name}.partial")
-        try:
-            onnx.save_model(model, partial_file)
-            os.replace(partial_file, target)
-        finally:
-            partial_file.unlink(missing_ok=True)
+        with written_whole(target) as temporary:
+            onnx.save_model(model, temporary)
 
     def _quantized(self, chosen: Sequence[Layer], samples: Sequence[Inputs]) -> Any:
         from onnxruntime.quantization import quantize_dynamic
