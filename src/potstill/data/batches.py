@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass
 class MicroBatches:
-    """Deal one process its share of every batch: a pure function of step, process and their number.
+    """Deal every batch out to processes: a pure function of step, process and their number.
 
     Attributes:
         batch_size: Sequences of a step, over all processes.

@@ -113,7 +113,7 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """Describe a piece of a source that can be read by itself: a file, or a data set."""
+    """Describe a part of a source that can be read by itself: a file, or a data set."""
 
     source: Source
     name: str

@@ -1,4 +1,4 @@
-"""What a model is: its architecture, its folder, and what it says of a batch.
+"""Models: their architecture, their folder, and their signals about a batch.
 
 `families.py` is the only file that knows architectures, a row each. `loading.py` opens, checks and
 saves model folders; `signals.py` is what a model says of a batch, with a head to call; `runtime.py`

@@ -1,4 +1,4 @@
-"""What a model's config.json says: its task, its labels, its head."""
+"""The task, the labels and the head of a model, by its config.json."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Filled:
 
 
 class Runtime:
-    """Run a model through PyTorch or onnxruntime, in evaluation mode, at T = 1."""
+    """Use a model through PyTorch or onnxruntime, in evaluation mode, at T = 1."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device | str = "cpu") -> None:
         self.loaded = loaded

@@ -33,7 +33,7 @@ Checksum = str | list[str]
 
 
 class Damaged(Exception):
-    """Say in which file a cache folder is not as it was written."""
+    """Report in which file a cache folder is not as it was written."""
 
 
 def kept(

@@ -1,4 +1,4 @@
-"""What a run's environment is, and whether an error is a lack of memory; torch is not imported."""
+"""The environment of a run, and which errors are a lack of memory; torch is not imported."""
 
 from __future__ import annotations
 

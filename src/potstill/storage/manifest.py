@@ -1,4 +1,4 @@
-"""What is in a folder: names, sizes and hashes; everything that is hashed is hashed here."""
+"""The files of a folder: names, sizes and hashes; everything that is hashed is hashed here."""
 
 from __future__ import annotations
 

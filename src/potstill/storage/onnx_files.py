@@ -44,7 +44,7 @@ def folder_of(graph: str | os.PathLike[str]) -> Path:
 
 
 def require_onnx() -> None:
-    """Refuse to go on without the packages of the extra `onnx`.
+    """Refuse to continue without the packages of the extra `onnx`.
 
     Raises:
         ValueError: onnx or onnxruntime is not installed.

@@ -1,4 +1,4 @@
-"""What a path, package:NAME/... or the name of a model on the hub stands for."""
+"""The files and folders that a path, package:NAME/... or a name on the hub stands for."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ def _samples(graph: Path, text: TokenizedText, count: int) -> list[dict[str, np.
     wanted = [found.name for found in open_session(graph, 1).get_inputs()]
     samples = []
     for index_1 in chosen[:, None]:
-        batch = collate(side, index_1, 0, None, 0, 0)
+        batch = collate(side, index_1, 0)
         ids_1L, types_1L = batch.input_ids_BL, batch.token_type_ids_BL
         given = {
             "input_ids": ids_1L,
