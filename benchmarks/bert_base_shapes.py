@@ -22,7 +22,9 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import potstill
-from potstill.compression.pruning import magnitude_scores, prune_ffn, units_to_keep
+from potstill.compression.parts import Encoder
+from potstill.compression.pruning import prune_ffn, units_to_keep
+from potstill.compression.scores import unit_magnitudes
 from potstill.models import load_model, save_model
 from potstill.models.loading import with_model
 from potstill.recipe import Benchmark, Corpus, Files, Quantize
@@ -85,7 +87,8 @@ def make_models(folder: Path, tiny: bool) -> tuple[dict[str, Path], dict[str, in
     half = with_model(base, potstill.make_student(base.model), "distilbert")
     save_model(half, folder / "distilbert")
     units = units_to_keep(KEPT_UNITS, half.model.config.hidden_dim)
-    pruned = prune_ffn(half.model, magnitude_scores(half.model), units)
+    encoder = Encoder(half.model, half.family)
+    pruned = prune_ffn(encoder, unit_magnitudes(encoder), units)
     save_model(with_model(half, pruned, "pruned"), folder / "pruned")
     trimmed = potstill.trim_vocabulary(
         folder / "pruned", text, folder / "trim", size=TINY_PIECES if tiny else PIECES

@@ -42,7 +42,7 @@ from potstill.recipe import (
 from potstill.storage import environment
 from potstill.tasks.heads import Reading
 from potstill.training import Job, Trainee, train
-from potstill.training.teacher_cache import Answers, teacher_answers
+from potstill.training.teacher_cache import Answers, Asking, teacher_answers
 from potstill.training.teachers import CachedTeacher, LiveTeacher
 
 WAYS = ("plain", "cached", "live")
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         teacher.model.save_pretrained(folder / "teacher")
         begin = time.perf_counter()
         answers = teacher_answers(
-            copy.deepcopy(teacher), folder / "teacher", [given], folder / "cache", vectors=True
+            copy.deepcopy(teacher), folder / "teacher", Asking([given], True), folder / "cache"
         )
         asking = time.perf_counter() - begin
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}

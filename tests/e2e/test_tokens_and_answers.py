@@ -215,14 +215,18 @@ def test_text_that_the_teacher_labels(
 @pytest.mark.parametrize(
     ("task", "changes", "message"),
     [
-        ("token_classification", {"label": "tag"}, "train.conll:1: no column 'tag' (data.label);"),
-        ("token_classification", {"text": "text"}, "there are: tokens, tags"),
+        ("token_classification", {"label": "tag"}, "train.conll:1: no column 'tag' (data.label)."),
+        ("token_classification", {"text": "text"}, "The columns are tokens, tags"),
         (
             "token_classification",
             {"labels": ["O", "B-oak"]},
             "is not one of the model's labels: O, B-oak",
         ),
-        ("token_classification", {"metric": "bleu"}, "there are: f1, precision, recall, accuracy"),
+        (
+            "token_classification",
+            {"metric": "bleu"},
+            "The metrics are f1, precision, recall, accuracy",
+        ),
         (
             "token_classification",
             {"max_length": 99},

@@ -255,7 +255,7 @@ def test_a_shipped_recipe_is_planned_or_says_what_is_missing(
     assert finished.code == 2
     assert finished.err.count("\n") == 1
     what = (
-        "'google-bert/bert-base-uncased' is not a local folder, and the hub cannot be reached"
+        "'google-bert/bert-base-uncased' is not a local folder and is not cached"
         if name == "distilbert"
         else "teacher: no value is set"
     )

@@ -133,7 +133,8 @@ class Results:
     @cached_property
     def lineage(self) -> list[StageResult]:
         """Return the stages that led from the baseline to the last artifact made of the student."""
-        mains = [s for s in self.stages if s.writes == self.student and not s.compresses]
+        written = [s for s in self.stages if s.writes and not s.compresses]
+        mains = [s for s in written if s.writes == self.student]
         main = self.stages.index(mains[-1]) + 1 if mains else None
         numbers = lineage(self.stages, main, self.baseline) if main else []
         return [self.stages[number - 1] for number in numbers]

@@ -51,7 +51,7 @@ def test_texts_that_are_cut_are_told(tmp_path: Path) -> None:
     found = evaluate([tmp_path / "model"], tmp_path / "model", str(tmp_path / "x.tsv"))
     assert found["warnings"] == [
         f"1 of 31 texts are longer than the models take ({config.max_position_embeddings} tokens), "
-        "and cut there"
+        "and cut there."
     ]
 
 

@@ -336,8 +336,8 @@ def test_no_row_can_be_used(tmp_path: Path) -> None:
     empty = file(tmp_path, "e.jsonl", [{"text": "", "label": "a"}])
     said = problem(empty, on_bad_row="skip")
     assert said == (
-        f"data.train: no row can be used. The first is {empty}:1: the text column 'text' is empty: "
-        "fill it in"
+        f"data.train: no row can be used. The first is {empty}:1: the text column 'text' is empty. "
+        "Fill it in."
     )
     (tmp_path / "nothing.jsonl").write_text("")
     assert "nothing.jsonl: there is no row. " in problem(str(tmp_path / "nothing.jsonl"))
@@ -352,7 +352,7 @@ def test_a_metric_that_the_task_has_not(tmp_path: Path) -> None:
     assert read(train, metric="matthews").labels == ["bad", "good"]
     three = file(tmp_path, "three.tsv", rows(30, ("a", "b", "c")))
     said = problem(three, metric="f1")
-    assert said == "data.metric: f1 is for two labels, and the data has 3: take macro_f1"
+    assert said == "data.metric: f1 is for two labels, and the data has 3. Set macro_f1."
     assert read(train, metric="f1").labels == ["bad", "good"]
 
 
@@ -361,7 +361,9 @@ def test_names_and_numbers_as_labels(tmp_path: Path) -> None:
     dev = file(tmp_path, "dev.jsonl", rows())
     for teacher in (None, ["bad", "good"]):
         said = problem(mixed, teacher=teacher, dev=dev)
-        assert said.startswith(f"{mixed}:21: label '1' is a number, and 'bad' of {mixed}:1 a name")
+        assert said.startswith(
+            f"{mixed}:21: label '1' is a number, and 'bad' of {mixed}:1 is a name."
+        )
     named = ["bad", "good", "1"]  # a name that is a number, meant so
     assert read(mixed, dev=dev, labels=named).labels == named
 
@@ -386,8 +388,8 @@ def test_a_share_without_an_example(tmp_path: Path) -> None:
     train = file(tmp_path, "few.tsv", rows(4))
     said = problem(train, heldout=0.0001)
     assert said == (
-        "data.dev: no example is left: none of data.train is in the share held out "
-        "(data.heldout, 0.0001): raise it, or give data.dev"
+        "data.dev: no example is left: data.heldout=0.0001 holds out none of "
+        "data.train. Raise data.heldout, or give data.dev."
     )
 
 
@@ -431,7 +433,7 @@ def test_ids_that_two_rows_have(tmp_path: Path) -> None:
     train = file(tmp_path, "t.tsv", given)
     assert len(read(train).sides) == 2  # nobody said that it is an id
     assert problem(train, id="key").startswith(
-        f"{train}:9: the id '3' is also the id of {train}:5: "
+        f"{train}:9: the id '3' is also the id of {train}:5. "
     )
     found = read(train, id="key", on_bad_row="skip")
     assert found.counts["train.duplicate_id"] == 1
@@ -451,5 +453,5 @@ def test_texts_with_several_labels_are_told(task: Task, tmp_path: Path) -> None:
     found = tokenize_task(read(train, task, dev=dev), tiny_tokenizer())
     assert (
         f"1 text of train has different labels in different rows, the first in {train}:6 and "
-        f"{train}:32: No model can learn both; correct them."
+        f"{train}:32. No model can learn both; correct them."
     ) in found.warnings

@@ -259,7 +259,7 @@ def test_a_shortage_is_shouted(
         ({"teacher": {"model": "./nowhere"}}, "teacher.model: './nowhere' was not found"),
         (
             {"teacher": {"model": "org/not-cached"}},
-            "not in the hub's cache, and nothing is fetched for this",
+            "is not a local folder and is not cached",
         ),
         ({"corpus": {"sources": ["missing.txt"]}}, "missing.txt: the file was not found"),
         ({"corpus": {"columns": ["title"]}}, "no column 'title'; there are: text"),

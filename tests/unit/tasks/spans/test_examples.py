@@ -212,7 +212,8 @@ def test_what_no_window_holds_is_told(tmp_path: Path) -> None:
     )
     assert any(w.startswith("1 of 21 answers of train are in no window") for w in found.warnings)
     assert any(
-        "answers of train have more tokens than data.max_answer (1), and can't be given" in w
+        "answers of train have more tokens than data.max_answer (1), so the model cannot give them"
+        in w
         for w in found.warnings
     )
 

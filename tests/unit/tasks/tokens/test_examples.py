@@ -188,7 +188,7 @@ def test_words_beyond_the_length_are_told(tmp_path: Path) -> None:
             "low\tO\noak\tI-cask",
             2,
             "the tag 'I-cask' of 'oak' (word 2) comes after O: in IOB2 an entity begins with "
-            "B-cask; correct it",
+            "B-cask. Correct it.",
         ),
         ("low\tB-still\noak\tI-cask", 2, "the tag 'I-cask' of 'oak' (word 2) comes after B-still"),
         ("oak\tI-cask", 1, "the tag 'I-cask' of 'oak' (word 1) comes after O"),
@@ -243,7 +243,7 @@ def test_numbers_without_names(tmp_path: Path) -> None:
         "data.labels: '0' is not a tag of IOB2 (O, B-type, I-type). Name the tags"
     )
     only = [{"tokens": ["oak"], "tags": ["B-cask"]}] * 20
-    assert "data.labels: there is no O" in problem(
+    assert "data.labels: O, the tag of words outside entities, is missing" in problem(
         jsonl(tmp_path / "o.jsonl", only), labels=["B-cask", "I-cask"]
     )
 
