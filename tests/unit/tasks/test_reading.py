@@ -437,7 +437,8 @@ def test_ids_that_two_rows_have(tmp_path: Path) -> None:
     )
     found = read(train, id="key", on_bad_row="skip")
     assert found.counts["train.duplicate_id"] == 1
-    assert problem(train, id="index").startswith(f"{train}:2: no column 'index' (data.id); there")
+    said = problem(train, id="index")
+    assert said.startswith(f"{train}:2: no column 'index' (data.id). The columns are")
     # the same id on another side is another example's, and text for the teacher needs none
     good = file(tmp_path, "g.tsv", given[:7])
     more = file(tmp_path, "m.jsonl", [{"text": "oak"}])
