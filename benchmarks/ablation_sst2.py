@@ -25,7 +25,7 @@ from potstill.recipe import Recipe
 from potstill.tasks import read_for, tokenize_task
 from potstill.tasks.predictions import head_outputs
 
-LABELLED, UNLABELLED, STEPS = 1000, 6000, 219
+LABELLED, UNLABELED, STEPS = 1000, 6000, 219
 
 SOFT = {"kind": "soft_targets", "weight": 5.0, "temperature": 2.0}
 HARD = {"kind": "hard_targets", "weight": 2.0}
@@ -72,7 +72,7 @@ def recipe_of(arm: str, seed: int, teacher: Path, data: Path) -> Recipe:
                 # each seed has subsets of its own
                 "max_train": LABELLED,
                 "unlabeled": str(data / "train.tsv"),
-                "max_unlabeled": UNLABELLED,
+                "max_unlabeled": UNLABELED,
                 "heldout": 0.005,
             },
             "stages": [
@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary:
         settings = {
-            **{"labelled": LABELLED, "unlabelled": UNLABELLED, "steps": STEPS},
+            **{"labelled": LABELLED, "unlabelled": UNLABELED, "steps": STEPS},
             **{"metric": "accuracy", "teacher": "all-MiniLM-L6-v2, fine-tuned"},
         }
         ablation.print_summary(options.work, list(ARMS), settings, shared=["accuracy"])

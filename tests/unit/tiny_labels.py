@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from conftest import tiny_config, tiny_tokenizer
 from potstill.data import Examples
-from potstill.data.sequences import IGNORED, UNLABELLED, Pairs, Sentences
+from potstill.data.sequences import IGNORED, UNLABELED, Pairs, Sentences
 from potstill.recipe import Task
 
 LABELS = 3
@@ -37,10 +37,10 @@ def examples(task: Task, count: int, seed: int = 0) -> Examples:
     ids = rng.integers(5, 35, offsets[-1]).astype(np.int32)
     ids[offsets[:-1]], ids[offsets[1:] - 1] = 2, 3
     gold: Any = rng.integers(0, LABELS, count)
-    gold[::3] = UNLABELLED
+    gold[::3] = UNLABELED
     if task == "multi_label":
         gold = rng.integers(0, 2, (count, LABELS))
-        gold[::3] = UNLABELLED
+        gold[::3] = UNLABELED
     if not Task(task).has_distribution:
         gold = rng.normal(size=count).astype(np.float32)
         gold[::3] = np.nan

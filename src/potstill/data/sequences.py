@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-UNLABELLED = -200
+UNLABELED = -200
 IGNORED = -100  # gold where there is nothing to predict: torch's ignore_index
 
 # A sequence (int32 [L]) and its number -> what the model sees and what it predicts, int64 [L].

@@ -102,10 +102,7 @@ def load_model(
     """
     name, task = os.fspath(spec), Task(task)
     if is_onnx(name):
-        loaded = open_graph(name, task)
-        graph = Path(name).expanduser()
-        refuse_not_finite(name, not_finite_in(read_graph(graph).graph, graph.parent))
-        return loaded
+        return _checked_graph(name, task)
     repository = Repository.of(name, revision)
     config = repository.config()
     family = family_of(config, name)
@@ -158,17 +155,7 @@ def open_graph(name: str, task: Task) -> LoadedModel:
 def _with_tokenizer(model: PreTrainedModel, repository: Repository, task: Task) -> LoadedModel:
     config, name = model.config, repository.name
     family = family_of(config, name)
-    with quiet(), one_sentence(name):
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            repository.path,
-            revision=repository.revision,
-            trust_remote_code=False,
-            model_input_names=family.inputs(config),
-        )
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{name}: there is no fast tokenizer (tokenizer.json). Save one in the model folder."
-        )
+    tokenizer = _fast_tokenizer(repository, name, family.inputs(config))
     check_vocabulary(name, tokenizer, int(config.vocab_size))
     sentence = None
     if task.is_encoder:
@@ -176,6 +163,27 @@ def _with_tokenizer(model: PreTrainedModel, repository: Repository, task: Task) 
         positions, limit = family.position_limit(config), int(tokenizer.model_max_length)
         sentence = sentence_modules(repository, positions, int(config.hidden_size), limit)
     return LoadedModel(model, tokenizer, task, name, sentence)
+
+
+def _checked_graph(name: str, task: Task) -> LoadedModel:
+    loaded, graph = open_graph(name, task), Path(name).expanduser()
+    refuse_not_finite(name, not_finite_in(read_graph(graph).graph, graph.parent))
+    return loaded
+
+
+def _fast_tokenizer(repository: Repository, name: str, inputs: list[str]) -> Any:
+    with quiet(), one_sentence(name):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            repository.path,
+            revision=repository.revision,
+            trust_remote_code=False,
+            model_input_names=inputs,
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{name}: there is no fast tokenizer (tokenizer.json). Save one in the model folder."
+        )
+    return tokenizer
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading a task's head: what its distributions are over, and the gold of each.
+"""Read a task's head: what its distributions are over, and the gold of each.
 
 | task | K rows | a row's distribution is over | gold_BL of a batch |
 |---|---|---|---|
@@ -12,7 +12,7 @@
 The texts of sentence_similarity are encoded apart: the first ones of all pairs, then the second
 ones.
 
-Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELLED where only a
+Gold is -100 where nothing is to be predicted (ignored word pieces), and UNLABELED where only a
 teacher can say; not a number for regression and similarity.
 """
 
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from potstill.data import Batch
-from potstill.data.sequences import IGNORED, UNLABELLED
+from potstill.data.sequences import IGNORED, UNLABELED
 from potstill.models import LoadedModel, Signals
 from potstill.models.captures import NOTHING, Wanted, listening
 from potstill.models.families import last_linear, lm_readout
@@ -46,7 +46,7 @@ def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
 
 
 def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
-    """Hidden states and unit embeddings of all texts, and the cosine of each pair.
+    """Return hidden states and unit embeddings of all texts, and the cosine of each pair.
 
     The value that is compared with people's scores, as in Reimers & Gurevych 2019, section 3.
     """
@@ -60,7 +60,7 @@ def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
 
 
 def head_signals(loaded: LoadedModel, batch: Batch) -> Signals:
-    """Last hidden states, and the distributions of the task's own head.
+    """Return last hidden states, and the distributions of the task's own head.
 
     The model runs as a whole, so that its pooling and its head's activations and dropout are its
     own; what the head's last linear map reads is listened to.
@@ -144,7 +144,7 @@ def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
     counted_K = gold_K != IGNORED
     if teacher_decides:  # any class will do: the teacher's takes its place
         gold_K = torch.where(counted_K, 0, IGNORED)
-    gold_K = torch.where(gold_K == UNLABELLED, IGNORED, gold_K)
+    gold_K = torch.where(gold_K == UNLABELED, IGNORED, gold_K)
     return Rows(counted_K, counted_K, gold_K, tokens_BL, hidden_BL)
 
 
@@ -168,7 +168,7 @@ def blank_gold(task: Task, ids_BL: Tensor, config: Any) -> Tensor:
 
 
 def _span_signals(hidden_BLD: Tensor, output: Any, batch: Batch) -> Signals:
-    """Where an answer starts, then where it ends, as distributions over a sequence's tokens.
+    """Return where an answer starts, then ends, as distributions over a sequence's tokens.
 
     The question, special tokens but the first, and padding can be neither. The first stands for no
     answer (Devlin et al. 2019, section 4.3).

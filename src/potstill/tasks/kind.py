@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Batch
-from potstill.data.sequences import UNLABELLED, E
+from potstill.data.sequences import UNLABELED, E
 from potstill.models import LoadedModel
 from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import head_logits
@@ -31,7 +31,7 @@ class Kind(ABC, Generic[E]):
 
     by_token: ClassVar[bool] = False
     own_id: ClassVar[str | None] = None
-    blank: ClassVar[Any] = UNLABELLED
+    blank: ClassVar[Any] = UNLABELED
     said: ClassVar[Mapping[str, str]]
 
     def __init__(self, task: Task) -> None:

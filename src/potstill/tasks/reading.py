@@ -56,7 +56,7 @@ class _Reader:
         return self.kind.read(row, origin, self.data, labelled)
 
     def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
-        """Plain text, which has no names of columns, is the one text that there is."""
+        """Let plain text, which has no names of columns, be the one text that there is."""
         if len(self.data.text) == 1 and list(row) == ["text"]:
             return {self.data.text[0]: row["text"]}
         return row
@@ -145,7 +145,7 @@ def _read(
             example = usable(data, reader.counts, side, one.origin, parse)
             found[side] += [] if example is None else [example]
         if not found[side]:
-            raise ValueError(f"data.{side}: no example is left{_why_none(side, data)}.")
+            raise ValueError(_none_left(side, data))
     check_metric(data, task, labels)
     return TaskRows(data, task, labels, found, dict(reader.counts))
 
@@ -166,12 +166,12 @@ def _sides(reader: _Reader, seed: int) -> dict[str, list[RawExample]]:
     return sides
 
 
-def _why_none(side: str, data: TaskData) -> str:
+def _none_left(side: str, data: TaskData) -> str:
     if side != "dev" or data.dev is not None:
-        return ""
+        return f"data.{side}: no example is left."
     return (
-        f": data.heldout={data.heldout:g} holds out none of data.train. Raise data.heldout, or "
-        "give data.dev"
+        f"data.heldout: {data.heldout:g} holds out no example of data.train. Raise it, or give "
+        "data.dev."
     )
 
 
@@ -190,7 +190,7 @@ def read_for(
 def _split(
     examples: list[RawExample], data: TaskData, kind: Kind[Any], seed: int
 ) -> tuple[list[RawExample], list[RawExample]]:
-    """Examples to train on, and the held-out share; all questions of a context are on one side."""
+    """Return examples to train on, and held out; all questions of a context are on one side."""
     sides: tuple[list[RawExample], list[RawExample]] = ([], [])
     for example in examples:
         record = Record(kind.columns(example.texts, data), example.origin)
@@ -209,8 +209,9 @@ def _some_of(examples: list[RawExample], most: int | None, seed: int) -> list[Ra
 def _of_one_kind(
     train: list[RawExample], names: Sequence[str], data: TaskData, counts: Counter[str]
 ) -> list[RawExample]:
-    """The examples without numbers beside names, which would be classes of their own, or guesses:
-    what there is less of is left out.
+    """Drop numbers beside names, which would be classes of their own, or names beside numbers.
+
+    The rarer of the two are dropped.
 
     Raises:
         ValueError: the first of the other kind that is none of `names`, if none may be left out.

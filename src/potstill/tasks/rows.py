@@ -32,7 +32,7 @@ class Labelled:
 
     Of token classification the texts are the words, and gold is a label's number for each. Of
     question answering they are the question and its context, and gold is a list of answers (first
-    character, text). Of other tasks gold is as in heads. Without labels gold is UNLABELLED, or not
+    character, text). Of other tasks gold is as in heads. Without labels gold is UNLABELED, or not
     a number for regression, and None for tokens and questions.
     """
 
@@ -76,7 +76,7 @@ class Cut(Generic[E]):
 
 
 class BadRow(ValueError):
-    """A row that can't be used.
+    """Report a row that can't be used.
 
     Args:
         reason: how it is counted where it is left out.

@@ -1,4 +1,4 @@
-"""Every metric of one model on one task, and the score of a constant answer."""
+"""Compute every metric of one model on one task, and the score of a constant answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from potstill.tasks.score_names import is_loss
 
 
 def task_score(loaded: LoadedModel, examples: Examples, labels: Sequence[str], name: str) -> float:
-    """One score of a model, the higher the better."""
+    """Return one score of a model, the higher the better."""
     value = task_scores(loaded, examples, labels)[name].value
     return -value if is_loss(name) else value
 
@@ -25,7 +25,7 @@ def task_scores(
     labels: Sequence[str],
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Scored]:
-    """Every metric of a model's task."""
+    """Return every metric of a model's task."""
     kind, case = kind_of(loaded.task), Case(loaded.task, labels, examples)
     outputs = head_outputs(loaded, examples, progress)
     return kind.scores(kind.given(outputs, examples, case), case)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import tiny_tokenizer
 from potstill.data import Batch
-from potstill.data.sequences import IGNORED, UNLABELLED
+from potstill.data.sequences import IGNORED, UNLABELED
 from potstill.models import LoadedModel, Signals, load_model
 from potstill.objectives import hard_targets, soft_targets
 from potstill.recipe import Task
@@ -54,7 +54,7 @@ def test_the_logits_and_hidden_states_are_the_models_own(name: str) -> None:
 def test_tokens_that_have_a_label(name: str) -> None:
     model = family_model(name, "tokens")
     gold = torch.full((3, 5), IGNORED)
-    gold[0, 1], gold[0, 3], gold[2, 1] = 2, UNLABELLED, 0
+    gold[0, 1], gold[0, 3], gold[2, 1] = 2, UNLABELED, 0
     given = batch(gold)
     inputs = {"input_ids": given.input_ids_BL, "attention_mask": given.attention_mask_BL}
     expected = model(**inputs).logits[[0, 0, 2], [1, 3, 1]]
@@ -111,7 +111,7 @@ def test_a_label_of_many_is_a_distribution_over_no_and_yes(temperature: float) -
 
 
 def test_rows_of_labels() -> None:
-    gold = torch.tensor([1, UNLABELLED, 0])
+    gold = torch.tensor([1, UNLABELED, 0])
     rows = head_rows(Task.CLASSIFICATION, batch(gold), teacher_decides=False)
     assert rows.counted_K.tolist() == [True, True, True]
     assert rows.gold_K.tolist() == [1, IGNORED, 0]
@@ -121,14 +121,14 @@ def test_rows_of_labels() -> None:
 
 
 def test_rows_of_many_labels() -> None:
-    gold = torch.tensor([[1, 0], [UNLABELLED, UNLABELLED], [0, 1]])
+    gold = torch.tensor([[1, 0], [UNLABELED, UNLABELED], [0, 1]])
     rows = head_rows(Task.MULTI_LABEL, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, 0, IGNORED, IGNORED, 0, 1]
     assert bool(rows.counted_K.all())
 
 
 def test_rows_of_tokens() -> None:
-    gold = torch.tensor([[IGNORED, 2, IGNORED], [IGNORED, UNLABELLED, 1]])
+    gold = torch.tensor([[IGNORED, 2, IGNORED], [IGNORED, UNLABELED, 1]])
     rows = head_rows(Task.TOKEN_CLASSIFICATION, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [2, IGNORED, 1]
     assert rows.counted_K.tolist() == [True, True, True]
@@ -218,7 +218,7 @@ def test_what_can_be_no_answer_has_no_weight() -> None:
 
 
 def test_answers_that_nobody_knows() -> None:
-    gold = torch.tensor([[1, 3], [UNLABELLED, UNLABELLED], [0, 0]])
+    gold = torch.tensor([[1, 3], [UNLABELED, UNLABELED], [0, 0]])
     rows = head_rows(Task.QUESTION_ANSWERING, batch(gold), teacher_decides=False)
     assert rows.gold_K.tolist() == [1, IGNORED, 0, 3, IGNORED, 0]
     assert bool(rows.counted_K.all())

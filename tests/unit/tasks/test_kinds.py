@@ -13,7 +13,7 @@ import torch
 
 from conftest import tiny_tokenizer
 from potstill.data import Examples, collate
-from potstill.data.sequences import UNLABELLED
+from potstill.data.sequences import UNLABELED
 from potstill.models import load_model
 from potstill.models.config import label_names
 from potstill.recipe import Head, Task, TaskData
@@ -227,9 +227,9 @@ def test_labels_that_can_not_be_learnt() -> None:
     ("task", "texts", "label", "labels", "expected"),
     [
         (Task.CLASSIFICATION, ("oak",), "b", ["a", "b"], 1),
-        (Task.CLASSIFICATION, ("oak",), None, ["a", "b"], UNLABELLED),
+        (Task.CLASSIFICATION, ("oak",), None, ["a", "b"], UNLABELED),
         (Task.MULTI_LABEL, ("oak",), ["b"], ["a", "b"], [0, 1]),
-        (Task.MULTI_LABEL, ("oak",), None, ["a", "b"], [UNLABELLED] * 2),
+        (Task.MULTI_LABEL, ("oak",), None, ["a", "b"], [UNLABELED] * 2),
         (Task.REGRESSION, ("oak",), 0.5, ["label"], 0.5),
         (Task.SENTENCE_SIMILARITY, ("oak", "malt"), 0.5, ["label"], 0.5),
         (Task.TOKEN_CLASSIFICATION, ("oak", "runs"), ["B-cask", "O"], IOB2, [1, 0]),

@@ -13,7 +13,7 @@ import torch
 
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
-from potstill.data.sequences import UNLABELLED
+from potstill.data.sequences import UNLABELED
 from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.labels import resolve_labels
@@ -181,7 +181,7 @@ def test_values_and_unlabelled_text(tmp_path: Path) -> None:
     examples = tokenize_task(found, tiny_tokenizer())
     assert examples.train.gold.dtype == "float32"
     labelled = read(file(tmp_path, "l.tsv", rows()), unlabelled=str(more))
-    assert {e.gold for e in labelled.sides["unlabelled"]} == {UNLABELLED}
+    assert {e.gold for e in labelled.sides["unlabelled"]} == {UNLABELED}
 
 
 def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
@@ -388,8 +388,7 @@ def test_a_share_without_an_example(tmp_path: Path) -> None:
     train = file(tmp_path, "few.tsv", rows(4))
     said = problem(train, heldout=0.0001)
     assert said == (
-        "data.dev: no example is left: data.heldout=0.0001 holds out none of "
-        "data.train. Raise data.heldout, or give data.dev."
+        "data.heldout: 0.0001 holds out no example of data.train. Raise it, or give data.dev."
     )
 
 

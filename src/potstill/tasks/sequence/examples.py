@@ -16,7 +16,7 @@ from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
 from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing
 
-_BATCH = 1000  # texts that are tokenised at a time
+_BATCH = 1000  # texts that are tokenized at a time
 
 
 def read_label(row: Mapping[str, object], column: str) -> str:
@@ -67,7 +67,7 @@ def read_labels(row: Mapping[str, object], columns: Sequence[str], separator: st
 
 
 def _names(value: Any, column: str, separator: str) -> list[str]:
-    """The names in one cell, each once."""
+    """Return the names in one cell, each once."""
     if isinstance(value, str):
         names = [part.strip() for part in value.split(separator) if part.strip()]
     else:

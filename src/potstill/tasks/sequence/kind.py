@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Batch, Examples
-from potstill.data.sequences import UNLABELLED, E
+from potstill.data.sequences import UNLABELED, E
 from potstill.models import LoadedModel
 from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import similarity_signals
@@ -72,7 +72,7 @@ class _Texts(Kind[E]):
 
 
 class LabelKind(_Texts[Examples]):
-    """One or two texts with one label."""
+    """Read one or two texts with one label."""
 
     def label(self, row: Mapping[str, object], data: TaskData) -> str:
         return read_label(row, data.label[0])
@@ -90,7 +90,7 @@ class LabelKind(_Texts[Examples]):
 
     def gold(self, example: RawExample, labels: Sequence[str], given: Sequence[str] | None) -> int:
         label = example.label
-        return UNLABELLED if label is None else label_number(label, labels, given)
+        return UNLABELED if label is None else label_number(label, labels, given)
 
     def class_counts(
         self, labels: Sequence[str], train: Sequence[Labelled]
@@ -125,7 +125,7 @@ class LabelKind(_Texts[Examples]):
 
 
 class MultiLabelKind(LabelKind):
-    """One or two texts with any number of labels."""
+    """Read one or two texts with any number of labels."""
 
     def label(self, row: Mapping[str, object], data: TaskData) -> Any:
         return read_labels(row, data.label, data.separator)
@@ -137,7 +137,7 @@ class MultiLabelKind(LabelKind):
 
     def gold(self, example: RawExample, labels: Sequence[str], given: Sequence[str] | None) -> Any:
         if example.label is None:
-            return [UNLABELLED] * len(labels)
+            return [UNLABELED] * len(labels)
         chosen = {label_number(name, labels, given) for name in example.label}
         return [int(number in chosen) for number in range(len(labels))]
 
@@ -169,7 +169,7 @@ class MultiLabelKind(LabelKind):
 
 
 class ValueKind(_Texts[E]):
-    """One or two texts with a value."""
+    """Read one or two texts with a value."""
 
     def label(self, row: Mapping[str, object], data: TaskData) -> float:
         return read_value(row, data.label[0])
@@ -212,7 +212,7 @@ class ValueKind(_Texts[E]):
 
 
 class CosineKind(ValueKind[Any]):
-    """Two texts with a value that is the cosine of their embeddings."""
+    """Read two texts with a value that is the cosine of their embeddings."""
 
     blank: ClassVar[Any] = math.nan
     said: ClassVar[Mapping[str, str]] = {

@@ -21,7 +21,7 @@ from potstill.tasks.metrics import Case, Scored
 
 @dataclass(frozen=True)
 class Chosen:
-    """A text's labels, most likely first, with their probabilities (T = 1).
+    """Hold a text's labels, most likely first, with their probabilities (T = 1).
 
     Of multi-label each is the label's own, whatever the others are.
     """
@@ -166,7 +166,7 @@ def commonest_labels(gold_NC: np.ndarray) -> np.ndarray:
 
 
 def confusion(outputs: np.ndarray, test: Examples, classes: int) -> list[list[int]]:
-    """Examples of each label (rows) that were given each label (columns).
+    """Count examples of each label (rows) that were given each label (columns).
 
     Args:
         outputs: logits [N x classes].
@@ -179,7 +179,7 @@ def confusion(outputs: np.ndarray, test: Examples, classes: int) -> list[list[in
 def softened(
     base: np.ndarray, other: np.ndarray, test: Examples, labels: Sequence[str]
 ) -> dict[str, Any]:
-    """One example's distribution over the labels at several temperatures."""
+    """Return one example's distribution over the labels at several temperatures."""
     most_N = metrics.softmax(base, 1.0).max(axis=1)
     chosen = int(np.abs(most_N - 0.7).argmin())  # sure, yet not so sure that nothing is to be seen
     shown = np.argsort(-base[chosen], kind="stable")[:8]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data.sequences import UNLABELLED, Questions
+from potstill.data.sequences import UNLABELED, Questions
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
 from potstill.tasks.rows import BadRow, Cutting, Labelled, column_of, text_of, usable
 
 LABELS = ["start", "end"]
-_BATCH = 500  # questions that are tokenised at a time
+_BATCH = 500  # questions that are tokenized at a time
 _SHOWN = 40  # characters of an answer that a message shows
 
 Answer = tuple[int, str]  # its first character in the context, its text
@@ -97,7 +97,7 @@ def tokenize_questions(
     tokenizer: PreTrainedTokenizerFast,
     cutting: Cutting,
 ) -> tuple[Questions, list[str]]:
-    """Token sequences of questions with a window of their context each, and warnings.
+    """Return token sequences of questions, each with a window of its context, and warnings.
 
     A window's gold is the first answer where all of it is in the window, and the first token twice
     where it is not or there is none (Devlin et al. 2019, section 4.3).
@@ -149,7 +149,7 @@ def _with_room(
     cutting: Cutting,
     stride: int,
 ) -> list[Labelled]:
-    """Those whose question leaves a window more room than two windows share."""
+    """Return those whose question leaves a window more room than two windows share."""
     data, side = cutting.data, cutting.side or "text"
     texts = [example.texts[0] for example in found]
     questions = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -180,7 +180,7 @@ def _with_room(
 def _golds(
     kept: Sequence[Labelled], windows: _Windows, data: TaskData, side: str
 ) -> tuple[np.ndarray, list[str]]:
-    """First and last token of the answer in each window: int64 [windows x 2]."""
+    """Return first and last token of the answer in each window: int64 [windows x 2]."""
     gold = np.zeros((len(windows.of), 2), dtype=np.int64)
     held: set[int] = set()
     long: set[int] = set()
@@ -188,7 +188,7 @@ def _golds(
     for number, item in enumerate(windows.of):
         answers = kept[item].gold
         if answers is None:
-            gold[number] = UNLABELLED
+            gold[number] = UNLABELED
         if not answers:
             continue
         is_first = number == 0 or windows.of[number - 1] != item

@@ -30,7 +30,7 @@ from potstill.tasks.spans.scores import (
 
 
 class SpansKind(Kind[Questions]):
-    """Questions, contexts and answers."""
+    """Read questions, contexts and answers."""
 
     by_token: ClassVar[bool] = True
     own_id: ClassVar[str | None] = "id"

@@ -23,7 +23,7 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"')\]]*\s*|[^.!?]+$")
 
 @dataclass(frozen=True)
 class Given:
-    """A model's answer: "" for none, and its probability in its window."""
+    """Hold a model's answer: "" for none, and its probability in its window."""
 
     text: str
     probability: float
@@ -33,7 +33,7 @@ class Given:
 
 
 def best_answers(outputs_T2: np.ndarray, examples: Questions) -> list[Given]:
-    """Each question's answer: the span whose start and end logits have the largest sum.
+    """Return each question's answer: the span of the largest sum of start and end logits.
 
     It begins and ends in the context, is of `longest` tokens at most, and is of any of the
     question's windows. Where questions may lack an answer, none is given if the first token's sum,
@@ -61,7 +61,7 @@ def best_answers(outputs_T2: np.ndarray, examples: Questions) -> list[Given]:
 def _window_answers(
     outputs_T2: np.ndarray, examples: Questions, window: int
 ) -> tuple[tuple[float, Given] | None, tuple[float, Given]]:
-    """A window's best span and no answer, each with its sum of logits."""
+    """Return a window's best span and no answer, each with its sum of logits."""
     part = slice(examples.offsets[window], examples.offsets[window + 1])
     places_L2, logits_L2 = examples.spans[part], outputs_T2[part].astype(np.float64)
     context = np.flatnonzero(places_L2[:, 0] >= 0)
@@ -104,7 +104,7 @@ def exact_match(given: str, truths: Sequence[str]) -> float:
 
 
 def answer_f1(given: str, truths: Sequence[str]) -> float:
-    """F1 of the words of the answer and of the true one that is nearest.
+    """Return F1 of the words of the answer and of the true one that is nearest.
 
     Without an answer on either side it is 1 if there is none on the other, else 0 (Rajpurkar et al.
     2018, SQuAD 2.0).
@@ -113,7 +113,7 @@ def answer_f1(given: str, truths: Sequence[str]) -> float:
 
 
 def _wanted(truths: Sequence[str]) -> list[str]:
-    """A true answer of nothing but articles and punctuation is none."""
+    """Drop true answers of nothing but articles and punctuation."""
     return [truth for truth in truths if normalized(truth)] or [""]
 
 
@@ -126,7 +126,7 @@ def _word_f1(given: list[str], truth: str) -> float:
 
 
 def answer_scores(given: Sequence[str], examples: Questions) -> dict[str, Scored]:
-    """Exact match and F1, means over questions."""
+    """Return exact match and F1, means over questions."""
     pairs = list(zip(given, examples.answers, strict=True))
     exact = np.array([exact_match(text, truths) for text, truths in pairs])
     overlap = np.array([answer_f1(text, truths) for text, truths in pairs])
@@ -160,7 +160,7 @@ def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str,
 def answer_examples(
     base: Sequence[Given], other: Sequence[Given], examples: Questions, most: int
 ) -> list[Mapping[str, Any]]:
-    """Questions that two models answer differently, the surest first."""
+    """Return questions that two models answer differently, the surest first."""
     differing = [
         n
         for n, (one, two) in enumerate(zip(base, other, strict=True))

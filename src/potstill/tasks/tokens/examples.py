@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data.files import Sentence
-from potstill.data.sequences import IGNORED, UNLABELLED, Sentences
+from potstill.data.sequences import IGNORED, UNLABELED, Sentences
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
 from potstill.tasks.labels import label_number
@@ -70,7 +70,7 @@ def _words(value: Any, column: str, labelled: bool) -> tuple[str, ...]:
 
 
 def place_of_word(row: Mapping[str, object], origin: str, number: int) -> str:
-    """file:line of a word, where words have lines of their own."""
+    """Return file:line of a word, where words have lines of their own."""
     if not isinstance(row, Sentence):
         return origin
     file, _, line = origin.rpartition(":")
@@ -110,7 +110,7 @@ def _is_tag(tag: str) -> bool:
 
 
 def sorted_tags(found: Collection[str]) -> list[str]:
-    """O, then B- and I- of each type, by name; as they are where they are numbers."""
+    """Return O, then B- and I- of each type, by name; numbers as they are."""
     if all(tag.isdecimal() for tag in found):
         return sorted(found, key=int)
     types = sorted({tag[2:] for tag in found if tag != "O"})
@@ -150,7 +150,7 @@ def tag_numbers(
 
 
 def type_counts(labels: Sequence[str], train: Sequence[Labelled]) -> dict[str, int]:
-    """Entities of each type that the labels name."""
+    """Count entities of each type that the labels name."""
     counts = {label[2:]: 0 for label in labels if label != "O"}
     for example in train:
         for number in example.gold:
@@ -230,5 +230,5 @@ def _gold(numbers: Sequence[int] | None, places_L: np.ndarray) -> np.ndarray:
     """Return a word's label at its first subword token: int64 [L]."""
     gold_L = np.full(len(places_L), IGNORED, dtype=np.int64)
     first_L = places_L >= 0
-    gold_L[first_L] = UNLABELLED if numbers is None else np.array(numbers)[places_L[first_L]]
+    gold_L[first_L] = UNLABELED if numbers is None else np.array(numbers)[places_L[first_L]]
     return gold_L

@@ -35,7 +35,7 @@ from potstill.tasks.tokens.scores import (
 
 
 class TokensKind(Kind[Sentences]):
-    """Sentences whose words have tags."""
+    """Read sentences whose words have tags."""
 
     by_token: ClassVar[bool] = True
     blank: ClassVar[Any] = None

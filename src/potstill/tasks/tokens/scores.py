@@ -20,7 +20,7 @@ _SURE = 20.0  # logit above all others' of an answer that is given without a dou
 
 @dataclass(frozen=True)
 class Tagged:
-    """A sentence's words, each with its most likely tag and that one's probability (T = 1).
+    """Hold a sentence's words, each with its most likely tag and that one's probability (T = 1).
 
     A word without a token of its own (one of odd characters, or beyond the limit) is O, surely.
     """
@@ -31,7 +31,7 @@ class Tagged:
 
 
 def tagged_words(outputs_TC: np.ndarray, examples: Sentences, names: Sequence[str]) -> list[Tagged]:
-    """Each sentence's words with their tags."""
+    """Return each sentence's words with their tags."""
     shares_TC = softmax(outputs_TC.astype(np.float64), axis=1)
     found = []
     for item, words in enumerate(examples.words):
@@ -69,7 +69,7 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def predicted_tags(outputs_TC: np.ndarray, examples: Sentences, other: int) -> list[np.ndarray]:
-    """Each sentence's labels by word, as numbers.
+    """Return each sentence's labels by word, as numbers.
 
     Args:
         outputs_TC: logits at every token.

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import sentences, tiny_tokenizer
 from potstill.data import collate
-from potstill.data.sequences import UNLABELLED, Questions
+from potstill.data.sequences import UNLABELED, Questions
 from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.reading import read_task
@@ -194,7 +194,7 @@ def test_text_for_the_teacher_needs_no_answers(tmp_path: Path) -> None:
         read(train, unlabelled=jsonl(tmp_path / "m.jsonl", more)), tiny_tokenizer()
     )
     assert found.unlabelled is not None
-    assert found.unlabelled.gold.tolist() == [[UNLABELLED, UNLABELLED]]
+    assert found.unlabelled.gold.tolist() == [[UNLABELED, UNLABELED]]
     both = found.train + found.unlabelled
     assert both.questions[both.of[-1]] == ("low ?", "the oak")
     few = both.first(3)

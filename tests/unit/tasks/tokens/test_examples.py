@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import tiny_tokenizer
-from potstill.data.sequences import IGNORED, UNLABELLED
+from potstill.data.sequences import IGNORED, UNLABELED
 from potstill.recipe import Task, TaskData
 from potstill.tasks import TaskRows, tokenize_task
 from potstill.tasks.reading import read_task
@@ -119,8 +119,8 @@ def test_text_for_the_teacher_needs_no_tags(tmp_path: Path) -> None:
     examples = tokenize_task(found, tiny_tokenizer())
     assert examples.unlabelled is not None
     assert examples.unlabelled.gold.tolist() == [
-        *(IGNORED, UNLABELLED, UNLABELLED, IGNORED),
-        *(IGNORED, UNLABELLED, IGNORED),
+        *(IGNORED, UNLABELED, UNLABELED, IGNORED),
+        *(IGNORED, UNLABELED, IGNORED),
     ]
     both = examples.train + examples.unlabelled
     assert len(both.words) == len(both.tags) == both.items == len(both)
