@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -30,7 +28,7 @@ from potstill.models.finite import not_finite, refuse_not_finite, some_not_finit
 from potstill.models.hub import Repository, one_sentence, quiet
 from potstill.models.onnx_models import OnnxModel
 from potstill.models.sentence_modules import SentenceModules, resized, sentence_modules
-from potstill.recipe import Head, Task
+from potstill.recipe import ENDINGS, Task
 from potstill.storage.files import write_text, writing
 from potstill.storage.model_folders import check_folder
 from potstill.storage.onnx_files import graph_files, is_onnx, not_finite_in, read_graph
@@ -227,12 +225,8 @@ def _class_for(
     """Return transformers' class for a task, and its arguments."""
     if task.head is None or task.head == "cosine":
         return (AutoModelForMaskedLM if task == Task.MASKED_LM else AutoModel), {}
-    autos: dict[Head, Any] = {
-        "sequence": AutoModelForSequenceClassification,
-        "tokens": AutoModelForTokenClassification,
-        "spans": AutoModelForQuestionAnswering,
-    }
-    auto, arguments = autos[task.head], dict[str, Any]()
+    auto: Any = getattr(transformers, f"AutoModel{ENDINGS[task.head]}")
+    arguments: dict[str, Any] = {}
     if type(config) not in auto._model_mapping:
         raise ValueError(
             f"{name}: transformers has no class of the family {config.model_type} for {task}. Use "
