@@ -114,6 +114,10 @@ class Kind(ABC, Generic[E]):
             ValueError: a question that leaves no room for its context.
         """
 
+    def sequences(self, texts: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Divide an example's texts into those that a model reads together."""
+        return [texts]
+
     def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
         """Compute a model's outputs: one row per example [B x C], or per token [B x L x C]."""
         return head_logits(loaded, batch)

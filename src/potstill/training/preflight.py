@@ -16,10 +16,11 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from potstill.data import Examples, collate
-from potstill.data.sequences import Pairs, Questions
+from potstill.data.sequences import Questions
 from potstill.models import LoadedModel, Signals
 from potstill.recipe import Task
 from potstill.tasks.heads import labelled_signals
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.predictions import head_outputs
 from potstill.tasks.spans.scores import answer_scores, best_answers, trivial_answers
 
@@ -52,10 +53,8 @@ def check_tokens(loaded: LoadedModel, examples: Examples, max_length: int) -> No
         ValueError: The tokens of a text differ; the message names the first such text.
     """
     for number in _spread(len(examples), TEXTS):
-        texts = examples.texts[number]
-        together = [(text,) for text in texts] if isinstance(examples, Pairs) else [texts]
         own: list[int] = []
-        for each in together:
+        for each in kind_of(loaded.task).sequences(examples.texts[number]):
             own += loaded.tokenizer(
                 *each, truncation=True, max_length=max_length, split_special_tokens=True
             )["input_ids"]

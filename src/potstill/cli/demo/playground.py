@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 import torch
 
@@ -235,8 +235,8 @@ def form_of(recipe: Recipe, mask: str, evaluation: Mapping[str, Any]) -> list[Fi
             names = ["Text"] if len(recipe.data.text) == 1 else ["First text", "Second text"]
             parts = _parts(told, len(names))
             return [Field(name, "", text) for name, text in zip(names, parts, strict=True)]
-        case _ as never:
-            assert_never(never)
+        case _:
+            raise ValueError(f"demo: {recipe.task} has no page yet. Use potstill.predict.")
 
 
 _QUESTION = "What does a pot still separate?"

@@ -237,6 +237,9 @@ class CosineKind(ValueKind[Any]):
     ) -> Cut[Any]:
         return Cut(*tokenize_apart(found, tokenizer, cutting.data.max_length))
 
+    def sequences(self, texts: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return [(text,) for text in texts]
+
     def outputs(self, loaded: LoadedModel, batch: Batch) -> Tensor:
         cosine_P1 = similarity_signals(loaded, batch).features_KD
         assert cosine_P1 is not None
