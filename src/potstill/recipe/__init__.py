@@ -19,14 +19,12 @@ from potstill.recipe.compression import (
     StudentFamily,
     TrimVocabulary,
 )
-from potstill.recipe.config import Config, Name
+from potstill.recipe.config import Config
 from potstill.recipe.data import Corpus, DatasetFolder, Files, HubDataset, Masking, Source, TaskData
 from potstill.recipe.files import (
-    Block,
     RecipeError,
     checked,
     dump_recipe,
-    explain,
     load_recipe,
     parse_recipe,
     parse_yaml,
@@ -49,7 +47,6 @@ from potstill.recipe.training import Distill, Finetune, InBatch, Training, Weigh
 __all__ = [
     "ENDINGS",
     "Benchmark",
-    "Block",
     "Config",
     "Corpus",
     "DatasetFolder",
@@ -65,7 +62,6 @@ __all__ = [
     "LayerRule",
     "MakeStudent",
     "Masking",
-    "Name",
     "Prune",
     "Quantize",
     "Recipe",
@@ -85,7 +81,6 @@ __all__ = [
     "WeightedTeacher",
     "checked",
     "dump_recipe",
-    "explain",
     "lineage",
     "load_recipe",
     "main_model",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Literal
+
+from potstill.recipe.config import nearest
 
 # What a head predicts for: whole sequences, tokens, the ends of an answer; or, without weights of
 # its own, two texts by the cosine of their embeddings.
@@ -33,7 +35,15 @@ class _Facts:
     cacheable: bool = False
 
 
-_VALUE = ("pearson", "spearman", "mse")
+_Classes = partial(_Facts, head="sequence", has_text_vector=True, cacheable=True)
+_Values = partial(
+    _Facts,
+    metrics=("pearson", "spearman", "mse"),
+    metric="spearman",
+    has_distribution=False,
+    has_text_vector=True,
+    cacheable=True,
+)
 
 
 class Task(StrEnum):
@@ -71,50 +81,22 @@ class Task(StrEnum):
     SENTENCE_EMBEDDING = "sentence_embedding", _Facts(is_encoder=True, has_text_vector=True)
     CLASSIFICATION = (
         "classification",
-        _Facts(
-            head="sequence",
+        _Classes(
             metrics=("accuracy", "f1", "macro_f1", "matthews"),
             metric="accuracy",
             problem_type="single_label_classification",
-            has_text_vector=True,
-            cacheable=True,
         ),
     )
     MULTI_LABEL = (
         "multi_label",
-        _Facts(
-            head="sequence",
+        _Classes(
             metrics=("micro_f1", "macro_f1", "exact_match"),
             metric="micro_f1",
             problem_type="multi_label_classification",
-            has_text_vector=True,
-            cacheable=True,
         ),
     )
-    REGRESSION = (
-        "regression",
-        _Facts(
-            head="sequence",
-            metrics=_VALUE,
-            metric="spearman",
-            problem_type="regression",
-            has_distribution=False,
-            has_text_vector=True,
-            cacheable=True,
-        ),
-    )
-    SENTENCE_SIMILARITY = (
-        "sentence_similarity",
-        _Facts(
-            head="cosine",
-            metrics=_VALUE,
-            metric="spearman",
-            is_encoder=True,
-            has_distribution=False,
-            has_text_vector=True,
-            cacheable=True,
-        ),
-    )
+    REGRESSION = "regression", _Values(head="sequence", problem_type="regression")
+    SENTENCE_SIMILARITY = "sentence_similarity", _Values(head="cosine", is_encoder=True)
     TOKEN_CLASSIFICATION = (
         "token_classification",
         _Facts(
@@ -131,11 +113,8 @@ class Task(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Task:
-        near = difflib.get_close_matches(str(value), list(cls), n=1)
-        raise ValueError(
-            f"task: '{value}' is not a task. "
-            + (f"Did you mean '{near[0]}'?" if near else f"The tasks are {', '.join(cls)}.")
-        )
+        hint = nearest(str(value), list(cls), "The tasks are")
+        raise ValueError(f"task: '{value}' is not a task. {hint}")
 
     @property
     def reads_text(self) -> bool:
