@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -41,8 +41,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in own.items() if v is not None})
+        return Batch(**{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
     def __len__(self) -> int:
         return len(self.input_ids_BL)
@@ -50,21 +49,14 @@ class Batch:
 
 @dataclass
 class MicroBatches:
-    """Deal every batch out to processes: a pure function of step, process and their number.
+    """Deal every batch out to processes: a pure function of step, process and their number."""
 
-    Attributes:
-        batch_size: Sequences of a step, over all processes.
-        size: Sequences of one forward pass.
-        rank: Number of this process.
-        world: How many processes there are.
-    """
-
-    batch_size: int
-    size: int
+    batch_size: int  # sequences of a step, over all processes
+    size: int  # of one forward pass
     pad_id: int
     masker: Masker | None
     seed: int
-    rank: int
+    rank: int  # number of this process, of `world`
     world: int
     # the last epoch that was asked for
     _epoch: tuple[int, list[np.ndarray]] | None = field(default=None, init=False)
@@ -96,13 +88,9 @@ class MicroBatches:
     ) -> list[tuple[int, Batch]]:
         mask = None if self.masker is None else self.masker.of_epoch(self.seed, epoch)
         parts = [indices[i : i + self.size] for i in range(0, len(indices), self.size)]
-        own = []
-        for turn in range(-(-len(parts) // self.world)):
-            number = turn * self.world + self.rank
-            left = number < len(parts)
-            batch = collate(tokens, parts[number if left else 0], self.pad_id, mask)
-            own.append((number if left else -1, batch))
-        return own
+        last = -(-len(parts) // self.world) * self.world
+        own = [n if n < len(parts) else -1 for n in range(self.rank, last, self.world)]
+        return [(n, collate(tokens, parts[max(n, 0)], self.pad_id, mask)) for n in own]
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -116,14 +104,13 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     order = rng.permutation(len(lengths))
     full = len(order) - len(order) % batch_size
     window = _WINDOW * batch_size
-    rest = order[full:]
     batches: list[np.ndarray] = []
     for start in range(0, full, window):
         part = order[start : min(start + window, full)]
         part = part[np.argsort(lengths[part], kind="stable")]
         batches.extend(part.reshape(-1, batch_size))
     shuffled = [batches[i] for i in rng.permutation(len(batches))]
-    return [*shuffled, rest] if len(rest) else shuffled
+    return [*shuffled, order[full:]] if full < len(order) else shuffled
 
 
 def plan_steps(lengths: np.ndarray, training: Training, seed: int) -> tuple[int, int]:
@@ -155,17 +142,10 @@ def plan_steps(lengths: np.ndarray, training: Training, seed: int) -> tuple[int,
 def collate(
     tokens: Tokens | Examples, indices: np.ndarray, pad_id: int, mask: Mask | None = None
 ) -> Batch:
-    """Bring sequences into a batch, padded on the right.
-
-    Args:
-        tokens: All sequences.
-        indices: The numbers of those of the batch.
-        pad_id: The padding token.
-        mask: Masks one sequence of `Tokens`, see `Masker.of_epoch`; None: no masking.
-    """
+    """Bring some sequences into a batch, padded on the right; `mask` is `Masker.of_epoch`'s."""
     if mask is None:
         found = tokens.batch(indices, pad_id)
     else:
         assert isinstance(tokens, Tokens)
         found = tokens.batch(indices, pad_id, mask)
-    return Batch(**{name: torch.from_numpy(v) for name, v in found.items() if v is not None})
+    return Batch(**{name: torch.from_numpy(values) for name, values in found.items()})

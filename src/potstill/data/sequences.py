@@ -16,53 +16,67 @@ Mask = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
-    """Hold the token sequences of one side of a corpus, special tokens included, memory-mapped."""
+class _Ragged:
+    """Hold N token sequences end to end, special tokens included.
 
-    ids: np.ndarray  # uint16 or int32, all sequences end to end
-    offsets: np.ndarray  # int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]]
-    lengths: np.ndarray  # int32 [N]
-    token_counts: np.ndarray  # int64 [V]
-    fingerprint: str
+    Attributes:
+        ids: uint16 or int32.
+        offsets: int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]].
+        lengths: int32 [N].
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return sequence `index`: int32 [L]."""
-        start, end = self.offsets[index], self.offsets[index + 1]
-        return np.array(self.ids[start:end], dtype=np.int32)
+        return np.array(self.ids[self.offsets[index] : self.offsets[index + 1]], dtype=np.int32)
 
-    def batch(
-        self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
-    ) -> dict[str, np.ndarray | None]:
-        """Return some sequences, masked, by the names that `Batch` has for them."""
-        ids_BL = np.full((len(indices), int(self.lengths[indices].max())), pad_id, dtype=np.int64)
-        gold_BL = np.full(ids_BL.shape, IGNORED, dtype=np.int64)
-        for row, index in enumerate(indices.tolist()):
-            length = int(self.lengths[index])
-            if mask is None:
-                ids_BL[row, :length] = self[index]
-            else:
-                ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """Return some sequences padded on the right, by the names that `Batch` has for them."""
+        ids_BL = self.padded(self.ids, indices, pad_id)
         real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
-        return {
-            "input_ids_BL": ids_BL,
-            "attention_mask_BL": real_BL.astype(np.int64),
-            "gold_BL": gold_BL,
-        }
+        return {"input_ids_BL": ids_BL, "attention_mask_BL": real_BL.astype(np.int64)}
+
+    def padded(self, values: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
+        """Return values per token of some sequences: int64 [B x L]."""
+        rows_BL = np.full((len(indices), int(self.lengths[indices].max())), fill, dtype=np.int64)
+        for row, index in enumerate(indices.tolist()):
+            start, end = self.offsets[index], self.offsets[index + 1]
+            rows_BL[row, : end - start] = values[start:end]
+        return rows_BL
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Hold a task's tokenized examples, special tokens included, in memory.
+class Tokens(_Ragged):
+    """Hold the token sequences of one side of a corpus, memory-mapped."""
+
+    token_counts: np.ndarray  # int64 [V]
+    fingerprint: str
+
+    def batch(
+        self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
+    ) -> dict[str, np.ndarray]:
+        found = super().batch(indices, pad_id)
+        ids_BL, gold_BL = found["input_ids_BL"], np.full_like(found["input_ids_BL"], IGNORED)
+        if mask is not None:
+            for row, index in enumerate(indices.tolist()):
+                length = int(self.lengths[index])
+                ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
+        return {**found, "gold_BL": gold_BL}
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(_Ragged):
+    """Hold a task's tokenized examples in memory.
 
     One or two texts that are one sequence; other kinds of heads have a class of their own below.
 
     Attributes:
-        ids: int32, all sequences end to end.
-        offsets: int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]].
-        lengths: int32 [N].
         types: Token types (uint8), as long as `ids`; None: all 0.
         gold: One row per sequence; see tasks/heads.py.
         texts: Each sequence's texts, for people to read.
@@ -70,9 +84,6 @@ class Examples:
         numbered_from: The number of the first one, where they follow others in a teacher's cache.
     """
 
-    ids: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
     types: np.ndarray | None
     gold: np.ndarray
     texts: Sequence[tuple[str, ...]]
@@ -82,14 +93,6 @@ class Examples:
     # What has an entry per token, and what has one per sequence.
     per_token: ClassVar[tuple[str, ...]] = ("ids", "types")
     per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "gold", "texts", "origins")
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Return sequence `index`: int32 [L]."""
-        found: np.ndarray = self.ids[self.offsets[index] : self.offsets[index + 1]]
-        return found
 
     def __add__(self, other: Self) -> Self:
         if self.types is None and other.types is not None:
@@ -126,27 +129,12 @@ class Examples:
         """Return the sequences as a model reads them."""
         return self
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
-        """Return some sequences padded on the right, by the names that `Batch` has for them."""
-        ids_BL = self.padded(self.ids, indices, pad_id)
-        real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
-        return {
-            "input_ids_BL": ids_BL,
-            "attention_mask_BL": real_BL.astype(np.int64),
-            "gold_BL": self.gold[indices],
-            "token_type_ids_BL": (
-                None if self.types is None else self.padded(self.types, indices, 0)
-            ),
-            "numbers_B": indices.astype(np.int64) + self.numbered_from,
-        }
-
-    def padded(self, values: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
-        """Return values per token of some sequences: int64 [B x L]."""
-        rows_BL = np.full((len(indices), int(self.lengths[indices].max())), fill, dtype=np.int64)
-        for row, index in enumerate(indices.tolist()):
-            start, end = self.offsets[index], self.offsets[index + 1]
-            rows_BL[row, : end - start] = values[start:end]
-        return rows_BL
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        found = super().batch(indices, pad_id)
+        if self.types is not None:
+            found["token_type_ids_BL"] = self.padded(self.types, indices, 0)
+        numbers_B = indices.astype(np.int64) + self.numbered_from
+        return {**found, "gold_BL": self.gold[indices], "numbers_B": numbers_B}
 
 
 E = TypeVar("E", bound=Examples)
@@ -184,7 +172,7 @@ class Pairs(Examples):
             origins=self.origins,
         )
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         apart = self.apart(indices)
         numbers_P = indices.astype(np.int64) + self.numbered_from
         found = apart.batch(np.arange(len(apart)), pad_id)
@@ -209,7 +197,7 @@ class Sentences(Examples):
     per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "gold", "word_at")
     per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "texts", "origins", "words", "tags")
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         gold_BL = self.padded(self.gold, indices, IGNORED)
         return {**super().batch(indices, pad_id), "gold_BL": gold_BL}
 
@@ -254,7 +242,7 @@ class Questions(Examples):
         chosen = self.chosen(np.flatnonzero(self.of < count))
         return replace(chosen, questions=self.questions[:count], answers=self.answers[:count])
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         # the context's tokens, and the first of all, which stands for no answer
         start_BL = self.padded(self.spans[:, 0], indices, -1)
         start_BL[:, 0] = 0
@@ -268,9 +256,9 @@ def _joined(one: Any, other: Any) -> Any:
 
 
 def _taken(values: Any, indices: np.ndarray) -> Any:
-    if values is None or isinstance(values, np.ndarray):
-        return None if values is None else values[indices]
-    return [values[index] for index in indices]
+    if values is None:
+        return None
+    return values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
 
 
 @dataclass(frozen=True, eq=False)
