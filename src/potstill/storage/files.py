@@ -37,11 +37,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a crash leaves the old file or the new one, never a part.
-
-    Raises:
-        OSError: The folder is missing or cannot be written.
-    """
+    """Write UTF-8 text as `written_whole` does."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 

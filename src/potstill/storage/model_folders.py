@@ -56,15 +56,7 @@ def _check_named(folder: Path, file: str, path: Any) -> str:
 
 
 def check_path(model: str, file: str, path: Any) -> str:
-    """Refuse a path that a file of a model folder names, unless it lies plainly below the folder.
-
-    Args:
-        model: Names the model in messages.
-        file: The file that names the path.
-        path: The path.
-
-    Returns:
-        The path.
+    """Return a path that a file of a model folder names, if it lies plainly below the folder.
 
     Raises:
         ValueError: It is absolute, has `..`, `.`, an empty part, a backslash or a control

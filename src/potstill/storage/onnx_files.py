@@ -133,11 +133,7 @@ def not_finite_in(graph: Any, folder: Path) -> list[str]:
     """Name a graph's weights and constants that hold NaN or infinity.
 
     Infinity as a single number, and matrices of 0 and minus infinity, are no weights: a graph masks
-    with them.
-
-    Args:
-        graph: An onnx.GraphProto.
-        folder: The folder of its file, for weights that lie outside of the file.
+    with them. `folder` is that of the graph's file: weights may lie beside it.
     """
     import numpy as np
     from onnx import TensorProto
@@ -200,10 +196,9 @@ def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
         raise ValueError(
             f"{graph}: onnxruntime cannot open the file ({first}). Export the model again."
         ) from None
-    for found in session.get_inputs():
-        if found.name not in INPUTS:
-            raise ValueError(
-                f"{graph} takes an input {found.name}. Give a text encoder, which takes "
-                f"{', '.join(INPUTS)}."
-            )
+    other = next((found.name for found in session.get_inputs() if found.name not in INPUTS), None)
+    if other is not None:
+        raise ValueError(
+            f"{graph} takes an input {other}. Give a text encoder, which takes {', '.join(INPUTS)}."
+        )
     return session

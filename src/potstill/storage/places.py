@@ -78,15 +78,10 @@ def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
         ValueError: There is no such folder or package, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     called = f"{key}: '{teacher.model}'"
-    local = local_folder(teacher.model, called)
-    if local is not None:
+    if (local := local_folder(teacher.model, called)) is not None:
         return local
     try:
         found = Path(

@@ -33,9 +33,6 @@ def sync_below(folder: Path) -> None:
             sync(path)
 
 
-# --- the run folder -------------------------------------------------------------------------------
-
-
 @dataclass
 class RunFolder:
     """Hold a run's folder; `open_run` makes and checks one.
