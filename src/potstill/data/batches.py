@@ -20,24 +20,16 @@ _ORDER = (0, 1)  # makes the order's random stream another one than that of any 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Hold B sequences, padded on the right to the L tokens of the longest.
+    """Hold B sequences, padded on the right to the L tokens of the longest."""
 
-    Attributes:
-        input_ids_BL: int64, masked where there is masking.
-        attention_mask_BL: int64, 1 at real tokens.
-        gold_BL: What is to be predicted, in the task's own shape. Masked LM: int64 [B x L], the
-            original token at chosen positions and -100 elsewhere. Tasks: see heads.
-        token_type_ids_BL: int64, for text pairs; None: all 0.
-        numbers_B: int64, the numbers of the examples, one per pair of texts; None where unknown.
-        answerable_BL: bool, tokens at which an answer may begin or end; None: any.
-    """
-
-    input_ids_BL: Tensor
-    attention_mask_BL: Tensor
+    input_ids_BL: Tensor  # int64, masked where there is masking
+    attention_mask_BL: Tensor  # int64, 1 at real tokens
+    # What is to be predicted, in the task's own shape (see heads). Masked LM: int64 [B x L], the
+    # original token at chosen positions and -100 elsewhere.
     gold_BL: Tensor
-    token_type_ids_BL: Tensor | None = None
-    numbers_B: Tensor | None = None
-    answerable_BL: Tensor | None = None
+    token_type_ids_BL: Tensor | None = None  # int64, for text pairs; None: all 0
+    numbers_B: Tensor | None = None  # int64, of the examples, one per pair of texts; None: unknown
+    answerable_BL: Tensor | None = None  # bool: an answer may begin or end there; None: anywhere
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device."""

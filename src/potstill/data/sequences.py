@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -17,17 +17,11 @@ Mask = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class _Ragged:
-    """Hold N token sequences end to end, special tokens included.
+    """Hold N token sequences end to end, special tokens included."""
 
-    Attributes:
-        ids: uint16 or int32.
-        offsets: int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]].
-        lengths: int32 [N].
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
+    ids: np.ndarray  # uint16 or int32
+    offsets: np.ndarray  # int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]]
+    lengths: np.ndarray  # int32 [N]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -75,20 +69,13 @@ class Examples(_Ragged):
     """Hold a task's tokenized examples in memory.
 
     One or two texts that are one sequence; other kinds of heads have a class of their own below.
-
-    Attributes:
-        types: Token types (uint8), as long as `ids`; None: all 0.
-        gold: One row per sequence; see tasks/heads.py.
-        texts: Each sequence's texts, for people to read.
-        origins: Where each came from: "file:line".
-        numbered_from: The number of the first one, where they follow others in a teacher's cache.
     """
 
-    types: np.ndarray | None
-    gold: np.ndarray
-    texts: Sequence[tuple[str, ...]]
-    origins: Sequence[str]
-    numbered_from: int = 0
+    types: np.ndarray | None  # token types (uint8), as long as `ids`; None: all 0
+    gold: np.ndarray  # one row per sequence; see tasks/heads.py
+    texts: Sequence[tuple[str, ...]]  # of each sequence, for people to read
+    origins: Sequence[str]  # where each came from: "file:line"
+    numbered_from: int = 0  # number of the first one, where they follow others in a teacher's cache
 
     # What has an entry per token, and what has one per sequence.
     per_token: ClassVar[tuple[str, ...]] = ("ids", "types")
@@ -142,13 +129,10 @@ E = TypeVar("E", bound=Examples)
 
 @dataclass(frozen=True, eq=False)
 class Pairs(Examples):
-    """Hold pairs of texts that a model reads apart.
+    """Hold pairs of texts that a model reads apart."""
 
-    Attributes:
-        second_at: int32 [N]: where in a sequence the second text begins.
-    """
-
-    second_at: np.ndarray = field(kw_only=True)
+    _: KW_ONLY
+    second_at: np.ndarray  # int32 [N]: where in a sequence the second text begins
 
     per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "second_at")
 
@@ -181,18 +165,13 @@ class Pairs(Examples):
 
 @dataclass(frozen=True, eq=False)
 class Sentences(Examples):
-    """Hold sentences whose words have tags; `gold` is as long as `ids`.
+    """Hold sentences whose words have tags; `gold` is as long as `ids`."""
 
-    Attributes:
-        word_at: int32, as long as `ids`: the number of the word whose first subword token it is,
-            -1 for none.
-        words: Each sentence's words.
-        tags: Each sentence's labels by word, as numbers; none where it has no labels.
-    """
-
-    word_at: np.ndarray = field(kw_only=True)
-    words: Sequence[tuple[str, ...]] = field(kw_only=True)
-    tags: Sequence[Sequence[int]] = field(kw_only=True)
+    _: KW_ONLY
+    # int32, as long as `ids`: the number of the word whose first subword token it is, -1 for none
+    word_at: np.ndarray
+    words: Sequence[tuple[str, ...]]  # of each sentence
+    tags: Sequence[Sequence[int]]  # each sentence's labels by word, as numbers; none: no labels
 
     per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "gold", "word_at")
     per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "texts", "origins", "words", "tags")
@@ -204,24 +183,17 @@ class Sentences(Examples):
 
 @dataclass(frozen=True, eq=False)
 class Questions(Examples):
-    """Hold windows of questions and their contexts; `gold` is the first and last token.
+    """Hold windows of questions and their contexts; `gold` is the first and last token."""
 
-    Attributes:
-        spans: int32 [T x 2]: the characters of the context that each of the `ids` covers, both -1
-            where it is no part of the context.
-        of: int64 [N]: the question that each window is of; those of one are neighbors, in order.
-        questions: Each question with its context.
-        answers: The answers that each question may have; none for a question without one.
-        longest: Tokens of an answer, at most.
-        may_lack: Whether some question of the training text has no answer, so that none is one.
-    """
-
-    spans: np.ndarray = field(kw_only=True)
-    of: np.ndarray = field(kw_only=True)
-    questions: Sequence[tuple[str, ...]] = field(kw_only=True)
-    answers: Sequence[Sequence[str]] = field(kw_only=True)
-    longest: int = field(default=0, kw_only=True)
-    may_lack: bool = field(default=False, kw_only=True)
+    _: KW_ONLY
+    # int32 [T x 2]: the characters of the context that each of the `ids` covers, both -1 where it
+    # is no part of the context
+    spans: np.ndarray
+    of: np.ndarray  # int64 [N]: each window's question; those of one are neighbors, in order
+    questions: Sequence[tuple[str, ...]]  # each with its context
+    answers: Sequence[Sequence[str]]  # that each question may have; none: it has no answer
+    longest: int = 0  # tokens of an answer, at most
+    may_lack: bool = False  # some question of the training text has no answer, so that none is one
 
     per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "spans")
     per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "of")

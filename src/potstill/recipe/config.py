@@ -86,22 +86,14 @@ class Config(BaseModel):
 
 
 class StageConfig(Config):
-    """Base of every stage, with the names of the models that it reads and writes.
+    """Base of every stage, with the names of the models that it reads and writes."""
 
-    Attributes:
-        trains: Whether all processes of a distributed run take part; else only the first one does.
-        compresses: Whether it turns a model into another one, or another kind of file, untrained.
-        reads_onnx, writes_onnx: Whether these models may be .onnx files.
-        needs_labels: Whether it reads labeled examples, and not any text, for tasks with labels.
-        reports: Whether it measures nothing, and shows what the stages before it found.
-    """
-
-    trains: ClassVar[bool] = False
-    compresses: ClassVar[bool] = False
-    reads_onnx: ClassVar[bool] = False
+    trains: ClassVar[bool] = False  # all processes of a distributed run take part, or the first
+    compresses: ClassVar[bool] = False  # makes another model, or another kind of file, untrained
+    reads_onnx: ClassVar[bool] = False  # these models may be .onnx files
     writes_onnx: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = True
-    reports: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True  # for tasks with labels, it reads those, and not any text
+    reports: ClassVar[bool] = False  # measures nothing, and shows what the stages before it found
 
     kind: str
 

@@ -63,24 +63,24 @@ class Recipe(Config):
         wanted, stages = value["student"], value.get("stages")
         if not wanted or not isinstance(stages, list):
             return value
-        makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
         fields = Student.model_fields
         known = [key for key in wanted if today(key) in fields]
         asked = any(wanted[key] != fields[today(key)].default for key in known)
-        if asked and not any(makes):
-            raise ValueError("student: no stage makes a student. Add a make_student stage.")
-        handed = list(stages)
-        for number, (stage, made) in enumerate(zip(stages, makes, strict=True), start=1):
-            own = {today(key): item for key, item in stage.items()} if made else {}
+        handed, made = list(stages), False
+        for number, stage in enumerate(stages, start=1):
+            if not isinstance(stage, dict) or stage.get("kind") != "make_student":
+                continue
+            own = {today(key): item for key, item in stage.items()}
             for key in wanted:
                 if own.get(today(key), wanted[key]) != wanted[key]:
                     raise ValueError(
                         f"student.{key}: {wanted[key]} differs from {own[today(key)]} in stage "
                         f"{number} (make_student). Omit one of the two."
                     )
-            if made:
-                missing = {key: wanted[key] for key in wanted if today(key) not in own}
-                handed[number - 1] = {**missing, **stage}
+            missing = {key: wanted[key] for key in wanted if today(key) not in own}
+            handed[number - 1], made = {**missing, **stage}, True
+        if asked and not made:
+            raise ValueError("student: no stage makes a student. Add a make_student stage.")
         return {**value, "stages": handed}
 
     @model_validator(mode="after")

@@ -47,29 +47,17 @@ _Values = partial(
 
 
 class Task(StrEnum):
-    """Name a task and hold its facts; equal to its name, as recipes and results have it.
+    """Name a task and hold its facts; equal to its name, as recipes and results have it."""
 
-    Attributes:
-        head: The kind of head; None for a task learned from plain text, without labels.
-        metrics: All scores that are computed of labeled examples.
-        metric: The score that a checkpoint is chosen by, and that retention is of; "" without
-            labels.
-        problem_type: What transformers' config.json calls it; None where it has no word.
-        is_encoder: Whether its models are sentence encoders: no head, modules that pool.
-        has_distribution: Whether an output is a distribution over classes; else it is a value.
-        has_text_vector: Whether its models have one vector per text: its embedding, or what the
-            classifier reads.
-        cacheable: Whether a teacher's output for an example is the same in every batch.
-    """
-
-    head: Head | None
-    metrics: tuple[str, ...]
-    metric: str
-    problem_type: str | None
-    is_encoder: bool
-    has_distribution: bool
+    head: Head | None  # None: it is learned from plain text, without labels
+    metrics: tuple[str, ...]  # all scores that are computed of labeled examples
+    metric: str  # what a checkpoint is chosen by, and retention is of; "" without labels
+    problem_type: str | None  # in transformers' config.json; None where it has no word
+    is_encoder: bool  # its models are sentence encoders: no head, modules that pool
+    has_distribution: bool  # an output is a distribution over classes; else it is a value
+    # Its models have one vector per text: its embedding, or what the classifier reads.
     has_text_vector: bool
-    cacheable: bool
+    cacheable: bool  # a teacher's output for an example is the same in every batch
 
     def __new__(cls, name: str, facts: _Facts = _Facts()) -> Task:
         task = str.__new__(cls, name)

@@ -44,10 +44,6 @@ def package_folder(spec: str) -> tuple[Path | None, str]:
 def local_folder(name: str, called: str) -> Path | None:
     """Find a model folder on this machine; None for the name of a model on the hub.
 
-    Args:
-        name: A path, `package:NAME/...` or the name of a model on the hub.
-        called: Names the model in messages.
-
     Raises:
         ValueError: There is no such folder, it is no model folder, or a path or link in it leads
             out of it.
@@ -69,10 +65,7 @@ def local_folder(name: str, called: str) -> Path | None:
 def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
     """Find the folder of a model on this machine, downloaded first where it is on the hub.
 
-    Args:
-        key: The place where the model is named, for messages.
-        teacher: The model and its revision.
-        fetch: Whether to download; False takes the hub's cache alone.
+    `key` is where the model is named, for messages. Without `fetch`, the hub's cache alone counts.
 
     Raises:
         ValueError: There is no such folder or package, or the hub cannot be reached.

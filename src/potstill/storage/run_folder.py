@@ -35,14 +35,10 @@ def sync_below(folder: Path) -> None:
 
 @dataclass
 class RunFolder:
-    """Hold a run's folder; `open_run` makes and checks one.
-
-    Attributes:
-        path: The folder.
-        damage: Stage folder -> why `done` returned None although the stage once finished.
-    """
+    """Hold a run's folder; `open_run` makes and checks one."""
 
     path: Path
+    # stage folder -> why `done` returned None although the stage once finished
     damage: dict[Path, str] = field(default_factory=dict)
 
     @property
