@@ -11,25 +11,10 @@ from pydantic import Field, model_validator
 from potstill.recipe.config import Config
 from potstill.recipe.tasks import Task
 
-__all__ = [
-    "AttentionMse",
-    "GoldMse",
-    "HardTargets",
-    "HiddenCosine",
-    "HiddenMse",
-    "HiddenObjective",
-    "InnerObjective",
-    "LayerPairs",
-    "LogitObjective",
-    "LogitsMse",
-    "Objective",
-    "PatientHidden",
-    "RelationPair",
-    "Relations",
-    "SoftTargets",
-    "VectorMse",
-    "gold_objective",
-]
+__all__ = ["GoldMse", "HardTargets", "LogitObjective", "LogitsMse", "SoftTargets"]
+__all__ += ["HiddenCosine", "HiddenObjective", "LayerPairs", "RelationPair", "VectorMse"]
+__all__ += ["AttentionMse", "HiddenMse", "InnerObjective", "PatientHidden", "Relations"]
+__all__ += ["Objective", "gold_objective"]
 
 Weight = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(gt=0)]
