@@ -1,8 +1,7 @@
 """Corpora as token sequences: tokenized once, kept on disk, memory-mapped.
 
-What grows in memory with the corpus is 8 bytes per sequence (its offset) and 8 bytes per text (a
-hash that finds duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes per
-text.
+Memory grows by 8 bytes per sequence (its offset) and 8 bytes per text (a hash that finds
+duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes per text.
 """
 
 from __future__ import annotations
@@ -71,11 +70,7 @@ def tokenize_corpus(
 def cut_texts(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
 ) -> list[np.ndarray]:
-    """Cut texts into the sequences of a tokenized corpus: each uint16 or int32 [L].
-
-    Raises:
-        ValueError: As `tokenize_corpus`, about the tokenizer and the lengths.
-    """
+    """Cut texts into the sequences of a tokenized corpus: each uint16 or int32 [L]."""
     cutter = _Cutter(corpus, tokenizer)
     counts: Counter[str] = Counter()
     return [part for ids in cutter.encode(texts) for part in cutter.cut(ids, counts)]

@@ -1,8 +1,7 @@
 """Files as rows: what a path, a glob or `package:NAME/...` stands for, and readers of each format.
 
-Everything is read as a stream; a mistake in the input names its file and line. The readers are our
-own because a line that does not parse must be named, and because "NA" is a text (`datasets` reads
-null).
+A mistake in the input names its file and line. The readers are our own because a line that does not
+parse must be named, and because "NA" is a text (`datasets` reads null).
 """
 
 from __future__ import annotations

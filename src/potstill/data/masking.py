@@ -105,12 +105,7 @@ class Masker:
 def make_masker(
     masking: Masking, tokenizer: PreTrainedTokenizerFast, token_counts: np.ndarray
 ) -> Masker:
-    """Make the masker of a tokenizer; `token_counts` [V] (of the training text) serves smoothing.
-
-    Raises:
-        ValueError: The tokenizer has no mask token, or whole_word is set and its tokens do not show
-            where words begin.
-    """
+    """Make a tokenizer's masker; `token_counts` [V] (of the training text) serves smoothing."""
     if tokenizer.mask_token_id is None:
         raise ValueError(
             "the tokenizer has no mask token, so its model cannot be trained on masked LM. Use the "

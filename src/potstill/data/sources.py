@@ -49,8 +49,7 @@ def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[
 def read_rows(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
     """Yield all rows of the sources with their origins ("file:line"), whatever their columns hold.
 
-    Raises:
-        ValueError: A source is missing or unreadable, a line does not parse, or there is no row.
+    There must be one, as in `read_records`.
     """
     yield from _some(_opened(sources, columns), "row", sources)
 
@@ -62,9 +61,6 @@ def heldout_side(
 
     The text is that of `group_by`, or of all `columns` together. Texts that are equal but for white
     space fall on the same side, on every machine.
-
-    Raises:
-        ValueError: The record has no column `group_by`.
     """
     if fraction <= 0:
         return False
@@ -82,9 +78,6 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
 
     Files count by their bytes and by how they are read, data set folders by the fingerprint that
     `datasets` gave them, hub data sets by name, config, split and revision.
-
-    Raises:
-        ValueError: A source is missing or unreadable.
     """
     parts: list[object] = []
     for source in sources:
@@ -123,11 +116,7 @@ class Part:
 
 
 def source_parts(source: Source) -> list[Part]:
-    """List what a source consists of, and how large it is, without reading its text.
-
-    Raises:
-        ValueError: The source is missing or unreadable.
-    """
+    """List what a source consists of, and how large it is, without reading its text."""
     if isinstance(source, Files):
         return [_file_part(file) for file in expand(source)]
     size = len(_load_folder(source)) if isinstance(source, DatasetFolder) else None

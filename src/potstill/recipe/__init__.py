@@ -1,8 +1,7 @@
 """Describe a run as data: pydantic models of the YAML.
 
-A recipe names a task, a teacher, text and an ordered list of stages. Each file holds one part of
-it; `recipe.py` puts them together, and `files.py` finds, reads and explains a recipe file. Nothing
-here imports torch, so a mistake in a recipe shows within a second. What ships is in `shipped/`.
+Each file holds one part of a recipe, and `files.py` finds, reads and explains a recipe file.
+Nothing here imports torch, so a mistake in a recipe shows within a second.
 """
 
 from __future__ import annotations

@@ -50,11 +50,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """Parse a recipe's text as a mapping; `origin` names it in error messages.
-
-    Raises:
-        RecipeError: The YAML is not valid, or is not a mapping.
-    """
+    """Parse a recipe's text as a mapping; `origin` names it in error messages."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -69,11 +65,7 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a mapping against the recipe's models; `origin` names it in error messages.
-
-    Raises:
-        RecipeError: A key is unknown or a value does not fit; the message is about the first one.
-    """
+    """Check a mapping against the recipe's models; `origin` names it in error messages."""
     return checked(Recipe, tree, f"{origin}: ")
 
 
@@ -81,11 +73,7 @@ Block = TypeVar("Block", bound=Config)
 
 
 def checked(kind: type[Block], settings: dict[str, Any], where: str = "") -> Block:
-    """Check settings as a block of a recipe, such as a student or a stage.
-
-    Raises:
-        RecipeError: A key is unknown or a value does not fit.
-    """
+    """Check settings as a block of a recipe; a RecipeError is about the first that does not fit."""
     try:
         return kind.model_validate(settings)
     except ValidationError as error:

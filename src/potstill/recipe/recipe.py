@@ -1,7 +1,6 @@
 """The recipe: what a run does, as data.
 
-A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
-folder, so the resolved recipe that a run stores has every decision. Nothing here imports torch.
+Every default is in this folder, so the resolved recipe that a run stores has every decision.
 """
 
 from __future__ import annotations

@@ -98,11 +98,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Read a folder's meta.json, and check all files against it.
-
-    Raises:
-        Damaged: A file is missing or has changed.
-    """
+    """Read a folder's meta.json, and check all files against it; raise Damaged if one differs."""
     try:
         content = json.loads((folder / _META).read_text(encoding="utf-8"))
         meta: dict[str, Any] = content["meta"]

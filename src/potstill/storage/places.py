@@ -18,9 +18,6 @@ def resolve_path(spec: str) -> Path:
     """Expand `~` in a path, or find it inside an installed package for `package:NAME/sub/path`.
 
     The package is found without importing it. The path need not exist and may be a glob.
-
-    Raises:
-        ValueError: The package is not installed.
     """
     root, rest = package_folder(spec)
     return Path(rest).expanduser() if root is None else root / rest
@@ -42,12 +39,7 @@ def package_folder(spec: str) -> tuple[Path | None, str]:
 
 
 def local_folder(name: str, called: str) -> Path | None:
-    """Find a model folder on this machine; None for the name of a model on the hub.
-
-    Raises:
-        ValueError: There is no such folder, it is no model folder, or a path or link in it leads
-            out of it.
-    """
+    """Find a model folder on this machine; None for the name of a model on the hub."""
     path = resolve_path(name)
     if not path.exists():
         if name.startswith(("package:", ".", "/", "~")) or name.count("/") > 1:
@@ -66,9 +58,6 @@ def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
     """Find the folder of a model on this machine, downloaded first where it is on the hub.
 
     `key` is where the model is named, for messages. Without `fetch`, the hub's cache alone counts.
-
-    Raises:
-        ValueError: There is no such folder or package, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
