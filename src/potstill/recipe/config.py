@@ -88,7 +88,7 @@ class Config(BaseModel):
 class StageConfig(Config):
     """Base of every stage, with the names of the models that it reads and writes."""
 
-    trains: ClassVar[bool] = False  # all processes of a distributed run take part, or the first
+    trains: ClassVar[bool] = False  # all processes of a distributed run take part; else one
     compresses: ClassVar[bool] = False  # makes another model, or another kind of file, untrained
     reads_onnx: ClassVar[bool] = False  # these models may be .onnx files
     writes_onnx: ClassVar[bool] = False
