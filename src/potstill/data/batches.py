@@ -80,8 +80,8 @@ class MicroBatches:
     ) -> list[tuple[int, Batch]]:
         mask = None if self.masker is None else self.masker.of_epoch(self.seed, epoch)
         parts = [indices[i : i + self.size] for i in range(0, len(indices), self.size)]
-        last = -(-len(parts) // self.world) * self.world
-        own = [n if n < len(parts) else -1 for n in range(self.rank, last, self.world)]
+        end = -(-len(parts) // self.world) * self.world
+        own = [n if n < len(parts) else -1 for n in range(self.rank, end, self.world)]
         return [(n, collate(tokens, parts[max(n, 0)], self.pad_id, mask)) for n in own]
 
 

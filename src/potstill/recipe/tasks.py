@@ -35,8 +35,8 @@ class _Facts:
     cacheable: bool = False
 
 
-_Classes = partial(_Facts, head="sequence", has_text_vector=True, cacheable=True)
-_Values = partial(
+_sequence_classes = partial(_Facts, head="sequence", has_text_vector=True, cacheable=True)
+_value = partial(
     _Facts,
     metrics=("pearson", "spearman", "mse"),
     metric="spearman",
@@ -69,7 +69,7 @@ class Task(StrEnum):
     SENTENCE_EMBEDDING = "sentence_embedding", _Facts(is_encoder=True, has_text_vector=True)
     CLASSIFICATION = (
         "classification",
-        _Classes(
+        _sequence_classes(
             metrics=("accuracy", "f1", "macro_f1", "matthews"),
             metric="accuracy",
             problem_type="single_label_classification",
@@ -77,14 +77,14 @@ class Task(StrEnum):
     )
     MULTI_LABEL = (
         "multi_label",
-        _Classes(
+        _sequence_classes(
             metrics=("micro_f1", "macro_f1", "exact_match"),
             metric="micro_f1",
             problem_type="multi_label_classification",
         ),
     )
-    REGRESSION = "regression", _Values(head="sequence", problem_type="regression")
-    SENTENCE_SIMILARITY = "sentence_similarity", _Values(head="cosine", is_encoder=True)
+    REGRESSION = "regression", _value(head="sequence", problem_type="regression")
+    SENTENCE_SIMILARITY = "sentence_similarity", _value(head="cosine", is_encoder=True)
     TOKEN_CLASSIFICATION = (
         "token_classification",
         _Facts(

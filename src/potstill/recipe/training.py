@@ -251,5 +251,9 @@ class Distill(TrainingStage):
         return self.teacher
 
     @property
+    def made_from(self) -> str:  # of a finished run, too, whose teachers are not parsed
+        return self.model
+
+    @property
     def reads(self) -> list[str]:
         return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
