@@ -98,12 +98,10 @@ class Recipe(Config):
                         f"{where}: the model '{name}' is not written by a stage before it. Name "
                         f"one of these: {', '.join(sorted(known))}."
                     )
-                problem = stage.unreadable(writers.get(name))
-                if problem is not None:
+                if problem := stage.unreadable(writers.get(name)):
                     raise ValueError(f"{where}: the model '{name}' {problem}")
-            written = stage.written
-            known.update(written)
-            writers |= dict.fromkeys(written, stage)
+            known.update(stage.written)
+            writers |= dict.fromkeys(stage.written, stage)
         return self
 
     @model_validator(mode="after")
@@ -117,18 +115,14 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _held_out(self) -> Recipe:
-        corpus, data = self.corpus, self.data
-        nothing = corpus is not None and corpus.heldout == 0 and corpus.heldout_sources is None
-        key = "corpus.heldout"
-        if data is not None:
-            nothing, key = data.heldout == 0 and data.dev is None, "data.heldout"
-        if nothing:
-            for number, stage in enumerate(self.stages, start=1):
-                if stage.needs_heldout:
-                    raise ValueError(
-                        f"stage {number} ({stage.kind}): keep best and patience need held-out "
-                        f"text. Raise {key}, or omit both."
-                    )
+        text, key = self.text, "corpus" if self.data is None else "data"
+        own = text.dev if isinstance(text, TaskData) else text.heldout_sources
+        for number, stage in enumerate(self.stages, start=1):
+            if stage.needs_heldout and text.heldout == 0 and own is None:
+                raise ValueError(
+                    f"stage {number} ({stage.kind}): keep best and patience need held-out text. "
+                    f"Raise {key}.heldout, or omit both."
+                )
         return self
 
     @model_validator(mode="after")
