@@ -18,16 +18,8 @@ if TYPE_CHECKING:
     from potstill.data.sequences import Examples, Tokens
     from potstill.data.sources import read_records
 
-__all__ = [
-    "Batch",
-    "Examples",
-    "Masker",
-    "Tokens",
-    "collate",
-    "make_masker",
-    "read_records",
-    "tokenize_corpus",
-]
+__all__ = ["Batch", "Examples", "Masker", "Tokens"]
+__all__ += ["collate", "make_masker", "read_records", "tokenize_corpus"]
 
 __getattr__, __dir__ = lazily(
     __name__,

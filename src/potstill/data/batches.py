@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,29 +20,20 @@ _ORDER = (0, 1)  # makes the order's random stream another one than that of any 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Hold B sequences, padded on the right to the L tokens of the longest.
+    """Hold B sequences, padded on the right to the L tokens of the longest."""
 
-    Attributes:
-        input_ids_BL: int64, masked where there is masking.
-        attention_mask_BL: int64, 1 at real tokens.
-        gold_BL: What is to be predicted, in the task's own shape. Masked LM: int64 [B x L], the
-            original token at chosen positions and -100 elsewhere. Tasks: see heads.
-        token_type_ids_BL: int64, for text pairs; None: all 0.
-        numbers_B: int64, the numbers of the examples, one per pair of texts; None where unknown.
-        answerable_BL: bool, tokens at which an answer may begin or end; None: any.
-    """
-
-    input_ids_BL: Tensor
-    attention_mask_BL: Tensor
+    input_ids_BL: Tensor  # int64, masked where there is masking
+    attention_mask_BL: Tensor  # int64, 1 at real tokens
+    # What is to be predicted, in the task's own shape (see heads). Masked LM: int64 [B x L], the
+    # original token at chosen positions and -100 elsewhere.
     gold_BL: Tensor
-    token_type_ids_BL: Tensor | None = None
-    numbers_B: Tensor | None = None
-    answerable_BL: Tensor | None = None
+    token_type_ids_BL: Tensor | None = None  # int64, for text pairs; None: all 0
+    numbers_B: Tensor | None = None  # int64, of the examples, one per pair of texts; None: unknown
+    answerable_BL: Tensor | None = None  # bool: an answer may begin or end there; None: anywhere
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in own.items() if v is not None})
+        return Batch(**{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
     def __len__(self) -> int:
         return len(self.input_ids_BL)
@@ -50,21 +41,14 @@ class Batch:
 
 @dataclass
 class MicroBatches:
-    """Deal every batch out to processes: a pure function of step, process and their number.
+    """Deal every batch out to processes: a pure function of step, process and their number."""
 
-    Attributes:
-        batch_size: Sequences of a step, over all processes.
-        size: Sequences of one forward pass.
-        rank: Number of this process.
-        world: How many processes there are.
-    """
-
-    batch_size: int
-    size: int
+    batch_size: int  # sequences of a step, over all processes
+    size: int  # of one forward pass
     pad_id: int
     masker: Masker | None
     seed: int
-    rank: int
+    rank: int  # number of this process, of `world`
     world: int
     # the last epoch that was asked for
     _epoch: tuple[int, list[np.ndarray]] | None = field(default=None, init=False)
@@ -96,13 +80,9 @@ class MicroBatches:
     ) -> list[tuple[int, Batch]]:
         mask = None if self.masker is None else self.masker.of_epoch(self.seed, epoch)
         parts = [indices[i : i + self.size] for i in range(0, len(indices), self.size)]
-        own = []
-        for turn in range(-(-len(parts) // self.world)):
-            number = turn * self.world + self.rank
-            left = number < len(parts)
-            batch = collate(tokens, parts[number if left else 0], self.pad_id, mask)
-            own.append((number if left else -1, batch))
-        return own
+        end = -(-len(parts) // self.world) * self.world
+        own = [n if n < len(parts) else -1 for n in range(self.rank, end, self.world)]
+        return [(n, collate(tokens, parts[max(n, 0)], self.pad_id, mask)) for n in own]
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -116,14 +96,13 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     order = rng.permutation(len(lengths))
     full = len(order) - len(order) % batch_size
     window = _WINDOW * batch_size
-    rest = order[full:]
     batches: list[np.ndarray] = []
     for start in range(0, full, window):
         part = order[start : min(start + window, full)]
         part = part[np.argsort(lengths[part], kind="stable")]
         batches.extend(part.reshape(-1, batch_size))
     shuffled = [batches[i] for i in rng.permutation(len(batches))]
-    return [*shuffled, rest] if len(rest) else shuffled
+    return [*shuffled, order[full:]] if full < len(order) else shuffled
 
 
 def plan_steps(lengths: np.ndarray, training: Training, seed: int) -> tuple[int, int]:
@@ -155,17 +134,10 @@ def plan_steps(lengths: np.ndarray, training: Training, seed: int) -> tuple[int,
 def collate(
     tokens: Tokens | Examples, indices: np.ndarray, pad_id: int, mask: Mask | None = None
 ) -> Batch:
-    """Bring sequences into a batch, padded on the right.
-
-    Args:
-        tokens: All sequences.
-        indices: The numbers of those of the batch.
-        pad_id: The padding token.
-        mask: Masks one sequence of `Tokens`, see `Masker.of_epoch`; None: no masking.
-    """
+    """Bring some sequences into a batch, padded on the right; `mask` is `Masker.of_epoch`'s."""
     if mask is None:
         found = tokens.batch(indices, pad_id)
     else:
         assert isinstance(tokens, Tokens)
         found = tokens.batch(indices, pad_id, mask)
-    return Batch(**{name: torch.from_numpy(v) for name, v in found.items() if v is not None})
+    return Batch(**{name: torch.from_numpy(values) for name, values in found.items()})

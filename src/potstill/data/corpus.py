@@ -1,8 +1,7 @@
 """Corpora as token sequences: tokenized once, kept on disk, memory-mapped.
 
-What grows in memory with the corpus is 8 bytes per sequence (its offset) and 8 bytes per text (a
-hash that finds duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes per
-text.
+Memory grows by 8 bytes per sequence (its offset) and 8 bytes per text (a hash that finds
+duplicates); with `drop_duplicates` the hashes are also a set, of some 70 bytes per text.
 """
 
 from __future__ import annotations
@@ -55,8 +54,6 @@ def tokenize_corpus(
     processes may do this at once: the first to finish wins.
 
     Args:
-        corpus: Sources and settings.
-        tokenizer: A fast tokenizer.
         cache: The folder of all caches.
         seed: Seed of the run, which decides what is held out.
         say: Receives a sentence where the cache is damaged.
@@ -73,11 +70,7 @@ def tokenize_corpus(
 def cut_texts(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
 ) -> list[np.ndarray]:
-    """Cut texts into the sequences of a tokenized corpus: each uint16 or int32 [L].
-
-    Raises:
-        ValueError: As `tokenize_corpus`, about the tokenizer and the lengths.
-    """
+    """Cut texts into the sequences of a tokenized corpus: each uint16 or int32 [L]."""
     cutter = _Cutter(corpus, tokenizer)
     counts: Counter[str] = Counter()
     return [part for ids in cutter.encode(texts) for part in cutter.cut(ids, counts)]
@@ -104,8 +97,7 @@ class _Cutter:
 
     def encode(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Return the ids of whole texts."""
-        ids: list[list[int]] = encode_whole(self.tokenizer, texts, special=special)["input_ids"]
-        return ids
+        return list(encode_whole(self.tokenizer, texts, special=special)["input_ids"])
 
     def _wrapping(self) -> tuple[list[int], list[int]]:
         """Return the special tokens that the tokenizer puts before and after a text."""
@@ -129,22 +121,21 @@ class _Cutter:
         number = math.ceil(len(ids) / self.limit)
         counts["split"] += number > 1
         parts = np.array_split(np.array(ids, dtype=self.dtype), number)
-        known = [part for part in parts if not self._unknown(part)]
-        counts["dropped_unknown"] += number - len(known)
-        prefix, suffix = (np.array(part, dtype=self.dtype) for part in (self.prefix, self.suffix))
-        return [np.concatenate([prefix, part, suffix]) for part in known]
-
-    def _unknown(self, part: np.ndarray) -> bool:
         unknown = self.tokenizer.unk_token_id
-        return unknown is not None and bool(np.mean(part == unknown) > self.settings.max_unknown)
+        if unknown is not None:
+            limit = self.settings.max_unknown
+            parts = [part for part in parts if np.mean(part == unknown) <= limit]
+        counts["dropped_unknown"] += number - len(parts)
+        prefix, suffix = (np.array(part, dtype=self.dtype) for part in (self.prefix, self.suffix))
+        return [np.concatenate([prefix, part, suffix]) for part in parts]
 
 
 def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
     # Without truncation and padding: the cutter has switched both off.
     backend = json.loads(cutter.tokenizer.backend_tokenizer.to_str())
     # The sources count by what they hold, wherever they are.
-    sources = ("sources", "heldout_sources")
-    settings = {key: value for key, value in digested(corpus).items() if key not in sources}
+    settings = digested(corpus)
+    del settings["sources"], settings["heldout_sources"]
     parts = [
         *(_VERSION, seed, sources_fingerprint(corpus.sources)),
         None if corpus.heldout_sources is None else sources_fingerprint(corpus.heldout_sources),
@@ -152,9 +143,6 @@ def _key(corpus: Corpus, cutter: _Cutter, seed: int) -> str:
         *(backend, cutter.prefix, cutter.suffix, cutter.tokenizer.unk_token_id),
     ]
     return key_of(parts)
-
-
-# --- building -------------------------------------------------------------------------------------
 
 
 class _Side:
@@ -201,7 +189,7 @@ def _build(corpus: Corpus, cutter: _Cutter, folder: Path, seed: int) -> None:
                 if not sequences:
                     continue
                 code = int.from_bytes(blake2b(" ".join(text.split()).encode(), size=8), "little")
-                if corpus.drop_duplicates and code in seen:
+                if code in seen:
                     counts["duplicates"] += 1
                     continue
                 if corpus.drop_duplicates:
@@ -252,26 +240,22 @@ def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
             f"training sees only {counts['different_train']} different sequences, again and again. "
             f"A student memorizes fewer than {FEW}. Add text."
         )
-    if counts["duplicates"]:
-        what = (
-            "dropped" if corpus.drop_duplicates else "kept (set drop_duplicates: true to drop them)"
-        )
-        found.append(
-            f"{_are(counts['duplicates'], 'text')} the same as an earlier one, and {what}."
-        )
+    if count := counts["duplicates"]:
+        kept = "kept (set drop_duplicates: true to drop them)"
+        what = "dropped" if corpus.drop_duplicates else kept
+        found.append(f"{_are(count, 'text')} the same as an earlier one, and {what}.")
     if counts["leaked"]:
         found.append(
             f"{_are(counts['leaked'], 'held-out text')} also in the training text, so held-out "
             "scores are too good. Set drop_duplicates: true."
         )
-    kept = counts["sequences_train"] + counts["sequences_heldout"]
+    left = counts["sequences_train"] + counts["sequences_heldout"]
     for name, noun, why in (
         ("dropped_short", "text", f"shorter than min_length {corpus.min_length}"),
         ("dropped_unknown", "sequence", "mostly tokens that the tokenizer doesn't know"),
     ):
-        if counts[name] > 0.2 * (kept + counts[name]):
-            left = _are(kept, "sequence")
-            found.append(f"{_are(counts[name], noun)} {why}, and dropped; {left} left.")
+        if (count := counts[name]) > 0.2 * (left + count):
+            found.append(f"{_are(count, noun)} {why}, and dropped; {_are(left, 'sequence')} left.")
     if counts["sequences_heldout"] == 0 and (corpus.heldout or corpus.heldout_sources):
         found.append("no held-out text is left. Add text or raise corpus.heldout.")
     return found
@@ -279,9 +263,6 @@ def _warnings(corpus: Corpus, counts: Counter[str]) -> list[str]:
 
 def _are(count: int, noun: str) -> str:
     return f"{count} {noun} is" if count == 1 else f"{count} {noun}s are"
-
-
-# --- the cache ------------------------------------------------------------------------------------
 
 
 def _open(folder: Path) -> TokenizedCorpus:

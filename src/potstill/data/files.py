@@ -1,8 +1,7 @@
 """Files as rows: what a path, a glob or `package:NAME/...` stands for, and readers of each format.
 
-Everything is read as a stream; a mistake in the input names its file and line. The readers are our
-own because a line that does not parse must be named, and because "NA" is a text (`datasets` reads
-null).
+A mistake in the input names its file and line. The readers are our own because a line that does not
+parse must be named, and because "NA" is a text (`datasets` reads null).
 """
 
 from __future__ import annotations
@@ -19,20 +18,16 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, assert_never
+from typing import IO, Any, assert_never, get_args
 
 from potstill.recipe import Files
 from potstill.recipe.data import FileFormat
 from potstill.storage.manifest import file_blake2b
 from potstill.storage.places import package_folder, resolve_path
 
+# A format's suffix is its name, but for SQuAD's.
 _FORMATS: dict[str, FileFormat] = {
-    ".txt": "txt",
-    ".jsonl": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".conll": "conll",
+    **{f".{name}": name for name in get_args(FileFormat) if name != "squad"},
     ".json": "squad",
 }
 _CHUNK = 1 << 20
@@ -72,13 +67,6 @@ class File:
                 return _parquet(self, columns)
             case _:
                 assert_never(self.format)
-
-    def count(self) -> int | None:
-        """Count the rows of a format that lists their number; None for others."""
-        if self.format != "parquet":
-            return None
-        with _parquet_file(self) as table:
-            return int(table.metadata.num_rows)
 
     def open(self) -> BufferedReader:
         """Open the file as bytes."""
@@ -193,9 +181,6 @@ def _format(source: Files, name: str) -> FileFormat:
     return _FORMATS[suffix]
 
 
-# --- text -----------------------------------------------------------------------------------------
-
-
 def _txt(file: File) -> Iterator[Row]:
     with file.lines() as lines:
         match file.source.unit:
@@ -237,9 +222,6 @@ def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         if filled:
             numbers, found = zip(*block, strict=True)
             yield numbers[0], list(found)
-
-
-# --- JSON -----------------------------------------------------------------------------------------
 
 
 def _jsonl(file: File) -> Iterator[Row]:
@@ -309,19 +291,13 @@ def _list_at(tree: Any, key: str, where: str) -> list[Any]:
     return found
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
 def _csv(file: File) -> Iterator[Row]:
     # A .tsv has no quoting (IANA text/tab-separated-values): quotes in it are text.
     plain = file.format == "tsv"
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the module's 128 KiB
     with file.lines(newline="") as lines:
-        reader = (
-            csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if plain
-            else csv.reader(lines, strict=True)
-        )
+        quoting = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if plain else {"strict": True}
+        reader = csv.reader(lines, **quoting)
         header: list[str] | None = None
         while True:
             origin = f"{file.name}:{reader.line_num + 1}"
@@ -337,9 +313,8 @@ def _csv(file: File) -> Iterator[Row]:
                 continue
             if header is None:
                 header = row
-                twice = next((name for name in row if row.count(name) > 1), None)
-                if twice is not None:
-                    raise ValueError(f"{origin}: two columns are called '{twice}'. Rename one.")
+                if twice := [name for name in row if row.count(name) > 1]:
+                    raise ValueError(f"{origin}: two columns are called '{twice[0]}'. Rename one.")
                 continue
             if len(row) != len(header):
                 hint = "A .tsv has no quoting" if plain else "Quote fields that hold commas"
@@ -355,10 +330,24 @@ def _parquet(file: File, columns: Sequence[str]) -> Iterator[Row]:
     with _parquet_file(file) as table:
         schema = table.schema_arrow
         simple = [f.name for f in schema if f.name in columns or not pa.types.is_nested(f.type)]
-        batches = table.iter_batches(batch_size=_ROWS, columns=simple)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield row, f"{file.name}[{number}]"
+        start = 0
+        for batch in table.iter_batches(batch_size=_ROWS, columns=simple):
+            end = start + len(batch)
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file.name}[{start}] to [{end - 1}]: a text is not utf-8 ({brief(error)}). "
+                    "Write the file again as UTF-8."
+                ) from None
+            yield from ((row, f"{file.name}[{n}]") for n, row in enumerate(rows, start))
+            start = end
+
+
+def count_rows(file: File) -> int:
+    """Count the rows of a Parquet file, which lists their number."""
+    with _parquet_file(file) as table:
+        return int(table.metadata.num_rows)
 
 
 @contextmanager

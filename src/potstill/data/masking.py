@@ -51,15 +51,11 @@ class Masker:
     def __call__(
         self, ids: np.ndarray, seed: int, epoch: int, index: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the model sees and what it has to predict.
+        """Return what the model sees of `ids` [L] and what it has to predict, both int64 [L].
 
-        Args:
-            ids: int32 [L], special tokens included.
-
-        Returns:
-            Masked ids and gold, both int64 [L]; gold is the original id at the chosen positions and
-            IGNORED elsewhere. round(probability * tokens) positions are chosen, at least one; with
-            whole words, at least as many. A sequence of special tokens alone has none.
+        The latter is the original id at the chosen positions and IGNORED elsewhere.
+        round(probability * tokens) positions are chosen, at least one; with whole words, at least
+        as many. A sequence of special tokens alone has none.
         """
         masked_ids = ids.astype(np.int64)
         gold = np.full(len(ids), IGNORED, dtype=np.int64)
@@ -103,31 +99,24 @@ class Masker:
         enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1
         taken = np.zeros(len(sizes), dtype=bool)
         taken[order[:enough]] = True
-        result: np.ndarray = taken[word_of]
-        return result
+        return np.asarray(taken[word_of])
 
 
 def make_masker(
     masking: Masking, tokenizer: PreTrainedTokenizerFast, token_counts: np.ndarray
 ) -> Masker:
-    """Make the masker of a tokenizer; `token_counts` [V] (of the training text) serves smoothing.
-
-    Raises:
-        ValueError: The tokenizer has no mask token, or whole_word is set and its tokens do not show
-            where words begin.
-    """
+    """Make a tokenizer's masker; `token_counts` [V] (of the training text) serves smoothing."""
     if tokenizer.mask_token_id is None:
         raise ValueError(
             "the tokenizer has no mask token, so its model cannot be trained on masked LM. Use the "
             "tokenizer of a masked-LM encoder, or set task: sentence_embedding."
         )
-    vocabulary = tokenizer.get_vocab()
+    known = np.array(sorted(tokenizer.get_vocab().values()))
     size = len(token_counts)
-    assert max(vocabulary.values()) < size, "token counts of another tokenizer"
+    assert known[-1] < size, "token counts of another tokenizer"
     special_V = np.zeros(size, dtype=bool)
     special_V[tokenizer.all_special_ids] = True
     special_V[[i for i, token in tokenizer.added_tokens_decoder.items() if token.special]] = True
-    known = np.array(sorted(vocabulary.values()))
     return Masker(
         settings=masking,
         mask_id=int(tokenizer.mask_token_id),
@@ -153,25 +142,22 @@ def _words(tokenizer: PreTrainedTokenizerFast, size: int) -> _Words:
     prefix = model.get("continuing_subword_prefix")
     continues, closes = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     if model["type"] == "WordPiece" and prefix:
-        ids = [i for token, i in tokenizer.get_vocab().items() if token.startswith(prefix)]
-    elif "ByteLevel" in kinds or "Metaspace" in kinds:
-        space = "Ġ" if "ByteLevel" in kinds else kinds["Metaspace"]["replacement"]
-        goes_on = _byte_goes_on if "ByteLevel" in kinds else _character_goes_on
-        ids = [
-            i
-            for token, i in tokenizer.get_vocab().items()
-            if not token.startswith(space) and goes_on(token[:1])
-        ]
         for token, i in tokenizer.get_vocab().items():
+            continues[i] |= token.startswith(prefix)
+    elif "ByteLevel" in kinds or "Metaspace" in kinds:
+        by_bytes = "ByteLevel" in kinds
+        space = "Ġ" if by_bytes else kinds["Metaspace"]["replacement"]
+        goes_on = _byte_goes_on if by_bytes else _character_goes_on
+        for token, i in tokenizer.get_vocab().items():
+            continues[i] |= not token.startswith(space) and goes_on(token[:1])
             last = token[-1:]
-            inside = "ByteLevel" in kinds and _BYTES.get(last, 0) >= 0x80  # of a longer character
+            inside = by_bytes and _BYTES.get(last, 0) >= 0x80  # of a longer character
             closes[i] = last != space and not inside and not goes_on(last)
     else:
         raise ValueError(
             f"masking.whole_word: not available for this tokenizer ({model['type']}, neither "
             "WordPiece with a continuation prefix, byte-level nor Metaspace). Set it to false."
         )
-    continues[ids] = True
     return _Words(continues, closes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -16,80 +16,70 @@ Mask = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
-    """Hold the token sequences of one side of a corpus, special tokens included, memory-mapped."""
+class _Ragged:
+    """Hold N token sequences end to end, special tokens included."""
 
-    ids: np.ndarray  # uint16 or int32, all sequences end to end
+    ids: np.ndarray  # uint16 or int32
     offsets: np.ndarray  # int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]]
     lengths: np.ndarray  # int32 [N]
-    token_counts: np.ndarray  # int64 [V]
-    fingerprint: str
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return sequence `index`: int32 [L]."""
-        start, end = self.offsets[index], self.offsets[index + 1]
-        return np.array(self.ids[start:end], dtype=np.int32)
+        return np.array(self.ids[self.offsets[index] : self.offsets[index + 1]], dtype=np.int32)
 
-    def batch(
-        self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
-    ) -> dict[str, np.ndarray | None]:
-        """Return some sequences, masked, by the names that `Batch` has for them."""
-        ids_BL = np.full((len(indices), int(self.lengths[indices].max())), pad_id, dtype=np.int64)
-        gold_BL = np.full(ids_BL.shape, IGNORED, dtype=np.int64)
-        for row, index in enumerate(indices.tolist()):
-            length = int(self.lengths[index])
-            if mask is None:
-                ids_BL[row, :length] = self[index]
-            else:
-                ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        """Return some sequences padded on the right, by the names that `Batch` has for them."""
+        ids_BL = self.padded(self.ids, indices, pad_id)
         real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
-        return {
-            "input_ids_BL": ids_BL,
-            "attention_mask_BL": real_BL.astype(np.int64),
-            "gold_BL": gold_BL,
-        }
+        return {"input_ids_BL": ids_BL, "attention_mask_BL": real_BL.astype(np.int64)}
+
+    def padded(self, values: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
+        """Return values per token of some sequences: int64 [B x L]."""
+        rows_BL = np.full((len(indices), int(self.lengths[indices].max())), fill, dtype=np.int64)
+        for row, index in enumerate(indices.tolist()):
+            start, end = self.offsets[index], self.offsets[index + 1]
+            rows_BL[row, : end - start] = values[start:end]
+        return rows_BL
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Hold a task's tokenized examples, special tokens included, in memory.
+class Tokens(_Ragged):
+    """Hold the token sequences of one side of a corpus, memory-mapped."""
+
+    token_counts: np.ndarray  # int64 [V]
+    fingerprint: str
+
+    def batch(
+        self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
+    ) -> dict[str, np.ndarray]:
+        found = super().batch(indices, pad_id)
+        ids_BL, gold_BL = found["input_ids_BL"], np.full_like(found["input_ids_BL"], IGNORED)
+        if mask is not None:
+            for row, index in enumerate(indices.tolist()):
+                length = int(self.lengths[index])
+                ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
+        return {**found, "gold_BL": gold_BL}
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(_Ragged):
+    """Hold a task's tokenized examples in memory.
 
     One or two texts that are one sequence; other kinds of heads have a class of their own below.
-
-    Attributes:
-        ids: int32, all sequences end to end.
-        offsets: int64 [N + 1]: sequence i is ids[offsets[i] : offsets[i + 1]].
-        lengths: int32 [N].
-        types: Token types (uint8), as long as `ids`; None: all 0.
-        gold: One row per sequence; see tasks/heads.py.
-        texts: Each sequence's texts, for people to read.
-        origins: Where each came from: "file:line".
-        numbered_from: The number of the first one, where they follow others in a teacher's cache.
     """
 
-    ids: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    types: np.ndarray | None
-    gold: np.ndarray
-    texts: Sequence[tuple[str, ...]]
-    origins: Sequence[str]
-    numbered_from: int = 0
+    types: np.ndarray | None  # token types (uint8), as long as `ids`; None: all 0
+    gold: np.ndarray  # one row per sequence; see tasks/heads.py
+    texts: Sequence[tuple[str, ...]]  # of each sequence, for people to read
+    origins: Sequence[str]  # where each came from: "file:line"
+    numbered_from: int = 0  # number of the first one, where they follow others in a teacher's cache
 
     # What has an entry per token, and what has one per sequence.
     per_token: ClassVar[tuple[str, ...]] = ("ids", "types")
     per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "gold", "texts", "origins")
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Return sequence `index`: int32 [L]."""
-        found: np.ndarray = self.ids[self.offsets[index] : self.offsets[index + 1]]
-        return found
 
     def __add__(self, other: Self) -> Self:
         if self.types is None and other.types is not None:
@@ -126,27 +116,12 @@ class Examples:
         """Return the sequences as a model reads them."""
         return self
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
-        """Return some sequences padded on the right, by the names that `Batch` has for them."""
-        ids_BL = self.padded(self.ids, indices, pad_id)
-        real_BL = np.arange(ids_BL.shape[1]) < self.lengths[indices][:, None]
-        return {
-            "input_ids_BL": ids_BL,
-            "attention_mask_BL": real_BL.astype(np.int64),
-            "gold_BL": self.gold[indices],
-            "token_type_ids_BL": (
-                None if self.types is None else self.padded(self.types, indices, 0)
-            ),
-            "numbers_B": indices.astype(np.int64) + self.numbered_from,
-        }
-
-    def padded(self, values: np.ndarray, indices: np.ndarray, fill: int) -> np.ndarray:
-        """Return values per token of some sequences: int64 [B x L]."""
-        rows_BL = np.full((len(indices), int(self.lengths[indices].max())), fill, dtype=np.int64)
-        for row, index in enumerate(indices.tolist()):
-            start, end = self.offsets[index], self.offsets[index + 1]
-            rows_BL[row, : end - start] = values[start:end]
-        return rows_BL
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+        found = super().batch(indices, pad_id)
+        if self.types is not None:
+            found["token_type_ids_BL"] = self.padded(self.types, indices, 0)
+        numbers_B = indices.astype(np.int64) + self.numbered_from
+        return {**found, "gold_BL": self.gold[indices], "numbers_B": numbers_B}
 
 
 E = TypeVar("E", bound=Examples)
@@ -154,13 +129,10 @@ E = TypeVar("E", bound=Examples)
 
 @dataclass(frozen=True, eq=False)
 class Pairs(Examples):
-    """Hold pairs of texts that a model reads apart.
+    """Hold pairs of texts that a model reads apart."""
 
-    Attributes:
-        second_at: int32 [N]: where in a sequence the second text begins.
-    """
-
-    second_at: np.ndarray = field(kw_only=True)
+    _: KW_ONLY
+    second_at: np.ndarray  # int32 [N]: where in a sequence the second text begins
 
     per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "second_at")
 
@@ -184,7 +156,7 @@ class Pairs(Examples):
             origins=self.origins,
         )
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         apart = self.apart(indices)
         numbers_P = indices.astype(np.int64) + self.numbered_from
         found = apart.batch(np.arange(len(apart)), pad_id)
@@ -193,47 +165,35 @@ class Pairs(Examples):
 
 @dataclass(frozen=True, eq=False)
 class Sentences(Examples):
-    """Hold sentences whose words have tags; `gold` is as long as `ids`.
+    """Hold sentences whose words have tags; `gold` is as long as `ids`."""
 
-    Attributes:
-        word_at: int32, as long as `ids`: the number of the word whose first subword token it is,
-            -1 for none.
-        words: Each sentence's words.
-        tags: Each sentence's labels by word, as numbers; none where it has no labels.
-    """
-
-    word_at: np.ndarray = field(kw_only=True)
-    words: Sequence[tuple[str, ...]] = field(kw_only=True)
-    tags: Sequence[Sequence[int]] = field(kw_only=True)
+    _: KW_ONLY
+    # int32, as long as `ids`: the number of the word whose first subword token it is, -1 for none
+    word_at: np.ndarray
+    words: Sequence[tuple[str, ...]]  # of each sentence
+    tags: Sequence[Sequence[int]]  # each sentence's labels by word, as numbers; none: no labels
 
     per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "gold", "word_at")
     per_sequence: ClassVar[tuple[str, ...]] = ("lengths", "texts", "origins", "words", "tags")
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         gold_BL = self.padded(self.gold, indices, IGNORED)
         return {**super().batch(indices, pad_id), "gold_BL": gold_BL}
 
 
 @dataclass(frozen=True, eq=False)
 class Questions(Examples):
-    """Hold windows of questions and their contexts; `gold` is the first and last token.
+    """Hold windows of questions and their contexts; `gold` is the first and last token."""
 
-    Attributes:
-        spans: int32 [T x 2]: the characters of the context that each of the `ids` covers, both -1
-            where it is no part of the context.
-        of: int64 [N]: the question that each window is of; those of one are neighbors, in order.
-        questions: Each question with its context.
-        answers: The answers that each question may have; none for a question without one.
-        longest: Tokens of an answer, at most.
-        may_lack: Whether some question of the training text has no answer, so that none is one.
-    """
-
-    spans: np.ndarray = field(kw_only=True)
-    of: np.ndarray = field(kw_only=True)
-    questions: Sequence[tuple[str, ...]] = field(kw_only=True)
-    answers: Sequence[Sequence[str]] = field(kw_only=True)
-    longest: int = field(default=0, kw_only=True)
-    may_lack: bool = field(default=False, kw_only=True)
+    _: KW_ONLY
+    # int32 [T x 2]: the characters of the context that each of the `ids` covers, both -1 where it
+    # is no part of the context
+    spans: np.ndarray
+    of: np.ndarray  # int64 [N]: each window's question; those of one are neighbors, in order
+    questions: Sequence[tuple[str, ...]]  # each with its context
+    answers: Sequence[Sequence[str]]  # that each question may have; none: it has no answer
+    longest: int = 0  # tokens of an answer, at most
+    may_lack: bool = False  # some question of the training text has no answer, so that none is one
 
     per_token: ClassVar[tuple[str, ...]] = (*Examples.per_token, "spans")
     per_sequence: ClassVar[tuple[str, ...]] = (*Examples.per_sequence, "of")
@@ -254,7 +214,7 @@ class Questions(Examples):
         chosen = self.chosen(np.flatnonzero(self.of < count))
         return replace(chosen, questions=self.questions[:count], answers=self.answers[:count])
 
-    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray | None]:
+    def batch(self, indices: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
         # the context's tokens, and the first of all, which stands for no answer
         start_BL = self.padded(self.spans[:, 0], indices, -1)
         start_BL[:, 0] = 0
@@ -268,9 +228,9 @@ def _joined(one: Any, other: Any) -> Any:
 
 
 def _taken(values: Any, indices: np.ndarray) -> Any:
-    if values is None or isinstance(values, np.ndarray):
-        return None if values is None else values[indices]
-    return [values[index] for index in indices]
+    if values is None:
+        return None
+    return values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
 
 
 @dataclass(frozen=True, eq=False)

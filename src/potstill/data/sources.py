@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, assert_never
 
-from potstill.data.files import File, Row, brief, expand
+from potstill.data.files import File, Row, brief, count_rows, expand
 from potstill.recipe import DatasetFolder, Files, HubDataset, Source
 from potstill.recipe.config import digested
 from potstill.storage.manifest import blake2b
@@ -34,9 +34,6 @@ class Record:
         return (self.columns[name] for name in columns if name in self.columns)
 
 
-# --- what others call -----------------------------------------------------------------------------
-
-
 def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Record]:
     """Yield all records of the sources, in order, with all columns that hold text.
 
@@ -46,15 +43,13 @@ def read_records(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[
         ValueError: A source is missing or unreadable, a line does not parse, one of `columns` is
             missing or is not text, or there is no record at all.
     """
-    records = _records(_opened(sources, columns), columns)
-    yield from _some(records, "text", sources)
+    yield from _some(_records(_opened(sources, columns), columns), "text", sources)
 
 
 def read_rows(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
     """Yield all rows of the sources with their origins ("file:line"), whatever their columns hold.
 
-    Raises:
-        ValueError: A source is missing or unreadable, a line does not parse, or there is no row.
+    There must be one, as in `read_records`.
     """
     yield from _some(_opened(sources, columns), "row", sources)
 
@@ -66,9 +61,6 @@ def heldout_side(
 
     The text is that of `group_by`, or of all `columns` together. Texts that are equal but for white
     space fall on the same side, on every machine.
-
-    Raises:
-        ValueError: The record has no column `group_by`.
     """
     if fraction <= 0:
         return False
@@ -86,9 +78,6 @@ def sources_fingerprint(sources: Sequence[Source]) -> str:
 
     Files count by their bytes and by how they are read, data set folders by the fingerprint that
     `datasets` gave them, hub data sets by name, config, split and revision.
-
-    Raises:
-        ValueError: A source is missing or unreadable.
     """
     parts: list[object] = []
     for source in sources:
@@ -127,27 +116,17 @@ class Part:
 
 
 def source_parts(source: Source) -> list[Part]:
-    """List what a source consists of, and how large it is, without reading its text.
-
-    Raises:
-        ValueError: The source is missing or unreadable.
-    """
-    match source:
-        case Files():
-            return [_file_part(file) for file in expand(source)]
-        case DatasetFolder():
-            return [Part(source, describe(source), len(_load_folder(source)), "records")]
-        case HubDataset():
-            return [Part(source, describe(source), None, "records")]
-        case _ as never:
-            assert_never(never)
+    """List what a source consists of, and how large it is, without reading its text."""
+    if isinstance(source, Files):
+        return [_file_part(file) for file in expand(source)]
+    size = len(_load_folder(source)) if isinstance(source, DatasetFolder) else None
+    return [Part(source, describe(source), size, "records")]
 
 
 def _file_part(file: File) -> Part:
     alone = file.source.model_copy(update={"paths": [file.name], "format": file.format})
-    rows = file.count()
-    if rows is not None:
-        return Part(alone, file.name, rows, "records")
+    if file.format == "parquet":
+        return Part(alone, file.name, count_rows(file), "records")
     return Part(alone, file.name, file.path.stat().st_size, "bytes", file.path)
 
 
@@ -164,24 +143,16 @@ def describe(source: Source) -> str:
             assert_never(never)
 
 
-# --- records --------------------------------------------------------------------------------------
-
-
 def _opened(sources: Sequence[Source], columns: Sequence[str]) -> Iterator[Row]:
     # Opened before the first is read: a typing error in the last source is found at once.
     return chain.from_iterable([_open_source(source, columns) for source in sources])
 
 
 def _open_source(source: Source, columns: Sequence[str]) -> Iterator[Row]:
-    match source:
-        case Files():
-            return chain.from_iterable(file.rows(columns) for file in expand(source))
-        case DatasetFolder():
-            return _dataset_rows(_load_folder(source), columns, describe(source))
-        case HubDataset():
-            return _dataset_rows(_load_hub(source), columns, describe(source))
-        case _ as never:
-            assert_never(never)
+    if isinstance(source, Files):
+        return chain.from_iterable(file.rows(columns) for file in expand(source))
+    dataset = _load_folder(source) if isinstance(source, DatasetFolder) else _load_hub(source)
+    return _dataset_rows(dataset, columns, describe(source))
 
 
 def _some(items: Iterable[T], noun: str, sources: Sequence[Source]) -> Iterator[T]:
@@ -208,8 +179,7 @@ def _records(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Record]:
                 raise ValueError(
                     f"{origin}: column '{name}' holds a value of type {kind}. Name a text column."
                 )
-        missing = next((column for column in columns if column not in row), None)
-        if missing is not None:
+        if (missing := next((name for name in columns if name not in row), None)) is not None:
             raise ValueError(f"{origin}: {_no_column(missing, row)}.")
         if any(column in texts for column in columns):
             yield Record(texts, origin)
@@ -221,9 +191,6 @@ def _no_column(name: str, existing: Collection[str]) -> str:
     if list(existing) == ["text"] and name in {"title", "body", "label"}:
         hint = " (a .txt file has title, body and label with unit: document)"
     return f"no column '{name}'; there are: {', '.join(nearest) or 'none'}{hint}"
-
-
-# --- data sets ------------------------------------------------------------------------------------
 
 
 def _load_folder(source: DatasetFolder) -> Any:

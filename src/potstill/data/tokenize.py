@@ -64,9 +64,7 @@ def encode_whole(
 ) -> Any:
     """Return ids of whole texts, whatever truncation and padding tokenizer.json asks for.
 
-    Args:
-        special: Add the special tokens that a text has around it.
-        offsets: Return `offset_mapping`, too.
+    `special` adds the special tokens around a text; `offsets` returns `offset_mapping`, too.
     """
     return tokenizer(
         list(texts),

@@ -1,8 +1,7 @@
 """Describe a run as data: pydantic models of the YAML.
 
-A recipe names a task, a teacher, text and an ordered list of stages. Each file holds one part of
-it; `recipe.py` puts them together, and `files.py` finds, reads and explains a recipe file. Nothing
-here imports torch, so a mistake in a recipe shows within a second. What ships is in `shipped/`.
+Each file holds one part of a recipe, and `files.py` finds, reads and explains a recipe file.
+Nothing here imports torch, so a mistake in a recipe shows within a second.
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from potstill.recipe.compression import (
     StudentFamily,
     TrimVocabulary,
 )
-from potstill.recipe.config import Config, Name
+from potstill.recipe.config import Config
 from potstill.recipe.data import Corpus, DatasetFolder, Files, HubDataset, Masking, Source, TaskData
 from potstill.recipe.files import (
-    Block,
     RecipeError,
     checked,
     dump_recipe,
-    explain,
     load_recipe,
     parse_recipe,
     parse_yaml,
@@ -46,54 +43,16 @@ from potstill.recipe.stages import (
 from potstill.recipe.tasks import ENDINGS, Head, Task
 from potstill.recipe.training import Distill, Finetune, InBatch, Training, WeightedTeacher
 
-__all__ = [
-    "ENDINGS",
-    "Benchmark",
-    "Block",
-    "Config",
-    "Corpus",
-    "DatasetFolder",
-    "Distill",
-    "Evaluate",
-    "Export",
-    "Files",
-    "Finetune",
-    "GraphPruning",
-    "Head",
-    "HubDataset",
-    "InBatch",
-    "LayerRule",
-    "MakeStudent",
-    "Masking",
-    "Name",
-    "Prune",
-    "Quantize",
-    "Recipe",
-    "RecipeError",
-    "Report",
-    "ScoredPairs",
-    "Source",
-    "Stage",
-    "Student",
-    "StudentFamily",
-    "Task",
-    "TaskData",
-    "Teacher",
-    "TextPass",
-    "Training",
-    "TrimVocabulary",
-    "WeightedTeacher",
-    "checked",
-    "dump_recipe",
-    "explain",
-    "lineage",
-    "load_recipe",
-    "main_model",
-    "parse_recipe",
-    "parse_yaml",
-    "plain_twin",
-    "published_chain",
-    "repeated",
-    "shipped_recipes",
-]
+# By file, in the order of the imports.
+__all__ = ["Export", "GraphPruning", "LayerRule", "MakeStudent", "Prune", "Quantize", "Student"]
+__all__ += ["StudentFamily", "TrimVocabulary"]
+__all__ += ["Config"]
+__all__ += ["Corpus", "DatasetFolder", "Files", "HubDataset", "Masking", "Source", "TaskData"]
+__all__ += ["RecipeError", "checked", "dump_recipe", "load_recipe", "parse_recipe", "parse_yaml"]
+__all__ += ["shipped_recipes"]
+__all__ += ["Benchmark", "Evaluate", "Report", "ScoredPairs", "TextPass"]
 __all__ += objectives.__all__
+__all__ += ["Recipe", "Teacher"]
+__all__ += ["Stage", "lineage", "main_model", "plain_twin", "published_chain", "repeated"]
+__all__ += ["ENDINGS", "Head", "Task"]
+__all__ += ["Distill", "Finetune", "InBatch", "Training", "WeightedTeacher"]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # their parts are made of this file's Config
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
-
 UNKNOWN = "unknown_key"  # what pydantic's errors call a key that a config does not have
 
 
@@ -27,11 +26,7 @@ def nearest(given: str, known: Sequence[str], otherwise: str) -> str:
 
 ADDED_LATER = object()  # marks a key that older runs and caches were made without; see `digested`
 # Former names of keys -> today's. Recipes may use both; digests have the former ones.
-FORMER = {
-    "initialise": "initialize",
-    "unlabelled": "unlabeled",
-    "max_unlabelled": "max_unlabeled",
-}
+FORMER = {"initialise": "initialize", "unlabelled": "unlabeled", "max_unlabelled": "max_unlabeled"}
 _BEFORE = {name: former for former, name in FORMER.items()}
 
 
@@ -91,22 +86,14 @@ class Config(BaseModel):
 
 
 class StageConfig(Config):
-    """Base of every stage, with the names of the models that it reads and writes.
+    """Base of every stage, with the names of the models that it reads and writes."""
 
-    Attributes:
-        trains: Whether all processes of a distributed run take part; else only the first one does.
-        compresses: Whether it turns a model into another one, or another kind of file, untrained.
-        reads_onnx, writes_onnx: Whether these models may be .onnx files.
-        needs_labels: Whether it reads labeled examples, and not any text, for tasks with labels.
-        reports: Whether it measures nothing, and shows what the stages before it found.
-    """
-
-    trains: ClassVar[bool] = False
-    compresses: ClassVar[bool] = False
-    reads_onnx: ClassVar[bool] = False
+    trains: ClassVar[bool] = False  # all processes of a distributed run take part; else one
+    compresses: ClassVar[bool] = False  # makes another model, or another kind of file, untrained
+    reads_onnx: ClassVar[bool] = False  # these models may be .onnx files
     writes_onnx: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = True
-    reports: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True  # for tasks with labels, it reads those, and not any text
+    reports: ClassVar[bool] = False  # measures nothing, and shows what the stages before it found
 
     kind: str
 
@@ -139,11 +126,7 @@ class StageConfig(Config):
         return None
 
     def unreadable(self, writer: StageConfig | None) -> str | None:
-        """Explain why the stage can't read a model; None if it can.
-
-        Args:
-            writer: The stage that wrote the model; None for a model that was given.
-        """
+        """Explain why it can't read the model of a stage, or a given one (None); None if it can."""
         if writer is not None and writer.writes_onnx and not self.reads_onnx:
             return "is an ONNX file and can't be changed. Name the model that it was exported from."
         return None
@@ -180,15 +163,7 @@ def digested(config: Config) -> dict[str, Any]:
     default. The default must therefore do what was done before the key existed, and must never
     change. The mark stands outermost: `Annotated[Annotated[int, Field(ge=1)] | None, ADDED_LATER]`.
     The rule holds in parts of the config and in lists of parts, too. A key that was renamed enters
-    under its former name: see `FORMER`.
-
-    A key that is removed enters as null, as it did where it was not set: see `Config.removed`.
-
-    Args:
-        config: A stage, a corpus, or any other part of a recipe.
-
-    Returns:
-        `config.model_dump(mode="json")` without the marked keys that are not set.
+    under its former name (`FORMER`), and a removed one as null (`Config.removed`).
     """
     return dict(_as_before(config, config.model_dump(mode="json")))
 

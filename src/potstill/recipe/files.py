@@ -50,15 +50,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
-    """Parse a recipe's text as a mapping, without checking what is in it.
-
-    Args:
-        text: The YAML.
-        origin: The name of the recipe in error messages.
-
-    Raises:
-        RecipeError: The YAML is not valid, or is not a mapping.
-    """
+    """Parse a recipe's text as a mapping; `origin` names it in error messages."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -73,38 +65,19 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 
 
 def parse_recipe(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a mapping against the recipe's models.
-
-    Args:
-        tree: The recipe as a mapping.
-        origin: The name of the recipe in error messages.
-
-    Raises:
-        RecipeError: A key is unknown or a value does not fit; the message is about the first one.
-    """
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(f"{origin}: {explain(error)}") from None
+    """Check a mapping against the recipe's models; `origin` names it in error messages."""
+    return checked(Recipe, tree, f"{origin}: ")
 
 
 Block = TypeVar("Block", bound=Config)
 
 
-def checked(kind: type[Block], settings: dict[str, Any]) -> Block:
-    """Check settings as a block of a recipe, such as a student or a stage.
-
-    Args:
-        kind: The class of the block.
-        settings: Its keys and values.
-
-    Raises:
-        RecipeError: A key is unknown or a value does not fit.
-    """
+def checked(kind: type[Block], settings: dict[str, Any], where: str = "") -> Block:
+    """Check settings as a block of a recipe; a RecipeError is about the first that does not fit."""
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise RecipeError(explain(error)) from None
+        raise RecipeError(where + _explained(error)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -188,15 +161,8 @@ def _index(items: list[Any], part: str, where: str) -> int:
     raise RecipeError(f"{where}: unknown key. {nearest(part, names, 'The valid keys are')}")
 
 
-# --- explaining -----------------------------------------------------------------------------------
-
-
-def explain(error: ValidationError) -> str:
-    """Write one message for what pydantic found wrong: the key, what is wrong, what would fit.
-
-    Args:
-        error: What pydantic raised; its most helpful complaint is explained.
-    """
+def _explained(error: ValidationError) -> str:
+    """Write one message for what pydantic found wrong: the key, what is wrong, what would fit."""
     first = _most_helpful(error.errors())
     loc, ctx = _keys(first["loc"]), first.get("ctx", {})
     where = ".".join(str(part) for part in loc)

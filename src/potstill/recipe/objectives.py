@@ -11,25 +11,10 @@ from pydantic import Field, model_validator
 from potstill.recipe.config import Config
 from potstill.recipe.tasks import Task
 
-__all__ = [
-    "AttentionMse",
-    "GoldMse",
-    "HardTargets",
-    "HiddenCosine",
-    "HiddenMse",
-    "HiddenObjective",
-    "InnerObjective",
-    "LayerPairs",
-    "LogitObjective",
-    "LogitsMse",
-    "Objective",
-    "PatientHidden",
-    "RelationPair",
-    "Relations",
-    "SoftTargets",
-    "VectorMse",
-    "gold_objective",
-]
+__all__ = ["GoldMse", "HardTargets", "LogitObjective", "LogitsMse", "SoftTargets"]
+__all__ += ["HiddenCosine", "HiddenObjective", "LayerPairs", "RelationPair", "VectorMse"]
+__all__ += ["AttentionMse", "HiddenMse", "InnerObjective", "PatientHidden", "Relations"]
+__all__ += ["Objective", "gold_objective"]
 
 Weight = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(gt=0)]
@@ -62,6 +47,7 @@ class ObjectiveConfig(Config):
     same_width: ClassVar[bool] = False
 
     kind: str
+    weight: Weight = 1.0
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -112,9 +98,6 @@ class ObjectiveConfig(Config):
         return None
 
 
-# --- on logits ------------------------------------------------------------------------------------
-
-
 class SoftTargets(ObjectiveConfig):
     """Follow the teacher's distributions at a temperature."""
 
@@ -122,9 +105,9 @@ class SoftTargets(ObjectiveConfig):
     wants: ClassVar[Literal["distribution"]] = "distribution"
 
     kind: Literal["soft_targets"] = "soft_targets"
-    weight: Weight = 1.0
     temperature: Temperature = 2.0
-    # From `temperature` at the first step to `final_temperature` at the last.
+    # From `temperature` at the first step to `final_temperature` at the last, in a line or half a
+    # cosine.
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     final_temperature: Temperature | None = None
     divergence: Literal["kl", "cross_entropy"] = "kl"
@@ -154,11 +137,7 @@ class SoftTargets(ObjectiveConfig):
         return self.model_copy(update={"temperature": self.temperature_at(step, steps)})
 
     def temperature_at(self, step: int, steps: int) -> float:
-        """Return the temperature of a step, counted from 0, of a training of `steps` steps.
-
-        From `temperature` at the first to `final_temperature` at the last, in a line or half a
-        cosine.
-        """
+        """Return the temperature of a step, counted from 0, of a training of `steps` steps."""
         start, end = self.temperature, self.final_temperature
         if end is None:
             return start
@@ -175,7 +154,6 @@ class HardTargets(ObjectiveConfig):
     wants: ClassVar[Literal["distribution"]] = "distribution"
 
     kind: Literal["hard_targets"] = "hard_targets"
-    weight: Weight = 1.0
     target: Literal["gold", "teacher"] = "gold"
 
     @property
@@ -189,7 +167,6 @@ class LogitsMse(ObjectiveConfig):
     reads: ClassVar[Literal["logits"]] = "logits"
 
     kind: Literal["logits_mse"] = "logits_mse"
-    weight: Weight = 1.0
     positions: Literal["all", "masked"] = "all"
 
     @property
@@ -206,10 +183,6 @@ class GoldMse(ObjectiveConfig):
     uses_gold: ClassVar[bool] = True
 
     kind: Literal["gold_mse"] = "gold_mse"
-    weight: Weight = 1.0
-
-
-# --- on vectors -----------------------------------------------------------------------------------
 
 
 class HiddenCosine(ObjectiveConfig):
@@ -218,7 +191,6 @@ class HiddenCosine(ObjectiveConfig):
     same_width: ClassVar[bool] = True
 
     kind: Literal["hidden_cosine"] = "hidden_cosine"
-    weight: Weight = 1.0
     # Last hidden states, token by token; or one vector per text: its embedding, or what the
     # classifier reads, which a cached teacher has.
     of: Literal["tokens", "pooled"] = "tokens"
@@ -240,10 +212,6 @@ class VectorMse(ObjectiveConfig):
     projections: ClassVar[tuple[str, ...]] = ("vector_mse",)
 
     kind: Literal["vector_mse"] = "vector_mse"
-    weight: Weight = 1.0
-
-
-# --- inside the layers ----------------------------------------------------------------------------
 
 
 class PatientHidden(ObjectiveConfig):
@@ -253,7 +221,6 @@ class PatientHidden(ObjectiveConfig):
     same_width: ClassVar[bool] = True
 
     kind: Literal["patient_hidden"] = "patient_hidden"
-    weight: Weight = 1.0
     tokens: Literal["first", "all"] = "first"
     # One for each student layer but the last.
     layers: LayerPairs = "uniform"
@@ -270,7 +237,6 @@ class HiddenMse(ObjectiveConfig):
     rows: ClassVar[Literal["tokens"]] = "tokens"
 
     kind: Literal["hidden_mse"] = "hidden_mse"
-    weight: Weight = 1.0
     layers: LayerPairs = "uniform"  # one for each student layer
     embeddings: bool = True  # compare what enters the first layer, too
 
@@ -287,7 +253,6 @@ class AttentionMse(ObjectiveConfig):
     rows: ClassVar[Literal["tokens"]] = "tokens"
 
     kind: Literal["attention_mse"] = "attention_mse"
-    weight: Weight = 1.0
     layers: LayerPairs = "uniform"
 
 
@@ -298,7 +263,6 @@ class Relations(ObjectiveConfig):
     rows: ClassVar[Literal["tokens"]] = "tokens"
 
     kind: Literal["relations"] = "relations"
-    weight: Weight = 1.0
     # Of queries, keys and values; MiniLM's are qk and vv.
     pairs: Annotated[list[RelationPair], Field(min_length=1)] = ["qq", "kk", "vv"]
     heads: Annotated[int, Field(ge=1)] | None = None  # of relations; null: the student's heads

@@ -1,7 +1,6 @@
 """The recipe: what a run does, as data.
 
-A recipe names a task, a teacher, a corpus and an ordered list of stages. Every default is in this
-folder, so the resolved recipe that a run stores has every decision. Nothing here imports torch.
+Every default is in this folder, so the resolved recipe that a run stores has every decision.
 """
 
 from __future__ import annotations
@@ -63,24 +62,24 @@ class Recipe(Config):
         wanted, stages = value["student"], value.get("stages")
         if not wanted or not isinstance(stages, list):
             return value
-        makes = [isinstance(s, dict) and s.get("kind") == "make_student" for s in stages]
         fields = Student.model_fields
         known = [key for key in wanted if today(key) in fields]
         asked = any(wanted[key] != fields[today(key)].default for key in known)
-        if asked and not any(makes):
-            raise ValueError("student: no stage makes a student. Add a make_student stage.")
-        handed = list(stages)
-        for number, (stage, made) in enumerate(zip(stages, makes, strict=True), start=1):
-            own = {today(key): item for key, item in stage.items()} if made else {}
+        handed, made = list(stages), False
+        for number, stage in enumerate(stages, start=1):
+            if not isinstance(stage, dict) or stage.get("kind") != "make_student":
+                continue
+            own = {today(key): item for key, item in stage.items()}
             for key in wanted:
                 if own.get(today(key), wanted[key]) != wanted[key]:
                     raise ValueError(
                         f"student.{key}: {wanted[key]} differs from {own[today(key)]} in stage "
                         f"{number} (make_student). Omit one of the two."
                     )
-            if made:
-                missing = {key: wanted[key] for key in wanted if today(key) not in own}
-                handed[number - 1] = {**missing, **stage}
+            missing = {key: wanted[key] for key in wanted if today(key) not in own}
+            handed[number - 1], made = {**missing, **stage}, True
+        if asked and not made:
+            raise ValueError("student: no stage makes a student. Add a make_student stage.")
         return {**value, "stages": handed}
 
     @model_validator(mode="after")
@@ -99,12 +98,10 @@ class Recipe(Config):
                         f"{where}: the model '{name}' is not written by a stage before it. Name "
                         f"one of these: {', '.join(sorted(known))}."
                     )
-                problem = stage.unreadable(writers.get(name))
-                if problem is not None:
+                if problem := stage.unreadable(writers.get(name)):
                     raise ValueError(f"{where}: the model '{name}' {problem}")
-            written = stage.written
-            known.update(written)
-            writers |= dict.fromkeys(written, stage)
+            known.update(stage.written)
+            writers |= dict.fromkeys(stage.written, stage)
         return self
 
     @model_validator(mode="after")
@@ -118,18 +115,14 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _held_out(self) -> Recipe:
-        corpus, data = self.corpus, self.data
-        nothing = corpus is not None and corpus.heldout == 0 and corpus.heldout_sources is None
-        key = "corpus.heldout"
-        if data is not None:
-            nothing, key = data.heldout == 0 and data.dev is None, "data.heldout"
-        if nothing:
-            for number, stage in enumerate(self.stages, start=1):
-                if stage.needs_heldout:
-                    raise ValueError(
-                        f"stage {number} ({stage.kind}): keep best and patience need held-out "
-                        f"text. Raise {key}, or omit both."
-                    )
+        text, key = self.text, "corpus" if self.data is None else "data"
+        own = text.dev if isinstance(text, TaskData) else text.heldout_sources
+        for number, stage in enumerate(self.stages, start=1):
+            if stage.needs_heldout and text.heldout == 0 and own is None:
+                raise ValueError(
+                    f"stage {number} ({stage.kind}): keep best and patience need held-out text. "
+                    f"Raise {key}.heldout, or omit both."
+                )
         return self
 
     @model_validator(mode="after")

@@ -30,9 +30,6 @@ STAGES: dict[str, type[StageConfig]] = {
 }
 
 
-# --- the lineage of models ------------------------------------------------------------------------
-
-
 class Link(Protocol):
     """Describe a stage as the lineage of models needs it: from a recipe, or from a run on disk."""
 
@@ -52,11 +49,8 @@ class Link(Protocol):
 def main_model(stages: Sequence[Link], but: str | None = None) -> int | None:
     """Find the stage that writes the model a recipe is about; return its number from 1, or None.
 
-    It is the last `distill`, else the last `make_student`, else the last `finetune`.
-
-    Args:
-        stages: All stages, in order.
-        but: A model that does not count, such as the baseline; None: all count.
+    It is the last `distill`, else the last `make_student`, else the last `finetune`. The model
+    `but`, such as the baseline, does not count.
     """
     for kind in ("distill", "make_student", "finetune"):
         for number, stage in reversed(list(enumerate(stages, start=1))):
@@ -75,13 +69,7 @@ def published_chain(stages: Sequence[Link]) -> list[int]:
 
 
 def lineage(stages: Sequence[Link], main: int, given: str) -> list[int]:
-    """Number, from 1, the stages between a given model and the last artifact of a main stage.
-
-    Args:
-        stages: All stages, in order.
-        main: The number of the stage whose model the artifacts are made from.
-        given: The name of the model to start from.
-    """
+    """Number, from 1, the stages between a given model and the last artifact of a main stage."""
     number, before = main, list[int]()
     while (source := stages[number - 1].made_from) != given:
         writers = [n for n in range(1, number) if source in stages[n - 1].written]

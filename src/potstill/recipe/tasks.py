@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Literal
+
+from potstill.recipe.config import nearest
 
 # What a head predicts for: whole sequences, tokens, the ends of an answer; or, without weights of
 # its own, two texts by the cosine of their embeddings.
@@ -33,33 +35,29 @@ class _Facts:
     cacheable: bool = False
 
 
-_VALUE = ("pearson", "spearman", "mse")
+_sequence_classes = partial(_Facts, head="sequence", has_text_vector=True, cacheable=True)
+_value = partial(
+    _Facts,
+    metrics=("pearson", "spearman", "mse"),
+    metric="spearman",
+    has_distribution=False,
+    has_text_vector=True,
+    cacheable=True,
+)
 
 
 class Task(StrEnum):
-    """Name a task and hold its facts; equal to its name, as recipes and results have it.
+    """Name a task and hold its facts; equal to its name, as recipes and results have it."""
 
-    Attributes:
-        head: The kind of head; None for a task learned from plain text, without labels.
-        metrics: All scores that are computed of labeled examples.
-        metric: The score that a checkpoint is chosen by, and that retention is of; "" without
-            labels.
-        problem_type: What transformers' config.json calls it; None where it has no word.
-        is_encoder: Whether its models are sentence encoders: no head, modules that pool.
-        has_distribution: Whether an output is a distribution over classes; else it is a value.
-        has_text_vector: Whether its models have one vector per text: its embedding, or what the
-            classifier reads.
-        cacheable: Whether a teacher's output for an example is the same in every batch.
-    """
-
-    head: Head | None
-    metrics: tuple[str, ...]
-    metric: str
-    problem_type: str | None
-    is_encoder: bool
-    has_distribution: bool
+    head: Head | None  # None: it is learned from plain text, without labels
+    metrics: tuple[str, ...]  # all scores that are computed of labeled examples
+    metric: str  # what a checkpoint is chosen by, and retention is of; "" without labels
+    problem_type: str | None  # in transformers' config.json; None where it has no word
+    is_encoder: bool  # its models are sentence encoders: no head, modules that pool
+    has_distribution: bool  # an output is a distribution over classes; else it is a value
+    # Its models have one vector per text: its embedding, or what the classifier reads.
     has_text_vector: bool
-    cacheable: bool
+    cacheable: bool  # a teacher's output for an example is the same in every batch
 
     def __new__(cls, name: str, facts: _Facts = _Facts()) -> Task:
         task = str.__new__(cls, name)
@@ -71,50 +69,22 @@ class Task(StrEnum):
     SENTENCE_EMBEDDING = "sentence_embedding", _Facts(is_encoder=True, has_text_vector=True)
     CLASSIFICATION = (
         "classification",
-        _Facts(
-            head="sequence",
+        _sequence_classes(
             metrics=("accuracy", "f1", "macro_f1", "matthews"),
             metric="accuracy",
             problem_type="single_label_classification",
-            has_text_vector=True,
-            cacheable=True,
         ),
     )
     MULTI_LABEL = (
         "multi_label",
-        _Facts(
-            head="sequence",
+        _sequence_classes(
             metrics=("micro_f1", "macro_f1", "exact_match"),
             metric="micro_f1",
             problem_type="multi_label_classification",
-            has_text_vector=True,
-            cacheable=True,
         ),
     )
-    REGRESSION = (
-        "regression",
-        _Facts(
-            head="sequence",
-            metrics=_VALUE,
-            metric="spearman",
-            problem_type="regression",
-            has_distribution=False,
-            has_text_vector=True,
-            cacheable=True,
-        ),
-    )
-    SENTENCE_SIMILARITY = (
-        "sentence_similarity",
-        _Facts(
-            head="cosine",
-            metrics=_VALUE,
-            metric="spearman",
-            is_encoder=True,
-            has_distribution=False,
-            has_text_vector=True,
-            cacheable=True,
-        ),
-    )
+    REGRESSION = "regression", _value(head="sequence", problem_type="regression")
+    SENTENCE_SIMILARITY = "sentence_similarity", _value(head="cosine", is_encoder=True)
     TOKEN_CLASSIFICATION = (
         "token_classification",
         _Facts(
@@ -131,11 +101,8 @@ class Task(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Task:
-        near = difflib.get_close_matches(str(value), list(cls), n=1)
-        raise ValueError(
-            f"task: '{value}' is not a task. "
-            + (f"Did you mean '{near[0]}'?" if near else f"The tasks are {', '.join(cls)}.")
-        )
+        hint = nearest(str(value), list(cls), "The tasks are")
+        raise ValueError(f"task: '{value}' is not a task. {hint}")
 
     @property
     def reads_text(self) -> bool:

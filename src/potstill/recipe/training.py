@@ -78,8 +78,15 @@ class TrainingStage(StageConfig):
     }
 
     if TYPE_CHECKING:  # keys of both stages, at other places
+        model: Name
+        writes: Name | None
         repeats: int
         training: Training
+
+    @property
+    def written(self) -> list[str]:
+        name = self.writes or self.model
+        return [name, *(f"{name}.{number}" for number in range(2, self.repeats + 1))]
 
     def unfit(self, task: Task) -> str | None:
         if self.repeats > 1 and task.reads_text:
@@ -99,10 +106,6 @@ class TrainingStage(StageConfig):
     @property
     def needs_heldout(self) -> bool:
         return self.training.keep == "best" or self.training.patience is not None
-
-
-def _of_each_repeat(name: str, repeats: int) -> list[str]:
-    return [name, *(f"{name}.{number}" for number in range(2, repeats + 1))]
 
 
 class Finetune(TrainingStage):
@@ -127,18 +130,13 @@ class Finetune(TrainingStage):
         return [self.model]
 
     def unfit(self, task: Task) -> str | None:
-        if problem := super().unfit(task):
-            return problem
-        if task != Task.SENTENCE_EMBEDDING:
-            return None
-        return (
-            "text without labels gives a sentence encoder nothing to learn from. Use task "
-            "sentence_similarity with pairs that have a score, or masked_lm."
-        )
-
-    @property
-    def written(self) -> list[str]:
-        return _of_each_repeat(self.writes or self.model, self.repeats)
+        problem = super().unfit(task)
+        if problem is None and task == Task.SENTENCE_EMBEDDING:
+            return (
+                "text without labels gives a sentence encoder nothing to learn from. Use task "
+                "sentence_similarity with pairs that have a score, or masked_lm."
+            )
+        return problem
 
 
 class WeightedTeacher(Config):
@@ -180,10 +178,9 @@ class Distill(TrainingStage):
     @model_validator(mode="after")
     def _objectives(self) -> Distill:
         kinds = [objective.kind for objective in self.objectives]
-        for kind in kinds:
-            if kinds.count(kind) > 1:
-                raise ValueError(f"objectives: {kind} is listed twice. Merge the two.")
-        if sum(objective.weight for objective in self.objectives) <= 0:
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"objectives: {twice} is listed twice. Merge the two.")
+        if not self.weighted:
             raise ValueError(
                 "objectives: their weights sum to 0. Give at least one a weight above 0."
             )
@@ -200,10 +197,6 @@ class Distill(TrainingStage):
                 f"training.compile: objective {inner[0]} reads inside the layers, which are opaque "
                 "when compiled. Omit one of the two."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _cache(self) -> Distill:
         if self.cache is True and self.live is not None:
             raise ValueError(
                 f"cache: true caches a teacher's logits and one vector per text, and {self.live} "
@@ -218,11 +211,9 @@ class Distill(TrainingStage):
         if self.cache is True and not task.cacheable:
             cacheable = ", ".join(one for one in Task if one.cacheable)
             return f"cache: true is for {cacheable}, not {task}. Omit the key."
-        groups = self._unfit_groups() if task == Task.SENTENCE_EMBEDDING else None
-        return super().unfit(task) or groups
-
-    def _unfit_groups(self) -> str | None:
-        """Explain why texts of a batch can't be compared with each other; None if they can."""
+        if (problem := super().unfit(task)) or task != Task.SENTENCE_EMBEDDING:
+            return problem
+        # Texts of a batch are compared with each other.
         batch = self.training.batch_size
         micro, group = self.training.micro_batch_size or batch, self.in_batch.group
         if group is None and micro != batch:
@@ -260,13 +251,9 @@ class Distill(TrainingStage):
         return self.teacher
 
     @property
-    def made_from(self) -> str:
+    def made_from(self) -> str:  # of a finished run, too, whose teachers are not parsed
         return self.model
 
     @property
     def reads(self) -> list[str]:
         return list(dict.fromkeys([self.model, *(t.model for t in self.teachers)]))
-
-    @property
-    def written(self) -> list[str]:
-        return _of_each_repeat(self.writes or self.model, self.repeats)

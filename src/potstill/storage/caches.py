@@ -30,6 +30,7 @@ _SHARD = 16 << 20
 _COARSE = 2_000_000_000  # ns: no file system's times are coarser
 
 Checksum = str | list[str]
+_known: dict[tuple[str, int, int, int, int], Checksum] = {}
 
 
 class Damaged(Exception):
@@ -48,7 +49,6 @@ def kept(
     Several processes may do this at once: the first to finish wins.
 
     Args:
-        folder: The cache's folder.
         build: Fills an empty folder.
         opened: Returns what a folder holds; raises Damaged, as `read_meta` does.
         what: Names the cache in messages.
@@ -89,20 +89,16 @@ def key_of(parts: object) -> str:
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write a finished folder's meta.json, with the sizes and checksums of its files."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     meta["files"] = {
         path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
-        for path in files
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
     write_text(folder / _META, json.dumps({"meta": meta, "checksum": key_of(meta)}, indent=1))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Read a folder's meta.json, and check all files against it.
-
-    Raises:
-        Damaged: A file is missing or has changed.
-    """
+    """Read a folder's meta.json, and check all files against it; raise Damaged if one differs."""
     try:
         content = json.loads((folder / _META).read_text(encoding="utf-8"))
         meta: dict[str, Any] = content["meta"]
@@ -139,13 +135,9 @@ def _unreadable(name: str, error: OSError) -> Damaged:
     return Damaged(f"{name} cannot be read: {error.strerror or error}")
 
 
-_known: dict[tuple[str, int, int, int, int], Checksum] = {}
-
-
 def _checksum(path: Path) -> Checksum:
     """Compute a file's checksum, once in a process as long as the file is the same."""
-    stat = path.stat()
-    now = time.time_ns()
+    stat, now = path.stat(), time.time_ns()
     key = os.path.abspath(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
     if key in _known:
         return _known[key]
@@ -170,8 +162,7 @@ def _publish(building: Path, folder: Path, opened: Callable[[Path], T]) -> T:
         try:
             building.rename(folder)
         except OSError:
-            judged = _inode(folder)
-            if judged is None:
+            if (judged := _inode(folder)) is None:
                 raise
             with suppress(Damaged):
                 return opened(folder)

@@ -21,9 +21,6 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename the file written there into place.
 
     A crash leaves the old file or the new one, never a part.
-
-    Raises:
-        OSError: The folder is missing or cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -37,11 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a crash leaves the old file or the new one, never a part.
-
-    Raises:
-        OSError: The folder is missing or cannot be written.
-    """
+    """Write UTF-8 text as `written_whole` does."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -57,11 +50,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read the value of a JSON file.
-
-    Raises:
-        ValueError: The file is missing, unreadable or not JSON.
-    """
+    """Read the value of a JSON file; a ValueError names one that is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -91,11 +80,7 @@ def whole_or_gone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of safetensors into the operating system's error behind it.
-
-    Raises:
-        OSError: The disk is full, or the file is larger than allowed; it names `path`.
-    """
+    """Turn an error of safetensors into the operating system's error behind it, with the path."""
     try:
         yield
     except SafetensorError as error:

@@ -15,9 +15,6 @@ from potstill.storage.onnx_files import folder_of, is_onnx
 Manifest = dict[str, dict[str, Any]]
 
 
-# --- hashes ---------------------------------------------------------------------------------------
-
-
 def sha256(content: bytes | Path) -> str:
     """Hash bytes or a file: 64 hex digits, as manifests and fingerprints hold them."""
     if isinstance(content, bytes):
@@ -39,16 +36,8 @@ def file_blake2b(stream: BufferedReader) -> str:
     return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-# --- manifests ------------------------------------------------------------------------------------
-
-
 def manifest(folder: Path, paths: Iterable[Path] | None = None) -> Manifest:
-    """List files, sorted: path relative to `folder` -> {"bytes": int, "sha256": str}.
-
-    Args:
-        folder: The folder that the names are relative to.
-        paths: Paths below the folder, of which the files are listed; None: all.
-    """
+    """List files below a folder (None: all), sorted: relative path -> its "bytes" and "sha256"."""
     found = folder.rglob("*") if paths is None else paths
     files = sorted((path.relative_to(folder).as_posix(), path) for path in found if path.is_file())
     return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files}
@@ -57,10 +46,8 @@ def manifest(folder: Path, paths: Iterable[Path] | None = None) -> Manifest:
 def model_manifest(folder: Path) -> Manifest:
     """List the files that loading a model reads: configs, weights, tokenizer, modules.
 
-    A model card beside them, or a whole project around them, changes no model.
-
-    Args:
-        folder: A model folder, or an .onnx file in one.
+    A model card beside them, or a whole project around them, changes no model. For an .onnx file
+    in a model folder, its own files are listed, too.
     """
     if is_onnx(folder):
         graph, folder = folder, folder_of(folder)
@@ -71,12 +58,7 @@ def model_manifest(folder: Path) -> Manifest:
 
 
 def model_part(files: Manifest, folder: str) -> Manifest:
-    """Select the `model_manifest` of a model from the manifest of a folder around it.
-
-    Args:
-        files: The manifest of the outer folder.
-        folder: Path of the model folder, or of an .onnx file, in the outer folder.
-    """
+    """Select the `model_manifest` of a folder, or an .onnx file, from that of an outer folder."""
 
     def below(base: str, start: str) -> Manifest:
         return {

@@ -18,14 +18,8 @@ def check_folder(folder: Path, others: Iterable[Path] = ()) -> None:
     """Refuse a model folder of which a path or a link leads somewhere else.
 
     A link to a file is followed only to a file of the same folder or, in the hub's cache, to one of
-    the same repository's blobs. A link to a folder is not followed.
-
-    Args:
-        folder: The model folder, which may be a link itself.
-        others: Further paths in the folder to check, beside those that loading a model reads.
-
-    Raises:
-        ValueError: There is such a path or link; the message names it.
+    the same repository's blobs. A link to a folder is not followed, but the model folder itself may
+    be one. `others` are checked beside the paths that loading a model reads.
     """
     root = Path(os.path.realpath(folder))
     # the hub's cache: snapshots/REVISION/x -> ../../blobs/HASH
@@ -56,20 +50,7 @@ def _check_named(folder: Path, file: str, path: Any) -> str:
 
 
 def check_path(model: str, file: str, path: Any) -> str:
-    """Refuse a path that a file of a model folder names, unless it lies plainly below the folder.
-
-    Args:
-        model: Names the model in messages.
-        file: The file that names the path.
-        path: The path.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: It is absolute, has `..`, `.`, an empty part, a backslash or a control
-            character, or is no text.
-    """
+    """Return a path that a file of a model folder names, if it lies plainly below the folder."""
     parts = path.split("/") if isinstance(path, str) else [""]
     if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
         raise ValueError(

@@ -26,11 +26,7 @@ def is_onnx(model: str | os.PathLike[str]) -> bool:
 
 
 def folder_of(graph: str | os.PathLike[str]) -> Path:
-    """Find the model folder that an .onnx file belongs to.
-
-    Raises:
-        ValueError: There is no such file, or no config.json two levels up.
-    """
+    """Find the model folder that an .onnx file belongs to, or refuse the file."""
     path = Path(graph).expanduser()
     if not path.is_file():
         raise ValueError(f"{path} was not found. Check the path of the .onnx file.")
@@ -44,11 +40,7 @@ def folder_of(graph: str | os.PathLike[str]) -> Path:
 
 
 def require_onnx() -> None:
-    """Refuse to continue without the packages of the extra `onnx`.
-
-    Raises:
-        ValueError: onnx or onnxruntime is not installed.
-    """
+    """Refuse to continue without the packages of the extra `onnx`."""
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(
@@ -58,11 +50,7 @@ def require_onnx() -> None:
 
 
 def graph_files(graph: Path) -> list[Path]:
-    """List the files of a graph: itself, and those that hold weights outside of it.
-
-    Raises:
-        ValueError: As `read_graph`, or weights lie outside of the graph's folder.
-    """
+    """List the files of a graph: itself, and those beside it that hold its weights."""
     from onnx.external_data_helper import uses_external_data
 
     outside = {
@@ -89,11 +77,7 @@ def weight_bytes(model: Path) -> int:
 
 
 def read_graph(graph: Path) -> Any:
-    """Read an onnx.ModelProto without the weights that lie outside of the file.
-
-    Raises:
-        ValueError: The file is no ONNX graph.
-    """
+    """Read an onnx.ModelProto without the weights that lie outside of the file."""
     require_onnx()
     import onnx
     from google.protobuf.message import DecodeError
@@ -133,11 +117,7 @@ def not_finite_in(graph: Any, folder: Path) -> list[str]:
     """Name a graph's weights and constants that hold NaN or infinity.
 
     Infinity as a single number, and matrices of 0 and minus infinity, are no weights: a graph masks
-    with them.
-
-    Args:
-        graph: An onnx.GraphProto.
-        folder: The folder of its file, for weights that lie outside of the file.
+    with them. `folder` is that of the graph's file: weights may lie beside it.
     """
     import numpy as np
     from onnx import TensorProto
@@ -178,12 +158,7 @@ def _values(tensor: Any, folder: Path) -> Any:
 
 
 def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
-    """Open an onnxruntime.InferenceSession on the CPU.
-
-    Raises:
-        ValueError: onnxruntime is not installed or cannot read the file, or the graph takes other
-            inputs than text encoders do.
-    """
+    """Open an onnxruntime.InferenceSession of a text encoder on the CPU."""
     require_onnx()
     import onnxruntime
 
@@ -200,10 +175,9 @@ def open_session(graph: str | os.PathLike[str], threads: int) -> Any:
         raise ValueError(
             f"{graph}: onnxruntime cannot open the file ({first}). Export the model again."
         ) from None
-    for found in session.get_inputs():
-        if found.name not in INPUTS:
-            raise ValueError(
-                f"{graph} takes an input {found.name}. Give a text encoder, which takes "
-                f"{', '.join(INPUTS)}."
-            )
+    other = next((found.name for found in session.get_inputs() if found.name not in INPUTS), None)
+    if other is not None:
+        raise ValueError(
+            f"{graph} takes an input {other}. Give a text encoder, which takes {', '.join(INPUTS)}."
+        )
     return session

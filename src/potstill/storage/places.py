@@ -18,9 +18,6 @@ def resolve_path(spec: str) -> Path:
     """Expand `~` in a path, or find it inside an installed package for `package:NAME/sub/path`.
 
     The package is found without importing it. The path need not exist and may be a glob.
-
-    Raises:
-        ValueError: The package is not installed.
     """
     root, rest = package_folder(spec)
     return Path(rest).expanduser() if root is None else root / rest
@@ -42,16 +39,7 @@ def package_folder(spec: str) -> tuple[Path | None, str]:
 
 
 def local_folder(name: str, called: str) -> Path | None:
-    """Find a model folder on this machine; None for the name of a model on the hub.
-
-    Args:
-        name: A path, `package:NAME/...` or the name of a model on the hub.
-        called: Names the model in messages.
-
-    Raises:
-        ValueError: There is no such folder, it is no model folder, or a path or link in it leads
-            out of it.
-    """
+    """Find a model folder on this machine; None for the name of a model on the hub."""
     path = resolve_path(name)
     if not path.exists():
         if name.startswith(("package:", ".", "/", "~")) or name.count("/") > 1:
@@ -69,24 +57,13 @@ def local_folder(name: str, called: str) -> Path | None:
 def model_folder(key: str, teacher: Teacher, fetch: bool = True) -> Path:
     """Find the folder of a model on this machine, downloaded first where it is on the hub.
 
-    Args:
-        key: The place where the model is named, for messages.
-        teacher: The model and its revision.
-        fetch: Whether to download; False takes the hub's cache alone.
-
-    Raises:
-        ValueError: There is no such folder or package, or the hub cannot be reached.
+    `key` is where the model is named, for messages. Without `fetch`, the hub's cache alone counts.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     called = f"{key}: '{teacher.model}'"
-    local = local_folder(teacher.model, called)
-    if local is not None:
+    if (local := local_folder(teacher.model, called)) is not None:
         return local
     try:
         found = Path(

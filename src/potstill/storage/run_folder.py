@@ -33,19 +33,12 @@ def sync_below(folder: Path) -> None:
             sync(path)
 
 
-# --- the run folder -------------------------------------------------------------------------------
-
-
 @dataclass
 class RunFolder:
-    """Hold a run's folder; `open_run` makes and checks one.
-
-    Attributes:
-        path: The folder.
-        damage: Stage folder -> why `done` returned None although the stage once finished.
-    """
+    """Hold a run's folder; `open_run` makes and checks one."""
 
     path: Path
+    # stage folder -> why `done` returned None although the stage once finished
     damage: dict[Path, str] = field(default_factory=dict)
 
     @property
@@ -55,11 +48,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run folder, an interrupted `publish` repaired; freed however the process ends.
-
-        Raises:
-            ValueError: Another process holds it; the message names its pid.
-        """
+        """Hold the run folder, a stopped `publish` repaired; freed however the process ends."""
         with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,11 +109,8 @@ class RunFolder:
         else could bring them back.
 
         Args:
-            stage_folder: The stage's folder.
-            fingerprint: Hash of what decides what the stage does.
             writes: Model name -> path relative to the stage folder.
             reads: Model name -> digest of the model folder it read.
-            seconds: How long the stage took.
         """
         sync_below(stage_folder)
         for parent in stage_folder.parents:
@@ -144,10 +130,8 @@ class RunFolder:
     def publish(self, source_model_folder: Path) -> None:
         """Replace model/ by a copy of a model folder: readers see the old or the new one, whole.
 
-        Between two renames there is no model/ for a moment; `lock` mends what a crash left there.
-
-        Raises:
-            ValueError: A link in the folder leads out of it: its target would be published.
+        Between two renames there is no model/ for a moment; `lock` mends what a crash left there. A
+        link that leads out of the folder is refused: its target would be published.
         """
         check_folder(source_model_folder, source_model_folder.rglob("*"))
         self._clear()
@@ -197,12 +181,9 @@ def _lasts(path: Path) -> bool:
 
 
 def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
-    """Create or reopen a run's folder for the recipe of that name; nothing is written into it.
+    """Create or reopen a run's folder, as `check_run` allows; nothing is written into it.
 
     `RunFolder.lock` is the next step: it also repairs what an interrupted `publish` left.
-
-    Raises:
-        ValueError: As `check_run`.
     """
     check_run(path, recipe_name)
     folder = Path(path)
@@ -214,12 +195,7 @@ def open_run(path: str | os.PathLike[str], recipe_name: str) -> RunFolder:
 
 
 def check_run(path: str | os.PathLike[str], recipe_name: str) -> None:
-    """Refuse a folder that cannot hold the run of the recipe of that name; nothing is created.
-
-    Raises:
-        ValueError: The path is a file, holds something else than a run or another recipe's run, or
-            cannot be written.
-    """
+    """Refuse a folder that cannot hold the run of the recipe of that name; nothing is created."""
     folder = Path(path)
     try:
         if folder.exists() and not folder.is_dir():

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from potstill.data import read_records
-from potstill.data.sources import Record, heldout_side, sources_fingerprint
+from potstill.data.sources import Record, heldout_side, read_rows, sources_fingerprint
 from potstill.recipe import DatasetFolder, Files, HubDataset
 
 
@@ -145,6 +146,37 @@ def test_the_first_byte_that_does_not_decode_is_named(padding: int) -> None:
 
 
 # --- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "settings"),
+    [
+        ("a.txt", b"ab\nc\xff\n", r"byte 4 \(line 2\)", {}),
+        ("a.txt", b"ab\n\nc\xff\n", r"byte 5 \(line 3\)", {"unit": "paragraph"}),
+        ("a.txt", b"ab\n\nc\xff\n", r"byte 5 \(line 3\)", {"unit": "document"}),
+        ("a.txt", b"ab\nc\xc3", r"byte 4 \(line 2\)", {}),  # the file ends within a character
+        ("a.jsonl", b'{"text": "a"}\n"b\xff"\n', r"byte 16 \(line 2\)", {}),
+        ("a.csv", b"text\na\nb\xff\n", r"byte 8 \(line 3\)", {}),
+        ("a.csv", b"te\xffxt\na\n", r"byte 2 \(line 1\)", {}),
+        ("a.tsv", b"text\na\nb\xff\n", r"byte 8 \(line 3\)", {}),
+        ("a.conll", b"a\tO\n\nb\xff\tO\n", r"byte 6 \(line 3\)", {}),
+        ("a.json", b'{"data":\n["\xff"]}', r"byte 11 \(line 2\)", {}),
+    ],
+)
+def test_a_byte_that_is_not_utf_8(
+    name: str, content: bytes, where: str, settings: dict[str, Any]
+) -> None:
+    write(name, content)
+    with pytest.raises(ValueError, match=rf"^{name}: not utf-8 at {where}\. Set .*latin-1\]\.$"):
+        list(read_rows([Files(paths=[name], **settings)], ["text"]))
+
+
+def test_a_text_of_a_parquet_file_that_is_not_utf_8() -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 3], np.int32))
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ab\xff")])
+    pq.write_table(pa.table({"text": text}), "a.parquet")
+    with pytest.raises(ValueError, match=r"^a\.parquet\[0\] to \[1\]: a text is not utf-8 \("):
+        read("a.parquet")
 
 
 @pytest.mark.parametrize(

@@ -448,3 +448,10 @@ def test_groups_make_micro_batches_possible() -> None:
     stage = distill(training=training, in_batch={"group": 4})
     recipe = parse_recipe(tree(stage, task="sentence_embedding"), "x")
     assert recipe.stages[0].in_batch.group == 4  # type: ignore[union-attr]
+
+
+def test_a_finished_distill_stage_with_several_teachers_is_made_from_its_model() -> None:
+    # reports read the stages of finished runs as they were written, unchecked
+    stage = Distill.model_construct(model="half", teacher=[{"model": "one"}, {"model": "two"}])
+    assert stage.made_from == "half"
+    assert stage.written == ["half"]
