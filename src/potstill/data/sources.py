@@ -125,8 +125,8 @@ def source_parts(source: Source) -> list[Part]:
 
 def _file_part(file: File) -> Part:
     alone = file.source.model_copy(update={"paths": [file.name], "format": file.format})
-    if file.format == "parquet":
-        return Part(alone, file.name, count_rows(file), "records")
+    if (rows := count_rows(file)) is not None:
+        return Part(alone, file.name, rows, "records")
     return Part(alone, file.name, file.path.stat().st_size, "bytes", file.path)
 
 

@@ -391,6 +391,19 @@ def test_a_data_set_folder_is_scaled_by_its_rows(tmp_path: Path, loaded: LoadedM
     assert text.per_epoch == pytest.approx(900, rel=0.01)
 
 
+def test_questions_are_scaled_by_their_number(tmp_path: Path, loaded: LoadedModel) -> None:
+    """A SQuAD file is one line, however many questions it has."""
+    asked = [
+        {"id": str(n), "question": text, "answers": []} for n, text in enumerate(sentences(900))
+    ]
+    article = {"title": "a", "paragraphs": [{"context": "malt barley", "qas": asked}]}
+    path = tmp_path / "asked.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": [article]}))
+    text = sample_text(corpus(str(path), columns=["question"]), loaded)
+    assert text.records == 500
+    assert text.per_epoch == pytest.approx(900, rel=0.01)
+
+
 def test_a_hub_data_set_has_no_size(
     tmp_path: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
