@@ -86,10 +86,9 @@ def _exclusive(lineup: Lineup, case: Case[Any], outputs: Mapping[str, Sequence[A
     if case.task.problem_type != "single_label_classification":
         return {"softened": None, "confusion": None}
     base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
-    count = len(case.labels)
     return {
         "softened": softened(base, other, case.test, case.labels),
-        "confusion": {n: confusion(given[0], case.test, count) for n, given in outputs.items()},
+        "confusion": {n: confusion(given[0], case.test) for n, given in outputs.items()},
     }
 
 
@@ -161,7 +160,7 @@ def _in_order(
     if not task.has_labels:
         return outputs
     names = label_names(loaded.model.config)
-    if is_unnamed(loaded.model.config) and len(names) == len(labels):
+    if is_unnamed(names) and len(names) == len(labels):
         return outputs
     if sorted(names) != sorted(labels):
         raise ValueError(

@@ -7,7 +7,7 @@ interval, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self
 
@@ -225,6 +225,27 @@ def softmax(logits: ArrayLike, temperature: float) -> Array:
     """Return softmax(logits / temperature) along the last axis."""
     probabilities: Array = special.softmax(np.asarray(logits) / temperature, axis=-1)
     return probabilities
+
+
+def agreement(outputs_NC: Array, base_NC: Array) -> dict[str, float]:
+    """Compute how alike the labels are that two models give, right or wrong."""
+    log_s, log_t = special.log_softmax(outputs_NC, axis=1), special.log_softmax(base_NC, axis=1)
+    kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
+    same_N = outputs_NC.argmax(axis=1) == base_NC.argmax(axis=1)
+    return {"top1": float(same_N.mean()), "kl": float(kl_N.mean())}
+
+
+def differing(
+    base_NC: Array, other_NC: Array, labels: Sequence[str], most: int
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """Yield rows to which two models give different labels, and both labels, the surest first."""
+    p_t, p_s = softmax(base_NC, 1.0), softmax(other_NC, 1.0)
+    top_t, top_s = base_NC.argmax(axis=1), other_NC.argmax(axis=1)
+    rows = np.flatnonzero(top_t != top_s)
+    sure_N = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
+    for n in rows[np.argsort(-sure_N[rows], kind="stable")][:most].tolist():
+        first = {"top": labels[int(top_t[n])], "p": float(p_t[n].max())}
+        yield n, first, {"top": labels[int(top_s[n])], "p": float(p_s[n].max())}
 
 
 def softened(

@@ -16,11 +16,9 @@ from potstill.models.config import label_names
 from potstill.models.runtime import Filled
 from potstill.recipe import Task, TaskData
 from potstill.tasks.kinds import Prediction, kind_of
-from potstill.tasks.rows import Cutting, Labelled
+from potstill.tasks.rows import Cutting, Labelled, Texts
 
 BATCH = 32
-Texts = tuple[str, ...]
-
 
 Text = str | Sequence[str]
 
@@ -88,14 +86,10 @@ def ask(
     Raises:
         ValueError: a question that leaves no room for its context.
     """
-    task, most = loaded.task, min(data.max_length, loaded.max_length)
-    kind = kind_of(task)
+    kind, most = kind_of(loaded.task), min(data.max_length, loaded.max_length)
     limited = data.model_copy(update={"max_length": most, "on_bad_row": "error"})
-    made = kind.tokenize(
-        [Labelled(one, kind.blank, "the text") for one in texts],
-        loaded.tokenizer,
-        Cutting(task, limited, may_lack=may_lack),
-    )
+    found = [Labelled(one, kind.blank, "the text") for one in texts]
+    made = kind.tokenize(found, Cutting(limited, loaded.tokenizer, may_lack=may_lack))
     return Asked(made.examples, head_outputs(loaded, made.examples), made.cut)
 
 
@@ -104,7 +98,9 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
     return TaskData.model_validate(
         {
             "train": ["no file: these settings are read for how texts are cut"],
-            **{"max_length": max_length, "stride": stride, "max_answer": max_answer},
+            "max_length": max_length,
+            "stride": stride,
+            "max_answer": max_answer,
         }
     )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
 
 from potstill.data.sequences import Questions
 from potstill.tasks import metrics
+from potstill.tasks.kind import Shown
 from potstill.tasks.metrics import Scored
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -66,9 +66,9 @@ def _window_answers(
     places_L2, logits_L2 = examples.spans[part], outputs_T2[part].astype(np.float64)
     context = np.flatnonzero(places_L2[:, 0] >= 0)
     allowed = np.union1d([0], context)
-    log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
-    log_norm += float(logits_L2[0].sum())  # of both distributions: p = exp(sum - log_norm)
     nothing = float(logits_L2[0].sum())
+    log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
+    log_norm += nothing  # of both distributions: p = exp(sum - log_norm)
     none = nothing, Given("", float(np.exp(nothing - log_norm)))
     if len(context) == 0:
         return None, none
@@ -159,7 +159,7 @@ def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str,
 
 def answer_examples(
     base: Sequence[Given], other: Sequence[Given], examples: Questions, most: int
-) -> list[Mapping[str, Any]]:
+) -> Shown:
     """Return questions that two models answer differently, the surest first."""
     differing = [
         n
