@@ -32,10 +32,35 @@ from potstill.tasks.rows import (
 @dataclass
 class _Reader:
     data: TaskData
-    task: Task
     kind: Kind[Any]
     counts: Counter[str] = field(default_factory=Counter)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)  # (side, id) -> origin
+
+    def sides(self, seed: int) -> dict[str, list[RawExample]]:
+        data = self.data
+        sides = {"train": self.examples("train", data.train)}
+        if data.dev is not None:
+            sides["dev"] = self.examples("dev", data.dev)
+        else:
+            sides["train"], sides["dev"] = self._split(sides["train"], seed)
+        sides["train"] = _some_of(sides["train"], data.max_train, seed)
+        if data.test is not None:
+            sides["test"] = self.examples("test", data.test)
+        if data.unlabeled is not None:
+            more = self.examples("unlabelled", data.unlabeled, labelled=False)
+            sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
+        return sides
+
+    def _split(
+        self, examples: list[RawExample], seed: int
+    ) -> tuple[list[RawExample], list[RawExample]]:
+        """Return examples to train on, and held out; all questions of a context are on one side."""
+        data, group = self.data, self.kind.group(self.data)
+        sides: tuple[list[RawExample], list[RawExample]] = ([], [])
+        for example in examples:
+            record = Record(self.kind.columns(example.texts, data), example.origin)
+            sides[heldout_side(record, data.text, group, data.heldout, seed)].append(example)
+        return sides
 
     def examples(
         self, side: str, sources: Sequence[Source], labelled: bool = True
@@ -117,8 +142,8 @@ def read_task(
     """
     check_columns(data, task)
     kind = kind_of(task)
-    reader = _Reader(data, task, kind)
-    sides = _sides(reader, seed)
+    reader = _Reader(data, kind)
+    sides = reader.sides(seed)
     if task == Task.CLASSIFICATION:
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
@@ -130,30 +155,14 @@ def read_task(
         found[side] = []
         for one in examples:
             parse = partial(_labelled, kind, labels, one, data.labels, by_number)
-            example = usable(data, reader.counts, side, one.origin, parse)
-            found[side] += [] if example is None else [example]
+            if example := usable(data, reader.counts, side, one.origin, parse):
+                found[side].append(example)
         if not found[side]:
             raise ValueError(_none_left(side, data))
     check_metric(data, task, labels)
     if every_class:
         check_classes(task, labels, found["train"])
     return TaskRows(data, task, labels, found, dict(reader.counts))
-
-
-def _sides(reader: _Reader, seed: int) -> dict[str, list[RawExample]]:
-    data = reader.data
-    sides = {"train": reader.examples("train", data.train)}
-    if data.dev is not None:
-        sides["dev"] = reader.examples("dev", data.dev)
-    else:
-        sides["train"], sides["dev"] = _split(sides["train"], data, reader.kind, seed)
-    sides["train"] = _some_of(sides["train"], data.max_train, seed)
-    if data.test is not None:
-        sides["test"] = reader.examples("test", data.test)
-    if data.unlabeled is not None:
-        more = reader.examples("unlabelled", data.unlabeled, labelled=False)
-        sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
-    return sides
 
 
 def _none_left(side: str, data: TaskData) -> str:
@@ -171,18 +180,6 @@ def read_for(
     """Read a task's data for a teacher, whose labels count where it has a head for the task."""
     names = label_names(teacher) if has_head(teacher, task.head) else None
     return read_task(data, task, seed, teacher_labels=names, every_class=every_class)
-
-
-def _split(
-    examples: list[RawExample], data: TaskData, kind: Kind[Any], seed: int
-) -> tuple[list[RawExample], list[RawExample]]:
-    """Return examples to train on, and held out; all questions of a context are on one side."""
-    sides: tuple[list[RawExample], list[RawExample]] = ([], [])
-    for example in examples:
-        record = Record(kind.columns(example.texts, data), example.origin)
-        side = heldout_side(record, data.text, kind.group(data), data.heldout, seed)
-        sides[side].append(example)
-    return sides
 
 
 def _some_of(examples: list[RawExample], most: int | None, seed: int) -> list[RawExample]:
@@ -222,11 +219,7 @@ def _of_one_kind(
 
 
 def _labelled(
-    kind: Kind[Any],
-    labels: Names,
-    example: RawExample,
-    given: Names | None,
-    by_number: bool,
+    kind: Kind[Any], labels: Names, example: RawExample, given: Names | None, by_number: bool
 ) -> Labelled:
     gold = kind.gold(example, labels, given)
     if kind.task == Task.CLASSIFICATION and not by_number and example.label is not None:
