@@ -46,11 +46,7 @@ class Kind(ABC, Generic[E]):
 
     @abstractmethod
     def read(self, row: Row, origin: str, data: TaskData, labelled: bool) -> tuple[Texts, Any]:
-        """Read a row's texts, and its label as the file has it; None: not asked for.
-
-        Raises:
-            BadRow: the row can't be used.
-        """
+        """Read a row's texts, and its label as the file has it; None: not asked for."""
 
     def columns(self, texts: Texts, data: TaskData) -> dict[str, str]:
         """Name an example's texts by their columns, as a corpus's record has them."""
@@ -68,21 +64,13 @@ class Kind(ABC, Generic[E]):
     def labels(self, read: Sequence[Any], data: TaskData, teacher: Names | None) -> list[str]:
         """Name the labels in the order of the outputs; of a value the value's name alone.
 
-        Args:
-            read: Labels of the training examples, as `read` gave them.
-            teacher: As in `resolve_labels`.
-
-        Raises:
-            ValueError: labels that can't be learned, or not with this teacher.
+        `read` are the training examples' labels, as the method gave them; `teacher` as in
+        `resolve_labels`.
         """
 
     @abstractmethod
     def gold(self, example: RawExample, labels: Names, given: Names | None) -> Any:
-        """Turn an example's label into gold, as `Labelled` has it; `given` as in `label_number`.
-
-        Raises:
-            BadRow: a label that is none of the labels.
-        """
+        """Turn an example's label into gold, as `Labelled` has it; `given` as in `label_number`."""
 
     def class_counts(self, labels: Names, train: Sequence[Labelled]) -> list[tuple[str, int]]:
         """Count the examples of each class; nothing where there are no classes."""
@@ -92,11 +80,7 @@ class Kind(ABC, Generic[E]):
 
     @abstractmethod
     def tokenize(self, found: Sequence[Labelled], cutting: Cutting) -> Cut[E]:
-        """Cut examples into token sequences of at most `data.max_length` tokens.
-
-        Raises:
-            ValueError: a question that leaves no room for its context.
-        """
+        """Cut examples into token sequences of at most `data.max_length` tokens."""
 
     def sequences(self, texts: Texts) -> list[Texts]:
         """Divide an example's texts into those that a model reads together."""

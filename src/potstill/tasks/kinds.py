@@ -17,11 +17,7 @@ Prediction = list[Chosen] | list[Tagged] | list[Given] | list[float]
 
 
 def kind_of(task: Task) -> Kind[Any]:
-    """Choose the kind of a task's head.
-
-    Raises:
-        ValueError: the task has no head of its own.
-    """
+    """Choose the kind of a task's head, if it has one."""
     match task.head:
         case None:
             raise ValueError(

@@ -69,10 +69,7 @@ def best_constant(
 ) -> dict[str, float]:
     """Return the best score of always giving the same label, by metric.
 
-    Args:
-        classes: Number of labels.
-        count: Number of outputs.
-        scores: Scores outputs [count x classes].
+    `scores` scores outputs [count x classes].
     """
     each = [scores(np.tile(one, (count, 1))) for one in np.eye(classes)]
     return {name: max(scored[name].value for scored in each) for name in each[0]}
@@ -125,11 +122,7 @@ def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
 
 
 def overlap(counts_N3: Array) -> dict[str, Scored]:
-    """Return F1, precision and recall over all items' entities.
-
-    Args:
-        counts_N3: Per item, the number of right, of gold and of predicted entities.
-    """
+    """Return F1, precision and recall of entities, from counts of right, gold, predicted ones."""
     items = counts_N3.astype(float)
     return {
         "f1": Scored(items, _f1),
@@ -253,12 +246,7 @@ def softened(
 ) -> dict[str, Any]:
     """Return one text's distribution at several temperatures, and the student's, for result.json.
 
-    Args:
-        text: The text, as readers see it.
-        candidates: Names of the shown classes.
-        base_C: The baseline's logits of all classes.
-        student_C: The student's logits of all classes.
-        shown: Indices of the shown classes.
+    `candidates` are the names of the `shown` ones among the C classes, whose logits are given.
     """
     shares = {f"{t:g}": softmax(base_C, t)[shown].tolist() for t in TEMPERATURES}
     return {

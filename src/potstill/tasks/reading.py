@@ -102,7 +102,7 @@ class _Reader:
 
 
 def _why(parse: Callable[[], Any], origin: str) -> str:
-    """Say where the first row that can't be used is, and why it can't."""
+    """Return in one clause where a row is that can't be used, and why it can't."""
     try:
         parse()
     except BadRow as problem:
@@ -194,10 +194,7 @@ def _of_one_kind(
 ) -> list[RawExample]:
     """Drop numbers beside names, which would be classes of their own, or names beside numbers.
 
-    The rarer of the two are dropped.
-
-    Raises:
-        ValueError: the first of the other kind that is none of `names`, if none may be left out.
+    The rarer of the two are dropped, if any may be left out; `names` are never numbers.
     """
     kinds: dict[bool, list[RawExample]] = {True: [], False: []}
     for example in train:

@@ -78,12 +78,7 @@ class Cut(Generic[E]):
 
 
 class BadRow(ValueError):
-    """Report a row that can't be used.
-
-    Args:
-        reason: how it is counted where it is left out.
-        origin: where in the row it is; None: the row as a whole.
-    """
+    """Report a row that can't be used; `reason` is how it is counted where it is left out."""
 
     def __init__(self, reason: str, message: str, origin: str | None = None) -> None:
         super().__init__(message)
@@ -94,11 +89,7 @@ class BadRow(ValueError):
 def usable(
     data: TaskData, counts: Counter[str], side: str, origin: str, parse: Callable[[], Any]
 ) -> Any:
-    """Return what a row holds; None where the row is skipped, which is counted.
-
-    Raises:
-        ValueError: the row can't be used, and none may be left out.
-    """
+    """Return what a row holds; None where the row is skipped, which is counted."""
     try:
         return parse()
     except BadRow as problem:

@@ -29,11 +29,7 @@ _BATCH = 1000  # texts that are tokenized at a time
 
 
 def read_label(row: Row, column: str) -> str:
-    """Read a row's label: a name, or the name of a number.
-
-    Raises:
-        BadRow: no label, a fraction, or another kind of value.
-    """
+    """Read a row's label: a name, or the name of a number."""
     value = _value(row, column)
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(
@@ -55,11 +51,7 @@ def _value(row: Row, column: str) -> Any:
 
 
 def read_labels(row: Row, columns: Sequence[str], separator: str) -> list[str]:
-    """Read a row's labels: of one cell, or of one column per label.
-
-    Raises:
-        BadRow: what is no list of names, or neither 0 nor 1.
-    """
+    """Read a row's labels: of one cell, or of one column per label."""
     values = [column_of(row, column, "label") for column in columns]
     if len(columns) > 1:
         chosen = []
@@ -94,11 +86,7 @@ def _names(value: Any, column: str, separator: str) -> list[str]:
 
 
 def read_value(row: Row, column: str) -> float:
-    """Read a row's value.
-
-    Raises:
-        BadRow: no value, or no finite number.
-    """
+    """Read a row's value, a finite number."""
     value = _value(row, column)
     try:
         number = float(value)
@@ -110,11 +98,7 @@ def read_value(row: Row, column: str) -> float:
 
 
 def as_cosines(sides: Sides, data: TaskData) -> Sides:
-    """Scale the scores to between 0 and 1, as cosines can express them.
-
-    Raises:
-        ValueError: all pairs that are learnt from have the same score.
-    """
+    """Scale the scores to between 0 and 1, as cosines can express them."""
     scores = [example.label for example in sides["train"]]
     least, greatest = data.score_range or (min(scores), max(scores))
     if least == greatest:

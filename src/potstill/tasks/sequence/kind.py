@@ -54,11 +54,7 @@ class _Texts(Kind[E]):
 
     @abstractmethod
     def label(self, row: Row, data: TaskData) -> Any:
-        """Read a row's label as the file has it: a name, names, or a number.
-
-        Raises:
-            BadRow: a label of another kind than the task's.
-        """
+        """Read a row's label as the file has it: a name, names, or a number."""
 
     def references(self, case: Case[E], seed: int) -> dict[str, dict[str, Scored]]:
         train = case.test if case.train is None else case.train

@@ -35,11 +35,7 @@ Answer = tuple[int, str]  # its first character in the context, its text
 
 
 def read_question(row: Row, data: TaskData, labelled: bool) -> tuple[Texts, list[Answer] | None]:
-    """Read a row's question and context, and its answers; None: not asked for.
-
-    Raises:
-        BadRow: an empty text, or an answer that does not stand where the row says.
-    """
+    """Read a row's question and context, and its answers; None: not asked for."""
     texts = tuple(text_of(row, name) for name in data.text)
     if not labelled:
         return texts, None
@@ -104,9 +100,6 @@ def tokenize_questions(found: Sequence[Labelled], cutting: Cutting) -> Cut[Quest
 
     A window's gold is the first answer where all of it is in the window, and the first token twice
     where it is not or there is none (Devlin et al. 2019, section 4.3).
-
-    Raises:
-        ValueError: a question that leaves no room for its context.
     """
     data, side = cutting.data, cutting.side or "text"
     stride = data.max_length // 3 if data.stride is None else data.stride

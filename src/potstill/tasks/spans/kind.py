@@ -20,12 +20,14 @@ from potstill.tasks.rows import Cut, Cutting, Labelled, Names, RawExample, Row, 
 from potstill.tasks.spans.examples import LABELS, read_question, tokenize_questions
 from potstill.tasks.spans.scores import (
     Given,
-    answer_agreement,
-    answer_examples,
+    answer_f1,
     answer_scores,
     best_answers,
+    normalized,
     trivial_answers,
 )
+
+NO_ANSWER = "(no answer)"
 
 
 class SpansKind(Kind[Questions]):
@@ -92,7 +94,26 @@ class SpansKind(Kind[Questions]):
         return {name: answer_scores(given, case.test) for name, given in answers.items()}
 
     def agreement(self, given: Any, base: Any, case: Case[Questions]) -> dict[str, float]:
-        return answer_agreement(given, base)
+        pairs = [(one.text, two.text) for one, two in zip(given, base, strict=True)]
+        return {
+            "top1": float(np.mean([normalized(one) == normalized(two) for one, two in pairs])),
+            "f1": float(np.mean([answer_f1(one, [two]) for one, two in pairs])),
+        }
 
     def show(self, base: Any, other: Any, case: Case[Questions], most: int) -> Shown:
-        return answer_examples(base, other, case.test, most)
+        questions, answers = case.test.questions, case.test.answers
+        differing = [
+            n
+            for n, (one, two) in enumerate(zip(base, other, strict=True))
+            if normalized(one.text) != normalized(two.text)
+        ]
+        differing.sort(key=lambda n: -min(base[n].probability, other[n].probability))
+        return [
+            {
+                "query": " | ".join(questions[n]),
+                "expected": " / ".join(dict.fromkeys(answers[n])) or NO_ANSWER,
+                "teacher": {"top": base[n].text or NO_ANSWER, "p": base[n].probability},
+                "student": {"top": other[n].text or NO_ANSWER, "p": other[n].probability},
+            }
+            for n in differing[:most]
+        ]

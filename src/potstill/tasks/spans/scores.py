@@ -13,7 +13,6 @@ from scipy.special import log_softmax
 
 from potstill.data.sequences import Questions
 from potstill.tasks import metrics
-from potstill.tasks.kind import Shown
 from potstill.tasks.metrics import Scored
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -146,37 +145,3 @@ def likeliest_sentence(question: str, context: str) -> str:
     asked = set(normalized(question).split())
     sentences = [found.strip() for found in _SENTENCE.findall(context) if found.strip()]
     return max(sentences, key=lambda s: len(asked & set(normalized(s).split())), default="")
-
-
-def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str, float]:
-    """Compute how similar two models' answers are, right or wrong."""
-    pairs = [(one.text, two.text) for one, two in zip(given, base, strict=True)]
-    return {
-        "top1": float(np.mean([normalized(one) == normalized(two) for one, two in pairs])),
-        "f1": float(np.mean([answer_f1(one, [two]) for one, two in pairs])),
-    }
-
-
-def answer_examples(
-    base: Sequence[Given], other: Sequence[Given], examples: Questions, most: int
-) -> Shown:
-    """Return questions that two models answer differently, the surest first."""
-    differing = [
-        n
-        for n, (one, two) in enumerate(zip(base, other, strict=True))
-        if normalized(one.text) != normalized(two.text)
-    ]
-    differing.sort(key=lambda n: -min(base[n].probability, other[n].probability))
-    return [
-        {
-            "query": " | ".join(examples.questions[n]),
-            "expected": _shown(" / ".join(dict.fromkeys(examples.answers[n]))),
-            "teacher": {"top": _shown(base[n].text), "p": base[n].probability},
-            "student": {"top": _shown(other[n].text), "p": other[n].probability},
-        }
-        for n in differing[:most]
-    ]
-
-
-def _shown(answer: str) -> str:
-    return answer or "(no answer)"

@@ -23,11 +23,7 @@ _BATCH = 1000  # sentences that are tokenized at a time
 def read_sentence(
     row: Row, origin: str, data: TaskData, labelled: bool
 ) -> tuple[Texts, list[str] | None]:
-    """Read a row's words, and their tags as the file has them; None: not asked for.
-
-    Raises:
-        BadRow: no words, not as many tags as words, or tags that are not IOB2.
-    """
+    """Read a row's words, and their tags as the file has them; None: not asked for."""
     words = _words(column_of(row, data.text[0], "text"), data.text[0], labelled)
     empty = next((n for n, word in enumerate(words) if not word.strip()), None)
     if empty is not None:
@@ -77,11 +73,7 @@ def place_of_word(row: Row, origin: str, number: int) -> str:
 
 
 def check_tags(words: Names, tags: Names, row: Row, origin: str) -> None:
-    """Refuse tags that are not IOB2: O; B- and a type; I- and the type of the word before.
-
-    Raises:
-        BadRow: the first that is not.
-    """
+    """Refuse tags that are not IOB2: O; B- and a type; I- and the type of the word before."""
     before = "O"
     for number, tag in enumerate(tags):
         kind, _, name = tag.partition("-")
@@ -127,24 +119,10 @@ def check_tag_names(labels: Names) -> None:
 
 
 def tag_numbers(words: Names, tags: Names, labels: Names, given: Names | None) -> list[int]:
-    """Return each tag's number; `given` as in `label_number`.
-
-    Raises:
-        BadRow: a tag that is none of the labels, or numbers whose names are not IOB2.
-    """
+    """Return each tag's number, where the names are IOB2; `given` as in `label_number`."""
     numbers = [label_number(tag, labels, given) for tag in tags]
     check_tags(words, [labels[number] for number in numbers], {}, "")
     return numbers
-
-
-def type_counts(labels: Names, train: Sequence[Labelled]) -> dict[str, int]:
-    """Count entities of each type that the labels name."""
-    counts = {label[2:]: 0 for label in labels if label != "O"}
-    for example in train:
-        for number in example.gold:
-            if labels[number].startswith("B-"):
-                counts[labels[number][2:]] += 1
-    return counts
 
 
 # --- word pieces ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,13 +21,11 @@ from potstill.tasks.tokens.examples import (
     sorted_tags,
     tag_numbers,
     tokenize_sentences,
-    type_counts,
 )
 from potstill.tasks.tokens.scores import (
     Tagged,
     at_words,
     predicted_tags,
-    tag_examples,
     tag_scores,
     tagged_words,
     trivial_tags,
@@ -69,7 +68,9 @@ class TokensKind(Kind[Sentences]):
         return None if tags is None else tag_numbers(example.texts, tags, labels, given)
 
     def class_counts(self, labels: Names, train: Sequence[Labelled]) -> list[tuple[str, int]]:
-        return list(type_counts(labels, train).items())
+        begun = Counter(labels[n] for example in train for n in example.gold)
+        types = dict.fromkeys(label[2:] for label in labels if label != "O")
+        return [(name, begun[f"B-{name}"]) for name in types]
 
     def tokenize(self, found: Sequence[Labelled], cutting: Cutting) -> Cut[Sentences]:
         return tokenize_sentences(found, cutting)
@@ -95,4 +96,19 @@ class TokensKind(Kind[Sentences]):
         return metrics.agreement(given[first_T], base[first_T])
 
     def show(self, base: Any, other: Any, case: Case[Sentences], most: int) -> Shown:
-        return tag_examples(base, other, case, most)
+        examples, labels = case.test, case.labels
+        first = np.flatnonzero(examples.word_at >= 0)
+        shown: Shown = []
+        for k, one, two in metrics.differing(base[first], other[first], labels, most):
+            item = int(np.searchsorted(examples.offsets, first[k], side="right")) - 1
+            word = int(examples.word_at[first[k]])
+            words, truth = examples.words[item], examples.tags[item]
+            shown.append(
+                {
+                    "query": f"{words[word]} (word {word + 1}) in: {' '.join(words)}",
+                    "expected": labels[int(truth[word])],
+                    "teacher": one,
+                    "student": two,
+                }
+            )
+        return shown

@@ -11,8 +11,7 @@ from scipy.special import softmax
 
 from potstill.data.sequences import Sentences
 from potstill.tasks import metrics
-from potstill.tasks.kind import Shown
-from potstill.tasks.metrics import Case, Scored
+from potstill.tasks.metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
 _SURE = 20.0  # logit above all others' of an answer that is given without a doubt
@@ -136,25 +135,3 @@ def trivial_tags(
     commonest = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
     lexicon = [np.array([commonest.get(word, other) for word in words]) for words in test.words]
     return {**nothing, "lexicon": lexicon}
-
-
-def tag_examples(
-    base_TC: np.ndarray, other_TC: np.ndarray, case: Case[Sentences], most: int
-) -> Shown:
-    """Show words that two models tag differently, the surest first."""
-    examples, labels = case.test, case.labels
-    first = np.flatnonzero(examples.word_at >= 0)
-    shown: Shown = []
-    for k, one, two in metrics.differing(base_TC[first], other_TC[first], labels, most):
-        item = int(np.searchsorted(examples.offsets, first[k], side="right")) - 1
-        word = int(examples.word_at[first[k]])
-        words, truth = examples.words[item], examples.tags[item]
-        shown.append(
-            {
-                "query": f"{words[word]} (word {word + 1}) in: {' '.join(words)}",
-                "expected": labels[int(truth[word])],
-                "teacher": one,
-                "student": two,
-            }
-        )
-    return shown

@@ -15,7 +15,6 @@ from potstill.tasks.tokens.scores import (
     at_words,
     entities,
     predicted_tags,
-    tag_examples,
     tag_scores,
     trivial_tags,
 )
@@ -112,7 +111,7 @@ def test_words_that_are_tagged_differently() -> None:
     one, two = outputs(0, 1, 0, 2, 0, 0, 3, 0), outputs(0, 1, 0, 4, 0, 0, 0, 0)
     case = Case(Task.TOKEN_CLASSIFICATION, LABELS, examples())
     two[6] *= 2  # of this one both are surer
-    shown = tag_examples(one, two, case, most=5)
+    shown = kind_of(Task.TOKEN_CLASSIFICATION).show(one, two, case, most=5)
     assert [s["query"] for s in shown] == [
         "it (word 1) in: it",
         "lovelace (word 2) in: ada lovelace wrote",
@@ -122,7 +121,7 @@ def test_words_that_are_tagged_differently() -> None:
         "I-per",
         "I-loc",
     )
-    assert len(tag_examples(one, two, case, most=1)) == 1
+    assert len(kind_of(Task.TOKEN_CLASSIFICATION).show(one, two, case, most=1)) == 1
 
 
 def test_trivial_tags() -> None:
