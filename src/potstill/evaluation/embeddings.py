@@ -245,9 +245,6 @@ def _shows_hidden(runtime: Runtime) -> bool:
     return not isinstance(model, OnnxModel) or "last_hidden_state" in model.outputs
 
 
-# --- examples -------------------------------------------------------------------------------------
-
-
 def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | None:
     """Return one query's probabilities of its eight nearest passages at several temperatures."""
     if text.queries is None:

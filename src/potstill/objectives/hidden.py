@@ -1,4 +1,4 @@
-"""The losses on what is inside the encoders: hidden states, attention, sentence vectors.
+"""Compute the losses on hidden states, attention and sentence vectors.
 
 The public functions return means over rows (tokens or texts) of sums over layers, as the papers
 have them. Inside, every loss is a sum over rows, for the reason that chunks.py gives.

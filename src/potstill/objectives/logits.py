@@ -1,4 +1,4 @@
-"""The losses on logits, and the one pass that computes several of them in chunks of rows.
+"""Compute the losses on logits; chunks.py computes several of them at once.
 
 The public functions return means over rows. Inside, every loss is a sum over rows: the loop divides
 by the counts of the whole batch over all micro-batches and processes, so that accumulation changes

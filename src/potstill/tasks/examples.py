@@ -35,11 +35,7 @@ class TaskExamples:
 
 
 def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExamples:
-    """Tokenize a task's data, cut at `data.max_length`.
-
-    Raises:
-        ValueError: that cuts every text of a side.
-    """
+    """Tokenize a task's data, cut at `data.max_length`, which may not cut every text of a side."""
     warnings = class_warnings(rows.task, rows.labels, rows.sides["train"])
     counts, sides = Counter(rows.counts), {}
     for side in rows.sides:

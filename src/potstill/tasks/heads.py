@@ -187,9 +187,6 @@ def identity(
     return Readout(torch.eye(size, dtype=like.dtype, device=like.device), bias, exact)
 
 
-# --- signals --------------------------------------------------------------------------------------
-
-
 def masked_lm_signals(loaded: LoadedModel, batch: Batch, rows_BL: Tensor) -> Signals:
     """Return hidden states, and a distribution over the vocabulary at each of `rows_BL` (bool)."""
     hidden_BLD = _hidden(loaded.model, batch)

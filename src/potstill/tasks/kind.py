@@ -1,4 +1,4 @@
-"""The one face of all kinds of heads: from a file's row to a score."""
+"""Define the one face of all kinds of heads, from a file's row to a score."""
 
 from __future__ import annotations
 

@@ -47,9 +47,6 @@ def label_number(label: str, labels: Names, given: Names | None = None) -> int:
     )
 
 
-# --- labels ---------------------------------------------------------------------------------------
-
-
 def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
     """Return all names among the examples' labels, each of which is a name or a list of names."""
     # a column names its label, whether or not an example has it

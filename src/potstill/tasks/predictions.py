@@ -64,9 +64,6 @@ def head_outputs(
     return np.concatenate(found)
 
 
-# --- asking ---------------------------------------------------------------------------------------
-
-
 def ask(
     loaded: LoadedModel, texts: Sequence[Texts], data: TaskData, *, may_lack: bool = False
 ) -> Asked:

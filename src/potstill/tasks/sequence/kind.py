@@ -1,4 +1,4 @@
-"""Texts with a label, labels or a value, and pairs by their cosine, as kinds of heads."""
+"""Read, answer and score texts with a label, labels or a value, and pairs by their cosine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from potstill.data import Batch, Examples
 from potstill.data.sequences import UNLABELED, E
 from potstill.models import LoadedModel
-from potstill.recipe import Task, TaskData
+from potstill.recipe import TaskData
 from potstill.tasks import metrics
 from potstill.tasks.heads import similarity_signals
 from potstill.tasks.kind import Kind, Shown, Sides
@@ -299,10 +299,3 @@ class CosineKind(ValueKind[Any]):
         if not metrics.has_words([*first, *second]):
             return None
         return tfidf_cosines(first, second)[:, None]
-
-
-def sequence_kind(task: Task) -> Kind[Any]:
-    """Choose the kind of a task on whole sequences."""
-    if not task.has_distribution:
-        return ValueKind(task)
-    return MultiLabelKind(task) if task == Task.MULTI_LABEL else LabelKind(task)

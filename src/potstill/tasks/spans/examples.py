@@ -119,7 +119,7 @@ def tokenize_questions(found: Sequence[Labelled], cutting: Cutting) -> Cut[Quest
         )
         windows.add(encoded)
         for number, offsets in enumerate(encoded["offset_mapping"]):
-            of_context_L = np.array([part == 1 for part in encoded.sequence_ids(number)])
+            of_context_L = np.array([one == 1 for one in encoded.sequence_ids(number)])
             spans_L2 = np.array(offsets, dtype=np.int32).reshape(-1, 2)
             windows.places.append(np.where(of_context_L[:, None], spans_L2, -1))
             windows.of.append(start + int(encoded["overflow_to_sample_mapping"][number]))

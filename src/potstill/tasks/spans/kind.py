@@ -1,4 +1,4 @@
-"""Questions whose answers are in a context, as a kind of head."""
+"""Read, answer and score questions whose answers are in a context."""
 
 from __future__ import annotations
 

@@ -28,9 +28,6 @@ class Given:
     probability: float
 
 
-# --- decoding -------------------------------------------------------------------------------------
-
-
 def best_answers(outputs_T2: np.ndarray, examples: Questions) -> list[Given]:
     """Return each question's answer: the span of the largest sum of start and end logits.
 
@@ -83,9 +80,6 @@ def _window_answers(
     text = examples.texts[window][1]
     begin, end = int(places_L2[context[first], 0]), int(places_L2[context[last], 1])
     return (score, Given(text[begin:end].strip(), float(np.exp(score - log_norm)))), none
-
-
-# --- scores ---------------------------------------------------------------------------------------
 
 
 def normalized(text: str) -> str:

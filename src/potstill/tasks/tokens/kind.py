@@ -1,4 +1,4 @@
-"""Words with tags, as a kind of head."""
+"""Read, answer and score words with tags."""
 
 from __future__ import annotations
 

@@ -44,9 +44,6 @@ def tagged_words(outputs_TC: np.ndarray, examples: Sentences, names: Sequence[st
     return found
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Return the entities of some tags (Tjong Kim Sang and De Meulder 2003, section 2.3).
 
