@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from potstill.evaluation.scoring import evaluate
     from potstill.evaluation.tasks import evaluate_task
 
-__all__ = [
-    "evaluate",
-    "evaluate_embeddings",
-    "evaluate_masked_lm",
-    "evaluate_task",
-]
+__all__ = ["evaluate", "evaluate_embeddings", "evaluate_masked_lm", "evaluate_task"]
 
 __getattr__, __dir__ = lazily(
     __name__,

@@ -37,10 +37,6 @@ class _Found:
     tops_Q: np.ndarray  # the passage that scores highest
     right_P: np.ndarray | None  # whether a linear probe finds a passage's topic
 
-    def similarity(self, base: _Found) -> dict[str, float]:
-        """Correlate the passages' cosine similarities in two models' spaces."""
-        return {"pearson": retrieval.similarity_correlation(self.passages_PD, base.passages_PD)}
-
     def cosines_P(self, query: int) -> np.ndarray:
         """Return the similarity of all passages to one query, float64."""
         query_1D = self.queries_QD[query : query + 1].astype(np.float64)
@@ -57,17 +53,11 @@ def evaluate_embeddings(
 ) -> Evaluation:
     """Score retrieval of passages by queries, similarity to the baseline's space, and topics.
 
-    Args:
-        lineup: Names the models; only the first training of each model is scored.
-        records: Holds the held-out records; exact duplicates of a passage are skipped.
-        settings: Names the columns; limits records and tokens per text.
-        progress: Receives the finished fraction, 0 to 1.
-
-    Raises:
-        ValueError: As `check_records`.
+    Only the first training of each model is scored; exact duplicates of a passage are skipped.
+    `progress` receives the finished fraction, 0 to 1. Raises as `check_records`.
     """
     text, seed = _Texts.of(records, settings), lineup.seed
-    work = sum(2 if text.queries else 1 for _ in lineup.order) * len(text.passages) + 1
+    work = len(lineup.order) * (2 if text.queries else 1) * len(text.passages) + 1
     advance = counted(work, progress)
     hidden = _hidden_cosines(lineup, text.passages[:HIDDEN_TEXTS], settings.max_length)
     found: dict[str, _Found] = {}
@@ -76,7 +66,7 @@ def evaluate_embeddings(
         found[name] = _answers(runtime, text, settings, seed, advance)
     base, other = found[lineup.baseline], found[lineup.shown]
     parts = {name: _scored(one.ranks_Q, one.right_P) for name, one in found.items()}
-    tfidf = _tfidf(text, seed)
+    tfidf, correlation = _tfidf(text, seed), retrieval.similarity_correlation
     alone = lineup.shown == lineup.baseline
     first = next((f"{part}.{metric}" for part in tfidf for metric in tfidf[part]), None)
     compared = lineup.compare(
@@ -92,11 +82,13 @@ def evaluate_embeddings(
         "baseline": lineup.baseline,
         "models": {
             name: _values(
-                own, {"similarity": found[name].similarity(base), "hidden": hidden.get(name, {})}
+                parts[name],
+                similarity={"pearson": correlation(one.passages_PD, base.passages_PD)},
+                hidden=hidden.get(name, {}),
             )
-            for name, own in parts.items()
+            for name, one in found.items()
         },
-        "references": {"tfidf": _values(tfidf, {})},
+        "references": {"tfidf": _values(tfidf)},
         **compared,
         "softened": _softened(base, other, text),
         "examples": _examples(base, other, text),
@@ -105,10 +97,6 @@ def evaluate_embeddings(
 
 def check_records(records: Sequence[Record], settings: Evaluate) -> None:
     """Refuse held-out records that `evaluate_embeddings` would refuse; no model is needed.
-
-    Args:
-        records: Holds the held-out records.
-        settings: Names the columns.
 
     Raises:
         ValueError: There are fewer than 10 distinct passages, a passage, query or label is null or
@@ -221,7 +209,7 @@ def _by_metric(parts: Parts) -> dict[str, Scored]:
     return {metric: scored for part in parts.values() for metric, scored in part.items()}
 
 
-def _values(parts: Parts, more: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def _values(parts: Parts, **more: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return the values of all scores, in the order of result.json."""
     found = {**{part: values_of(scores) for part, scores in parts.items()}, **more}
     order = ("retrieval", "similarity", "topic_probe", "hidden")
@@ -240,9 +228,8 @@ def _hidden_cosines(
         same_tokens = other.loaded.tokenizer.get_vocab() == base.loaded.tokenizer.get_vocab()
         if not (same_width and same_tokens and _shows_hidden(base) and _shows_hidden(other)):
             continue
-        limit = min(
-            other.loaded.max_length, base.loaded.max_length, max_length or base.loaded.max_length
-        )
+        limits = other.loaded.max_length, base.loaded.max_length
+        limit = min(*limits, max_length or limits[1])
         both = zip(base.hidden(texts, 32, limit), other.hidden(texts, 32, limit), strict=True)
         cosines = [
             torch.cosine_similarity(hidden_b[mask.bool()], hidden_o[mask.bool()], dim=-1).cpu()
@@ -258,23 +245,14 @@ def _shows_hidden(runtime: Runtime) -> bool:
     return not isinstance(model, OnnxModel) or "last_hidden_state" in model.outputs
 
 
-# --- examples -------------------------------------------------------------------------------------
-
-
 def _softened(base: _Found, student: _Found, text: _Texts) -> dict[str, Any] | None:
-    """Return one query's probabilities of its eight nearest passages at several temperatures.
-
-    The rest of the probability is that of all other passages.
-    """
+    """Return one query's probabilities of its eight nearest passages at several temperatures."""
     if text.queries is None:
         return None
     # the least certain query that the baseline still gets right: there is something to see
-    certainty_Q = np.concatenate(
-        [
-            metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1)
-            for _, scores_BP in retrieval.cosine_blocks(base.queries_QD, base.passages_PD)
-        ]
-    )
+    blocks = retrieval.cosine_blocks(base.queries_QD, base.passages_PD)
+    certainties = [metrics.softmax(scores_BP * SCALE, 1.0).max(axis=1) for _, scores_BP in blocks]
+    certainty_Q = np.concatenate(certainties)
     query = int(np.argmin(np.abs(certainty_Q - 0.5) + 10 * (base.ranks_Q > 1)))
     logits_P = base.cosines_P(query) * SCALE
     shown = np.argsort(-logits_P, kind="stable")[:8]
@@ -288,7 +266,7 @@ def _examples(base: _Found, student: _Found, text: _Texts) -> list[dict[str, Any
         return []
     ranks_t, ranks_s = base.ranks_Q, student.ranks_Q
     tops_t, tops_s = base.tops_Q, student.tops_Q
-    differing = [q for q in range(len(ranks_t)) if tops_t[q] != tops_s[q]]
+    differing = np.flatnonzero(tops_t != tops_s).tolist()
     differing.sort(key=lambda q: -abs(np.log(ranks_t[q]) - np.log(ranks_s[q])))
     return [
         {

@@ -69,9 +69,6 @@ class Lineup:
             references: Trivial baseline -> its scores of the same items.
             score: Names the score of `differences`; None: there are none.
             said: Names the references in a sentence.
-
-        Returns:
-            `retention`, `intervals`, `twin`, `differences` and `findings`.
         """
         retained, intervals = bootstrap.retentions(runs, self.baseline, chance, self.seed)
         others = {**{name: runs[name] for name in self.compared}, **references}

@@ -68,14 +68,6 @@ class MaskedText:
     train_counts_V: np.ndarray
     masker: Masker
 
-    @property
-    def known_V(self) -> np.ndarray:
-        """Return the counts that the unigram reference predicts by.
-
-        Special tokens count as unseen: they are never masked, so never the right answer.
-        """
-        return np.where(self.masker.special_V, 0, self.train_counts_V)
-
 
 def evaluate_masked_lm(
     lineup: Lineup,
@@ -85,13 +77,8 @@ def evaluate_masked_lm(
 ) -> Evaluation:
     """Score loss and top-1 at the masked positions, and agreement with the baseline.
 
-    All models see the same masks, which never change. T = 1.
-
-    Args:
-        lineup: Names the models; only the first training of each model is scored.
-        text: Holds the held-out text, its masks, and the counts of the unigram reference.
-        settings: Limits the number of sequences.
-        progress: Receives the finished fraction, 0 to 1.
+    All models see the same masks, which never change. T = 1. Only the first training of each model
+    is scored. `progress` receives the finished fraction, 0 to 1.
 
     Raises:
         ValueError: There is no held-out text, models have different vocabularies, or a sequence is
@@ -112,9 +99,9 @@ def evaluate_masked_lm(
         rows = chosen[start : start + BATCH]
         batch = collate(heldout, rows, pad_id, mask)
         seen.add(batch)
-        _one_batch(loaded, batch, tallies, example, baseline)
+        _one_batch(loaded, batch, tallies, example)
         progress(min(start + BATCH, len(chosen)) / len(chosen))
-    unigram, plainly = _unigram(text.known_V, seen)
+    unigram, plainly = _unigram(text, seen)
     compared = lineup.compare(
         {name: [_top1(np.array(tally.right_S), seen)] for name, tally in tallies.items()},
         {"unigram": [_top1(plainly, seen)]},
@@ -131,7 +118,7 @@ def evaluate_masked_lm(
         "references": {"unigram": unigram},
         **compared,
         "softened": example.softened,
-        "examples": example.surest(),
+        "examples": [one for _, one in example.differing],
     }
 
 
@@ -141,11 +128,7 @@ def _top1(right_S: np.ndarray, seen: _Seen) -> dict[str, Scored]:
 
 
 def check_heldout(heldout: Tokens) -> None:
-    """Refuse held-out text that `evaluate_masked_lm` would refuse; no model is needed.
-
-    Raises:
-        ValueError: There is no held-out text.
-    """
+    """Refuse held-out text that `evaluate_masked_lm` would refuse; no model is needed."""
     if len(heldout) == 0:
         raise ValueError(
             "corpus.heldout: no text is held out to evaluate on. Raise corpus.heldout, or set "
@@ -154,15 +137,7 @@ def check_heldout(heldout: Tokens) -> None:
 
 
 def check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None:
-    """Refuse models that predict different tokens: a smaller vocabulary is easier to predict.
-
-    Args:
-        loaded: Name -> model.
-        baseline: Names the model whose vocabulary counts.
-
-    Raises:
-        ValueError: A model has another vocabulary than the baseline.
-    """
+    """Refuse models that predict different tokens: a smaller vocabulary is easier to predict."""
     base = loaded[baseline]
     for name, other in loaded.items():
         if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
@@ -174,9 +149,8 @@ def check_vocabularies(loaded: Mapping[str, LoadedModel], baseline: str) -> None
 
 
 def _check_lengths(loaded: Mapping[str, LoadedModel], longest: int) -> None:
-    name, limit = min(
-        ((name, model.max_length) for name, model in loaded.items()), key=lambda each: each[1]
-    )
+    name = min(loaded, key=lambda each: loaded[each].max_length)
+    limit = loaded[name].max_length
     if longest > limit:
         raise ValueError(
             f"corpus.max_length: the longest held-out sequence has {longest} tokens, and the "
@@ -209,8 +183,8 @@ def _one_batch(
     batch: Batch,
     tallies: Mapping[str, _Tally],
     example: _Example,
-    baseline: str,
 ) -> None:
+    baseline = example.baseline
     rows_BL = batch.gold_BL >= 0
     gold_K = batch.gold_BL[rows_BL]
     sequence_K = rows_BL.nonzero()[:, 0]
@@ -255,12 +229,15 @@ def _scores(tally: _Tally, seen: _Seen, is_baseline: bool) -> dict[str, dict[str
     return scores
 
 
-def _unigram(counts_V: np.ndarray, seen: _Seen) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+def _unigram(text: MaskedText, seen: _Seen) -> tuple[dict[str, dict[str, float]], np.ndarray]:
     """Score predicting by the tokens' frequencies in the training text (add-one smoothed).
+
+    Special tokens count as unseen: they are never masked, so never the right answer.
 
     Returns:
         Scores, and the number of right answers by sequence.
     """
+    counts_V = np.where(text.masker.special_V, 0, text.train_counts_V)
     smoothed_V, gold_K = counts_V + 1.0, np.concatenate(seen.gold)
     loss = float(-np.log(smoothed_V[gold_K] / smoothed_V.sum()).mean())
     right_K = gold_K == int(counts_V.argmax())
@@ -271,17 +248,14 @@ def _unigram(counts_V: np.ndarray, seen: _Seen) -> tuple[dict[str, dict[str, flo
     return {"masked_lm": scores}, right_S
 
 
+@dataclass
 class _Example:
     """Collect one softened distribution, and positions that two sure models answer differently."""
 
-    def __init__(self, baseline: str, student: str) -> None:
-        self.baseline, self.student = baseline, student
-        self.softened: dict[str, Any] | None = None
-        self._differing: list[tuple[float, dict[str, Any]]] = []
-
-    def surest(self) -> list[dict[str, Any]]:
-        """Return positions that the two answer differently, the surest first."""
-        return [example for _, example in self._differing]
+    baseline: str
+    student: str
+    softened: dict[str, Any] | None = None
+    differing: list[tuple[float, dict[str, Any]]] = field(default_factory=list)  # surest first
 
     def look(
         self,
@@ -304,7 +278,7 @@ class _Example:
                 names = tokenizer.convert_ids_to_tokens(shown_8.tolist())
                 both = base_kV[row].numpy(), student_kV[row].numpy()
                 self.softened = metrics.softened(text, names, *both, shown_8.numpy())
-        least = self._differing[-1][0] if len(self._differing) == SHOWN else 0.0
+        least = self.differing[-1][0] if len(self.differing) == SHOWN else 0.0
         differing = ((top_t != top_s) & (sure > least)).nonzero()[:, 0]
         order = differing[sure[differing].argsort(descending=True, stable=True)][:SHOWN]
         for row in order.tolist():
@@ -317,9 +291,9 @@ class _Example:
                 "teacher": {"top": first, "p": float(p_t[row])},
                 "student": {"top": second, "p": float(p_s[row])},
             }
-            self._differing.append((float(sure[row]), example))
-        self._differing.sort(key=lambda each: -each[0])
-        del self._differing[SHOWN:]
+            self.differing.append((float(sure[row]), example))
+        self.differing.sort(key=lambda each: -each[0])
+        del self.differing[SHOWN:]
 
 
 def _around(tokenizer: Any, ids_L: Tensor, position: int, width: int = 14) -> str:

@@ -43,9 +43,6 @@ class Pairs:
 def read_pairs(settings: ScoredPairs) -> Pairs:
     """Read the pairs of some files.
 
-    Args:
-        settings: Names the files and their columns.
-
     Raises:
         ValueError: A row lacks two texts or a number (file:line), there are fewer than 10 pairs,
             or all pairs have the same score.
@@ -80,26 +77,16 @@ def _left_out(counts: Mapping[str, int]) -> str:
         for key, count in sorted(counts.items())
         if key.startswith("train.") and key != "train.rows"
     }
-    if not reasons:
-        return ""
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    return (
-        f"{sum(reasons.values())} of {counts['train.rows']} rows of evaluate.pairs are skipped "
-        f"({told})"
-    )
+    count, rows = sum(reasons.values()), counts["train.rows"]
+    return f"{count} of {rows} rows of evaluate.pairs are skipped ({told})" if reasons else ""
 
 
 def score_pairs(lineup: Lineup, pairs: Pairs, max_length: int | None = None) -> Evaluation:
     """Correlate the cosine of two texts with their score (Spearman, Pearson).
 
-    Args:
-        lineup: Names the models; only the first training of each model is scored.
-        pairs: Holds the texts and their scores.
-        max_length: Tokens per text; None: each model's own maximum.
-
-    Returns:
-        `models`, `references`, `retention` and `intervals`, as result.json has them; retention
-        only where the baseline's correlation is significantly above 0.
+    Only the first training of each model is scored, with `max_length` tokens per text, or each
+    model's own maximum. Retention only where the baseline's correlation is significantly above 0.
     """
     runs = {
         name: [_scores(_cosines(folder, pairs, max_length), pairs)]
@@ -137,13 +124,7 @@ def _cosines(folder: Path, pairs: Pairs, max_length: int | None) -> np.ndarray:
 
 
 def with_pairs(result: Evaluation, lineup: Lineup, stage: Evaluate) -> Evaluation:
-    """Add the scores of labeled pairs, if there are any, to an evaluation of sentence encoders.
-
-    Args:
-        result: Holds what `evaluate_embeddings` found; it is changed.
-        lineup: Names the models.
-        stage: Holds the settings of the pairs.
-    """
+    """Add the scores of labeled pairs, if there are any, to an evaluation of sentence encoders."""
     if stage.pairs is None:
         return result
     pairs = read_pairs(stage.pairs)

@@ -83,12 +83,10 @@ def retentions(
 
     Args:
         models: Name -> its trainings' scores by metric.
-        baseline: Names the model that the others are divided by.
         chance: Score, such as `retrieval.mrr` -> the score of guessing, for the scores that are
             wanted, in order; losses have no retention. A uniformly random rank among P passages
             has the mean reciprocal rank H(P) / P, where H(P) = 1 + 1/2 + ... + 1/P, and recall@1
             1 / P; the majority class has its frequency.
-        seed: Seeds the resamples.
 
     Returns:
         Both without the scores that have none; a ratio lacks an interval if the baseline scores 0
@@ -121,28 +119,21 @@ def differences(
     Args:
         score: Names the score, such as `retrieval.mrr`, or a task's metric.
         models: Student and others -> their trainings' scores by metric.
-        student: Names the student among `models`.
-        seed: Seeds the resamples.
-
-    Returns:
-        Other -> `score` if it is more than the metric, `metric`, `difference` and `interval`, None
-        for a single item.
     """
     part, _, metric = score.rpartition(".")
-    drawn, mine = (
-        mean_resampled(models, [metric], seed)[metric],
-        mean_score(models[student], metric),
-    )
-    found: dict[str, Difference] = {}
-    for name, runs in models.items():
-        if name != student:
-            found[name] = {"score": score} if part else {}
-            found[name] |= {
-                "metric": metric,
-                "difference": mine - mean_score(runs, metric),
-                "interval": interval(drawn[student] - drawn[name]),
-            }
-    return found
+    drawn = mean_resampled(models, [metric], seed)[metric]
+    mine = mean_score(models[student], metric)
+    named: Difference = {"score": score} if part else {}
+    return {
+        name: {
+            **named,
+            "metric": metric,
+            "difference": mine - mean_score(runs, metric),
+            "interval": interval(drawn[student] - drawn[name]),
+        }
+        for name, runs in models.items()
+        if name != student
+    }
 
 
 def not_beaten(
@@ -150,10 +141,7 @@ def not_beaten(
 ) -> list[str]:
     """Report, in sentences, what the student does not beat, or not significantly.
 
-    Args:
-        differences: As `differences` returns them.
-        student: Names the student.
-        said: Other -> its name in a sentence; the one without is the twin.
+    `said` has the others' names in a sentence; the one without is the twin.
     """
     found = []
     for name, told in differences.items():

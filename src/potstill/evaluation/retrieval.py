@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from potstill.tasks.metrics import Array, Scored, mean
 
 BLOCK = 2_000_000  # scores of pairs of texts that exist at a time
+FOLDS = 5  # of a probe's cross-validation
 
 Block = tuple[slice, Array]  # rows of a matrix of scores, and the scores there
 
@@ -82,13 +83,7 @@ def recall_at_k(ranks_Q: Array, k: int) -> Scored:
 
 
 def tfidf_retrieval(queries: Sequence[str], passages: Sequence[str]) -> Iterator[Block]:
-    """Yield cosines of TF-IDF vectors of queries (rows) and passages.
-
-    Document frequencies are counted on the passages.
-
-    Raises:
-        ValueError: No passage has a word (from scikit-learn).
-    """
+    """Yield cosines of TF-IDF vectors of queries (rows) and passages, whose words have the idf."""
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     passages_VP = vectorizer.fit_transform(passages).T
     queries_QV = vectorizer.transform(queries)
@@ -132,48 +127,37 @@ def similarity_correlation(a_ND: Array, b_ND: Array) -> float:
 # --- probes ---------------------------------------------------------------------------------------
 
 
-def probe_correct(features_ND: Array, labels_N: Array, folds: int = 5, *, seed: int) -> Array:
+def probe_correct(features_ND: Array, labels_N: Array, *, seed: int) -> Array:
     """Return whether a linear probe gets each held-out item right [N]; the mean is the accuracy.
 
     The probe is logistic regression on features standardized with the training folds' statistics,
-    in shuffled, stratified cross-validation.
-
-    Raises:
-        ValueError: As `check_labels`.
+    in shuffled, stratified cross-validation. Raises as `check_labels`.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return _cross_validated(probe, features_ND, labels_N, folds, seed)
+    return _cross_validated(probe, features_ND, labels_N, seed)
 
 
-def tfidf_probe(texts: Sequence[str], labels_N: Array, folds: int = 5, *, seed: int) -> Array:
-    """Probe TF-IDF vectors, fitted on the training folds alone, as `probe_correct` does features.
-
-    Raises:
-        ValueError: As `check_labels`.
-    """
+def tfidf_probe(texts: Sequence[str], labels_N: Array, *, seed: int) -> Array:
+    """Probe TF-IDF vectors, fitted on the training folds alone, as `probe_correct` does."""
     probe = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000))
-    return _cross_validated(probe, np.array(texts, dtype=object), labels_N, folds, seed)
+    return _cross_validated(probe, np.array(texts, dtype=object), labels_N, seed)
 
 
-def check_labels(labels_N: Array, folds: int = 5) -> None:
-    """Refuse labels that `probe_correct` and `tfidf_probe` would refuse.
-
-    Raises:
-        ValueError: A label has too few items to cross-validate.
-    """
+def check_labels(labels_N: Array) -> None:
+    """Refuse labels, one of which has too few items to cross-validate."""
     counts = sorted(np.unique(labels_N, return_counts=True)[1].tolist(), reverse=True)
-    if len(counts) < 2 or counts[0] < folds or counts[1] < 2:
+    if len(counts) < 2 or counts[0] < FOLDS or counts[1] < 2:
         raise ValueError(
             "evaluate.label: the most frequent labels have "
-            f"{' and '.join(map(str, counts[:2])) or 'no'} records, and a linear probe in {folds} "
-            f"folds needs {folds} records of one label and 2 of another. Hold out more text, or "
+            f"{' and '.join(map(str, counts[:2])) or 'no'} records, and a linear probe in {FOLDS} "
+            f"folds needs {FOLDS} records of one label and 2 of another. Hold out more text, or "
             "remove evaluate.label."
         )
 
 
-def _cross_validated(probe: Any, inputs: Array, labels_N: Array, folds: int, seed: int) -> Array:
-    check_labels(labels_N, folds)
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+def _cross_validated(probe: Any, inputs: Array, labels_N: Array, seed: int) -> Array:
+    check_labels(labels_N)
+    splits = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # a label rarer than the folds is merely absent from some of them
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)

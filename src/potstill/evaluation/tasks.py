@@ -11,7 +11,7 @@ import numpy as np
 from potstill.data import Examples
 from potstill.data.sequences import Questions
 from potstill.evaluation.lineup import Lineup, counted
-from potstill.evaluation.retention import Runs, mean_score
+from potstill.evaluation.retention import Runs, mean_score, values_of
 from potstill.models import LoadedModel, load_model
 from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import Evaluate, Task
@@ -35,18 +35,12 @@ def evaluate_task(
     """Score each model and trivial baselines, and compare them with the baseline.
 
     A model with several trainings has their mean score. Intervals are over examples; the scores of
-    each training (`seeds`) show the range over seeds.
+    each training (`seeds`) show the range over seeds. Trivial baselines learn from `case.train`; if
+    it is None, only the most frequent answer is scored, that of `case.test` itself.
 
     Args:
-        lineup: Names the models, with all their trainings.
-        case: Holds what is scored. Trivial baselines learn from `train`; if it is None, only the
-            most frequent answer is scored, that of `test` itself.
-        settings: Limits the number of examples.
         metric: The score of `differences` and `findings`; None: the task's own.
         progress: Receives the finished fraction, 0 to 1.
-
-    Returns:
-        What result.json has; see docs/tasks.md.
 
     Raises:
         ValueError: A model has other labels, or a question's context fits by one tokenizer only.
@@ -71,7 +65,7 @@ def evaluate_task(
         "metric": metric,
         "twin": lineup.twin,
         "models": _models(lineup, case, outputs, scored, metric),
-        "references": {name: {task: _values(runs)} for name, runs in references.items()},
+        "references": {name: {task: values_of(one)} for name, [one] in references.items()},
         **compared,
         **_exclusive(lineup, case, outputs),
         "examples": kind.show(base, other, case, SHOWN),
@@ -86,10 +80,9 @@ def _exclusive(lineup: Lineup, case: Case[Any], outputs: Mapping[str, Sequence[A
     if case.task.problem_type != "single_label_classification":
         return {"softened": None, "confusion": None}
     base, other = outputs[lineup.baseline][0], outputs[lineup.shown][0]
-    count = len(case.labels)
     return {
         "softened": softened(base, other, case.test, case.labels),
-        "confusion": {n: confusion(given[0], case.test, count) for n, given in outputs.items()},
+        "confusion": {n: confusion(given[0], case.test) for n, given in outputs.items()},
     }
 
 
@@ -123,9 +116,10 @@ def _models(
     kind, base = kind_of(case.task), outputs[lineup.baseline][0]
     found: dict[str, Any] = {}
     for name in lineup.order:
-        found[name] = {case.task: _values(scored[name])}
-        if len(scored[name]) > 1:
-            found[name][case.task]["seeds"] = [one[metric].value for one in scored[name]]
+        runs = scored[name]
+        found[name] = {case.task: {score: mean_score(runs, score) for score in runs[0]}}
+        if len(runs) > 1:
+            found[name][case.task]["seeds"] = [one[metric].value for one in runs]
         if name != lineup.baseline:
             each = [kind.agreement(given, base, case) for given in outputs[name]]
             found[name]["agreement"] = {
@@ -152,16 +146,12 @@ def _in_order(
     examples: Examples,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """Return `head_outputs` with columns in the order of `labels`, not the model's own.
-
-    Raises:
-        ValueError: The model has other labels.
-    """
+    """Return `head_outputs` with columns in the order of `labels`, not the model's own."""
     outputs = head_outputs(loaded, examples, progress)
     if not task.has_labels:
         return outputs
     names = label_names(loaded.model.config)
-    if is_unnamed(loaded.model.config) and len(names) == len(labels):
+    if is_unnamed(names) and len(names) == len(labels):
         return outputs
     if sorted(names) != sorted(labels):
         raise ValueError(
@@ -169,7 +159,3 @@ def _in_order(
             f"baseline's are {', '.join(labels)}. Name models with the same labels."
         )
     return outputs[:, [names.index(label) for label in labels]]
-
-
-def _values(runs: Runs) -> dict[str, Any]:
-    return {name: mean_score(runs, name) for name in runs[0]}

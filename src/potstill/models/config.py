@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -80,6 +81,6 @@ def label_names(config: Any) -> list[str]:
     return [str(config.id2label[number]) for number in sorted(config.id2label)]
 
 
-def is_unnamed(config: Any) -> bool:
+def is_unnamed(labels: Sequence[str]) -> bool:
     """Return whether the labels are transformers' own stopgaps, LABEL_0, LABEL_1 and so on."""
-    return label_names(config) == [f"LABEL_{number}" for number in range(config.num_labels)]
+    return list(labels) == [f"LABEL_{number}" for number in range(len(labels))]

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from potstill.errors import NotFinite
-from potstill.models.config import has_head, is_unnamed
+from potstill.models.config import has_head, is_unnamed, label_names
 from potstill.models.families import Family, family_of, is_task_head, last_linear
 from potstill.models.finite import not_finite, refuse_not_finite, some_not_finite
 from potstill.models.hub import Repository, one_sentence, quiet
@@ -232,7 +232,8 @@ def _class_for(
             f"{name}: transformers has no class of the family {config.model_type} for {task}. Use "
             "a teacher of another family."
         )
-    if labels is not None and (is_unnamed(config) or not has_head(config, task.head)):
+    unnamed = is_unnamed(label_names(config))
+    if labels is not None and (unnamed or not has_head(config, task.head)):
         arguments["id2label"] = dict(enumerate(labels))
         arguments["label2id"] = {label: number for number, label in enumerate(labels)}
     if task.problem_type is not None:

@@ -1,4 +1,4 @@
-"""The losses, as pure functions of tensors.
+"""Compute the losses: pure functions of tensors.
 
 On logits (`logits.py`), on hidden states and attention (`hidden.py`), and their weighted sum over
 objectives and teachers (`total.py`), in one pass over chunks of logits (`chunks.py`). `pairing.py`

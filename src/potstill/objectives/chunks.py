@@ -1,4 +1,4 @@
-"""All losses on logits in one pass over chunks of rows, with their gradients.
+"""Compute all losses on logits, and their gradients, in one pass over chunks of rows.
 
 Logits of [rows x vocabulary] never exist as a whole: a chunk is computed, its losses and gradients
 are added up, and it is dropped.

@@ -1,4 +1,4 @@
-"""The losses on what is inside the encoders: hidden states, attention, sentence vectors.
+"""Compute the losses on hidden states, attention and sentence vectors.
 
 The public functions return means over rows (tokens or texts) of sums over layers, as the papers
 have them. Inside, every loss is a sum over rows, for the reason that chunks.py gives.
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from potstill.models import Signals
 from potstill.models.signals import EMBEDDINGS, check_same_shape, wide
+from potstill.objectives.logits import mean_over
 from potstill.recipe import (
     AttentionMse,
     HiddenCosine,
@@ -54,7 +55,7 @@ def hidden_cosine(student_hidden_KD: Tensor, teacher_hidden_KD: Tensor) -> Tenso
         ValueError: The shapes differ.
     """
     check_same_shape(student_hidden_KD, teacher_hidden_KD, "hidden states")
-    return _mean(_cosine_rows(student_hidden_KD, teacher_hidden_KD))
+    return mean_over(_cosine_rows(student_hidden_KD, teacher_hidden_KD))
 
 
 def vector_mse(student_vectors_BD: Tensor, teacher_vectors_BD: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def vector_mse(student_vectors_BD: Tensor, teacher_vectors_BD: Tensor) -> Tensor
         ValueError: The shapes differ.
     """
     check_same_shape(student_vectors_BD, teacher_vectors_BD, "sentence vectors")
-    return _mean((student_vectors_BD - teacher_vectors_BD).square().sum(-1))
+    return mean_over((student_vectors_BD - teacher_vectors_BD).square().sum(-1))
 
 
 def patient_hidden(
@@ -122,7 +123,7 @@ def attention_mse(
         ValueError: The shapes differ.
     """
     check_same_shape(student_scores_BHLL, teacher_scores_BHLL, "attention scores")
-    return _mean(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL, tokens_BL))
+    return mean_over(_score_rows(student_scores_BHLL, teacher_scores_BHLL, tokens_BL, tokens_BL))
 
 
 def relations(
@@ -154,7 +155,7 @@ def relations(
             raise ValueError(
                 f"heads: {heads} does not divide the width {values_BLD.shape[-1]}. Give a divisor."
             )
-    return _mean(_relation_rows(student_BLD, teacher_BLD, tokens_BL, tokens_BL, heads))
+    return mean_over(_relation_rows(student_BLD, teacher_BLD, tokens_BL, tokens_BL, heads))
 
 
 # --- sums over rows -------------------------------------------------------------------------------
@@ -198,12 +199,8 @@ def hidden_sum(
 ) -> Tensor:
     """Return an objective's sum over its rows, against one teacher.
 
-    Args:
-        tokens_BL, rows_BL: as in `Rows`. The first token of a text is a row wherever an objective
-            is over it alone.
-
-    Raises:
-        ValueError: Hidden states have different widths.
+    `tokens_BL` and `rows_BL` are the tokens that are real, and those with a loss. The first token
+    of a text is a row wherever an objective is over it alone.
     """
     teacher = taught.signals
     pairing = taught.pairings.get(objective.kind, Pairing())
@@ -224,7 +221,11 @@ def hidden_sum(
             states = _layer_states(student, teacher, pairing, chosen_BL)
             rows = [_patient_rows(own_KD, other_KD) for _, own_KD, other_KD in states]
         case HiddenMse():
-            rows = _hidden_mse_rows(student, taught, pairing, rows_BL)
+            rows = []
+            for layer, own_KD, other_KE in _layer_states(student, teacher, pairing, rows_BL):
+                name = "hidden_mse_embeddings" if layer == EMBEDDINGS else "hidden_mse"
+                own_KE = wide(_projected(own_KD, taught.projections.get(name)))
+                rows.append(_mse_rows(own_KE, other_KE))
         case AttentionMse():
             rows = []
             for layer_s, layer_t in pairing.layers:
@@ -240,17 +241,6 @@ def hidden_sum(
         case _:
             assert_never(objective)
     return torch.stack([rows_K.sum() for rows_K in rows]).sum()
-
-
-def _hidden_mse_rows(
-    student: Signals, taught: Taught, pairing: Pairing, rows_BL: Tensor
-) -> list[Tensor]:
-    rows = []
-    for layer, own_KD, other_KE in _layer_states(student, taught.signals, pairing, rows_BL):
-        name = "hidden_mse_embeddings" if layer == EMBEDDINGS else "hidden_mse"
-        own_KE = wide(_projected(own_KD, taught.projections.get(name)))
-        rows.append(_mse_rows(own_KE, other_KE))
-    return rows
 
 
 def _layer_states(
@@ -283,11 +273,7 @@ def _over_layers(
     pairs = list(zip(student, teacher, strict=True))
     for student_KD, teacher_KD in pairs:
         check_same_shape(student_KD, teacher_KD, "hidden states")
-    return torch.stack([_mean(rows(own_KD, other_KD)) for own_KD, other_KD in pairs]).sum()
-
-
-def _mean(rows_K: Tensor) -> Tensor:
-    return rows_K.sum() / max(rows_K.shape[0], 1)
+    return torch.stack([mean_over(rows(own_KD, other_KD)) for own_KD, other_KD in pairs]).sum()
 
 
 def _cosine_rows(student_KD: Tensor, teacher_KD: Tensor) -> Tensor:

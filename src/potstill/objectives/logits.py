@@ -1,4 +1,4 @@
-"""The losses on logits, and the one pass that computes several of them in chunks of rows.
+"""Compute the losses on logits; chunks.py computes several of them at once.
 
 The public functions return means over rows. Inside, every loss is a sum over rows: the loop divides
 by the counts of the whole batch over all micro-batches and processes, so that accumulation changes
@@ -53,7 +53,7 @@ def soft_targets(
     if divergence == "kl":
         log_student = log_student - log_teacher
     values_K = -(log_teacher.exp() * log_student).sum(-1) * temperature**2
-    return _mean(values_K)
+    return mean_over(values_K)
 
 
 def hard_targets(student_logits_KV: Tensor, targets_K: Tensor) -> Tensor:
@@ -92,9 +92,10 @@ def logits_mse(
     check_same_shape(student_logits_KV, teacher_logits_KV, "logits")
     squares_KV = (student_logits_KV - teacher_logits_KV).square()
     if included_KV is None:
-        return _mean(squares_KV.mean(-1))
-    return _mean((squares_KV * included_KV).sum(-1) / included_KV.sum(-1).clamp(min=1))
+        return mean_over(squares_KV.mean(-1))
+    return mean_over((squares_KV * included_KV).sum(-1) / included_KV.sum(-1).clamp(min=1))
 
 
-def _mean(rows_K: Tensor) -> Tensor:
+def mean_over(rows_K: Tensor) -> Tensor:
+    """Return the mean over rows; of none, 0."""
     return rows_K.sum() / max(len(rows_K), 1)

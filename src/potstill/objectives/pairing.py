@@ -26,11 +26,7 @@ from potstill.recipe import (
 
 
 def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]) -> None:
-    """Refuse a student that can't follow the teacher.
-
-    Raises:
-        ValueError: Their vocabularies differ, or an objective can't compare their shapes.
-    """
+    """Refuse a student whose vocabulary, or a shape that is compared, is not the teacher's."""
     names = [
         f"the {role}" if loaded.name == role else f"{role} {loaded.name}"
         for role, loaded in (("student", student), ("teacher", teacher))
@@ -52,11 +48,7 @@ def check_pair(student: LoadedModel, teacher: LoadedModel, objectives: Sequence[
 def pair_up(
     student: LoadedModel, teacher: LoadedModel, objectives: Sequence[Objective]
 ) -> dict[str, Pairing]:
-    """Return what each objective on hidden states compares in the two, by its kind.
-
-    Raises:
-        ValueError: One of them lacks a layer, or widths or heads don't fit.
-    """
+    """Return what each objective on hidden states compares in the two, by its kind."""
     return {
         objective.kind: _pairing(objective, student, teacher)
         for objective in objectives
@@ -88,15 +80,8 @@ def compared_layers(
     """Return (student's layer, teacher's layer) for each layer of the student.
 
     `uniform` is g(m) = m N / M of TinyBERT (arXiv 1909.10351, section 3) and PKD's skip: the last
-    layer of each of equal blocks; `last` PKD's last.
-
-    Args:
-        pairs: a rule, or the teacher's layers by number.
-        student_depth: the layers to find one for.
-        where: the recipe's key, for messages.
-
-    Raises:
-        ValueError: There are other numbers of layers.
+    layer of each of equal blocks; `last` PKD's last. `pairs` may also name the teacher's layers;
+    `where` is the recipe's key, for messages.
     """
     numbers = range(teacher_depth)
     if isinstance(pairs, str):

@@ -1,4 +1,4 @@
-"""The weighted sum of the losses over objectives and teachers.
+"""Add up the weighted losses over objectives and teachers.
 
 Those on logits are in logits.py and chunks.py, those on hidden states and attention in hidden.py.
 """

@@ -17,7 +17,6 @@ from potstill.storage.caches import key_of
 from potstill.storage.files import read_json, write_json
 from potstill.suites.data import SuiteData
 from potstill.tasks import read_for, task_scores, tokenize_task
-from potstill.tasks.results import Trained
 from potstill.tasks.scoring import constant_scores
 
 VERSION = 1  # raise it when the same training would give other scores
@@ -124,7 +123,7 @@ def run_trial(trial: Trial, reporter: Reporter) -> dict[str, Any]:
     found |= {name: {} for name in ("scores", "low", "constant", "examples", "left_out")}
     for suffix in task.scored:
         _score(trial, loaded, suffix, found)
-    trained: Trained = read_json(place / "training" / "result.json")
+    trained = read_json(place / "training" / "result.json")
     found |= {"steps": trained["steps"], "tokens": trained["tokens"], "seconds": trained["seconds"]}
     found["examples"]["train"] = trained["data"]["counts"]["train.examples"]
     # a copy: if this process stops here, a training without its log would run again

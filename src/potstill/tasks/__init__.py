@@ -18,27 +18,14 @@ if TYPE_CHECKING:
     from potstill.tasks.reading import TaskRows, read_for
     from potstill.tasks.scoring import task_scores
 
-__all__ = [
-    "TaskExamples",
-    "TaskRows",
-    "predict",
-    "read_for",
-    "task_scores",
-    "tokenize_task",
-]
+__all__ = ["TaskExamples", "TaskRows", "predict", "read_for", "task_scores", "tokenize_task"]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "examples": (
-            "TaskExamples",
-            "tokenize_task",
-        ),
+        "examples": ("TaskExamples", "tokenize_task"),
         "predictions": ("predict",),
-        "reading": (
-            "TaskRows",
-            "read_for",
-        ),
+        "reading": ("TaskRows", "read_for"),
         "scoring": ("task_scores",),
     },
 )

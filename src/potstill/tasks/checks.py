@@ -12,11 +12,7 @@ _RARE = 10  # examples below which a class is told of
 
 
 def check_columns(data: TaskData, task: Task) -> None:
-    """Refuse columns that the task has no use for.
-
-    Raises:
-        ValueError: too many, or too few.
-    """
+    """Refuse columns that the task has no use for: too many, or too few."""
     kind_of(task).check_columns(data)
     if task != Task.MULTI_LABEL and len(data.label) > 1:
         raise ValueError(
@@ -25,11 +21,7 @@ def check_columns(data: TaskData, task: Task) -> None:
 
 
 def check_metric(data: TaskData, task: Task, labels: Sequence[str]) -> None:
-    """Refuse a metric that the task has not.
-
-    Raises:
-        ValueError: `data.metric` is none of the task's, or of another number of labels.
-    """
+    """Refuse a metric that is none of the task's, or of another number of labels."""
     if data.metric is not None and data.metric not in task.metrics:
         raise ValueError(
             f"data.metric: {task} has no metric '{data.metric}'. "
@@ -42,11 +34,7 @@ def check_metric(data: TaskData, task: Task, labels: Sequence[str]) -> None:
 
 
 def check_classes(task: Task, labels: Sequence[str], train: Sequence[Labelled]) -> None:
-    """Refuse a class without an example.
-
-    Raises:
-        ValueError: no example of some of the labels, or of some type of entities.
-    """
+    """Refuse a label, or a type of entities, without an example."""
     counts = kind_of(task).class_counts(labels, train)
     absent = [label for label, count in counts if count == 0]
     if absent:
@@ -61,8 +49,7 @@ def class_warnings(task: Task, labels: Sequence[str], train: Sequence[Labelled])
     counts = kind_of(task).class_counts(labels, train)
     rare = [f"{label} ({count})" for label, count in counts if count < _RARE]
     few = f"data.train: few examples of {some(rare)}, so the model learns little about them."
-    found = [few] if rare else []
-    return found + _disputed(train) if task.has_labels else found
+    return [*([few] if rare else []), *(_disputed(train) if task.has_labels else [])]
 
 
 def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
@@ -72,18 +59,18 @@ def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
         sides: examples of train and dev, and of test and unlabelled where there are some.
     """
     learnt = {
-        "train": "so their scores are too high",
-        "unlabelled": "so the student learns the teacher's answers to them",
+        "train": ("train", "so their scores are too high"),
+        "unlabelled": ("unlabeled", "so the student learns the teacher's answers to them"),
     }
     found = []
-    for side in sides.keys() & learnt.keys():
-        known = {example.texts for example in sides[side]}
+    for side, (key, effect) in learnt.items():
+        known = {example.texts for example in sides.get(side, ())}
         for scored in sides.keys() & {"dev", "test"}:
             both = sum(example.texts in known for example in sides[scored])
             if both:
                 found.append(
-                    f"{both} of {len(sides[scored])} texts of {scored} are also in {side}, "
-                    f"{learnt[side]}."
+                    f"data.{key}: {both} of {len(sides[scored])} texts of {scored} are also in "
+                    f"{key}, {effect}."
                 )
     return sorted(found)
 
@@ -98,8 +85,8 @@ def _disputed(train: Sequence[Labelled]) -> list[str]:
             twice.setdefault(example.texts, f"{other.origin} and {example.origin}")
     if not twice:
         return []
-    one, which = len(twice) == 1, next(iter(twice.values()))
+    count = "1 text has" if len(twice) == 1 else f"{len(twice)} texts have"
     return [
-        f"{len(twice)} text{'' if one else 's'} of train {'has' if one else 'have'} different "
-        f"labels in different rows, the first in {which}. No model can learn both; correct them."
+        f"data.train: {count} different labels in different rows, the first in "
+        f"{next(iter(twice.values()))}. No model can learn both; correct them."
     ]

@@ -35,16 +35,9 @@ class TaskExamples:
 
 
 def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExamples:
-    """Tokenize a task's data, cut at `data.max_length`.
-
-    Raises:
-        ValueError: that cuts every text of a side.
-    """
-    warnings, counts = (
-        class_warnings(rows.task, rows.labels, rows.sides["train"]),
-        Counter(rows.counts),
-    )
-    sides = {}
+    """Tokenize a task's data, cut at `data.max_length`, which may not cut every text of a side."""
+    warnings = class_warnings(rows.task, rows.labels, rows.sides["train"])
+    counts, sides = Counter(rows.counts), {}
     for side in rows.sides:
         sides[side], told = _tokenized(rows, side, tokenizer, counts)
         warnings += told
@@ -72,11 +65,10 @@ def _tokenized(
     rows: TaskRows, side: str, tokenizer: PreTrainedTokenizerFast, counts: Counter[str]
 ) -> tuple[Examples, list[str]]:
     """Return the examples of a side, and warnings."""
-    found, data, task = rows.sides[side], rows.data, rows.task
+    found, data = rows.sides[side], rows.data
     lack = any(example.gold == [] for example in rows.sides["train"])
-    made = kind_of(task).tokenize(
-        found, tokenizer, Cutting(task, data, side, may_lack=lack, counts=counts)
-    )
+    cutting = Cutting(data, tokenizer, side, may_lack=lack, counts=counts)
+    made = kind_of(rows.task).tokenize(found, cutting)
     if made.cut == len(found) and not data.beginnings:
         raise ValueError(
             f"data.max_length: {data.max_length} tokens cut every text of data.{side}. Raise "

@@ -48,7 +48,7 @@ def labelled_signals(loaded: LoadedModel, batch: Batch) -> Signals:
 def similarity_signals(loaded: LoadedModel, batch: Batch) -> Signals:
     """Return hidden states and unit embeddings of all texts, and the cosine of each pair.
 
-    The value that is compared with people's scores, as in Reimers & Gurevych 2019, section 3.
+    The cosine is compared with people's scores, as in Reimers & Gurevych 2019, section 3.
     """
     assert loaded.sentence is not None
     hidden_BLD = loaded.model.base_model(**model_inputs(loaded, batch)).last_hidden_state
@@ -128,8 +128,7 @@ def head_logits(loaded: LoadedModel, batch: Batch) -> Tensor:
 def head_rows(task: Task, batch: Batch, *, teacher_decides: bool) -> Rows:
     """Return which of `head_signals`' rows each loss is over, and their gold.
 
-    Args:
-        teacher_decides: hard targets are the teacher's, so that every row has one.
+    `teacher_decides`: hard targets are the teacher's, so that every row has one.
     """
     tokens_BL = hidden_BL = batch.attention_mask_BL.bool()
     if not task.has_distribution:
@@ -173,23 +172,19 @@ def _span_signals(hidden_BLD: Tensor, output: Any, batch: Batch) -> Signals:
     The question, special tokens but the first, and padding can be neither. The first stands for no
     answer (Devlin et al. 2019, section 4.3).
     """
-    allowed_BL = batch.attention_mask_BL.bool()
-    if batch.answerable_BL is not None:
-        allowed_BL = batch.answerable_BL
+    own_BL = batch.answerable_BL
+    allowed_BL = batch.attention_mask_BL.bool() if own_BL is None else own_BL
     logits_KL = torch.cat([output.start_logits, output.end_logits])
     bias_BL = torch.where(allowed_BL, 0.0, EXCLUDED).to(logits_KL.dtype)
-    readout = identity(logits_KL.shape[1], logits_KL)
-    return Signals(
-        hidden_BLD, logits_KL, Readout(readout.weight_VD, bias_BL.repeat(2, 1), exact=True)
-    )
+    readout = identity(logits_KL.shape[1], logits_KL, bias_BL.repeat(2, 1), exact=True)
+    return Signals(hidden_BLD, logits_KL, readout)
 
 
-def identity(size: int, like: Tensor, *, exact: bool = False) -> Readout:
+def identity(
+    size: int, like: Tensor, bias: Tensor | None = None, *, exact: bool = False
+) -> Readout:
     """Return a readout for features that are already logits."""
-    return Readout(torch.eye(size, dtype=like.dtype, device=like.device), exact=exact)
-
-
-# --- signals --------------------------------------------------------------------------------------
+    return Readout(torch.eye(size, dtype=like.dtype, device=like.device), bias, exact)
 
 
 def masked_lm_signals(loaded: LoadedModel, batch: Batch, rows_BL: Tensor) -> Signals:
@@ -250,10 +245,7 @@ class Reading:
         )
 
     def signals(self, loaded: LoadedModel, batch: Batch, wanted: Wanted = NOTHING) -> Signals:
-        """Return one model's signals of one micro-batch, with what is wanted of its layers.
-
-        Gradients as the caller's mode says.
-        """
+        """Return one model's signals of one micro-batch, with what is wanted of its layers."""
         with listening(loaded.model, loaded.family, wanted) as heard:
             if self.task == Task.MASKED_LM:
                 signals = masked_lm_signals(loaded, batch, self._positions(batch))

@@ -1,4 +1,4 @@
-"""The one face of all kinds of heads: from a file's row to a score."""
+"""Define the one face of all kinds of heads, from a file's row to a score."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Generic
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Batch
 from potstill.data.sequences import UNLABELED, E
@@ -16,7 +15,10 @@ from potstill.models import LoadedModel
 from potstill.recipe import Task, TaskData
 from potstill.tasks.heads import head_logits
 from potstill.tasks.metrics import Case, Scored, best_constant
-from potstill.tasks.rows import Cut, Cutting, Labelled, RawExample
+from potstill.tasks.rows import Cut, Cutting, Labelled, Names, RawExample, Row, Texts
+
+Sides = dict[str, list[RawExample]]  # train, dev; test and unlabelled where they are given
+Shown = list[Mapping[str, Any]]  # examples, as result.json has them
 
 
 class Kind(ABC, Generic[E]):
@@ -40,23 +42,13 @@ class Kind(ABC, Generic[E]):
     # --- rows -------------------------------------------------------------------------------------
 
     def check_columns(self, data: TaskData) -> None:
-        """Refuse another number of text columns.
-
-        Raises:
-            ValueError: too many, or too few.
-        """
+        """Refuse too many, or too few, text columns."""
 
     @abstractmethod
-    def read(
-        self, row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
-    ) -> tuple[tuple[str, ...], Any]:
-        """Read a row's texts, and its label as the file has it; None: not asked for.
+    def read(self, row: Row, origin: str, data: TaskData, labelled: bool) -> tuple[Texts, Any]:
+        """Read a row's texts, and its label as the file has it; None: not asked for."""
 
-        Raises:
-            BadRow: the row can't be used.
-        """
-
-    def columns(self, texts: tuple[str, ...], data: TaskData) -> dict[str, str]:
+    def columns(self, texts: Texts, data: TaskData) -> dict[str, str]:
         """Name an example's texts by their columns, as a corpus's record has them."""
         return dict(zip(data.text, texts, strict=False))
 
@@ -64,57 +56,33 @@ class Kind(ABC, Generic[E]):
         """Name the column whose equal texts are all held out or none; None: all columns."""
         return None
 
-    def scaled(
-        self, sides: dict[str, list[RawExample]], data: TaskData
-    ) -> dict[str, list[RawExample]]:
-        """Bring labels to the scale of the outputs.
-
-        Raises:
-            ValueError: the training examples have no scale.
-        """
+    def scaled(self, sides: Sides, data: TaskData) -> Sides:
+        """Bring labels to the scale of the outputs."""
         return sides
 
     @abstractmethod
-    def labels(
-        self, read: Sequence[Any], data: TaskData, teacher: Sequence[str] | None, unnamed: bool
-    ) -> list[str]:
+    def labels(self, read: Sequence[Any], data: TaskData, teacher: Names | None) -> list[str]:
         """Name the labels in the order of the outputs; of a value the value's name alone.
 
-        Args:
-            read: Labels of the training examples, as `read` gave them.
-            teacher: As in `resolve_labels`, with `unnamed`.
-
-        Raises:
-            ValueError: labels that can't be learned, or not with this teacher.
+        `read` are the training examples' labels, as the method gave them; `teacher` as in
+        `resolve_labels`.
         """
 
     @abstractmethod
-    def gold(self, example: RawExample, labels: Sequence[str], given: Sequence[str] | None) -> Any:
-        """Turn an example's label into gold, as `Labelled` has it; `given` as in `label_number`.
+    def gold(self, example: RawExample, labels: Names, given: Names | None) -> Any:
+        """Turn an example's label into gold, as `Labelled` has it; `given` as in `label_number`."""
 
-        Raises:
-            BadRow: a label that is none of the labels.
-        """
-
-    def class_counts(
-        self, labels: Sequence[str], train: Sequence[Labelled]
-    ) -> list[tuple[str, int]]:
+    def class_counts(self, labels: Names, train: Sequence[Labelled]) -> list[tuple[str, int]]:
         """Count the examples of each class; nothing where there are no classes."""
         return []
 
     # --- tokens and outputs -----------------------------------------------------------------------
 
     @abstractmethod
-    def tokenize(
-        self, found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, cutting: Cutting
-    ) -> Cut[E]:
-        """Cut examples into token sequences of at most `data.max_length` tokens.
+    def tokenize(self, found: Sequence[Labelled], cutting: Cutting) -> Cut[E]:
+        """Cut examples into token sequences of at most `data.max_length` tokens."""
 
-        Raises:
-            ValueError: a question that leaves no room for its context.
-        """
-
-    def sequences(self, texts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    def sequences(self, texts: Texts) -> list[Texts]:
         """Divide an example's texts into those that a model reads together."""
         return [texts]
 
@@ -123,21 +91,13 @@ class Kind(ABC, Generic[E]):
         return head_logits(loaded, batch)
 
     @abstractmethod
-    def decide(self, outputs: np.ndarray, examples: E, names: Sequence[str]) -> Any:
-        """Decode a model's outputs, in the examples' order.
-
-        Args:
-            names: The model's own names of its labels.
-        """
+    def decide(self, outputs: np.ndarray, examples: E, names: Names) -> Any:
+        """Decode a model's outputs, in the examples' order; `names` are its labels' own."""
 
     # --- scores -----------------------------------------------------------------------------------
 
     def given(self, outputs: np.ndarray, examples: E, case: Case[E]) -> Any:
-        """Turn outputs into what is scored.
-
-        Args:
-            examples: `case.test`, as the model's own tokenizer cuts it.
-        """
+        """Turn outputs for `case.test`, as the model itself tokenizes it, into what is scored."""
         return outputs
 
     @abstractmethod
@@ -158,5 +118,5 @@ class Kind(ABC, Generic[E]):
         """Compute how similar two models' answers are, right or wrong."""
 
     @abstractmethod
-    def show(self, base: Any, other: Any, case: Case[E], most: int) -> list[Mapping[str, Any]]:
+    def show(self, base: Any, other: Any, case: Case[E], most: int) -> Shown:
         """Show examples that two models answer differently, the surest or furthest first."""

@@ -1,4 +1,4 @@
-"""The one place that chooses a kind of head."""
+"""Choose the kind of a task's head; nothing else does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from potstill.recipe import Task
 from potstill.tasks.kind import Kind
-from potstill.tasks.sequence.kind import CosineKind, sequence_kind
+from potstill.tasks.sequence.kind import CosineKind, LabelKind, MultiLabelKind, ValueKind
 from potstill.tasks.sequence.scores import Chosen
 from potstill.tasks.spans.kind import SpansKind
 from potstill.tasks.spans.scores import Given
@@ -17,19 +17,17 @@ Prediction = list[Chosen] | list[Tagged] | list[Given] | list[float]
 
 
 def kind_of(task: Task) -> Kind[Any]:
-    """Choose the kind of a task's head.
-
-    Raises:
-        ValueError: the task has no head of its own.
-    """
+    """Choose the kind of a task's head, if it has one."""
     match task.head:
         case None:
             raise ValueError(
                 f"task: {task} is learned from plain text, and reads no labeled examples. Choose "
                 "another task."
             )
+        case "sequence" if not task.has_distribution:
+            return ValueKind(task)
         case "sequence":
-            return sequence_kind(task)
+            return MultiLabelKind(task) if task == Task.MULTI_LABEL else LabelKind(task)
         case "cosine":
             return CosineKind(task)
         case "tokens":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from potstill.models import LoadedModel
-from potstill.models.config import label_names
+from potstill.models.config import is_unnamed, label_names
 from potstill.recipe import TaskData
-from potstill.tasks.rows import BadRow, some
+from potstill.tasks.rows import BadRow, Names, some
 
 
 def is_number_below(label: str, count: int) -> bool:
@@ -16,7 +16,7 @@ def is_number_below(label: str, count: int) -> bool:
     return label.isdecimal() and int(label) < count
 
 
-def check_named(label: str, labels: Sequence[str]) -> None:
+def check_named(label: str, labels: Names) -> None:
     """Refuse the number of a label whose place only the alphabet gave it.
 
     Raises:
@@ -30,7 +30,7 @@ def check_named(label: str, labels: Sequence[str]) -> None:
         )
 
 
-def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None = None) -> int:
+def label_number(label: str, labels: Names, given: Names | None = None) -> int:
     """Return a label's number, by its name or, where no name is a number, by its number.
 
     Args:
@@ -47,9 +47,6 @@ def label_number(label: str, labels: Sequence[str], given: Sequence[str] | None 
     )
 
 
-# --- labels ---------------------------------------------------------------------------------------
-
-
 def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
     """Return all names among the examples' labels, each of which is a name or a list of names."""
     # a column names its label, whether or not an example has it
@@ -59,23 +56,20 @@ def named_labels(labels: Iterable[Any], data: TaskData) -> set[str]:
     return found
 
 
-def resolve_labels(
-    found: set[str], given: Sequence[str] | None, teacher: Sequence[str] | None, unnamed: bool
-) -> list[str]:
+def resolve_labels(found: set[str], given: Names | None, teacher: Names | None) -> list[str]:
     """Return the names of the labels in the order of the head's outputs.
 
     Args:
         found: as they stand in the training data.
         given: `data.labels`.
         teacher: of a teacher with a trained head, in its order; None: no head is trained yet.
-        unnamed: the teacher's config has no names of its own.
 
     Raises:
         ValueError: names that can't be brought together with the teacher's.
     """
     if teacher is None:
         return list(given) if given is not None else sorted(found, key=_natural)
-    names = list(teacher)
+    names, unnamed = list(teacher), is_unnamed(teacher)
     if given is not None:
         if len(given) != len(names):
             raise ValueError(
@@ -100,7 +94,7 @@ def _natural(name: str) -> tuple[bool, int, str]:
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
-def check_labels(loaded: LoadedModel, labels: Sequence[str]) -> None:
+def check_labels(loaded: LoadedModel, labels: Names) -> None:
     """Refuse a head whose labels are not the run's labels, in the run's order.
 
     Its outputs would be trained as the run's labels, and named by its own.

@@ -7,7 +7,7 @@ interval, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self
 
@@ -69,10 +69,7 @@ def best_constant(
 ) -> dict[str, float]:
     """Return the best score of always giving the same label, by metric.
 
-    Args:
-        classes: Number of labels.
-        count: Number of outputs.
-        scores: Scores outputs [count x classes].
+    `scores` scores outputs [count x classes].
     """
     each = [scores(np.tile(one, (count, 1))) for one in np.eye(classes)]
     return {name: max(scored[name].value for scored in each) for name in each[0]}
@@ -125,11 +122,7 @@ def exact_match(gold_NC: Array, predicted_NC: Array) -> Scored:
 
 
 def overlap(counts_N3: Array) -> dict[str, Scored]:
-    """Return F1, precision and recall over all items' entities.
-
-    Args:
-        counts_N3: Per item, the number of right, of gold and of predicted entities.
-    """
+    """Return F1, precision and recall of entities, from counts of right, gold, predicted ones."""
     items = counts_N3.astype(float)
     return {
         "f1": Scored(items, _f1),
@@ -227,17 +220,33 @@ def softmax(logits: ArrayLike, temperature: float) -> Array:
     return probabilities
 
 
+def agreement(outputs_NC: Array, base_NC: Array) -> dict[str, float]:
+    """Compute how alike the labels are that two models give, right or wrong."""
+    log_s, log_t = special.log_softmax(outputs_NC, axis=1), special.log_softmax(base_NC, axis=1)
+    kl_N = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
+    same_N = outputs_NC.argmax(axis=1) == base_NC.argmax(axis=1)
+    return {"top1": float(same_N.mean()), "kl": float(kl_N.mean())}
+
+
+def differing(
+    base_NC: Array, other_NC: Array, labels: Sequence[str], most: int
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """Yield rows to which two models give different labels, and both labels, the surest first."""
+    p_t, p_s = softmax(base_NC, 1.0), softmax(other_NC, 1.0)
+    top_t, top_s = base_NC.argmax(axis=1), other_NC.argmax(axis=1)
+    rows = np.flatnonzero(top_t != top_s)
+    sure_N = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
+    for n in rows[np.argsort(-sure_N[rows], kind="stable")][:most].tolist():
+        first = {"top": labels[int(top_t[n])], "p": float(p_t[n].max())}
+        yield n, first, {"top": labels[int(top_s[n])], "p": float(p_s[n].max())}
+
+
 def softened(
     text: str, candidates: Sequence[str], base_C: Array, student_C: Array, shown: Array
 ) -> dict[str, Any]:
     """Return one text's distribution at several temperatures, and the student's, for result.json.
 
-    Args:
-        text: The text, as readers see it.
-        candidates: Names of the shown classes.
-        base_C: The baseline's logits of all classes.
-        student_C: The student's logits of all classes.
-        shown: Indices of the shown classes.
+    `candidates` are the names of the `shown` ones among the C classes, whose logits are given.
     """
     shares = {f"{t:g}": softmax(base_C, t)[shown].tolist() for t in TEMPERATURES}
     return {

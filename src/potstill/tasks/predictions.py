@@ -16,11 +16,9 @@ from potstill.models.config import label_names
 from potstill.models.runtime import Filled
 from potstill.recipe import Task, TaskData
 from potstill.tasks.kinds import Prediction, kind_of
-from potstill.tasks.rows import Cutting, Labelled
+from potstill.tasks.rows import Cutting, Labelled, Texts
 
 BATCH = 32
-Texts = tuple[str, ...]
-
 
 Text = str | Sequence[str]
 
@@ -30,7 +28,6 @@ class Asked:
     """Hold the examples that a model was asked about, and its outputs.
 
     Attributes:
-        examples: of the class that the kind of head has for them.
         outputs: as `head_outputs`.
         cut: how many texts are longer than was read of them.
     """
@@ -41,23 +38,19 @@ class Asked:
 
 
 def head_outputs(
-    loaded: LoadedModel,
-    examples: Examples,
-    progress: Callable[[int], None] = lambda _: None,
+    loaded: LoadedModel, examples: Examples, progress: Callable[[int], None] = lambda _: None
 ) -> np.ndarray:
     """Return a head's logits, float32, in the examples' order, at T = 1.
 
-    Returns:
-        [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each of
-        `examples.ids`; [T x 2] of answers, their start and end.
+    They are [N x C] of a sequence head, [N x 1] of cosines; [T x C] of one for tokens, a row each
+    of `examples.ids`; [T x 2] of answers, their start and end.
     """
     model, device = loaded.model, loaded.model.device
     training = model.training
     model.eval()
     order = np.argsort(examples.lengths, kind="stable")
     found: list[np.ndarray] = [np.zeros(0)] * len(order)
-    kind = kind_of(loaded.task)
-    pad_id = int(loaded.tokenizer.pad_token_id or 0)
+    kind, pad_id = kind_of(loaded.task), int(loaded.tokenizer.pad_token_id or 0)
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = collate(examples, rows, pad_id).to(device)
@@ -71,9 +64,6 @@ def head_outputs(
     return np.concatenate(found)
 
 
-# --- asking ---------------------------------------------------------------------------------------
-
-
 def ask(
     loaded: LoadedModel, texts: Sequence[Texts], data: TaskData, *, may_lack: bool = False
 ) -> Asked:
@@ -84,18 +74,11 @@ def ask(
             its context, of question answering.
         data: how texts are cut; its sources are not read.
         may_lack: a question may have no answer.
-
-    Raises:
-        ValueError: a question that leaves no room for its context.
     """
-    task, most = loaded.task, min(data.max_length, loaded.max_length)
-    kind = kind_of(task)
+    kind, most = kind_of(loaded.task), min(data.max_length, loaded.max_length)
     limited = data.model_copy(update={"max_length": most, "on_bad_row": "error"})
-    made = kind.tokenize(
-        [Labelled(one, kind.blank, "the text") for one in texts],
-        loaded.tokenizer,
-        Cutting(task, limited, may_lack=may_lack),
-    )
+    found = [Labelled(one, kind.blank, "the text") for one in texts]
+    made = kind.tokenize(found, Cutting(limited, loaded.tokenizer, may_lack=may_lack))
     return Asked(made.examples, head_outputs(loaded, made.examples), made.cut)
 
 
@@ -104,16 +87,11 @@ def cutting(max_length: int = 128, stride: int | None = None, max_answer: int = 
     return TaskData.model_validate(
         {
             "train": ["no file: these settings are read for how texts are cut"],
-            **{"max_length": max_length, "stride": stride, "max_answer": max_answer},
+            "max_length": max_length,
+            "stride": stride,
+            "max_answer": max_answer,
         }
     )
-
-
-def decide(asked: Asked, loaded: LoadedModel) -> Prediction:
-    """Decode a model's outputs, in the examples' order."""
-    names = label_names(loaded.model.config)
-    found: Prediction = kind_of(loaded.task).decide(asked.outputs, asked.examples, names)
-    return found
 
 
 def predict(
@@ -133,10 +111,10 @@ def predict(
     Args:
         model: a model folder, or FOLDER/onnx/NAME.onnx.
         options: of `Runtime.embed` or `Runtime.fill_mask`; of tasks with a head those of
-            `head_predictions.cutting`, and `may_lack`: a question may have no answer.
+            `tasks.predictions.cutting`, and `may_lack`: a question may have no answer.
 
     Raises:
-        ValueError: as `models.load_model`, `Runtime.fill_mask` and `head_predictions.ask`.
+        ValueError: as `models.load_model`, `Runtime.fill_mask` and `tasks.predictions.ask`.
     """
     task = Task(task)
     if task == Task.SENTENCE_EMBEDDING or task == Task.MASKED_LM:
@@ -147,7 +125,10 @@ def predict(
     loaded = load_model(model, task)
     may_lack = bool(options.pop("may_lack", False))
     given = [_as_texts(text, task) for text in texts]
-    return decide(ask(loaded, given, cutting(**options), may_lack=may_lack), loaded)
+    asked = ask(loaded, given, cutting(**options), may_lack=may_lack)
+    names = label_names(loaded.model.config)
+    found: Prediction = kind_of(task).decide(asked.outputs, asked.examples, names)
+    return found
 
 
 def _as_texts(text: Text, task: Task) -> Texts:

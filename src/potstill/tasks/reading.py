@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,56 +12,81 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from potstill.data.sources import Record, heldout_side, read_rows
-from potstill.models.config import has_head, is_unnamed, label_names
+from potstill.models.config import has_head, label_names
 from potstill.recipe import Source, Task, TaskData
 from potstill.tasks.checks import check_classes, check_columns, check_metric
 from potstill.tasks.kind import Kind
 from potstill.tasks.kinds import kind_of
 from potstill.tasks.labels import check_named
-from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, usable
+from potstill.tasks.rows import (
+    BadRow,
+    Labelled,
+    Names,
+    RawExample,
+    Row,
+    column_of,
+    usable,
+)
 
 
 @dataclass
 class _Reader:
     data: TaskData
-    task: Task
     kind: Kind[Any]
     counts: Counter[str] = field(default_factory=Counter)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)  # (side, id) -> origin
+
+    def sides(self, seed: int) -> dict[str, list[RawExample]]:
+        data = self.data
+        sides = {"train": self.examples("train", data.train)}
+        if data.dev is not None:
+            sides["dev"] = self.examples("dev", data.dev)
+        else:
+            sides["train"], sides["dev"] = self._split(sides["train"], seed)
+        sides["train"] = _some_of(sides["train"], data.max_train, seed)
+        if data.test is not None:
+            sides["test"] = self.examples("test", data.test)
+        if data.unlabeled is not None:
+            more = self.examples("unlabelled", data.unlabeled, labelled=False)
+            sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
+        return sides
+
+    def _split(
+        self, examples: list[RawExample], seed: int
+    ) -> tuple[list[RawExample], list[RawExample]]:
+        """Return examples to train on, and held out; all questions of a context are on one side."""
+        data, group = self.data, self.kind.group(self.data)
+        sides: tuple[list[RawExample], list[RawExample]] = ([], [])
+        for example in examples:
+            record = Record(self.kind.columns(example.texts, data), example.origin)
+            sides[heldout_side(record, data.text, group, data.heldout, seed)].append(example)
+        return sides
 
     def examples(
         self, side: str, sources: Sequence[Source], labelled: bool = True
     ) -> list[RawExample]:
         columns = [*self.data.text, *(self.data.label if labelled else ())]
         found: list[RawExample] = []
-        problem = ""  # of the first row that is left out
-        for read, origin in read_rows(sources, columns):
+        reason = ""  # why the first row is left out
+        for row, origin in read_rows(sources, columns):
             self.counts[f"{side}.rows"] += 1
-            row = read if labelled else self._named(read)
+            if not labelled and len(self.data.text) == 1 and list(row) == ["text"]:
+                row = {self.data.text[0]: row["text"]}  # plain text has no names of columns
             parse = partial(self._one, side, row, origin, labelled)
-            parsed = usable(self.data, self.counts, side, origin, parse)
-            if parsed is not None:
-                texts, label = parsed
-                found.append(RawExample(texts, label, origin))
-            elif not found and not problem:
-                problem = _problem(parse, origin)
+            example = usable(self.data, self.counts, side, origin, parse)
+            if example is not None:
+                found.append(example)
+            elif not found and not reason:
+                reason = _why(parse, origin)
         if not found:
-            raise ValueError(f"data.{side}: no row can be used. The first is {problem}")
+            raise ValueError(f"data.{side}: no row can be used. {reason}")
         return found
 
-    def _one(
-        self, side: str, row: Mapping[str, object], origin: str, labelled: bool
-    ) -> tuple[tuple[str, ...], Any]:
+    def _one(self, side: str, row: Row, origin: str, labelled: bool) -> RawExample:
         self._once(side, row, origin, labelled)
-        return self.kind.read(row, origin, self.data, labelled)
+        return RawExample(*self.kind.read(row, origin, self.data, labelled), origin)
 
-    def _named(self, row: Mapping[str, object]) -> Mapping[str, object]:
-        """Let plain text, which has no names of columns, be the one text that there is."""
-        if len(self.data.text) == 1 and list(row) == ["text"]:
-            return {self.data.text[0]: row["text"]}
-        return row
-
-    def _once(self, side: str, row: Mapping[str, object], origin: str, labelled: bool) -> None:
+    def _once(self, side: str, row: Row, origin: str, labelled: bool) -> None:
         """Refuse an id that another row has: a question's, or that of the column `data.id`."""
         column = self.data.id or self.kind.own_id
         if column is None:
@@ -76,16 +101,13 @@ class _Reader:
             )
 
 
-def _problem(parse: Callable[[], Any], origin: str) -> str:
-    # a run that leaves out every row owes its user the reason
+def _why(parse: Callable[[], Any], origin: str) -> str:
+    """Return in one clause where a row is that can't be used, and why it can't."""
     try:
         parse()
     except BadRow as problem:
-        return f"{problem.origin or origin}: {problem}"
+        return f"In {problem.origin or origin}, {problem}"
     return ""
-
-
-# --- all together ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -104,66 +126,43 @@ def read_task(
     task: Task,
     seed: int,
     *,
-    teacher_labels: Sequence[str] | None,
-    unnamed: bool = False,
+    teacher_labels: Names | None,
+    every_class: bool = True,
 ) -> TaskRows:
     """Read a task's data, without tokenizing it.
 
     Args:
-        data: The recipe's settings.
-        task: A task with a head.
         seed: Decides the held-out share, and the choice of `max_train`.
-        teacher_labels: As in `resolve_labels`, with `unnamed`.
+        teacher_labels: As in `resolve_labels`.
+        every_class: Refuse a class without a training example.
 
     Raises:
         ValueError: rows that can't be used (file:line), unknown labels, a class without an example,
             a metric that the task does not have, or nothing left on a side.
     """
-    rows = _read(data, task, seed, teacher_labels, unnamed)
-    check_classes(task, rows.labels, rows.sides["train"])
-    return rows
-
-
-def _read(
-    data: TaskData, task: Task, seed: int, teacher_labels: Sequence[str] | None, unnamed: bool
-) -> TaskRows:
     check_columns(data, task)
     kind = kind_of(task)
-    reader = _Reader(data, task, kind)
-    sides = _sides(reader, seed)
+    reader = _Reader(data, kind)
+    sides = reader.sides(seed)
     if task == Task.CLASSIFICATION:
         names = data.labels or teacher_labels or ()
         sides["train"] = _of_one_kind(sides["train"], names, data, reader.counts)
     read_labels = [example.label for example in sides["train"]]
-    labels = kind.labels(read_labels, data, teacher_labels, unnamed)
+    labels = kind.labels(read_labels, data, teacher_labels)
     by_number = data.labels is not None or teacher_labels is not None
     found: dict[str, list[Labelled]] = {}
     for side, examples in kind.scaled(sides, data).items():
         found[side] = []
         for one in examples:
             parse = partial(_labelled, kind, labels, one, data.labels, by_number)
-            example = usable(data, reader.counts, side, one.origin, parse)
-            found[side] += [] if example is None else [example]
+            if example := usable(data, reader.counts, side, one.origin, parse):
+                found[side].append(example)
         if not found[side]:
             raise ValueError(_none_left(side, data))
     check_metric(data, task, labels)
+    if every_class:
+        check_classes(task, labels, found["train"])
     return TaskRows(data, task, labels, found, dict(reader.counts))
-
-
-def _sides(reader: _Reader, seed: int) -> dict[str, list[RawExample]]:
-    data = reader.data
-    sides = {"train": reader.examples("train", data.train)}
-    if data.dev is not None:
-        sides["dev"] = reader.examples("dev", data.dev)
-    else:
-        sides["train"], sides["dev"] = _split(sides["train"], data, reader.kind, seed)
-    sides["train"] = _some_of(sides["train"], data.max_train, seed)
-    if data.test is not None:
-        sides["test"] = reader.examples("test", data.test)
-    if data.unlabeled is not None:
-        more = reader.examples("unlabelled", data.unlabeled, labelled=False)
-        sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
-    return sides
 
 
 def _none_left(side: str, data: TaskData) -> str:
@@ -179,24 +178,8 @@ def read_for(
     task: Task, data: TaskData, teacher: PretrainedConfig, seed: int, *, every_class: bool = True
 ) -> TaskRows:
     """Read a task's data for a teacher, whose labels count where it has a head for the task."""
-    trained = has_head(teacher, task.head)
-    names = label_names(teacher) if trained else None
-    unnamed = trained and is_unnamed(teacher)
-    if every_class:
-        return read_task(data, task, seed, teacher_labels=names, unnamed=unnamed)
-    return _read(data, task, seed, names, unnamed)
-
-
-def _split(
-    examples: list[RawExample], data: TaskData, kind: Kind[Any], seed: int
-) -> tuple[list[RawExample], list[RawExample]]:
-    """Return examples to train on, and held out; all questions of a context are on one side."""
-    sides: tuple[list[RawExample], list[RawExample]] = ([], [])
-    for example in examples:
-        record = Record(kind.columns(example.texts, data), example.origin)
-        side = heldout_side(record, data.text, kind.group(data), data.heldout, seed)
-        sides[side].append(example)
-    return sides
+    names = label_names(teacher) if has_head(teacher, task.head) else None
+    return read_task(data, task, seed, teacher_labels=names, every_class=every_class)
 
 
 def _some_of(examples: list[RawExample], most: int | None, seed: int) -> list[RawExample]:
@@ -207,14 +190,11 @@ def _some_of(examples: list[RawExample], most: int | None, seed: int) -> list[Ra
 
 
 def _of_one_kind(
-    train: list[RawExample], names: Sequence[str], data: TaskData, counts: Counter[str]
+    train: list[RawExample], names: Names, data: TaskData, counts: Counter[str]
 ) -> list[RawExample]:
     """Drop numbers beside names, which would be classes of their own, or names beside numbers.
 
-    The rarer of the two are dropped.
-
-    Raises:
-        ValueError: the first of the other kind that is none of `names`, if none may be left out.
+    The rarer of the two are dropped, if any may be left out; `names` are never numbers.
     """
     kinds: dict[bool, list[RawExample]] = {True: [], False: []}
     for example in train:
@@ -236,11 +216,7 @@ def _of_one_kind(
 
 
 def _labelled(
-    kind: Kind[Any],
-    labels: Sequence[str],
-    example: RawExample,
-    given: Sequence[str] | None,
-    by_number: bool,
+    kind: Kind[Any], labels: Names, example: RawExample, given: Names | None, by_number: bool
 ) -> Labelled:
     gold = kind.gold(example, labels, given)
     if kind.task == Task.CLASSIFICATION and not by_number and example.label is not None:

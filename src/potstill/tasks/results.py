@@ -65,44 +65,6 @@ class Evaluation(TypedDict, total=False):
     warnings: list[str]
 
 
-class TextCounts(TypedDict, total=False):
-    """Count the text or the examples that a training read."""
-
-    counts: dict[str, int]
-    warnings: list[str]
-    labels: list[str]
-
-
-class Trained(TypedDict, total=False):
-    """Hold what a training found.
-
-    Attributes:
-        steps, tokens, seconds: Of the training.
-        final, best: The evaluation at the end, and the best one with its step.
-        objectives: Settings of each objective that had a weight.
-        projections: Name and shape of each projection that was learned.
-        teachers: "cached" or "live".
-        corpus, data: What was read: one of them.
-        repeats: Each training's own result, where there were several, with its `seed`.
-    """
-
-    steps: int
-    tokens: int
-    seconds: float
-    final: dict[str, Any] | None
-    best: dict[str, Any] | None
-    stopped_early: bool
-    objectives: list[dict[str, Any]]
-    projections: list[str]
-    findings: list[str]
-    teachers: str
-    corpus: TextCounts
-    data: TextCounts
-    repeats: list[dict[str, Any]]
-    preflight: dict[str, Any]
-    warnings: list[str]
-
-
 class Ratio(TypedDict, total=False):
     """Hold a ratio to the baseline: median over rounds, 95% confidence interval, verdict."""
 

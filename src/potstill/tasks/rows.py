@@ -8,27 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+from transformers import PreTrainedTokenizerFast
+
 from potstill.data.sequences import E
-from potstill.recipe import Task, TaskData
+from potstill.recipe import TaskData
 
 _SHOWN = 10  # names that a message lists
+
+Row = Mapping[str, object]
+Texts = tuple[str, ...]
+Names = Sequence[str]
 
 
 @dataclass(frozen=True)
 class RawExample:
-    """Hold one example as its row has it.
+    """Hold one example as its row has it; `label` is None where the row is unlabeled."""
 
-    Its texts, its label (a name, names, a number, tags, answers; None: unlabeled), its origin.
-    """
-
-    texts: tuple[str, ...]
-    label: Any
+    texts: Texts
+    label: Any  # a name, names, a number, tags or answers
     origin: str
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Hold one example: its texts, its gold, its origin.
+    """Hold one example as it is learned from.
 
     Of token classification the texts are the words, and gold is a label's number for each. Of
     question answering they are the question and its context, and gold is a list of answers (first
@@ -36,7 +39,7 @@ class Labelled:
     a number for regression, and None for tokens and questions.
     """
 
-    texts: tuple[str, ...]
+    texts: Texts
     gold: Any
     origin: str
 
@@ -46,14 +49,13 @@ class Cutting:
     """Hold how examples become token sequences.
 
     Attributes:
-        data: the recipe's settings.
         side: of the data, for messages; None: somebody typed the texts.
         may_lack: some question of the training text has no answer.
         counts: what is left out is counted here, by reason and side.
     """
 
-    task: Task
     data: TaskData
+    tokenizer: PreTrainedTokenizerFast
     side: str | None = None
     may_lack: bool = False
     counts: Counter[str] = field(default_factory=Counter)
@@ -76,12 +78,7 @@ class Cut(Generic[E]):
 
 
 class BadRow(ValueError):
-    """Report a row that can't be used.
-
-    Args:
-        reason: how it is counted where it is left out.
-        origin: where in the row it is; None: the row as a whole.
-    """
+    """Report a row that can't be used; `reason` is how it is counted where it is left out."""
 
     def __init__(self, reason: str, message: str, origin: str | None = None) -> None:
         super().__init__(message)
@@ -92,11 +89,7 @@ class BadRow(ValueError):
 def usable(
     data: TaskData, counts: Counter[str], side: str, origin: str, parse: Callable[[], Any]
 ) -> Any:
-    """Return what a row holds; None where the row is skipped, which is counted.
-
-    Raises:
-        ValueError: the row can't be used, and none may be left out.
-    """
+    """Return what a row holds; None where the row is skipped, which is counted."""
     try:
         return parse()
     except BadRow as problem:
@@ -109,7 +102,7 @@ def usable(
         return None
 
 
-def column_of(row: Mapping[str, object], name: str, key: str) -> Any:
+def column_of(row: Row, name: str, key: str) -> Any:
     """Return a row's value; `key` is the recipe's key that names the column."""
     if name not in row:
         raise BadRow(
@@ -118,7 +111,7 @@ def column_of(row: Mapping[str, object], name: str, key: str) -> Any:
     return row[name]
 
 
-def text_of(row: Mapping[str, object], column: str) -> str:
+def text_of(row: Row, column: str) -> str:
     """Return a row's text, which is not empty."""
     value = column_of(row, column, "text")
     if is_missing(value):
@@ -136,7 +129,7 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Names) -> str:
     """Return the first ten names, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(str(name) for name in names[:_SHOWN]) + more

@@ -48,8 +48,8 @@ def data(**settings: Any) -> TaskData:
 
 def tokenized(task: Task, texts: list[tuple[str, ...]], gold: list[Any]) -> Any:
     found = [Labelled(one, own, "f:1") for one, own in zip(texts, gold, strict=True)]
-    cutting = Cutting(task, data(max_length=32, stride=8), "train", may_lack=True)
-    return kind(task).tokenize(found, tiny_tokenizer(), cutting).examples
+    cutting = Cutting(data(max_length=32, stride=8), tiny_tokenizer(), "train", may_lack=True)
+    return kind(task).tokenize(found, cutting).examples
 
 
 def words() -> Any:
@@ -211,16 +211,16 @@ def test_scores_of_pairs_become_cosines() -> None:
     ],
 )
 def test_labels(task: Task, read: Any, teacher: list[str] | None, expected: list[str]) -> None:
-    assert kind(task).labels(read, data(), teacher, False) == expected
+    assert kind(task).labels(read, data(), teacher) == expected
 
 
 def test_labels_that_can_not_be_learnt() -> None:
     with pytest.raises(
         ValueError, match=r"all examples have the label 'a'\. Give examples of at least two labels"
     ):
-        kind(Task.CLASSIFICATION).labels(["a", "a"], data(), None, False)
+        kind(Task.CLASSIFICATION).labels(["a", "a"], data(), None)
     with pytest.raises(ValueError, match="'person' is not a tag of IOB2"):
-        kind(Task.TOKEN_CLASSIFICATION).labels([["O"]], data(), ["O", "person"], False)
+        kind(Task.TOKEN_CLASSIFICATION).labels([["O"]], data(), ["O", "person"])
 
 
 @pytest.mark.parametrize(
@@ -275,13 +275,13 @@ def test_examples_of_each_class(
 def test_token_sequences_of_texts() -> None:
     found = [Labelled(("low wine",), 1, "f:1"), Labelled(("oak " * 9,), 0, "f:2")]
     cut = kind(Task.CLASSIFICATION).tokenize(
-        found, tiny_tokenizer(), Cutting(Task.CLASSIFICATION, data(max_length=8), "train")
+        found, Cutting(data(max_length=8), tiny_tokenizer(), "train")
     )
     assert cut.examples.lengths.tolist() == [4, 8]  # with [CLS] and [SEP]
     assert (cut.cut, cut.lost, list(cut.warnings)) == (1, 0, [])
     assert (cut.examples.gold.dtype, cut.examples.gold.tolist()) == (np.int64, [1, 0])
     value = kind(Task.REGRESSION).tokenize(
-        found, tiny_tokenizer(), Cutting(Task.REGRESSION, data(max_length=8), "train")
+        found, Cutting(data(max_length=8), tiny_tokenizer(), "train")
     )
     assert value.examples.gold.dtype == np.float32
 
@@ -294,7 +294,7 @@ def test_token_sequences_of_pairs_that_are_encoded_apart() -> None:
 def test_token_sequences_of_words() -> None:
     found = [Labelled(SENTENCES[0] * 2, TAGGED[0] * 2, "f:1")]
     cut: Cut[Any] = kind(Task.TOKEN_CLASSIFICATION).tokenize(
-        found, tiny_tokenizer(), Cutting(Task.TOKEN_CLASSIFICATION, data(max_length=8), "train")
+        found, Cutting(data(max_length=8), tiny_tokenizer(), "train")
     )
     assert (cut.cut, cut.lost) == (1, 2)  # six words and two special tokens have room
     assert cut.examples.word_at.tolist() == [-1, 0, 1, 2, 3, 4, 5, -1]
@@ -304,18 +304,17 @@ def test_a_question_without_room_is_told_as_who_gave_it_knows_it() -> None:
     found = [Labelled(("low wine never runs", "oak"), None, "f:1")]
     settings = data(max_length=8, stride=2)
     asked, read = (
-        Cutting(Task.QUESTION_ANSWERING, settings),
-        Cutting(Task.QUESTION_ANSWERING, settings, "dev"),
+        Cutting(settings, tiny_tokenizer()),
+        Cutting(settings, tiny_tokenizer(), "dev"),
     )
     with pytest.raises(ValueError, match=r"^the question leaves its context no room in 8 tokens"):
-        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), asked)
+        kind(Task.QUESTION_ANSWERING).tokenize(found, asked)
     with pytest.raises(ValueError, match=r"^f:1: the question's 4 tokens leave 1 of data"):
-        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), read)
-    skipping = Cutting(
-        Task.QUESTION_ANSWERING, settings.model_copy(update={"on_bad_row": "skip"}), "dev"
-    )
+        kind(Task.QUESTION_ANSWERING).tokenize(found, read)
+    skipped = settings.model_copy(update={"on_bad_row": "skip"})
+    skipping = Cutting(skipped, tiny_tokenizer(), "dev")
     with pytest.raises(ValueError, match="no question leaves room"):
-        kind(Task.QUESTION_ANSWERING).tokenize(found, tiny_tokenizer(), skipping)
+        kind(Task.QUESTION_ANSWERING).tokenize(found, skipping)
     assert skipping.counts == {"dev.long_question": 1}
 
 
@@ -417,8 +416,8 @@ def test_tags_of_another_tokenizer_are_brought_to_the_words() -> None:
     examples = words()
     found = [Labelled(one, own, "f:1") for one, own in zip(SENTENCES, TAGGED, strict=True)]
     settings = data().model_copy(update={"max_length": 5})  # the last word of four has no token
-    cutting = Cutting(Task.TOKEN_CLASSIFICATION, settings, "train")
-    short = kind(Task.TOKEN_CLASSIFICATION).tokenize(found, tiny_tokenizer(), cutting).examples
+    cutting = Cutting(settings, tiny_tokenizer(), "train")
+    short = kind(Task.TOKEN_CLASSIFICATION).tokenize(found, cutting).examples
     case = Case(Task.TOKEN_CLASSIFICATION, IOB2, examples)
     given = kind(Task.TOKEN_CLASSIFICATION).given(at_words(short, TAGGED), short, case)
     assert given.shape == (len(examples.ids), 3)

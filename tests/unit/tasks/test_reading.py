@@ -41,13 +41,12 @@ def read(
     train: str,
     task: Task = "classification",
     teacher: list[str] | None = None,
-    unnamed: bool = False,
     **settings: Any,
 ) -> TaskRows:
     row = Task(task)
     assert row is not None
     data = TaskData.model_validate({"train": train, "heldout": 0.3, **settings})
-    return read_task(data, row, 1, teacher_labels=teacher, unnamed=unnamed)
+    return read_task(data, row, 1, teacher_labels=teacher)
 
 
 def problem(*arguments: Any, **settings: Any) -> str:
@@ -138,18 +137,18 @@ def test_numbers_count_in_the_order_of_data_labels(task: Task, tmp_path: Path) -
 
 def test_resolve_labels() -> None:
     unnamed = ["LABEL_0", "LABEL_1"]
-    assert resolve_labels({"x", "y"}, None, None, False) == ["x", "y"]
-    assert resolve_labels({"x", "y"}, ["y", "x"], None, False) == ["y", "x"]
+    assert resolve_labels({"x", "y"}, None, None) == ["x", "y"]
+    assert resolve_labels({"x", "y"}, ["y", "x"], None) == ["y", "x"]
     # a teacher's order counts, whatever order the recipe gives the same names in
-    assert resolve_labels({"x", "y"}, ["y", "x"], ["x", "y"], False) == ["x", "y"]
-    assert resolve_labels({"x", "y"}, ["y", "x"], unnamed, True) == ["y", "x"]
-    assert resolve_labels({"0", "1"}, None, unnamed, True) == unnamed
+    assert resolve_labels({"x", "y"}, ["y", "x"], ["x", "y"]) == ["x", "y"]
+    assert resolve_labels({"x", "y"}, ["y", "x"], unnamed) == ["y", "x"]
+    assert resolve_labels({"0", "1"}, None, unnamed) == unnamed
     with pytest.raises(ValueError, match=r"Set data\.labels in the order of the teacher's"):
-        resolve_labels({"x", "y"}, None, unnamed, True)
+        resolve_labels({"x", "y"}, None, unnamed)
     with pytest.raises(ValueError, match="3 names, but the teacher has 2 labels"):
-        resolve_labels({"x"}, ["x", "y", "z"], ["x", "y"], False)
+        resolve_labels({"x"}, ["x", "y", "z"], ["x", "y"])
     with pytest.raises(ValueError, match=r"x, z are not the teacher's labels\. They are x, y"):
-        resolve_labels({"x"}, ["x", "z"], ["x", "y"], False)
+        resolve_labels({"x"}, ["x", "z"], ["x", "y"])
 
 
 def test_several_labels(tmp_path: Path) -> None:
@@ -311,14 +310,15 @@ def test_texts_on_two_sides_are_told(tmp_path: Path) -> None:
     train = file(tmp_path, "train.tsv", rows())
     found = tokenize_task(read(train, dev=train), tiny_tokenizer())
     assert (
-        "30 of 30 texts of dev are also in train, so their scores are too high." in found.warnings
+        "data.train: 30 of 30 texts of dev are also in train, so their scores are too high."
+        in found.warnings
     )
     test = file(tmp_path, "test.tsv", [{"text": t, "label": "good"} for t in sentences(9, seed=5)])
     more = file(tmp_path, "more.tsv", [{"text": t} for t in sentences(4, seed=5)])
     found = tokenize_task(read(train, test=test, unlabelled=more), tiny_tokenizer())
     assert found.warnings[-1] == (
-        "4 of 9 texts of test are also in unlabelled, so the student learns the teacher's "
-        "answers to them."
+        "data.unlabeled: 4 of 9 texts of test are also in unlabeled, so the student learns the "
+        "teacher's answers to them."
     )
 
 
@@ -336,7 +336,7 @@ def test_no_row_can_be_used(tmp_path: Path) -> None:
     empty = file(tmp_path, "e.jsonl", [{"text": "", "label": "a"}])
     said = problem(empty, on_bad_row="skip")
     assert said == (
-        f"data.train: no row can be used. The first is {empty}:1: the text column 'text' is empty. "
+        f"data.train: no row can be used. In {empty}:1, the text column 'text' is empty. "
         "Fill it in."
     )
     (tmp_path / "nothing.jsonl").write_text("")
@@ -452,6 +452,6 @@ def test_texts_with_several_labels_are_told(task: Task, tmp_path: Path) -> None:
     dev = file(tmp_path, "dev.tsv", rows())
     found = tokenize_task(read(train, task, dev=dev), tiny_tokenizer())
     assert (
-        f"1 text of train has different labels in different rows, the first in {train}:6 and "
+        f"data.train: 1 text has different labels in different rows, the first in {train}:6 and "
         f"{train}:32. No model can learn both; correct them."
     ) in found.warnings

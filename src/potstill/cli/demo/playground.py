@@ -197,10 +197,10 @@ def open_playground(
     if not served:
         raise ValueError(f"{recipe.name}: no model of the run can answer. See the notes above.")
     # labels for models whose config has none, from one that has
-    configs = [one.runtime.loaded.model.config for one in served.values()]
-    named = next((label_names(config) for config in configs if not is_unnamed(config)), [])
-    for answerer, config in zip(served.values(), configs, strict=True):
-        if is_unnamed(config):
+    own = [label_names(one.runtime.loaded.model.config) for one in served.values()]
+    named = next((names for names in own if not is_unnamed(names)), [])
+    for answerer, names in zip(served.values(), own, strict=True):
+        if is_unnamed(names):
             answerer.labels = named
     mask = str(answerer.runtime.loaded.tokenizer.mask_token)
     return Playground(recipe, served, absent, form_of(recipe, mask, evaluation))

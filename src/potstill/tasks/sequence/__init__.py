@@ -1,1 +1,1 @@
-"""One or two texts with a label, several labels or a value."""
+"""Follow one or two texts with a label, several labels or a value to their score."""

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from potstill.data import Examples
 from potstill.data.sequences import Pairs
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
-from potstill.tasks.rows import BadRow, Labelled, RawExample, column_of, is_missing
+from potstill.tasks.kind import Sides
+from potstill.tasks.rows import (
+    BadRow,
+    Cut,
+    Cutting,
+    Labelled,
+    RawExample,
+    Row,
+    column_of,
+    is_missing,
+)
 
 _BATCH = 1000  # texts that are tokenized at a time
 
 
-def read_label(row: Mapping[str, object], column: str) -> str:
-    """Read a row's label: a name, or the name of a number.
-
-    Raises:
-        BadRow: no label, a fraction, or another kind of value.
-    """
+def read_label(row: Row, column: str) -> str:
+    """Read a row's label: a name, or the name of a number."""
     value = _value(row, column)
     if isinstance(value, float) and not value.is_integer():
         raise BadRow(
@@ -38,28 +43,21 @@ def read_label(row: Mapping[str, object], column: str) -> str:
     return str(int(value)) if isinstance(value, (bool, float)) else str(value).strip()
 
 
-def _value(row: Mapping[str, object], column: str) -> Any:
+def _value(row: Row, column: str) -> Any:
     value = column_of(row, column, "label")
     if is_missing(value):
         raise BadRow("no_label", f"the label column '{column}' is empty. Fill it in.")
     return value
 
 
-def read_labels(row: Mapping[str, object], columns: Sequence[str], separator: str) -> list[str]:
-    """Read a row's labels: of one cell, or of one column per label.
-
-    Raises:
-        BadRow: what is no list of names, or neither 0 nor 1.
-    """
+def read_labels(row: Row, columns: Sequence[str], separator: str) -> list[str]:
+    """Read a row's labels: of one cell, or of one column per label."""
     values = [column_of(row, column, "label") for column in columns]
     if len(columns) > 1:
         chosen = []
         for column, value in zip(columns, values, strict=True):
             if str(value).strip() not in ("0", "1", "0.0", "1.0", "True", "False"):
-                raise BadRow(
-                    "bad_label",
-                    f"label column '{column}' holds {value!r}. Write 0 or 1.",
-                )
+                raise BadRow("bad_label", f"label column '{column}' holds {value!r}. Write 0 or 1.")
             if str(value).strip() in ("1", "1.0", "True"):
                 chosen.append(column)
         return chosen
@@ -74,8 +72,7 @@ def _names(value: Any, column: str, separator: str) -> list[str]:
         each = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
         if any(is_missing(item) or isinstance(item, bool) for item in each):
             raise BadRow(
-                "bad_label",
-                f"label column '{column}' holds {value!r}. Write a list of names.",
+                "bad_label", f"label column '{column}' holds {value!r}. Write a list of names."
             )
         names = [str(item) for item in each]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -88,12 +85,8 @@ def _names(value: Any, column: str, separator: str) -> list[str]:
     return names
 
 
-def read_value(row: Mapping[str, object], column: str) -> float:
-    """Read a row's value.
-
-    Raises:
-        BadRow: no value, or no finite number.
-    """
+def read_value(row: Row, column: str) -> float:
+    """Read a row's value, a finite number."""
     value = _value(row, column)
     try:
         number = float(value)
@@ -104,14 +97,8 @@ def read_value(row: Mapping[str, object], column: str) -> float:
     return number
 
 
-def as_cosines(
-    sides: Mapping[str, list[RawExample]], data: TaskData
-) -> dict[str, list[RawExample]]:
-    """Scale the scores to between 0 and 1, as cosines can express them.
-
-    Raises:
-        ValueError: all pairs that are learnt from have the same score.
-    """
+def as_cosines(sides: Sides, data: TaskData) -> Sides:
+    """Scale the scores to between 0 and 1, as cosines can express them."""
     scores = [example.label for example in sides["train"]]
     least, greatest = data.score_range or (min(scores), max(scores))
     if least == greatest:
@@ -128,45 +115,28 @@ def as_cosines(
     return {side: [scaled(one) for one in found] for side, found in sides.items()}
 
 
-def tokenize_texts(
-    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int, gold_type: type
-) -> tuple[Examples, int]:
-    """Tokenize texts; return the sequences and how many are cut.
-
-    Args:
-        most: tokens of a sequence; what is beyond is cut.
-    """
+def tokenize_texts(found: Sequence[Labelled], cutting: Cutting, gold_type: type) -> Cut[Examples]:
+    """Tokenize texts; a sequence has at most `data.max_length` tokens."""
     pieces = Sequences()
-    for start in range(0, len(found), _BATCH):
-        columns = zip(*(example.texts for example in found[start : start + _BATCH]), strict=True)
-        texts = (list(column) for column in columns)
-        pieces.add(tokenizer(*texts, truncation=True, max_length=most, **TOKENIZING))
+    for columns in _columns(found):
+        pieces.add(_encoded(cutting, *columns))
     examples = pieces.examples(
         Examples,
         gold=np.array([example.gold for example in found], dtype=gold_type),
         texts=[example.texts for example in found],
         origins=[example.origin for example in found],
     )
-    return examples, pieces.cut
+    return Cut(examples, pieces.cut)
 
 
-def tokenize_apart(
-    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
-) -> tuple[Pairs, int]:
-    """Tokenize pairs of texts, each text by itself; return them and how many are cut.
-
-    Args:
-        most: tokens of each text; what is beyond is cut.
-    """
+def tokenize_apart(found: Sequence[Labelled], cutting: Cutting) -> Cut[Pairs]:
+    """Tokenize pairs of texts, each text by itself, of at most `data.max_length` tokens."""
     pieces = Sequences()
     seconds: list[int] = []
-    for start in range(0, len(found), _BATCH):
-        both = []
-        for column in zip(*(pair.texts for pair in found[start : start + _BATCH]), strict=True):
-            one = Sequences()
-            one.add(tokenizer(list(column), truncation=True, max_length=most, **TOKENIZING))
-            both.append(one)
-        first, second = both
+    for columns in _columns(found):
+        first, second = Sequences(), Sequences()
+        for one, column in zip((first, second), columns, strict=True):
+            one.add(_encoded(cutting, column))
         for front, back in zip(first.ids, second.ids, strict=True):
             pieces.ids.append(np.concatenate([front, back]))
             pieces.types.append(np.zeros(len(front) + len(back), dtype=np.uint8))
@@ -179,4 +149,16 @@ def tokenize_apart(
         origins=[pair.origin for pair in found],
         second_at=np.array(seconds, dtype=np.int32),
     )
-    return examples, pieces.cut
+    return Cut(examples, pieces.cut)
+
+
+def _columns(found: Sequence[Labelled]) -> Iterator[list[list[str]]]:
+    """Yield the first, and the second texts, of some examples at a time."""
+    for start in range(0, len(found), _BATCH):
+        texts = (example.texts for example in found[start : start + _BATCH])
+        yield [list(column) for column in zip(*texts, strict=True)]
+
+
+def _encoded(cutting: Cutting, *columns: list[str]) -> Any:
+    most = cutting.data.max_length
+    return cutting.tokenizer(*columns, truncation=True, max_length=most, **TOKENIZING)

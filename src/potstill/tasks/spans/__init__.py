@@ -1,1 +1,1 @@
-"""Questions and contexts with answers: how they are cut, and how answers are scored."""
+"""Cut questions and contexts with answers into windows, and score the answers."""

@@ -8,12 +8,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from potstill.data.sequences import UNLABELED, Questions
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
-from potstill.tasks.rows import BadRow, Cutting, Labelled, column_of, text_of, usable
+from potstill.tasks.rows import (
+    BadRow,
+    Cut,
+    Cutting,
+    Labelled,
+    Row,
+    Texts,
+    column_of,
+    text_of,
+    usable,
+)
 
 LABELS = ["start", "end"]
 _BATCH = 500  # questions that are tokenized at a time
@@ -25,14 +34,8 @@ Answer = tuple[int, str]  # its first character in the context, its text
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def read_question(
-    row: Mapping[str, object], data: TaskData, labelled: bool
-) -> tuple[tuple[str, ...], list[Answer] | None]:
-    """Read a row's question and context, and its answers; None: not asked for.
-
-    Raises:
-        BadRow: an empty text, or an answer that does not stand where the row says.
-    """
+def read_question(row: Row, data: TaskData, labelled: bool) -> tuple[Texts, list[Answer] | None]:
+    """Read a row's question and context, and its answers; None: not asked for."""
     texts = tuple(text_of(row, name) for name in data.text)
     if not labelled:
         return texts, None
@@ -92,26 +95,19 @@ class _Windows(Sequences):
     of: list[int] = field(default_factory=list)
 
 
-def tokenize_questions(
-    found: Sequence[Labelled],
-    tokenizer: PreTrainedTokenizerFast,
-    cutting: Cutting,
-) -> tuple[Questions, list[str]]:
-    """Return token sequences of questions, each with a window of its context, and warnings.
+def tokenize_questions(found: Sequence[Labelled], cutting: Cutting) -> Cut[Questions]:
+    """Cut questions into token sequences, each with a window of its context.
 
     A window's gold is the first answer where all of it is in the window, and the first token twice
     where it is not or there is none (Devlin et al. 2019, section 4.3).
-
-    Raises:
-        ValueError: a question that leaves no room for its context.
     """
     data, side = cutting.data, cutting.side or "text"
     stride = data.max_length // 3 if data.stride is None else data.stride
-    kept = _with_room(found, tokenizer, cutting, stride)
+    kept = _with_room(found, cutting, stride)
     windows = _Windows()
     for start in range(0, len(kept), _BATCH):
         part = kept[start : start + _BATCH]
-        encoded = tokenizer(
+        encoded = cutting.tokenizer(
             [example.texts[0] for example in part],
             [example.texts[1] for example in part],
             truncation="only_second",
@@ -123,9 +119,9 @@ def tokenize_questions(
         )
         windows.add(encoded)
         for number, offsets in enumerate(encoded["offset_mapping"]):
-            of_context = [sequence == 1 for sequence in encoded.sequence_ids(number)]
+            of_context_L = np.array([one == 1 for one in encoded.sequence_ids(number)])
             spans_L2 = np.array(offsets, dtype=np.int32).reshape(-1, 2)
-            windows.places.append(np.where(np.array(of_context)[:, None], spans_L2, -1))
+            windows.places.append(np.where(of_context_L[:, None], spans_L2, -1))
             windows.of.append(start + int(encoded["overflow_to_sample_mapping"][number]))
     gold, warnings = _golds(kept, windows, data, side)
     examples = windows.examples(
@@ -140,17 +136,12 @@ def tokenize_questions(
         longest=data.max_answer,
         may_lack=cutting.may_lack,
     )
-    return examples, warnings
+    return Cut(examples, warnings=warnings)
 
 
-def _with_room(
-    found: Sequence[Labelled],
-    tokenizer: PreTrainedTokenizerFast,
-    cutting: Cutting,
-    stride: int,
-) -> list[Labelled]:
+def _with_room(found: Sequence[Labelled], cutting: Cutting, stride: int) -> list[Labelled]:
     """Return those whose question leaves a window more room than two windows share."""
-    data, side = cutting.data, cutting.side or "text"
+    data, side, tokenizer = cutting.data, cutting.side or "text", cutting.tokenizer
     texts = [example.texts[0] for example in found]
     questions = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     rest = data.max_length - tokenizer.num_special_tokens_to_add(pair=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
@@ -27,9 +26,6 @@ class Given:
 
     text: str
     probability: float
-
-
-# --- decoding -------------------------------------------------------------------------------------
 
 
 def best_answers(outputs_T2: np.ndarray, examples: Questions) -> list[Given]:
@@ -66,9 +62,9 @@ def _window_answers(
     places_L2, logits_L2 = examples.spans[part], outputs_T2[part].astype(np.float64)
     context = np.flatnonzero(places_L2[:, 0] >= 0)
     allowed = np.union1d([0], context)
-    log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
-    log_norm += float(logits_L2[0].sum())  # of both distributions: p = exp(sum - log_norm)
     nothing = float(logits_L2[0].sum())
+    log_norm = sum(float(-log_softmax(logits_L2[allowed, side])[0]) for side in (0, 1))
+    log_norm += nothing  # of both distributions: p = exp(sum - log_norm)
     none = nothing, Given("", float(np.exp(nothing - log_norm)))
     if len(context) == 0:
         return None, none
@@ -84,9 +80,6 @@ def _window_answers(
     text = examples.texts[window][1]
     begin, end = int(places_L2[context[first], 0]), int(places_L2[context[last], 1])
     return (score, Given(text[begin:end].strip(), float(np.exp(score - log_norm)))), none
-
-
-# --- scores ---------------------------------------------------------------------------------------
 
 
 def normalized(text: str) -> str:
@@ -146,37 +139,3 @@ def likeliest_sentence(question: str, context: str) -> str:
     asked = set(normalized(question).split())
     sentences = [found.strip() for found in _SENTENCE.findall(context) if found.strip()]
     return max(sentences, key=lambda s: len(asked & set(normalized(s).split())), default="")
-
-
-def answer_agreement(given: Sequence[Given], base: Sequence[Given]) -> dict[str, float]:
-    """Compute how similar two models' answers are, right or wrong."""
-    pairs = [(one.text, two.text) for one, two in zip(given, base, strict=True)]
-    return {
-        "top1": float(np.mean([normalized(one) == normalized(two) for one, two in pairs])),
-        "f1": float(np.mean([answer_f1(one, [two]) for one, two in pairs])),
-    }
-
-
-def answer_examples(
-    base: Sequence[Given], other: Sequence[Given], examples: Questions, most: int
-) -> list[Mapping[str, Any]]:
-    """Return questions that two models answer differently, the surest first."""
-    differing = [
-        n
-        for n, (one, two) in enumerate(zip(base, other, strict=True))
-        if normalized(one.text) != normalized(two.text)
-    ]
-    differing.sort(key=lambda n: -min(base[n].probability, other[n].probability))
-    return [
-        {
-            "query": " | ".join(examples.questions[n]),
-            "expected": _shown(" / ".join(dict.fromkeys(examples.answers[n]))),
-            "teacher": {"top": _shown(base[n].text), "p": base[n].probability},
-            "student": {"top": _shown(other[n].text), "p": other[n].probability},
-        }
-        for n in differing[:most]
-    ]
-
-
-def _shown(answer: str) -> str:
-    return answer or "(no answer)"

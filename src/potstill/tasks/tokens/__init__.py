@@ -1,1 +1,1 @@
-"""Words with tags: how they are cut into tokens, and how tags are scored."""
+"""Cut words with tags into tokens, and score the tags."""

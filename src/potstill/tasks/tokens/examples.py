@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from potstill.data.files import Sentence
 from potstill.data.sequences import IGNORED, UNLABELED, Sentences
 from potstill.data.tokenize import TOKENIZING, Sequences
 from potstill.recipe import TaskData
 from potstill.tasks.labels import label_number
-from potstill.tasks.rows import BadRow, Labelled, column_of
+from potstill.tasks.rows import BadRow, Cut, Cutting, Labelled, Names, Row, Texts, column_of
 
-_BATCH = 1000  # sentences that are tokenised at a time
+_BATCH = 1000  # sentences that are tokenized at a time
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
 def read_sentence(
-    row: Mapping[str, object], origin: str, data: TaskData, labelled: bool
-) -> tuple[tuple[str, ...], list[str] | None]:
-    """Read a row's words, and their tags as the file has them; None: not asked for.
-
-    Raises:
-        BadRow: no words, not as many tags as words, or tags that are not IOB2.
-    """
+    row: Row, origin: str, data: TaskData, labelled: bool
+) -> tuple[Texts, list[str] | None]:
+    """Read a row's words, and their tags as the file has them; None: not asked for."""
     words = _words(column_of(row, data.text[0], "text"), data.text[0], labelled)
     empty = next((n for n, word in enumerate(words) if not word.strip()), None)
     if empty is not None:
@@ -58,7 +53,7 @@ def read_sentence(
     return words, tags
 
 
-def _words(value: Any, column: str, labelled: bool) -> tuple[str, ...]:
+def _words(value: Any, column: str, labelled: bool) -> Texts:
     if isinstance(value, str) and not labelled:
         value = value.split()
     if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
@@ -69,7 +64,7 @@ def _words(value: Any, column: str, labelled: bool) -> tuple[str, ...]:
     return tuple(value)
 
 
-def place_of_word(row: Mapping[str, object], origin: str, number: int) -> str:
+def place_of_word(row: Row, origin: str, number: int) -> str:
     """Return file:line of a word, where words have lines of their own."""
     if not isinstance(row, Sentence):
         return origin
@@ -77,14 +72,8 @@ def place_of_word(row: Mapping[str, object], origin: str, number: int) -> str:
     return f"{file}:{int(line) + number}"
 
 
-def check_tags(
-    words: Sequence[str], tags: Sequence[str], row: Mapping[str, object], origin: str
-) -> None:
-    """Refuse tags that are not IOB2: O; B- and a type; I- and the type of the word before.
-
-    Raises:
-        BadRow: the first that is not.
-    """
+def check_tags(words: Names, tags: Names, row: Row, origin: str) -> None:
+    """Refuse tags that are not IOB2: O; B- and a type; I- and the type of the word before."""
     before = "O"
     for number, tag in enumerate(tags):
         kind, _, name = tag.partition("-")
@@ -117,12 +106,8 @@ def sorted_tags(found: Collection[str]) -> list[str]:
     return ["O", *(f"{kind}-{name}" for name in types for kind in "BI")]
 
 
-def check_tag_names(labels: Sequence[str]) -> None:
-    """Refuse labels that are not those of IOB2.
-
-    Raises:
-        ValueError: numbers without names, or another scheme.
-    """
+def check_tag_names(labels: Names) -> None:
+    """Refuse labels that are not those of IOB2: numbers without names, or another scheme."""
     wrong = next((label for label in labels if label != "O" and not _is_tag(label)), None)
     if wrong is not None:
         raise ValueError(
@@ -133,58 +118,31 @@ def check_tag_names(labels: Sequence[str]) -> None:
         raise ValueError("data.labels: O, the tag of words outside entities, is missing. Add it.")
 
 
-def tag_numbers(
-    words: Sequence[str],
-    tags: Sequence[str],
-    labels: Sequence[str],
-    given: Sequence[str] | None = None,
-) -> list[int]:
-    """Return each tag's number; `given` as in `label_number`.
-
-    Raises:
-        BadRow: a tag that is none of the labels, or numbers whose names are not IOB2.
-    """
+def tag_numbers(words: Names, tags: Names, labels: Names, given: Names | None) -> list[int]:
+    """Return each tag's number, where the names are IOB2; `given` as in `label_number`."""
     numbers = [label_number(tag, labels, given) for tag in tags]
     check_tags(words, [labels[number] for number in numbers], {}, "")
     return numbers
 
 
-def type_counts(labels: Sequence[str], train: Sequence[Labelled]) -> dict[str, int]:
-    """Count entities of each type that the labels name."""
-    counts = {label[2:]: 0 for label in labels if label != "O"}
-    for example in train:
-        for number in example.gold:
-            if labels[number].startswith("B-"):
-                counts[labels[number][2:]] += 1
-    return counts
-
-
 # --- word pieces ----------------------------------------------------------------------------------
 
 
-def tokenize_sentences(
-    found: Sequence[Labelled], tokenizer: PreTrainedTokenizerFast, most: int
-) -> tuple[Sentences, int, int]:
+def tokenize_sentences(found: Sequence[Labelled], cutting: Cutting) -> Cut[Sentences]:
     """Tokenize sentences; the first subword token of each word carries its label.
 
-    A sentence is tokenised as the text that it is, words with a space between them: so do models
+    A sentence is tokenized as the text that it is, words with a space between them: so do models
     read it that were trained on text, and byte-level ones tell a word's first piece by that space.
-
-    Args:
-        most: tokens of a sequence; what is beyond is cut.
-
-    Returns:
-        The examples; how many sentences are cut; how many words have no token.
     """
     pieces = Sequences()
     places: list[np.ndarray] = []
     lost = 0
     for start in range(0, len(found), _BATCH):
         part = found[start : start + _BATCH]
-        encoded = tokenizer(
+        encoded = cutting.tokenizer(
             [" ".join(example.texts) for example in part],
             truncation=True,
-            max_length=most,
+            max_length=cutting.data.max_length,
             return_offsets_mapping=True,
             **TOKENIZING,
         )
@@ -202,10 +160,10 @@ def tokenize_sentences(
         words=[example.texts for example in found],
         tags=[example.gold or [] for example in found],
     )
-    return examples, pieces.cut, lost
+    return Cut(examples, pieces.cut, lost)
 
 
-def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+def first_pieces(words: Names, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
     """Return each token's word where it is that word's first token, else -1: int32 [L].
 
     Args:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from potstill.data.sequences import Sentences
 from potstill.tasks import metrics
-from potstill.tasks.metrics import Case, Scored
+from potstill.tasks.metrics import Scored
 
 Entity = tuple[str, int, int]  # type, first word, last word
 _SURE = 20.0  # logit above all others' of an answer that is given without a doubt
@@ -45,9 +44,6 @@ def tagged_words(outputs_TC: np.ndarray, examples: Sentences, names: Sequence[st
     return found
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
 def entities(tags: Sequence[str]) -> set[Entity]:
     """Return the entities of some tags (Tjong Kim Sang and De Meulder 2003, section 2.3).
 
@@ -69,12 +65,7 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def predicted_tags(outputs_TC: np.ndarray, examples: Sentences, other: int) -> list[np.ndarray]:
-    """Return each sentence's labels by word, as numbers.
-
-    Args:
-        outputs_TC: logits at every token.
-        other: the number of O, which words get that have no token.
-    """
+    """Return each sentence's labels by word, as numbers; O, `other`, where a word has no token."""
     found = []
     for item, words in enumerate(examples.words):
         part = slice(examples.offsets[item], examples.offsets[item + 1])
@@ -88,16 +79,10 @@ def predicted_tags(outputs_TC: np.ndarray, examples: Sentences, other: int) -> l
 def at_words(
     outputs_TC: np.ndarray, examples: Sentences, wanted: Sentences, other: int
 ) -> np.ndarray:
-    """Move outputs for sentences from one tokenizer's tokens to another's.
+    """Move outputs for sentences from one tokenizer's tokens to another's: [T x C] of `wanted`.
 
     A word's first piece has the outputs of its first piece; a word that has no token there is
-    surely O.
-
-    Args:
-        other: the number of O.
-
-    Returns:
-        [T x C] of the tokens of `wanted`; 0 where no word begins.
+    surely O, whose number is `other`. The rest is 0.
     """
     found_TC = np.zeros((len(wanted.word_at), outputs_TC.shape[1]), dtype=outputs_TC.dtype)
     for item in range(len(wanted)):
@@ -118,23 +103,15 @@ def tag_scores(
 ) -> dict[str, Scored]:
     """Score entities, whose type and words must all be right, and the accuracy of words.
 
-    Items are sentences.
-
-    Args:
-        truths, predicted: each sentence's labels by word, as numbers.
+    Items are sentences: their labels by word, as numbers.
     """
-    counts = []
-    words = []
+    counts, words = [], []
     for truth, answer in zip(truths, predicted, strict=True):
         gold, given = ([labels[int(n)] for n in numbers] for numbers in (truth, answer))
         one, two = entities(gold), entities(given)
         counts.append((len(one & two), len(one), len(two)))
-        right = sum(a == b for a, b in zip(gold, given, strict=True))
-        words.append((right, len(gold)))
-    return {
-        **metrics.overlap(np.array(counts)),
-        "accuracy": metrics.ratio(np.array(words)),
-    }
+        words.append((sum(a == b for a, b in zip(gold, given, strict=True)), len(gold)))
+    return {**metrics.overlap(np.array(counts)), "accuracy": metrics.ratio(np.array(words))}
 
 
 def trivial_tags(
@@ -155,44 +132,3 @@ def trivial_tags(
     commonest = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
     lexicon = [np.array([commonest.get(word, other) for word in words]) for words in test.words]
     return {**nothing, "lexicon": lexicon}
-
-
-def tag_agreement(
-    outputs_TC: np.ndarray, base_TC: np.ndarray, examples: Sentences
-) -> dict[str, float]:
-    """Compute how similar two models' tags of the words are, right or wrong."""
-    first_T = examples.word_at >= 0
-    log_s, log_t = (log_softmax(values[first_T], axis=1) for values in (outputs_TC, base_TC))
-    same_K = log_s.argmax(axis=1) == log_t.argmax(axis=1)
-    kl_K = (np.exp(log_t) * (log_t - log_s)).sum(axis=1)
-    return {"top1": float(same_K.mean()), "kl": float(kl_K.mean())}
-
-
-def tag_examples(
-    base_TC: np.ndarray,
-    other_TC: np.ndarray,
-    case: Case[Sentences],
-    most: int,
-) -> list[Mapping[str, Any]]:
-    """Show words that two models tag differently, the surest first."""
-    examples, labels = case.test, case.labels
-    first = np.flatnonzero(examples.word_at >= 0)
-    p_t, p_s = softmax(base_TC[first], axis=1), softmax(other_TC[first], axis=1)
-    top_t, top_s = p_t.argmax(axis=1), p_s.argmax(axis=1)
-    differing = np.flatnonzero(top_t != top_s)
-    sure_K = np.minimum(p_t.max(axis=1), p_s.max(axis=1))
-    differing = differing[np.argsort(-sure_K[differing], kind="stable")][:most]
-    shown: list[Mapping[str, Any]] = []
-    for k in differing.tolist():
-        item = int(np.searchsorted(examples.offsets, first[k], side="right")) - 1
-        word = int(examples.word_at[first[k]])
-        words, truth = examples.words[item], examples.tags[item]
-        shown.append(
-            {
-                "query": f"{words[word]} (word {word + 1}) in: {' '.join(words)}",
-                "expected": labels[int(truth[word])],
-                "teacher": {"top": labels[int(top_t[k])], "p": float(p_t[k].max())},
-                "student": {"top": labels[int(top_s[k])], "p": float(p_s[k].max())},
-            }
-        )
-    return shown

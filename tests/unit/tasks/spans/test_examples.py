@@ -26,7 +26,7 @@ def read(train: Any, **settings: Any) -> TaskRows:
     assert row is not None
     basic = {"text": ["question", "context"], "label": "answers", "heldout": 0.3, "max_length": 24}
     data = TaskData.model_validate({"train": train, **basic, **settings})
-    return read_task(data, row, 1, teacher_labels=["LABEL_0", "LABEL_1"], unnamed=True)
+    return read_task(data, row, 1, teacher_labels=["LABEL_0", "LABEL_1"])
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:

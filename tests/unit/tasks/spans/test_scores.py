@@ -7,10 +7,11 @@ import pytest
 from tiny_labels import bare
 
 from potstill.data.sequences import Questions
+from potstill.recipe import Task
+from potstill.tasks.kinds import kind_of
+from potstill.tasks.metrics import Case
 from potstill.tasks.spans.scores import (
     Given,
-    answer_agreement,
-    answer_examples,
     answer_f1,
     answer_scores,
     best_answers,
@@ -163,12 +164,13 @@ def test_the_sentence_that_shares_most_words() -> None:
 def test_agreement_and_examples() -> None:
     one = [Given("the Paris", 0.9), Given("", 0.8), Given("10th century", 0.4)]
     two = [Given("Paris", 0.1), Given("Rome", 0.5), Given("10th", 0.9)]
-    found = answer_agreement(one, two)
+    kind, answers = kind_of(Task.QUESTION_ANSWERING), [["Paris"], [], ["10th", "10th"]]
+    items = bare(Questions, questions=[("q", "c")] * 3, answers=answers)
+    case = Case(Task.QUESTION_ANSWERING, ["start", "end"], items)
+    found = kind.agreement(one, two, case)
     assert found["top1"] == pytest.approx(1 / 3)
     assert found["f1"] == pytest.approx((1 + 0 + 2 / 3) / 3)
-    answers = [["Paris"], [], ["10th", "10th"]]
-    items = bare(Questions, questions=[("q", "c")] * 3, answers=answers)
-    shown = answer_examples(one, two, items, most=5)
+    shown = kind.show(one, two, case, most=5)
     assert [(s["expected"], s["teacher"]["top"], s["student"]["top"]) for s in shown] == [
         ("(no answer)", "(no answer)", "Rome"),
         ("10th", "10th century", "10th"),

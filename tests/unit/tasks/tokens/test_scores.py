@@ -9,13 +9,12 @@ from tiny_labels import bare
 from potstill.data.sequences import Sentences
 from potstill.evaluation import retention
 from potstill.recipe import Task
+from potstill.tasks.kinds import kind_of
 from potstill.tasks.metrics import Case
 from potstill.tasks.tokens.scores import (
     at_words,
     entities,
     predicted_tags,
-    tag_agreement,
-    tag_examples,
     tag_scores,
     trivial_tags,
 )
@@ -100,7 +99,8 @@ def test_a_word_is_tagged_by_its_first_piece() -> None:
 
 def test_agreement_is_of_first_pieces_alone() -> None:
     one, two = outputs(0, 1, 0, 2, 0, 0, 3, 0), outputs(4, 1, 4, 1, 4, 4, 3, 4)
-    found = tag_agreement(one, two, examples())
+    case = Case(Task.TOKEN_CLASSIFICATION, LABELS, examples())
+    found = kind_of(Task.TOKEN_CLASSIFICATION).agreement(one, two, case)
     assert found["top1"] == pytest.approx(2 / 3)
     p = np.exp([3, 0, 0, 0, 0]) / np.exp([3, 0, 0, 0, 0]).sum()
     q = np.exp([0, 3, 0, 0, 0]) / np.exp([0, 3, 0, 0, 0]).sum()
@@ -111,7 +111,7 @@ def test_words_that_are_tagged_differently() -> None:
     one, two = outputs(0, 1, 0, 2, 0, 0, 3, 0), outputs(0, 1, 0, 4, 0, 0, 0, 0)
     case = Case(Task.TOKEN_CLASSIFICATION, LABELS, examples())
     two[6] *= 2  # of this one both are surer
-    shown = tag_examples(one, two, case, most=5)
+    shown = kind_of(Task.TOKEN_CLASSIFICATION).show(one, two, case, most=5)
     assert [s["query"] for s in shown] == [
         "it (word 1) in: it",
         "lovelace (word 2) in: ada lovelace wrote",
@@ -121,7 +121,7 @@ def test_words_that_are_tagged_differently() -> None:
         "I-per",
         "I-loc",
     )
-    assert len(tag_examples(one, two, case, most=1)) == 1
+    assert len(kind_of(Task.TOKEN_CLASSIFICATION).show(one, two, case, most=1)) == 1
 
 
 def test_trivial_tags() -> None:
