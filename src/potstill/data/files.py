@@ -345,7 +345,7 @@ def _parquet(file: File, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def count_rows(file: File) -> int | None:
-    """Count the rows of a file whose rows are not lines; None: its size says more in bytes."""
+    """Count the rows of a file whose rows are not lines; None: its bytes are counted."""
     if file.format == "squad":  # one JSON value, which is read whole in any case
         return sum(1 for _ in file.rows(()))
     if file.format != "parquet":

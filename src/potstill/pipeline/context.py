@@ -209,8 +209,8 @@ class TokenizedText:
             return corpus.train, corpus.heldout, told
         found = self.examples
         train = found.train
-        if taught and found.unlabelled is not None:
-            train = train + found.unlabelled
+        if taught and found.unlabeled is not None:
+            train = train + found.unlabeled
         told = {key: getattr(found, key) for key in ("counts", "warnings", "labels")}
         return train, replace(found.dev, numbered_from=len(train)), {"data": told}
 

@@ -56,21 +56,21 @@ def seen_warnings(sides: Mapping[str, Sequence[Labelled]]) -> list[str]:
     """Return warnings about scored texts that models also learn from.
 
     Args:
-        sides: examples of train and dev, and of test and unlabelled where there are some.
+        sides: examples of train and dev, and of test and unlabeled where there are some.
     """
     learnt = {
-        "train": ("train", "so their scores are too high"),
-        "unlabelled": ("unlabeled", "so the student learns the teacher's answers to them"),
+        "train": "so their scores are too high",
+        "unlabeled": "so the student learns the teacher's answers to them",
     }
     found = []
-    for side, (key, effect) in learnt.items():
+    for side, effect in learnt.items():
         known = {example.texts for example in sides.get(side, ())}
         for scored in sides.keys() & {"dev", "test"}:
             both = sum(example.texts in known for example in sides[scored])
             if both:
                 found.append(
-                    f"data.{key}: {both} of {len(sides[scored])} texts of {scored} are also in "
-                    f"{key}, {effect}."
+                    f"data.{side}: {both} of {len(sides[scored])} texts of {scored} are also in "
+                    f"{side}, {effect}."
                 )
     return sorted(found)
 

@@ -20,7 +20,7 @@ class TaskExamples:
 
     Attributes:
         labels: names, in the order of the head's outputs; for regression the value's name alone.
-        unlabelled: more text, for the teacher to label; None without.
+        unlabeled: more text, for the teacher to label; None without.
         counts: rows read and left out, by reason and side.
         warnings: in sentences, what of it matters.
     """
@@ -29,7 +29,7 @@ class TaskExamples:
     train: Examples
     dev: Examples
     test: Examples
-    unlabelled: Examples | None
+    unlabeled: Examples | None
     counts: dict[str, int]
     warnings: list[str]
 
@@ -49,7 +49,7 @@ def tokenize_task(rows: TaskRows, tokenizer: PreTrainedTokenizerFast) -> TaskExa
         train=sides["train"],
         dev=sides["dev"],
         test=sides.get("test", sides["dev"]),
-        unlabelled=sides.get("unlabelled"),
+        unlabeled=sides.get("unlabeled"),
         counts={**counts, **{f"{k}.examples": len(v) for k, v in sides.items()}},
         warnings=warnings,
     )

@@ -17,7 +17,7 @@ from potstill.tasks.heads import head_logits
 from potstill.tasks.metrics import Case, Scored, best_constant
 from potstill.tasks.rows import Cut, Cutting, Labelled, Names, RawExample, Row, Texts
 
-Sides = dict[str, list[RawExample]]  # train, dev; test and unlabelled where they are given
+Sides = dict[str, list[RawExample]]  # train, dev; test and unlabeled where they are given
 Shown = list[Mapping[str, Any]]  # examples, as result.json has them
 
 

@@ -47,8 +47,8 @@ class _Reader:
         if data.test is not None:
             sides["test"] = self.examples("test", data.test)
         if data.unlabeled is not None:
-            more = self.examples("unlabelled", data.unlabeled, labelled=False)
-            sides["unlabelled"] = _some_of(more, data.max_unlabeled, seed)
+            more = self.examples("unlabeled", data.unlabeled, labelled=False)
+            sides["unlabeled"] = _some_of(more, data.max_unlabeled, seed)
         return sides
 
     def _split(
@@ -117,7 +117,7 @@ class TaskRows:
     data: TaskData
     task: Task
     labels: list[str]
-    sides: dict[str, list[Labelled]]  # train, dev; test and unlabelled where they are given
+    sides: dict[str, list[Labelled]]  # train, dev; test and unlabeled where they are given
     counts: dict[str, int]
 
 

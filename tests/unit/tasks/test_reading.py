@@ -175,12 +175,12 @@ def test_values_and_unlabelled_text(tmp_path: Path) -> None:
     scored = file(tmp_path, "train.tsv", rows(20, (0.5, 2, "3e0")))
     found = read(scored, Task.REGRESSION, unlabelled=str(more), max_unlabelled=5)
     assert {e.gold for e in found.sides["train"]} == {0.5, 2.0, 3.0}
-    assert len(found.sides["unlabelled"]) == 5
-    assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
+    assert len(found.sides["unlabeled"]) == 5
+    assert all(math.isnan(e.gold) for e in found.sides["unlabeled"])
     examples = tokenize_task(found, tiny_tokenizer())
     assert examples.train.gold.dtype == "float32"
     labelled = read(file(tmp_path, "l.tsv", rows()), unlabelled=str(more))
-    assert {e.gold for e in labelled.sides["unlabelled"]} == {UNLABELED}
+    assert {e.gold for e in labelled.sides["unlabeled"]} == {UNLABELED}
 
 
 def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_pairs_that_are_encoded_apart(tmp_path: Path) -> None:
     found = read(path, Task.SENTENCE_SIMILARITY, dev=str(path), **settings)
     # the least and the greatest score are the cosines 0 and 1
     assert [e.gold for e in found.sides["train"]] == [(p["score"] + 1) / 5 for p in pairs]
-    assert all(math.isnan(e.gold) for e in found.sides["unlabelled"])
+    assert all(math.isnan(e.gold) for e in found.sides["unlabeled"])
     given = read(path, Task.SENTENCE_SIMILARITY, dev=str(path), score_range=[-1, 9], **settings)
     assert found.sides["train"][0].gold == 2 * given.sides["train"][0].gold == 1.0
     tokenizer = tiny_tokenizer()
@@ -420,7 +420,7 @@ def test_plain_text_is_unlabelled_text_whatever_the_column_is_called(tmp_path: P
     train = file(tmp_path, "t.tsv", [{"sentence": r["text"], "label": r["label"]} for r in rows()])
     (tmp_path / "more.txt").write_text("the low wine\nthe oak cask\n")
     found = read(train, text="sentence", unlabelled=str(tmp_path / "more.txt"))
-    assert [e.texts for e in found.sides["unlabelled"]] == [("the low wine",), ("the oak cask",)]
+    assert [e.texts for e in found.sides["unlabeled"]] == [("the low wine",), ("the oak cask",)]
     pairs = file(tmp_path, "p.tsv", [{"a": "oak", "b": "peat", "label": n % 2} for n in range(40)])
     said = problem(pairs, text=["a", "b"], dev=pairs, unlabelled=str(tmp_path / "more.txt"))
     assert "more.txt:1: no column 'a' (data.text). The columns are text" in said
@@ -441,7 +441,7 @@ def test_ids_that_two_rows_have(tmp_path: Path) -> None:
     # the same id on another side is another example's, and text for the teacher needs none
     good = file(tmp_path, "g.tsv", given[:7])
     more = file(tmp_path, "m.jsonl", [{"text": "oak"}])
-    assert read(good, id="key", dev=good, unlabelled=more).sides["unlabelled"]
+    assert read(good, id="key", dev=good, unlabelled=more).sides["unlabeled"]
 
 
 @pytest.mark.parametrize("task", [Task.CLASSIFICATION, "multi_label"])

@@ -92,8 +92,8 @@ def text_of_examples(examples: TaskExamples, taught: bool) -> Text:
         taught: Whether a teacher labels the unlabeled ones.
     """
     side = examples.train
-    if taught and examples.unlabelled is not None:
-        side = side + examples.unlabelled
+    if taught and examples.unlabeled is not None:
+        side = side + examples.unlabeled
     chosen = np.unique(np.linspace(0, len(side) - 1, SAMPLE).astype(int))
     return Text(
         records=len(side),

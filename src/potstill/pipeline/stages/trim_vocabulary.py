@@ -182,7 +182,7 @@ def text_parts(
         return [*parts, *(Part(part.name, None, part.counted) for part in heldout)]
     assert rows is not None
     sides = {side: [" ".join(one.texts) for one in found] for side, found in rows.sides.items()}
-    counted = [*sides["train"], *sides.get("unlabelled", [])]
+    counted = [*sides["train"], *sides.get("unlabeled", [])]
     return [Part("data", lambda: iter(counted), lambda: iter(sides.get("test", sides["dev"])))]
 
 

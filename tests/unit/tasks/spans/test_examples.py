@@ -193,9 +193,9 @@ def test_text_for_the_teacher_needs_no_answers(tmp_path: Path) -> None:
     found = tokenize_task(
         read(train, unlabelled=jsonl(tmp_path / "m.jsonl", more)), tiny_tokenizer()
     )
-    assert found.unlabelled is not None
-    assert found.unlabelled.gold.tolist() == [[UNLABELED, UNLABELED]]
-    both = found.train + found.unlabelled
+    assert found.unlabeled is not None
+    assert found.unlabeled.gold.tolist() == [[UNLABELED, UNLABELED]]
+    both = found.train + found.unlabeled
     assert both.questions[both.of[-1]] == ("low ?", "the oak")
     few = both.first(3)
     assert few.items == 3

@@ -112,17 +112,17 @@ def test_text_for_the_teacher_needs_no_tags(tmp_path: Path) -> None:
     (tmp_path / "more.conll").write_text("oak\npeat\n\nlow\twine\n")
     train = write_conll(tmp_path / "train.conll", tagged_sentences(40))
     found = read(train, unlabelled=str(tmp_path / "more.conll"))
-    assert [(e.texts, e.gold) for e in found.sides["unlabelled"]] == [
+    assert [(e.texts, e.gold) for e in found.sides["unlabeled"]] == [
         (("oak", "peat"), None),
         (("low",), None),
     ]
     examples = tokenize_task(found, tiny_tokenizer())
-    assert examples.unlabelled is not None
-    assert examples.unlabelled.gold.tolist() == [
+    assert examples.unlabeled is not None
+    assert examples.unlabeled.gold.tolist() == [
         *(IGNORED, UNLABELED, UNLABELED, IGNORED),
         *(IGNORED, UNLABELED, IGNORED),
     ]
-    both = examples.train + examples.unlabelled
+    both = examples.train + examples.unlabeled
     assert len(both.words) == len(both.tags) == both.items == len(both)
 
 
