@@ -204,8 +204,8 @@ def test_text_that_the_teacher_labels(
     folder = run(Recipe.model_validate(tree), output=tmp_path / "run")
     trained = json.loads((folder / "stages/04-distill/result.json").read_text())
     counts = trained["data"]["counts"]
-    assert counts["unlabelled.examples"] >= 64
-    examples = counts["train.examples"] + counts["unlabelled.examples"]
+    assert counts["unlabeled.examples"] >= 64
+    examples = counts["train.examples"] + counts["unlabeled.examples"]
     assert trained["steps"] == -(-examples // 16)
     components = trained["final"]["components"]
     assert set(components) == {"soft_targets", "hard_targets", "logits_mse"}
