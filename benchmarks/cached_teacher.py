@@ -115,7 +115,9 @@ def _epoch(
     reading = Reading.of(Task.CLASSIFICATION, objectives, InBatch(), settings.batch_size)
     teachers: dict[str, list[LiveTeacher | CachedTeacher]] = {
         "plain": [],
-        "cached": [CachedTeacher(copy.deepcopy(teacher), answers)] if way == "cached" else [],
+        "cached": [CachedTeacher(copy.deepcopy(teacher), answers, reading)]
+        if way == "cached"
+        else [],
         "live": [LiveTeacher(copy.deepcopy(teacher), reading)] if way == "live" else [],
     }
     trainee = Trainee(copy.deepcopy(student), teachers[way], reading, settings.chunk_size)

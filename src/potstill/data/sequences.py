@@ -51,6 +51,7 @@ class Tokens(_Ragged):
 
     token_counts: np.ndarray  # int64 [V]
     fingerprint: str
+    numbered_from: int = 0  # as of Examples
 
     def batch(
         self, indices: np.ndarray, pad_id: int, mask: Mask | None = None
@@ -61,7 +62,8 @@ class Tokens(_Ragged):
             for row, index in enumerate(indices.tolist()):
                 length = int(self.lengths[index])
                 ids_BL[row, :length], gold_BL[row, :length] = mask(self[index], index)
-        return {**found, "gold_BL": gold_BL}
+        numbers_B = indices.astype(np.int64) + self.numbered_from
+        return {**found, "gold_BL": gold_BL, "numbers_B": numbers_B}
 
 
 @dataclass(frozen=True, eq=False)

@@ -206,7 +206,7 @@ class TokenizedText:
         if not self.context.labeled:
             corpus = self.corpus
             told = {"corpus": {"counts": corpus.counts, "warnings": corpus.warnings}}
-            return corpus.train, corpus.heldout, told
+            return corpus.train, replace(corpus.heldout, numbered_from=len(corpus.train)), told
         found = self.examples
         train = found.train
         if taught and found.unlabeled is not None:

@@ -66,7 +66,10 @@ class Task(StrEnum):
         return task
 
     MASKED_LM = "masked_lm"
-    SENTENCE_EMBEDDING = "sentence_embedding", _Facts(is_encoder=True, has_text_vector=True)
+    SENTENCE_EMBEDDING = (
+        "sentence_embedding",
+        _Facts(is_encoder=True, has_text_vector=True, cacheable=True),
+    )
     CLASSIFICATION = (
         "classification",
         _sequence_classes(

@@ -170,8 +170,8 @@ class Distill(TrainingStage):
     in_batch: InBatch = InBatch()
     masking: Masking = Masking()
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # as of finetune
-    # Tasks with labels: run the teacher once per example and cache its outputs on disk. auto: where
-    # they serve all objectives and more than one epoch is trained.
+    # Run the teacher once per example, or text of a sentence encoder, and cache its outputs on
+    # disk. auto: where they serve all objectives, are read more than once and fit on the disk.
     cache: Literal["auto", True, False] = "auto"
     training: Training
 
@@ -197,12 +197,16 @@ class Distill(TrainingStage):
                 f"training.compile: objective {inner[0]} reads inside the layers, which are opaque "
                 "when compiled. Omit one of the two."
             )
-        if self.cache is True and self.live is not None:
-            raise ValueError(
-                f"cache: true caches a teacher's logits and one vector per text, and {self.live} "
-                "reads the hidden states of tokens. Omit the objective, or set cache: auto."
-            )
+        if self.cache is True and inner:
+            raise ValueError(self._uncacheable(inner[0]))
         return self
+
+    @staticmethod
+    def _uncacheable(kind: str) -> str:
+        return (
+            f"cache: true caches a teacher's logits and one vector per text, and {kind} reads the "
+            "hidden states of tokens. Omit the objective, or set cache: auto."
+        )
 
     def unfit(self, task: Task) -> str | None:
         problems = (objective.unfit(task) for objective in self.objectives)
@@ -211,6 +215,8 @@ class Distill(TrainingStage):
         if self.cache is True and not task.cacheable:
             cacheable = ", ".join(one for one in Task if one.cacheable)
             return f"cache: true is for {cacheable}, not {task}. Omit the key."
+        if self.cache is True and (kind := self.live(task)) is not None:
+            return self._uncacheable(kind)
         if (problem := super().unfit(task)) or task != Task.SENTENCE_EMBEDDING:
             return problem
         # Texts of a batch are compared with each other.
@@ -228,10 +234,12 @@ class Distill(TrainingStage):
             )
         return None
 
-    @property
-    def live(self) -> str | None:
+    def live(self, task: Task) -> str | None:
         """Name the first objective that a cached teacher can't serve; None: it serves all."""
-        return next((o.kind for o in self.weighted if o.reads in ("tokens", "layers")), None)
+        cached = {"logits", "vectors"}
+        if task == Task.SENTENCE_EMBEDDING:  # of which hidden states are cached, too
+            cached.add("tokens")
+        return next((o.kind for o in self.weighted if o.reads not in cached), None)
 
     @property
     def trains_lm_head(self) -> bool:

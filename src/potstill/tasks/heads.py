@@ -194,15 +194,19 @@ def masked_lm_signals(loaded: LoadedModel, batch: Batch, rows_BL: Tensor) -> Sig
     return Signals(hidden_BLD, features_KD, lm_readout(loaded.model))
 
 
-def embedding_signals(loaded: LoadedModel, batch: Batch, *, scale: float, group: int) -> Signals:
-    """Return hidden states, and each text's distribution over the others of its group.
-
-    Logits are scale * cosine similarity of the pooled embeddings; the text itself is left out.
-    """
+def embedded(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return hidden states [B x L x D] and the pooled unit vectors [B x D]."""
     assert loaded.sentence is not None
     hidden_BLD = _hidden(loaded.model, batch)
     pooled_BD = pool(hidden_BLD.float(), batch.attention_mask_BL, loaded.sentence.pooling)
-    unit_BD = F.normalize(pooled_BD, dim=-1)
+    return hidden_BLD, F.normalize(pooled_BD, dim=-1)
+
+
+def in_batch_signals(hidden_BLD: Tensor, unit_BD: Tensor, *, scale: float, group: int) -> Signals:
+    """Return each text's distribution over the others of its group, by their unit vectors.
+
+    Logits are scale * cosine similarity; the text itself is left out.
+    """
     number_B = torch.arange(len(unit_BD), device=unit_BD.device)
     same_BB = number_B[:, None] // group == number_B // group
     same_BB &= number_B[:, None] != number_B
@@ -238,6 +242,11 @@ class Reading:
         return Reading(task, tuple(objectives), in_batch.scale, in_batch.group or batch_size)
 
     @property
+    def grouped(self) -> bool:
+        """Return whether the texts of a batch are compared with each other, in groups."""
+        return self.task == Task.SENTENCE_EMBEDDING
+
+    @property
     def all_positions(self) -> bool:
         """Return whether a masked-LM distribution is wanted at every real token."""
         return self.task == Task.MASKED_LM and any(
@@ -250,10 +259,14 @@ class Reading:
             if self.task == Task.MASKED_LM:
                 signals = masked_lm_signals(loaded, batch, self._positions(batch))
             elif self.task == Task.SENTENCE_EMBEDDING:
-                signals = embedding_signals(loaded, batch, scale=self.scale, group=self.group)
+                signals = self.in_batch(*embedded(loaded, batch))
             else:
                 signals = labelled_signals(loaded, batch)
         return replace(signals, layers=heard.layers, qkv=heard.qkv)
+
+    def in_batch(self, hidden_BLD: Tensor, unit_BD: Tensor) -> Signals:
+        """Return the signals of a sentence encoder by its hidden states and unit vectors."""
+        return in_batch_signals(hidden_BLD, unit_BD, scale=self.scale, group=self.group)
 
     def rows(self, batch: Batch) -> Rows:
         """Return which rows each loss is over, in the order of `signals`' features."""

@@ -162,9 +162,9 @@ COMPILED = {"epochs": 1, "compile": True}
         ),
         (
             tree(distill(cache=True)),
-            "stage 1 (distill): cache: true is for classification, multi_label, "
-            "regression, sentence_similarity, token_classification, not masked_lm. Omit "
-            "the key.",
+            "stage 1 (distill): cache: true is for sentence_embedding, classification, "
+            "multi_label, regression, sentence_similarity, token_classification, not masked_lm. "
+            "Omit the key.",
         ),
         (
             tree(distill(cache="always")),

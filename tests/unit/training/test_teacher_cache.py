@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 import torch
 from tiny_labels import LABELS, examples, write_model
 
-from potstill.data import Batch, Examples, collate
+from potstill.data import Batch, Examples, collate, tokenize_corpus
 from potstill.models import LoadedModel, Signals, load_model
 from potstill.models.signals import Readout
+from potstill.pipeline import run
 from potstill.recipe import (
+    Corpus,
     Distill,
     GoldMse,
     HardTargets,
@@ -39,6 +43,7 @@ from potstill.training.teacher_cache import (
     why_live,
 )
 from potstill.training.teachers import CachedTeacher, LiveTeacher
+from same_runs import losses, recipe
 
 LOSSES: dict[Task, list[Objective]] = {
     Task.CLASSIFICATION: [
@@ -104,7 +109,7 @@ def test_live_and_cached_give_the_same_losses_and_gradients(task: Task, tmp_path
     assert len(answers) == 17
     reading = Reading.of(task, LOSSES[task], InBatch(), 5)
     batch = batch_of(parts)
-    cached = step(student, CachedTeacher(loaded[0], answers), reading, batch)
+    cached = step(student, CachedTeacher(loaded[0], answers, reading), reading, batch)
     rounded = step(student, Rounded(loaded[1], reading), reading, batch)
     assert cached.keys() == rounded.keys()
     for name, value in rounded.items():
@@ -134,7 +139,7 @@ def test_the_answers_are_the_models_own(tmp_path: Path) -> None:
 def test_rows_of_examples_that_have_one_or_none() -> None:
     """Sentences of one word, and of one that the tokenizer has no token for."""
     logits_RC = np.arange(6, dtype=np.float16).reshape(3, 2)
-    answers = Answers(logits_RC, np.array([0, 1, 1, 2, 3, 3]))
+    answers = Answers(np.array([0, 1, 1, 2, 3, 3]), logits_RC)
     for numbers, rows in ([0, 1, 2], [0, 1]), ([3, 1, 0], [2, 0]), ([2, 4], [1]), ([1, 4], []):
         found = answers.rows(np.array(numbers))
         assert found.tolist() == logits_RC[rows].tolist(), numbers
@@ -262,7 +267,8 @@ def test_a_batch_of_no_examples_is_answered_with_zeros(
 ) -> None:
     folder, parts, cache = kept
     answers = asked(folder, "classification", parts, cache)
-    teacher = CachedTeacher(load_model(folder, "classification"), answers)
+    reading = Reading.of(Task.CLASSIFICATION, [SoftTargets()], InBatch(), 3)
+    teacher = CachedTeacher(load_model(folder, "classification"), answers, reading)
     batch = collate(parts[0], np.arange(3), 0)
     found = teacher.signals(replace(batch, numbers_B=None))
     assert found.features_KD is not None
@@ -281,6 +287,12 @@ def test_where_answers_are_kept() -> None:
     pooled = stage(SoftTargets(), HiddenCosine(of="pooled"))
     assert why_live(pooled, Task.CLASSIFICATION, 3.0) is None
     assert why_live(pooled, Task.CLASSIFICATION, 1.0) == "no example is read twice"
+    triple = stage(SoftTargets(), HiddenCosine())
+    assert why_live(triple, Task.SENTENCE_EMBEDDING, 1.5) is None
+    assert why_live(triple, Task.SENTENCE_EMBEDDING, 1.4) == "few texts are read twice"
+    inside = stage(SoftTargets(), HiddenCosine(), Relations())
+    said = why_live(inside, Task.SENTENCE_EMBEDDING, 3.0)
+    assert said == "relations reads the hidden states of tokens"
     always = stage(SoftTargets(), cache=True)
     assert why_live(always, Task.CLASSIFICATION, 0.5) is None
     assert why_live(stage(SoftTargets(), cache=False), Task.CLASSIFICATION, 3.0) == "cache is false"
@@ -301,3 +313,72 @@ def test_where_answers_are_kept() -> None:
 def test_a_cache_that_cannot_serve_an_objective_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cache: true caches .* relations reads the"):
         stage(SoftTargets(), Relations(), cache=True)
+
+
+# --- a corpus ------------------------------------------------------------------------------------
+
+
+def test_answers_about_a_corpus_are_those_of_the_live_teacher(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Vectors and the hidden states of all tokens, of both sides, to float16's precision."""
+    loaded = [load_model(sentence_teacher, Task.SENTENCE_EMBEDDING) for _ in range(2)]
+    settings = Corpus(sources=[str(text_file)], min_length=4, max_length=24, heldout=0.2)
+    found = tokenize_corpus(settings, loaded[0].tokenizer, tmp_path / "tokens", 1)
+    sides = [found.train, replace(found.heldout, numbered_from=len(found.train))]
+    asked = Asking(sides, vectors=True, hidden=True)
+    answers = teacher_answers(loaded[0], sentence_teacher, asked, tmp_path / "cache")
+    objectives = [SoftTargets(), HiddenCosine(weight=3.0), VectorMse()]
+    reading = Reading.of(Task.SENTENCE_EMBEDDING, objectives, InBatch(scale=5.0), 5)
+    student = load_model(sentence_teacher, Task.SENTENCE_EMBEDDING)
+    with torch.no_grad():
+        for parameter in student.model.parameters():
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+            )
+    cached, live = CachedTeacher(loaded[0], answers, reading), LiveTeacher(loaded[1], reading)
+    for side in sides:
+        batch = collate(side, np.array([4, 0, 7, 3, 5]), 0)
+        one, other = cached.signals(batch), live.signals(batch)
+        real_BL = batch.attention_mask_BL.bool()
+        torch.testing.assert_close(
+            one.hidden_BLD[real_BL], other.hidden_BLD[real_BL], rtol=1e-3, atol=1e-3
+        )
+        assert not one.hidden_BLD[~real_BL].any()
+        torch.testing.assert_close(one.logits(), other.logits(), rtol=2e-3, atol=5e-3)
+        steps = [step(student, teacher, reading, batch) for teacher in (cached, live)]
+        for name, value in steps[1].items():
+            torch.testing.assert_close(steps[0][name], value, rtol=1e-2, atol=5e-3)
+        assert float(steps[1]["total"]) > 0.01
+
+
+def test_a_corpus_is_asked_about_once_where_it_is_read_twice(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """And its losses are those of a teacher that is asked for every batch."""
+    runs = {}
+    for cache in ("auto", False):
+        plan = recipe(sentence_teacher, text_file, "sentence_embedding", max_steps=80, batch_size=9)
+        stage = plan.stages[1].model_copy(update={"cache": cache})
+        plan = plan.model_copy(update={"stages": [plan.stages[0], stage]})
+        runs[cache] = run(plan, output=tmp_path / str(cache))
+    told = [
+        json.loads((folder / "stages/02-distill/result.json").read_text())["teachers"]
+        for folder in runs.values()
+    ]
+    assert told == ["cached", "live"]
+    cached, live = (losses(folder) for folder in runs.values())
+    assert len(cached) == 80
+    for number, line in cached.items():
+        assert line["loss"] == pytest.approx(live[number]["loss"], rel=2e-2)
+
+
+def test_hidden_states_that_would_fill_the_disk_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        teacher_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * 10**9)
+    )
+    assert teacher_cache.why_too_large(5 * 10**9, tmp_path / "none/yet") is None
+    said = teacher_cache.why_too_large(6 * 10**9, tmp_path / "none/yet")
+    assert said == "its hidden states would take 6.0 GB, and 10.0 GB are free"

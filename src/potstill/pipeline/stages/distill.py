@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.nn import Module
 
-from potstill.data import Examples
 from potstill.data.batches import plan_steps
 from potstill.models import LoadedModel
 from potstill.models.devices import own_device
@@ -24,9 +24,11 @@ from potstill.training.preflight import Findings
 from potstill.training.teacher_cache import (
     Answers,
     Asking,
+    reads_hidden,
     reads_vectors,
     teacher_answers,
     why_live,
+    why_too_large,
 )
 
 VERSION = 2
@@ -133,14 +135,18 @@ def _answers(
 ) -> dict[str, Answers]:
     """Return the cached outputs of teachers for all examples; empty where teachers are live."""
     context, settings = text.context, stage.training
-    if context.task.head is None:
+    if not context.task.cacheable:
         return {}
     training_side, dev, _ = text.sides(True)
-    assert isinstance(training_side, Examples)
-    assert isinstance(dev, Examples)
     steps, _ = plan_steps(training_side.lengths, settings, context.seed)
     epochs = stage.repeats * steps / -(-len(training_side) // settings.batch_size)
+    cache = context.cache.parent / "teachers"
+    hidden = context.task == Task.SENTENCE_EMBEDDING and reads_hidden(stage.objectives)
     why = why_live(stage, context.task, epochs)
+    if why is None and hidden and stage.cache == "auto":
+        tokens = int(training_side.lengths.sum(dtype=np.int64) + dev.lengths.sum(dtype=np.int64))
+        wide = sum(loaded.model.config.hidden_size for loaded in teachers.values())
+        why = why_too_large(2 * tokens * wide, cache)
     context.reporter.say(
         "the teacher runs once for each example, and its outputs are cached"
         if why is None
@@ -150,9 +156,10 @@ def _answers(
         return {}
     if not context.is_main:
         wait_for_all()  # until the first process has asked
-    found, cache = {}, context.cache.parent / "teachers"
+    found = {}
     told = context.reporter.say, context.reporter.progress
-    asked = Asking([training_side, dev], reads_vectors(stage.objectives), *told)
+    vectors = context.task == Task.SENTENCE_EMBEDDING or reads_vectors(stage.objectives)
+    asked = Asking([training_side, dev], vectors, hidden, *told)
     for name, loaded in teachers.items():
         Module.to(loaded.model, own_device())
         found[name] = teacher_answers(loaded, context.models[name], asked, cache)

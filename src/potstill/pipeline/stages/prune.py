@@ -28,7 +28,7 @@ from potstill.pipeline.context import Context, Done, TokenizedText
 from potstill.pipeline.outlook import Outline, Outlook, check_text_length
 from potstill.recipe import Prune, Student, StudentFamily, Task
 from potstill.reporting.phrases import pruning_note
-from potstill.tasks.heads import embedding_signals
+from potstill.tasks.heads import embedded, in_batch_signals
 
 VERSION = 1
 MEASURED = 256  # held-out texts that the effect is measured on
@@ -255,6 +255,6 @@ def _correlation(before: LoadedModel, after: LoadedModel, batches: Iterator[Batc
 
 
 def _vectors(loaded: LoadedModel, batch: Batch) -> Tensor:
-    signals = embedding_signals(loaded, batch, scale=1.0, group=BATCH)
+    signals = in_batch_signals(*embedded(loaded, batch), scale=1.0, group=BATCH)
     assert signals.vectors_BD is not None
     return signals.vectors_BD

@@ -140,7 +140,7 @@ class Lesson:
         teachers = [
             LiveTeacher(teacher, reading, weight)
             if answers is None
-            else CachedTeacher(teacher, answers, weight)
+            else CachedTeacher(teacher, answers, reading, weight)
             for teacher, weight, answers in self.teachers
         ]
         trainee = Trainee(loaded, teachers, reading, settings.chunk_size, seed)
