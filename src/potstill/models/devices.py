@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import timeit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -46,6 +48,24 @@ def _seconds(dtype: torch.dtype) -> float:
     left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
     # the first of the four warms up
     return min(timeit.repeat(lambda: left @ right, timer=time.perf_counter, repeat=4, number=8)[1:])
+
+
+@contextmanager
+def products_in(precision: Literal["highest", "medium"]) -> Iterator[None]:
+    """Compute float32 matrix products exactly, or on bfloat16 units where a CPU has them."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Compute in the tensors' own precision, whatever a training step is computed in."""
+    with torch.autocast(device.type, enabled=False), products_in("highest"):
+        yield
 
 
 def own_device() -> torch.device:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill.models.devices import exactly
+
 # A logit that no softmax gives weight to, yet finite: 0 * it is 0 in the divergence.
 EXCLUDED = -1e4
 EMBEDDINGS = -1  # the number of the layer before the first one
@@ -35,7 +37,7 @@ class Readout:
     def logits(self, features_kD: Tensor, rows: slice) -> Tensor:
         """Return logits [k x V] of some rows; `rows` selects them among the K."""
         if self.exact:
-            with torch.autocast(features_kD.device.type, enabled=False):
+            with exactly(features_kD.device):
                 return self._logits(features_kD, rows)
         return self._logits(features_kD, rows)
 

@@ -11,10 +11,10 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ from potstill.data import Batch
 from potstill.data.batches import MicroBatches, plan_steps
 from potstill.data.masking import EVALUATION_EPOCH
 from potstill.errors import Interrupted, TrainingFailed
-from potstill.models.devices import autocast_dtype
 from potstill.models.finite import not_finite, some_not_finite
-from potstill.recipe import Task
+from potstill.storage.machine import is_out_of_memory
 from potstill.storage.manifest import blake2b
 from potstill.training.checkpoint import load_checkpoint, save_checkpoint
 from potstill.training.distributed import (
@@ -39,7 +38,9 @@ from potstill.training.distributed import (
 from potstill.training.interruption import stop_signals
 from potstill.training.job import Job, Progress, Result, State
 from potstill.training.log import TrainingLog
-from potstill.training.optimizer import make_optimizer, pack_optimizer, schedule, unpack_optimizer
+from potstill.training.optimizer import clip, make_optimizer, pack_optimizer, unpack_optimizer
+from potstill.training.precision import FORMATS, TRIAL_TOKENS, agreed_format
+from potstill.training.schedule import evaluations, learning_rate
 
 
 def train(job: Job) -> Result:
@@ -63,12 +64,10 @@ class _Loop:
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         if len(job.train) == 0:
             raise ValueError("there is no text to train on. Give more text.")
-        group = reading.group if reading.task == Task.SENTENCE_EMBEDDING else None
-        check_processes(settings, self.world, group)
+        check_processes(settings, self.world, reading.group if reading.grouped else None)
         size = settings.batch_size
         self.steps, self.total_tokens = plan_steps(job.train.lengths, settings, job.seed)
         self.batches_per_epoch = -(-len(job.train) // size)
-        self.evaluate_every = settings.evaluate_every or max(self.steps // 10, 1)
         self.weights: dict[str, float] = {o.kind: o.weight for o in reading.objectives}
         self.state = State()
         self.resumed_from: int | None = None
@@ -86,10 +85,13 @@ class _Loop:
             rank=self.accelerator.process_index,
             world=self.world,
         )
+        self.evaluate_every, self.evaluated = evaluations(
+            settings, job.heldout.lengths, self.steps, self.total_tokens
+        )
         self._prepare()
 
     def _prepare(self) -> None:
-        trainee, settings = self.trainee, self.settings
+        trainee, settings, job = self.trainee, self.settings, self.job
         trainee.to(self.device)
         for teacher in trainee.teachers:
             teacher.to(self.device)
@@ -104,17 +106,31 @@ class _Loop:
         loaded = load_checkpoint(self.checkpoints, warn=self.job.say)
         if loaded is not None:
             self._restore(*loaded)
-        self.dtype = self._agree_on_precision()
+        if not self.state.precision:  # else compute as the run began
+            self.state.precision = agreed_format(self.accelerator, settings, self._trial, job.say)
+        self.format = FORMATS[self.state.precision]
         self.module: Any = self.accelerator.prepare_model(trainee)
         self.log.begin_tracking({"steps": self.steps, **settings.model_dump()})
 
-    def _agree_on_precision(self) -> torch.dtype | None:
-        """Compute as the run began, and alike in all processes: "auto" is measured."""
-        if not self.state.precision:
-            own = autocast_dtype(self.settings.precision, self.device)
-            without = largest_of_all(self.accelerator, int(own is None))
-            self.state.precision = "fp32" if without else "bf16"
-        return torch.bfloat16 if self.state.precision == "bf16" else None
+    def _trial(self) -> Callable[[], tuple[float, float]]:
+        """Return a pass over a small micro-batch that changes no weight: loss and gradient norm."""
+        job, trainee = self.job, self.trainee
+        rows = max(4, TRIAL_TOKENS // max(int(job.train.lengths.mean()), 1))
+        rows = min(rows, self.batches.size)
+        some = replace(self.batches, batch_size=rows, size=rows, rank=0, world=1)
+        [(_, batch)] = some.of_step(job.train, 0)
+        batch = batch.to(self.device)
+        counts = trainee.reading.counts(batch)
+        scales = {kind: weight / max(counts[kind], 1) for kind, weight in self.weights.items()}
+
+        def step() -> tuple[float, float]:
+            trainee.begin_step(self.settings)
+            torch.manual_seed(job.seed)
+            total, _ = trainee(batch, dict(scales))
+            torch.autograd.backward(total)
+            return float(total), clip(trainee, math.inf)
+
+        return step
 
     # --- checkpoints ---
 
@@ -165,11 +181,13 @@ class _Loop:
             saved_at = time.perf_counter()
             self._begin = saved_at - self.state.seconds
             step = self.state.step
-            ahead = pool.submit(self.batches.of_step, self.job.train, step)
+            ahead = pool.submit(self._cut, step)
             while step < self.steps and not stopped:
-                micro_batches = ahead.result()
+                size, micro_batches = ahead.result()
                 if step + 1 < self.steps:
-                    ahead = pool.submit(self.batches.of_step, self.job.train, step + 1)
+                    ahead = pool.submit(self._cut, step + 1)
+                if size != self.batches.size:  # halved meanwhile
+                    _, micro_batches = self._cut(step)
                 self.trainee.set_step(step, self.steps)
                 self._step(step, micro_batches)
                 step += 1
@@ -191,6 +209,10 @@ class _Loop:
                     self.saved, saved_at = step, time.perf_counter()
         return self._finish(stopped)
 
+    def _cut(self, step: int) -> tuple[int, list[tuple[int, Batch]]]:
+        """Return a step's micro-batches, after the size that they were cut to."""
+        return self.batches.size, self.batches.of_step(self.job.train, step)
+
     def _step(self, step: int, micro_batches: list[tuple[int, Batch]]) -> None:
         counted: Counter[str] = Counter()
         for number, batch in micro_batches:
@@ -203,19 +225,18 @@ class _Loop:
         counts = {k: max(int(count), 1) for k, count in zip(self.weights, found, strict=True)}
         # DDP averages over processes: multiply what it will divide.
         scales = {kind: self.world * weight / counts[kind] for kind, weight in self.weights.items()}
-        sums = self._forward_backward(step, micro_batches, scales)
+        while (sums := self._forward_backward(step, micro_batches, scales)) is None:
+            _, micro_batches = self._cut(step)
         components = {
             kind: value / counts[kind]
             for kind, value in zip(self.weights, sum_of_all(self.accelerator, sums), strict=True)
         }
         loss = sum(self.weights[kind] * value for kind, value in components.items())
-        parameters = [p for p in self.trainee.parameters() if p.grad is not None]
-        limit = math.inf if self.settings.clip is None else self.settings.clip
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        grad_norm = clip(self.trainee, self.settings.clip or math.inf)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise self._failed(f"the {what} is not finite at step {step + 1}")
-        rate = self.settings.learning_rate * schedule(step, self.steps, self.settings.warmup)
+        rate = learning_rate(self.settings, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -242,27 +263,42 @@ class _Loop:
 
     def _forward_backward(
         self, step: int, micro_batches: list[tuple[int, Batch]], scales: Mapping[str, float]
+    ) -> list[float] | None:
+        """Add up gradients, and return the sums of losses; None: micro-batches were halved."""
+        try:
+            return self._accumulate(step, micro_batches, scales)
+        except (RuntimeError, MemoryError) as error:
+            half, odd = divmod(self.batches.size, 2)
+            group = self.trainee.reading.group if self.trainee.reading.grouped else 1
+            if odd or half % group or self.world > 1 or not is_out_of_memory(error):
+                raise
+        # outside the handler, whose traceback holds the tensors of the failed pass
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.job.say(
+            f"note: micro-batches of {self.batches.size} do not fit in memory. From here on they "
+            f"are of {half}, more for each step; set training.micro_batch_size: {half} to begin so."
+        )
+        self.batches.size = half
+        return None
+
+    def _accumulate(
+        self, step: int, micro_batches: list[tuple[int, Batch]], scales: Mapping[str, float]
     ) -> list[float]:
-        trainee = self.trainee
-        trainee.model.train(self.settings.dropout)
-        if self.settings.gradient_checkpointing:
-            # A layer is recomputed only if it is in training mode, its dropout is not.
-            for module in trainee.model.modules():
-                module.training |= bool(getattr(module, "gradient_checkpointing", False))
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = dict.fromkeys(self.weights, 0.0)
+        self.trainee.begin_step(self.settings)
+        found: list[Mapping[str, Tensor]] = []
         for position, (number, batch) in enumerate(micro_batches):
             last = position == len(micro_batches) - 1
             torch.manual_seed(_hash(self.job.seed, step, number))
             idle = number < 0  # another process has one micro-batch more: take part, add nothing
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 own = dict.fromkeys(scales, 0.0) if idle else scales
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                with self.format.applied(self.device):
                     total, parts = self.module(batch.to(self.device), dict(own))
-                torch.autograd.backward(total)  # accelerate's own scales by its configuration
-            for kind, value in parts.items():
-                sums[kind] += 0.0 if idle else float(value)
-        return list(sums.values())
+                    torch.autograd.backward(total)  # accelerate's own scales by its configuration
+            found += [] if idle else [parts]
+        # read at the end, so that nothing waits for a GPU between micro-batches
+        return [sum(float(parts[kind]) for parts in found) for kind in self.weights]
 
     # --- evaluation ---
 
@@ -272,11 +308,12 @@ class _Loop:
         trainee.set_step(self.steps, self.steps)
         trainee.model.eval()
         sums, counts = dict.fromkeys(self.weights, 0.0), dict.fromkeys(self.weights, 0)
-        part = self.settings.evaluate_sequences, EVALUATION_EPOCH
+        part = self.evaluated, EVALUATION_EPOCH
         with torch.no_grad():
             for batch in self.batches.spread(self.job.heldout, *part):
                 batch = batch.to(self.device)
-                _, parts = trainee(batch, dict.fromkeys(sums, 0.0))
+                with self.format.applied(self.device):
+                    _, parts = trainee(batch, dict.fromkeys(sums, 0.0))
                 for kind, count in trainee.reading.counts(batch).items():
                     counts[kind] += count
                     sums[kind] += float(parts[kind])

@@ -1,8 +1,7 @@
-"""The optimizer: AdamW's groups, the schedule, and its state as tensors."""
+"""The optimizer: AdamW's groups, and its state as tensors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,9 +68,11 @@ def make_optimizer(trainee: Trainee, settings: Training) -> torch.optim.Optimize
     )
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate's factor: up to 1 over the warm-up, then down to 0, linearly."""
-    warm = math.ceil(warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    return (steps - step) / max(steps - warm, 1)
+def clip(trainee: Trainee, limit: float) -> float:
+    """Scale the gradients down to a norm, and return what it was."""
+    parameters = [p for p in trainee.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    found = float(norm)
+    if not found <= limit:  # else every gradient would be multiplied by 1
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return found

@@ -15,7 +15,7 @@ from potstill.models.families import is_task_head
 from potstill.objectives import objective_sums
 from potstill.objectives.hidden import Pairing, Taught
 from potstill.objectives.pairing import pair_up, projection_shapes, wanted_of
-from potstill.recipe import Distill, Finetune, Task
+from potstill.recipe import Distill, Finetune, Task, Training
 from potstill.storage.manifest import blake2b
 from potstill.tasks.heads import Reading, blank_gold
 from potstill.training.teachers import CachedTeacher, LiveTeacher
@@ -86,6 +86,15 @@ class Trainee(nn.Module):
         training are comparable.
         """
         self._objectives = [o.at(step, steps) for o in self.reading.objectives]
+
+    def begin_step(self, settings: Training) -> None:
+        """Drop the gradients, and set the modes that a step is trained in."""
+        self.zero_grad(set_to_none=True)
+        self.model.train(settings.dropout)
+        if settings.gradient_checkpointing:
+            # A layer is recomputed only if it is in training mode, its dropout is not.
+            for module in self.model.modules():
+                module.training |= bool(getattr(module, "gradient_checkpointing", False))
 
     @property
     def logged(self) -> dict[str, float]:

@@ -14,21 +14,14 @@ from tiny_trainings import events, finetune, recipe
 
 from potstill import errors
 from potstill.pipeline import run
-from potstill.recipe import Recipe, Task
+from potstill.recipe import Recipe, Task, Training
 from potstill.training import loop
 from potstill.training import optimizer as optimizers
 
 
-def test_schedule_is_warmup_then_linear_decay() -> None:
-    factors = [optimizers.schedule(step, steps=20, warmup=0.2) for step in range(20)]
-    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert factors[4:] == pytest.approx([(20 - step) / 16 for step in range(4, 20)])
-    assert optimizers.schedule(0, steps=10, warmup=0.0) == 1.0
-
-
 def test_weight_decay_leaves_out_biases_and_norms(masked_lm_teacher: Path) -> None:
     from potstill.models import load_model
-    from potstill.recipe import HardTargets, InBatch, Training
+    from potstill.recipe import HardTargets, InBatch
     from potstill.tasks.heads import Reading
     from potstill.training import Trainee
 
