@@ -126,7 +126,7 @@ def agreed_format(
     trial: Callable[[], Callable[[], tuple[float, float]]],
     say: Callable[[str], None],
 ) -> str:
-    """Return the name of the format that all processes compute in, and say what was measured."""
+    """Return the name of the format that all processes compute in; what was measured is logged."""
     names = candidates(settings.precision, accelerator.device)
     if settings.compile:  # each format would be compiled for its trial
         names = names[-1:]

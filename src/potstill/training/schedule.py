@@ -1,4 +1,4 @@
-"""What happens when in a training: its learning rate, and its evaluations."""
+"""Decide a step's learning rate, and when held-out losses are computed."""
 
 from __future__ import annotations
 
