@@ -178,3 +178,38 @@ def distill_step() -> str:
         f"{result['variants']['potstill-all']['memory_before_models_bytes'] / 1e9:.2f} GB.\n"
     )
     return markdown(rows) + note
+
+
+def training_speed() -> str:
+    """Potstill's training at real lengths beside a plain loop and another trainer."""
+    result = load("training_speed")
+    rows = [["way", "tokens/s in float32", "tokens/s in its fastest format"]]
+    for way in ("plain", "potstill", "potstill, cached", "sentence-transformers"):
+        cells = [way]
+        for kind in ("fp32", "best"):
+            found = result["tokens_per_s"][f"{way}, {kind}"]
+            each = found["rounds"]
+            cells.append(spread(found["median"], min(each), max(each), ",.0f"))
+        cells[-1] += f" ({found['precision'].removeprefix('precision: ')})"
+        rows.append(cells)
+
+    def ratio(name: str) -> str:
+        one = result["ratios"][name]
+        return spread(one["median"], one["min"], one["max"], ".2f")
+
+    padding, product = result["computed_over_real"], result["matrix_product_flops_per_s"]
+    trainer = "sentence-transformers, best"
+    note = (
+        f"\nall-MiniLM-L6-v2 to 3 layers on {result['rows']:,} texts of BBC News, at most 64 "
+        f"tokens, {result['threads']} threads, medians (and range) of {result['rounds']} "
+        f"interleaved rounds; {machine(result)}. Ratios within a round: potstill over plain "
+        f"{ratio('potstill, best / plain, best')}; cached over a live teacher "
+        f"{ratio('cached, best / potstill, best')}; cached over sentence-transformers, whose "
+        f"vectors were computed before, too, {ratio(f'cached, best / {trainer}')}; live over it "
+        f"{ratio(f'potstill, best / {trainer}')}. Computed tokens over real ones: "
+        f"{padding['potstill']:.3f}, shuffled {padding['shuffled']:.3f}. Outside the models and "
+        f"the head: {result['outside_models_and_head']:.1%} of the loop's time. A large matrix "
+        f"product: {product['float32'] / 1e9:,.0f} GFLOP/s in float32, "
+        f"{product['bfloat16'] / 1e9:,.0f} in bfloat16.\n"
+    )
+    return markdown(rows) + note

@@ -39,6 +39,7 @@ TABLES = {
     "quickstart": doc_quickstart.quickstart,
     "masked_lm_ablation": doc_ablations.masked_lm_ablation,
     "distill_step": doc_costs.distill_step,
+    "training_speed": doc_costs.training_speed,
     "cached_teacher": doc_costs.cached_teacher,
     "shipped_quickstart": doc_quickstart.shipped_quickstart,
     "ablation_embeddings": doc_ablations.ablation_embeddings,
