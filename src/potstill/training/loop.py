@@ -86,7 +86,7 @@ class _Loop:
             world=self.world,
         )
         self.evaluate_every, self.evaluated = evaluations(
-            settings, job.heldout.lengths, self.steps, self.total_tokens
+            settings, job.heldout.lengths, self.steps, self.total_tokens, job.score is not None
         )
         self._prepare()
 

@@ -21,7 +21,7 @@ def learning_rate(settings: Training, step: int, steps: int) -> float:
 
 
 def evaluations(
-    settings: Training, lengths: np.ndarray, steps: int, tokens: int
+    settings: Training, lengths: np.ndarray, steps: int, tokens: int, scored: bool = False
 ) -> tuple[int, int]:
     """Return after how many steps held-out losses are computed, and of how many sequences.
 
@@ -32,6 +32,7 @@ def evaluations(
     Args:
         lengths: tokens of the held-out sequences.
         steps, tokens: of the whole training.
+        scored: Whether each evaluation also scores all held-out sequences.
     """
     count = settings.evaluate_sequences
     if settings.evaluate_every is not None:
@@ -40,5 +41,6 @@ def evaluations(
     if len(lengths) and settings.keep == "last" and settings.patience is None:
         affordable = int(EVALUATION_SHARE * tokens / float(lengths.mean()))
         count = min(count, max(affordable, LEAST_EVALUATED))
-        times = min(max(affordable // min(count, len(lengths)), 1), times)
+        each = min(count, len(lengths)) + scored * len(lengths)
+        times = min(max(affordable // each, 1), times)
     return max(steps // times, 1), count

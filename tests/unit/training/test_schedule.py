@@ -50,3 +50,10 @@ def test_held_out_losses_cost_a_twentieth_of_training(
     if not more and lengths and count > 16:
         read = (1000 // every) * min(count, len(lengths)) * 40
         assert read <= 0.05 * tokens
+
+
+def test_scores_of_all_held_out_examples_cost_as_well() -> None:
+    """A twentieth of 10 million has room for 12,500 sequences: 256 and 1,000 fit in 9 times."""
+    lengths = np.full(1000, 40, dtype=np.int32)
+    settings = Training(max_steps=1000)
+    assert evaluations(settings, lengths, 1000, 10_000_000, scored=True) == (1000 // 9, 256)
