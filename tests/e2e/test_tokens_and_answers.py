@@ -51,7 +51,7 @@ def recipe(teacher: Path, task: str, data: dict[str, Any], epochs: int) -> dict[
                     {"kind": "hard_targets", "target": "gold"},
                     {"kind": "hidden_cosine"},
                 ],
-                "training": {"epochs": epochs / 2, **TRAINING},
+                "training": {"epochs": epochs / 2, "evaluate_every": 1, **TRAINING},
             },
             {"kind": "evaluate"},
             {"kind": "report"},

@@ -59,6 +59,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
                 "training": {
                     "epochs": 2,
                     **{"batch_size": 16, "micro_batch_size": 8, "log_every": 1, "dropout": False},
+                    "evaluate_every": 1,
                     "precision": "fp32",  # of bf16 nobody could tell rounding from a mistake
                 },
             },

@@ -25,9 +25,10 @@ def evaluations(
 ) -> tuple[int, int]:
     """Return after how many steps held-out losses are computed, and of how many sequences.
 
-    Where the settings do not say when, evaluations are ten, or as many, and as large, as read a
-    twentieth of the tokens that training reads, so that they take less than that of its time. Those
-    that choose weights or end the training are ten whatever they read.
+    Where the settings do not say when, evaluations are ten, of fewer sequences where a twentieth of
+    the tokens that training reads has no room for more, so that they take less than that of its
+    time; of a short training they are fewer. Those that choose weights or end the training are ten
+    whatever they read.
 
     Args:
         lengths: tokens of the held-out sequences.
@@ -40,7 +41,7 @@ def evaluations(
     times = EVALUATIONS
     if len(lengths) and settings.keep == "last" and settings.patience is None:
         affordable = int(EVALUATION_SHARE * tokens / float(lengths.mean()))
-        count = min(count, max(affordable, LEAST_EVALUATED))
+        count = min(count, max(affordable // (times * (1 + scored)), LEAST_EVALUATED))
         each = min(count, len(lengths)) + scored * len(lengths)
         times = min(max(affordable // each, 1), times)
     return max(steps // times, 1), count

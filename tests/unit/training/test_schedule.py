@@ -25,14 +25,14 @@ def test_schedule_is_warmup_then_linear_decay() -> None:
     [
         # 256 x 40 tokens are 10,240: a twentieth of 10 million has room for 48 of them
         ({}, [40] * 1000, 10_000_000, (100, 256)),
-        # of 600,000 for two: 30,000 tokens
-        ({}, [40] * 1000, 600_000, (500, 256)),
-        # of 100,000 for less than one: 5,000 tokens are 125 sequences
-        ({}, [40] * 1000, 100_000, (1000, 125)),
+        # of 600,000 it is 30,000 tokens, 750 sequences
+        ({}, [40] * 1000, 600_000, (100, 75)),
+        # of 100,000 it is 125 sequences, in groups of 16 or more
+        ({}, [40] * 1000, 100_000, (1000 // 7, 16)),
         # of 1,000 for one sequence: a loss needs some more
         ({}, [40] * 1000, 1_000, (1000, 16)),
-        # few held-out sequences are all read, and often
-        ({}, [40] * 20, 100_000, (166, 125)),
+        # few held-out sequences are all read
+        ({}, [40] * 20, 1_000_000, (100, 125)),
         # asked for: as asked
         ({"evaluate_every": 7}, [40] * 1000, 1_000, (7, 256)),
         # those that choose the weights are ten
