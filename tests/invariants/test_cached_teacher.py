@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
+import same_runs
 from conftest import WORDS, sentences, tiny_config, tiny_tokenizer
 from potstill import errors
 from potstill.pipeline import run
@@ -137,4 +138,24 @@ def test_two_processes_ask_once(tree: dict[str, Any], tmp_path: Path) -> None:
     one = run(plan, output=tmp_path / "one")
     assert [each.stat().st_mtime_ns for each in caches(tmp_path)] == [made]
     assert how(output) == "cached"
+    assert_same_run(one, output, rel=1e-5)
+
+
+def test_two_processes_ask_once_about_a_corpus(
+    sentence_teacher: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three micro-batches a step: one process has no second one. Vectors and hidden states."""
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    plan = same_runs.recipe(
+        sentence_teacher,
+        text_file,
+        "sentence_embedding",
+        **{"max_steps": 60, "batch_size": 9, "micro_batch_size": 3, "evaluate_every": 10},
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    output = launched(LAUNCHERS[0], path, tmp_path / "two")
+    assert len(caches(tmp_path)) == 1
+    one = run(plan, output=tmp_path / "one")
+    assert how(output) == how(one) == "cached"
     assert_same_run(one, output, rel=1e-5)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.utils import broadcast_object_list
 
 from potstill.recipe import Training
 from potstill.training.log import check_trackers
 
 # The others wait while the first one evaluates or benchmarks: the usual ten minutes would end them.
 _PATIENCE = timedelta(hours=24)
+
+T = TypeVar("T")
 
 
 def make_accelerator(settings: Training, folder: Path) -> Accelerator:
@@ -75,6 +80,15 @@ def wait_for_all() -> None:
     # accelerate joins processes on CPUs only where it is told so
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     state.wait_for_everyone()
+
+
+def as_first(value: T) -> T:
+    """Return the first process's value in all of them, so that all decide alike."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    wait_for_all()  # joins the processes
+    found: T = broadcast_object_list([value])[0]
+    return found
 
 
 def sum_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Which number formats a training step computes in: chosen by measuring the step itself.
+"""Choose the number formats that a training step computes in, by measuring the step itself.
 
 bfloat16 is several formats: matrix products may be given bfloat16 while all between them stays
 float32, and attention may be in either, whose backward pass in bfloat16 is slow on CPUs. Which of
@@ -101,7 +101,8 @@ def measured(
                 found[name] = step()
                 if number:
                     seconds[name] = min(seconds[name], time.perf_counter() - begin)
-    return {name: seconds[name] for name in names if _agree(found[name], found[names[0]])}
+    first = names[0]  # stays whatever it gives: a loss that is not finite is the loop's to report
+    return {n: seconds[n] for n in names if n == first or _agree(found[n], found[first])}
 
 
 def choice(seconds: Mapping[str, float]) -> tuple[str, str]:

@@ -122,6 +122,13 @@ def test_a_format_that_gives_another_loss_or_gradient_is_left_out(
     assert order == list(FORMATS) * 3  # in turn, so that a slow moment hits all
 
 
+def test_a_loss_that_is_not_finite_leaves_the_first_format() -> None:
+    """It is the loop that reports it, with what to do."""
+    found = measured(list(FORMATS), lambda: lambda: (math.nan, math.nan), CPU)
+    assert list(found) == ["fp32"]
+    assert choice(found)[0] == "fp32"
+
+
 def test_one_format_alone_is_not_measured() -> None:
     def trial() -> Callable[[], tuple[float, float]]:
         raise AssertionError("measured")

@@ -19,7 +19,7 @@ from potstill.pipeline.outlook import Outline, Outlook, check_text_length
 from potstill.pipeline.stages.train import Lesson, check_masking, check_training, opened
 from potstill.recipe import Distill, Task
 from potstill.training import preflight
-from potstill.training.distributed import wait_for_all
+from potstill.training.distributed import as_first, wait_for_all
 from potstill.training.preflight import Findings
 from potstill.training.teacher_cache import (
     Answers,
@@ -135,7 +135,7 @@ def _answers(
 ) -> dict[str, Answers]:
     """Return the cached outputs of teachers for all examples; empty where teachers are live."""
     context, settings = text.context, stage.training
-    if not context.task.cacheable:
+    if context.task == Task.MASKED_LM:
         return {}
     training_side, dev, _ = text.sides(True)
     steps, _ = plan_steps(training_side.lengths, settings, context.seed)
@@ -146,7 +146,7 @@ def _answers(
     if why is None and hidden and stage.cache == "auto":
         tokens = int(training_side.lengths.sum(dtype=np.int64) + dev.lengths.sum(dtype=np.int64))
         wide = sum(loaded.model.config.hidden_size for loaded in teachers.values())
-        why = why_too_large(2 * tokens * wide, cache)
+        why = as_first(why_too_large(2 * tokens * wide, cache))
     context.reporter.say(
         "the teacher runs once for each example, and its outputs are cached"
         if why is None
